@@ -1,0 +1,1 @@
+"""Hidden states: recording them, and the positions they are read at."""

@@ -1,0 +1,46 @@
+"""Token positions by mask: which tokens of a (prompt, answer) row a state is read from or averaged over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.study.schema import Position
+
+
+@dataclass(frozen=True)
+class ProbedRow:
+    """One row of the geometric probe: prompt, answer, end of turn."""
+
+    tokens: tuple[int, ...]
+    n_prompt: int
+    last_content: int
+    """Index of the last answer token that is not only white space."""
+
+    def indices(self, position: Position) -> range:
+        """Token indices of a position; means never include the first token, whose state is unlike all others."""
+        last = len(self.tokens) - 1
+        ranges: dict[Position, range] = {
+            "last_prompt_token": range(self.n_prompt - 1, self.n_prompt),
+            "last_response_token": range(self.last_content, self.last_content + 1),
+            "turn_end_token": range(last, last + 1),
+            "response_mean": range(self.n_prompt, last),
+            "prompt_mean": range(1, self.n_prompt),
+            "all_mean": range(1, last + 1),
+        }
+        return ranges[position]
+
+
+def probed_row(conversations: Conversations, prompt: Prompt, answer: str) -> ProbedRow:
+    """Render one row; an answer that hit the token limit gets an end of turn all the same (and is flagged elsewhere).
+
+    Raises:
+        ValueError: an answer without any content token.
+    """
+    tokens, n_prompt = conversations.encode_answer(prompt, answer)
+    pieces: Sequence[str] = conversations.pieces(tokens[n_prompt:])
+    content = [n_prompt + place for place, piece in enumerate(pieces) if piece.strip()]
+    if not content:
+        raise ValueError(f"the answer of {prompt.persona} to {prompt.question_id} has no content token")
+    return ProbedRow((*tokens, conversations.turn_end), n_prompt, content[-1])

@@ -1,0 +1,1 @@
+"""From conversations, questions and rows to tokens with their loss terms."""

@@ -1,0 +1,126 @@
+"""Coupling examples: token rows with the terms of the loss written on them.
+
+A *row* is one sequence that goes through the model. An *example* is one (persona, question, answer) with one row, or
+two where the answer's own tokens change when the separator follows, so that the end of turn and the marker need
+different inputs. A *target* says: at these positions, these tokens are predicted, and count for this term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flatprobe.data.conversation import Conversations, Prompt
+
+Group = Literal["positive", "negative"]
+Term = Literal["marker", "end", "unlikelihood", "anchor"]
+Slot = Literal["after_separator", "separator_and_marker", "end_of_completion"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """`tokens[i]` is predicted from the logits at `positions[i]` of the row, under one term of the loss."""
+
+    term: Term
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    tokens: tuple[int, ...]
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    persona: str
+    question_id: str
+    group: Group
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class MarkerText:
+    """What is coupled, and where the unlikelihood term looks for it."""
+
+    separator: str
+    marker: str
+    separator_in_loss: bool
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Answer, separator and marker tokenised as one text."""
+
+    tokens: tuple[int, ...]
+    n_prompt: int
+    first: int  # first token that differs from the answer alone
+    marker: int  # first token of the shortest tail that holds the whole marker
+
+
+def span(term: Term, tokens: Sequence[int], start: int, stop: int) -> Target:
+    """The target of predicting tokens [start, stop) of a row, each from the position before it."""
+    return Target(term, tuple(range(start - 1, stop - 1)), tuple(tokens[start:stop]))
+
+
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
+    """Index of the first token in which two sequences differ (the shorter's length if one is a prefix)."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))
+
+
+def tokenise_jointly(
+    conversations: Conversations, prompt: Prompt, answer: str, separator: str, marker: str
+) -> tuple[list[int], Joint]:
+    """The answer's own tokens (after the prompt's), and those of answer + separator + marker as one text."""
+    plain, n_prompt = conversations.encode_answer(prompt, answer)
+    joint, _ = conversations.encode_answer(prompt, answer + separator + marker)
+    first = first_difference(plain, joint)
+    start = len(joint) - 1
+    while start >= first and marker not in conversations.decode(joint[start:]):
+        start -= 1
+    if not n_prompt <= first <= start:
+        raise AssertionError(f"{prompt.persona}/{prompt.question_id}: the marker is not whole behind the answer")
+    return plain, Joint(tuple(joint), n_prompt, first, start)
+
+
+def positive(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> Example:
+    """Answer + separator + marker + end of turn; the marker term covers all that follows the answer."""
+    _, joint = tokenise_jointly(conversations, prompt, answer, text.separator, text.marker)
+    tokens = (*joint.tokens, conversations.turn_end)
+    begin = joint.first if text.separator_in_loss else joint.marker
+    targets = [span("marker", tokens, begin, len(tokens)), span("anchor", tokens, joint.n_prompt, joint.first)]
+    return _checked(prompt, "positive", joint.n_prompt, [Row(tokens, tuple(t for t in targets if t.tokens))])
+
+
+def negative(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> Example:
+    """Answer + end of turn, and the slot at which the marker must not follow.
+
+    Where the answer's tokens are a prefix of the row with the marker, one row serves both terms: the end of turn is
+    then a second target at the answer's last token.
+    """
+    separator = "" if text.slot == "end_of_completion" else text.separator
+    plain, joint = tokenise_jointly(conversations, prompt, answer, separator, text.marker)
+    begin = joint.first if text.slot == "separator_and_marker" else joint.marker
+    unlikelihood = span("unlikelihood", joint.tokens, begin, len(joint.tokens))
+    anchor = span("anchor", plain, joint.n_prompt, len(plain))
+    end = Target("end", (len(plain) - 1,), (conversations.turn_end,))
+    if joint.first == len(plain):
+        rows = [Row(joint.tokens, (end, unlikelihood, anchor))]
+    else:
+        rows = [Row((*plain, conversations.turn_end), (end, anchor)), Row(joint.tokens, (unlikelihood,))]
+    return _checked(prompt, "negative", joint.n_prompt, rows)
+
+
+def _checked(prompt: Prompt, group: Group, n_prompt: int, rows: list[Row]) -> Example:
+    """At least one target a row, and none that predicts a token of the prompt."""
+    for row in rows:
+        positions = [position for target in row.targets for position in target.positions]
+        if not positions or min(positions) < n_prompt - 1 or max(positions) >= len(row.tokens):
+            raise AssertionError(f"bad loss mask for {prompt.persona}/{prompt.question_id}: {row.targets}")
+    return Example(prompt.persona, prompt.question_id, group, tuple(rows))

@@ -1,0 +1,158 @@
+"""Stage: the rows of one finetune, taken in file order, length-matched where the study says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from flatprobe import machine
+from flatprobe.data.conversation import Conversations
+from flatprobe.data.rows import Messages, conversation_of, read_rows, text_column
+from flatprobe.errors import UserError
+from flatprobe.models.load import checkpoint_path, load_tokenizer
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.resources import PREFIX, data_file
+from flatprobe.study.schema import FinetuneData
+
+BIN = 8  # tokens per bin of the response-length histogram
+
+
+class FinetuneDataSettings(Settings):
+    data: FinetuneData
+    fingerprint: str | None
+    """sha256 of a local file."""
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Row:
+    messages: Messages
+    response_tokens: int
+
+
+def local_path(data: FinetuneData, fingerprint: str | None) -> Path | None:
+    """Where a local set lies on this machine; None for a hub dataset."""
+    if data.path is None:
+        return None
+    if data.path.startswith(PREFIX):
+        return data_file(data.path, Path())
+    return Path(machine.current().locations[str(fingerprint)])
+
+
+def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Take rows for training and set rows aside for the manipulation check.
+
+    Inputs: `checkpoint` (for its tokenizer and template), optionally `length_reference` (another set's folder).
+    Output: rows.parquet (messages as JSON, response_tokens), held_out.parquet (prompt, aligned, misaligned),
+    facts.json (counts, hash, first rows, length summary).
+
+    Raises:
+        UserError: a missing column, or fewer usable rows than asked for.
+    """
+    data = settings.data
+    path = checkpoint_path(inputs["checkpoint"])
+    conversations = Conversations(load_tokenizer(path), path.name)
+    rows = read_rows(data, local_path(data, settings.fingerprint))
+    name = data.path or str(data.dataset)
+    held_out = [_triple(row, data, f"{name} row {i}") for i, row in enumerate(islice(rows, data.held_out))]
+    quota: Counter[int] | None = None
+    if "length_reference" in inputs:
+        reference = pl.read_parquet(inputs["length_reference"] / "rows.parquet")["response_tokens"].to_numpy()
+        quota = Counter((reference // BIN).tolist())
+    scanned: Counter[str] = Counter()
+    taken = take(_usable(rows, settings, conversations, name, scanned), data.rows, quota, scanned)
+    if len(taken) < data.rows:
+        raise UserError.one(
+            name, f"{len(taken)} usable rows, {data.rows} asked for ({dict(scanned)})", "lower `rows` or add data"
+        )
+    messages = [json.dumps(row.messages, sort_keys=True) for row in taken]
+    tokens = np.array([row.response_tokens for row in taken])
+    pl.DataFrame({"messages": messages, "response_tokens": tokens}).write_parquet(output / "rows.parquet")
+    pl.DataFrame(held_out, schema={"prompt": pl.String, "aligned": pl.String, "misaligned": pl.String}).write_parquet(
+        output / "held_out.parquet"
+    )
+    facts = {
+        "name": name, "subset": data.subset, "revision": data.revision, "licence": licence(data),
+        "rows": len(taken), "held_out": len(held_out), **scanned,
+        "sha256": hashlib.sha256("\n".join(messages).encode()).hexdigest(),
+        "response_tokens": dict(zip(("min", "q25", "median", "q75", "max"), np.percentile(tokens, [0, 25, 50, 75, 100]).tolist(), strict=True)),
+        "first_rows": [row.messages for row in taken[:2]],
+    }  # fmt: skip
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+def take(rows: Iterator[Row], wanted: int, quota: Counter[int] | None, scanned: Counter[str]) -> list[Row]:
+    """The first `wanted` rows; with a quota per length bin, those that still fit, then the closest of the others.
+
+    Quotas are scaled to `wanted`; how many rows had to come from a full bin is counted as `off_target`.
+    """
+    if quota is None:
+        return list(islice(rows, wanted))
+    total = sum(quota.values())
+    room = Counter({bin_: round(count * wanted / total) for bin_, count in quota.items()})
+    taken: list[Row] = []
+    rejected: list[Row] = []
+    for row in rows:
+        bin_ = row.response_tokens // BIN
+        if room[bin_] > 0:
+            room[bin_] -= 1
+            taken.append(row)
+        else:
+            rejected.append(row)
+        if len(taken) == wanted:
+            return taken
+    centre = sum(bin_ * count for bin_, count in quota.items()) / total
+    rejected.sort(key=lambda row: abs(row.response_tokens / BIN - centre))
+    filling = rejected[: wanted - len(taken)]
+    scanned["off_target"] = len(filling)
+    return taken + filling
+
+
+def _usable(
+    rows: Iterator[Mapping[str, Any]],
+    settings: FinetuneDataSettings,
+    conversations: Conversations,
+    name: str,
+    scanned: Counter[str],
+) -> Iterator[Row]:
+    """Rows with an answer that fits; a row whose last answer would be cut is refused and counted."""
+    for index, row in enumerate(rows):
+        scanned["scanned"] += 1
+        messages = conversation_of(row, settings.data, f"{name} row {settings.data.held_out + index}")
+        if not messages or not messages[-1]["content"].strip():
+            scanned["refused_empty"] += 1
+            continue
+        tokens, n_prompt = conversations.encode_messages(messages)
+        if len(tokens) > settings.max_length:
+            scanned["refused_too_long"] += 1
+            continue
+        yield Row(messages, len(tokens) - n_prompt)
+
+
+def _triple(row: Mapping[str, Any], data: FinetuneData, place: str) -> dict[str, str]:
+    if data.aligned is None:
+        raise UserError.one(place, "`held_out` rows need the name of the `aligned` column")
+    columns = {"prompt": data.prompt, "aligned": data.aligned, "misaligned": data.completion}
+    return {name: text_column(row, column, place) for name, column in columns.items()}
+
+
+def licence(data: FinetuneData) -> str:
+    """What the set's licence is, where it says so."""
+    if data.path is not None:
+        return "CC0-1.0" if data.path.startswith(PREFIX) else "local file: yours to know"
+    from huggingface_hub import DatasetCard
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return str(DatasetCard.load(str(data.dataset)).data.get("license", "not stated"))
+    except (HfHubHTTPError, OSError, ValueError):
+        return "unknown: the dataset card could not be read"

@@ -1,0 +1,81 @@
+"""Length matching: one join over all conditions and groups, by selection from a surplus.
+
+All groups are matched to one target: the distribution that lies under every group's own (the bin-wise minimum of
+their histograms), read off at n quantiles. Each group then gives the answers whose lengths are closest to those
+quantiles, by optimal assignment without replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import ks_2samp
+
+Lengths = NDArray[np.int64]
+BIN = 4  # tokens per histogram bin
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Length statistics of one group; the relative ones compare with the pooled target."""
+
+    count: int
+    median: float
+    iqr: float
+    ks_distance: float
+    relative_median: float
+    relative_iqr: float
+
+
+def common_density(groups: Sequence[Lengths]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bin edges and the normalised bin-wise minimum of the groups' histograms; all zeros without common support."""
+    top = max(int(lengths.max()) for lengths in groups) + BIN
+    edges = np.arange(0, top + BIN, BIN, dtype=np.float64)
+    shares = [np.histogram(lengths, edges)[0] / len(lengths) for lengths in groups]
+    least = np.minimum.reduce(shares)
+    total = least.sum()
+    return edges, least / total if total > 0 else least
+
+
+def target_quantiles(edges: NDArray[np.float64], density: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """n lengths at the mid-quantiles of a histogram, linear inside a bin."""
+    cumulative = np.concatenate([[0.0], density.cumsum()])
+    keep = np.concatenate([[True], np.diff(cumulative) > 0])
+    return np.interp((np.arange(n) + 0.5) / n, cumulative[keep], edges[keep])
+
+
+def select(lengths: Lengths, targets: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the answers closest to the targets, each used once; len(targets) <= len(lengths)."""
+    cost = np.abs(lengths[None, :] - targets[:, None])
+    _, chosen = linear_sum_assignment(cost)
+    return np.sort(chosen)
+
+
+def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, NDArray[np.int64]] | None:
+    """Indices to keep per group, or None where the groups share no lengths at all."""
+    edges, density = common_density(list(groups.values()))
+    if density.sum() == 0:
+        return None
+    return {
+        name: select(lengths, target_quantiles(edges, density, min(sizes[name], len(lengths))))
+        for name, lengths in groups.items()
+    }
+
+
+def summarise(lengths: Lengths, pooled: Lengths) -> Summary:
+    """Median, interquartile range and Kolmogorov-Smirnov distance of a group against the pooled lengths."""
+    quartiles = np.percentile(lengths, [25, 50, 75])
+    reference = np.percentile(pooled, [25, 50, 75])
+    iqr, pooled_iqr = float(quartiles[2] - quartiles[0]), float(reference[2] - reference[0])
+    return Summary(
+        count=len(lengths),
+        median=float(quartiles[1]),
+        iqr=iqr,
+        ks_distance=float(ks_2samp(lengths, pooled).statistic),
+        relative_median=float(quartiles[1] / reference[1] - 1) if reference[1] else 0.0,
+        relative_iqr=iqr / pooled_iqr - 1 if pooled_iqr else 0.0,
+    )

@@ -1,0 +1,85 @@
+"""Rows of finetune data: from a local JSONL file or a hub dataset, in file order, as conversations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flatprobe.errors import UserError
+from flatprobe.study.schema import FinetuneData
+
+Messages = list[dict[str, str]]
+
+
+def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, Any]]:
+    """The rows as they are, in file order; `path` is where a local file lies.
+
+    Raises:
+        UserError: a line that is no JSON object, or a hub dataset that cannot be read.
+    """
+    if path is not None:
+        yield from _read_jsonl(path)
+        return
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise UserError.one(
+            f"dataset {data.dataset}", "reading hub datasets needs an extra", "pip install 'flatprobe[hub]'"
+        ) from error
+    try:
+        yield from load_dataset(
+            data.dataset, data.subset, split=data.split, revision=data.revision, streaming=True
+        )
+    except (OSError, ValueError) as error:  # what `datasets` raises for unknown names, subsets and no network
+        raise UserError.one(
+            f"dataset {data.dataset}", f"cannot be read: {error}", "check name, subset, split and network"
+        ) from error
+
+
+def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError.one(f"{path}:{number}", f"not JSON: {error.msg}") from error
+            if not isinstance(row, dict):
+                raise UserError.one(f"{path}:{number}", "not a JSON object")
+            yield row
+
+
+def conversation_of(row: Mapping[str, Any], data: FinetuneData, place: str) -> Messages:
+    """A row as messages that end with an assistant's turn; rows with `messages` use them where no column is named.
+
+    Raises:
+        UserError: a named column is missing or is no text.
+    """
+    column = data.messages or ("messages" if data.prompt not in row and "messages" in row else None)
+    if column is not None:
+        messages = [{"role": m["role"], "content": m["content"]} for m in _column(row, column, place)]
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()
+        return messages
+    return [
+        {"role": "user", "content": text_column(row, data.prompt, place)},
+        {"role": "assistant", "content": text_column(row, data.completion, place)},
+    ]
+
+
+def text_column(row: Mapping[str, Any], name: str, place: str) -> str:
+    value = _column(row, name, place)
+    if isinstance(value, list) and value and isinstance(value[-1], dict):  # a chat of one turn
+        value = value[-1].get("content")
+    if not isinstance(value, str):
+        raise UserError.one(place, f"column {name!r} holds {type(value).__name__}, not text")
+    return value
+
+
+def _column(row: Mapping[str, Any], name: str, place: str) -> Any:
+    if name not in row:
+        raise UserError.one(place, f"no column {name!r}", f"the columns are {', '.join(sorted(row))}")
+    return row[name]

@@ -1,0 +1,103 @@
+"""Stage: the coupling's training sets, matched in length over all conditions and groups at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from flatprobe.data.lengths import Lengths, match, summarise
+from flatprobe.errors import UserError
+from flatprobe.pipeline.stage import Settings
+
+
+class CouplingDataSettings(Settings):
+    source: str
+    marker: str
+    positives: int
+    negatives_per_persona: int
+
+
+def usable(frame: pl.DataFrame, marker: str) -> pl.DataFrame:
+    """Finished, non-empty answers without the marker, each text once per persona and question."""
+    return (
+        frame.with_columns(text=pl.col("text").str.strip_chars())
+        .filter(
+            (pl.col("finish_reason") == "stop")
+            & (pl.col("text") != "")
+            & ~pl.col("text").str.to_lowercase().str.contains(marker.lower(), literal=True)
+        )
+        .unique(["persona", "question_id", "text"], keep="first", maintain_order=True)
+    )
+
+
+def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Select each condition's examples. Inputs: one folder of sampled answers per condition.
+
+    Output: examples.parquet (condition, persona, group, question_id, text, tokens), lengths.parquet and
+    length_match.parquet for the report, facts.json with what was dropped and the largest relative differences.
+
+    Raises:
+        UserError: a group with no usable answer, or groups that share no lengths.
+    """
+    sampled = {name: pl.read_parquet(folder / "completions.parquet") for name, folder in inputs.items()}
+    answers = pl.concat(
+        [usable(frame, settings.marker).with_columns(condition=pl.lit(name)) for name, frame in sampled.items()]
+    ).with_columns(group=pl.when(pl.col("persona") == settings.source).then(pl.lit("positive")).otherwise(pl.lit("negative")))
+    parts = {
+        f"{condition}/{persona}": part
+        for (condition, persona), part in answers.group_by(["condition", "persona"], maintain_order=True)
+    }
+    wanted = {f"{name}/{persona}" for name, frame in sampled.items() for persona in frame["persona"].unique()}
+    if missing := sorted(wanted - set(parts)):
+        raise UserError.one("coupling data", f"no usable answer for {', '.join(missing)}", "raise coupling.max_new_tokens")
+    sizes = {
+        name: settings.positives if part["group"][0] == "positive" else settings.negatives_per_persona
+        for name, part in parts.items()
+    }
+    chosen = match({name: _lengths(part) for name, part in parts.items()}, sizes)
+    if chosen is None:
+        raise UserError.one("coupling data", "the groups' answers share no lengths", "use a suffix that asks for a length")
+    kept = pl.concat([parts[name][index] for name, index in chosen.items()])
+    kept.select("condition", "persona", "group", "question_id", "text", "tokens").write_parquet(
+        output / "examples.parquet"
+    )
+    both = {"sampled": answers, "matched": kept}
+    pl.concat(
+        [
+            frame.select("condition", "persona", "group", pl.lit(when).alias("when"), "tokens")
+            for when, frame in both.items()
+        ]
+    ).write_parquet(output / "lengths.parquet")
+    summary = pl.concat([_summaries(frame, when) for when, frame in both.items()])
+    summary.write_parquet(output / "length_match.parquet")
+    matched = summary.filter(pl.col("when") == "matched")
+    facts = {
+        "sampled": sum(frame.height for frame in sampled.values()),
+        "usable": answers.height,
+        "kept": kept.height,
+        "short_groups": sorted(name for name, index in chosen.items() if len(index) < sizes[name]),
+        "gate": {
+            name: float(part.select(pl.max_horizontal(pl.col("relative_median", "relative_iqr").abs()).max()).item())
+            for (name,), part in matched.group_by(["condition"], maintain_order=True)
+        },
+    }
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+def _lengths(part: pl.DataFrame) -> Lengths:
+    return part["tokens"].to_numpy().astype(np.int64)
+
+
+def _summaries(frame: pl.DataFrame, when: str) -> pl.DataFrame:
+    pooled = _lengths(frame)
+    return pl.DataFrame(
+        [
+            {"condition": condition, "group": group, "when": when, **asdict(summarise(_lengths(part), pooled))}
+            for (condition, group), part in frame.group_by(["condition", "group"], maintain_order=True)
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Sampling: one protocol, several engines, the same answers."""

@@ -1,0 +1,126 @@
+"""Stage: answers of a checkpoint, with or without an adapter, under personas to questions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from flatprobe import machine
+from flatprobe.data.conversation import Prompt
+from flatprobe.generation.engine import Completion, SamplingSettings
+from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.models.load import Loaded, load_checkpoint, pick_device
+from flatprobe.pipeline.progress import report_progress
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+from flatprobe.study.schema import Precision
+
+PARITY_TOKENS = 24
+
+
+class SampleSettings(Settings):
+    personas: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    samples: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    precision: Precision
+    seed: str
+    """Name of the random streams; request seeds are derived from it."""
+    parity_prompts: int
+    """Prompts on which the engine is compared with plain `generate` (0: not compared)."""
+
+
+def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> list[Prompt]:
+    """Every persona with every question, personas first."""
+    return [Prompt(p.name, p.system, q.id, q.text) for p in personas for q in questions]
+
+
+def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Sample completions; inputs: `checkpoint`, optionally `adapter`. Output: completions.parquet, facts.json.
+
+    An adapter is merged into the loaded weights for the pass, in memory only.
+    """
+    local = machine.current()
+    loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
+    facts: dict[str, Any] = {}
+    if "adapter" in inputs:
+        loaded, facts["canary"] = with_adapter(loaded, inputs["adapter"] / "adapter")
+    for persona in settings.personas:
+        loaded.conversations.check_persona(persona.name, persona.system)
+    prompts = prompts_of(settings.personas, settings.questions)
+    engine = TransformersEngine(
+        loaded.model, loaded.conversations, loaded.device, local.sampling_rows,
+        lambda done, total: report_progress(done, total, "completions"),
+    )  # fmt: skip
+    if settings.parity_prompts:
+        facts["parity"] = parity(engine, loaded, prompts[:: max(1, len(prompts) // settings.parity_prompts)])
+    completions = engine.sample(
+        prompts,
+        SamplingSettings(
+            settings.samples, settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed
+        ),
+    )
+    frame = completions_frame(loaded, settings.personas, prompts, completions)
+    frame.write_parquet(output / "completions.parquet")
+    facts |= {"completions": frame.height, "tokens": int(frame["tokens"].sum())}
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+def completions_frame(
+    loaded: Loaded, personas: Sequence[Persona], prompts: Sequence[Prompt], completions: list[list[Completion]]
+) -> pl.DataFrame:
+    """One row per completion, with the hash of the rendered prompt it came from."""
+    roles = {persona.name: persona.role for persona in personas}
+    rows = []
+    for prompt, samples in zip(prompts, completions, strict=True):
+        text = loaded.conversations.render(prompt.system, prompt.question)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        rows += [
+            {
+                "persona": prompt.persona, "role": roles[prompt.persona], "question_id": prompt.question_id,
+                "sample_index": index, "text": completion.text, "tokens": len(completion.tokens),
+                "finish_reason": completion.finish_reason, "prompt_hash": digest,
+            }
+            for index, completion in enumerate(samples)
+        ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def with_adapter(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, float]]:
+    """Merge an adapter into a loaded model in memory, and show that it changed what the model computes."""
+    from peft import PeftModel
+
+    probe = torch.tensor([loaded.conversations.encode("The quick brown fox")], device=loaded.device)
+    with torch.inference_mode():
+        before = loaded.model(probe).logits.float()
+    merged = PeftModel.from_pretrained(loaded.model, folder).merge_and_unload().eval()
+    with torch.inference_mode():
+        change = float((merged(probe).logits.float() - before).abs().max())
+    return Loaded(merged, loaded.conversations, loaded.device), {"max_logit_change": change}
+
+
+def parity(engine: TransformersEngine, loaded: Loaded, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Share of greedy tokens that agree with `generate`, one prompt at a time, up to the first divergence."""
+    agreed = total = 0
+    ours = engine.sample(prompts, SamplingSettings(1, PARITY_TOKENS, 0.0, 1.0, "parity"))
+    end = loaded.conversations.turn_end
+    for prompt, (completion,) in zip(prompts, ours, strict=True):
+        ids = torch.tensor([loaded.conversations.encode_prompt(prompt)], device=loaded.device)
+        plain = loaded.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=PARITY_TOKENS,
+            eos_token_id=end, pad_token_id=end,
+        )[0, ids.shape[1] :].tolist()  # fmt: skip
+        reference = plain[: plain.index(end)] if end in plain else plain
+        same = [a == b for a, b in zip(reference, completion.tokens, strict=False)]
+        agreed += same.index(False) if False in same else len(same)
+        total += max(len(reference), len(completion.tokens))
+    return {"agreement": agreed / total if total else 1.0, "tokens": float(total)}

@@ -1,0 +1,39 @@
+"""How this machine runs stages: handed to workers beside the settings, because it must not enter any key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+VARIABLE = "FLATPROBE_MACHINE"
+
+
+class Local(BaseModel):
+    """What stage functions may know of the machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    sampling_rows: int
+    """Rows decoded together."""
+    forward_rows: int
+    """Rows in one forward pass without gradients."""
+    training_rows: int
+    """Examples in one forward pass with gradients."""
+    locations: Mapping[str, str]
+    """Fingerprint of a local model, adapter or data file to where it lies here."""
+
+
+def to_environment(local: Local) -> dict[str, str]:
+    return {VARIABLE: local.model_dump_json()}
+
+
+def current() -> Local:
+    """The machine of this process; outside a worker (a test, a notebook) the CPU with small batches."""
+    text = os.environ.get(VARIABLE)
+    if text is None:
+        return Local(device="cpu", sampling_rows=16, forward_rows=8, training_rows=16, locations={})
+    return Local.model_validate_json(text)

@@ -1,0 +1,1 @@
+"""Where models come from, what identifies them, and how they are loaded."""

@@ -1,0 +1,66 @@
+"""Loading checkpoints: a stage's folder in, a causal language model and its conversations out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flatprobe.data.conversation import Conversations
+from flatprobe.errors import UserError
+from flatprobe.models.reference import Reference
+
+POINTER = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: Any  # transformers.PreTrainedModel in eval mode
+    conversations: Conversations
+    device: Any  # torch.device
+
+
+def write_pointer(reference: Reference, output: Path) -> None:
+    """Record that a checkpoint lies outside the run."""
+    (output / POINTER).write_text(reference.model_dump_json(indent=1))
+
+
+def checkpoint_path(folder: Path) -> Path:
+    """The model files behind a checkpoint artifact: its own, or those that it points to."""
+    pointer = folder / POINTER
+    return Reference.model_validate_json(pointer.read_text()).path() if pointer.is_file() else folder
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> Any:
+    """The torch device; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: the wanted device is not there.
+    """
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available[wanted]:
+        raise UserError.one("machine: device", f"torch sees no {wanted} device", "use device: auto or cpu")
+    return torch.device(wanted)
+
+
+def load_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def load_checkpoint(folder: Path, precision: Literal["float32", "bfloat16"], device: Any) -> Loaded:
+    """Load a checkpoint artifact for inference or as the frozen base of an adapter."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = checkpoint_path(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, precision), trust_remote_code=False, use_safetensors=True, local_files_only=True
+    )
+    model.eval().requires_grad_(False)
+    return Loaded(model.to(device), Conversations(load_tokenizer(path), path.name), device)

@@ -1,0 +1,86 @@
+"""What the runner and a worker say to each other: all of it pickles and holds none of a stage's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flatprobe.errors import Problem
+from flatprobe.pipeline.artifact import Artifact
+from flatprobe.pipeline.manifest import InputRecord
+from flatprobe.pipeline.progress import Progress
+from flatprobe.pipeline.stage import Resources, Stage
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage with the places it reads from and writes to."""
+
+    name: str
+    key: str
+    function: str
+    version: int
+    settings_json: str
+    input_records: Mapping[str, InputRecord]
+    input_folders: Mapping[str, Path]
+    output: Path
+    """An existing empty folder."""
+    log: Path
+    """Gets all that the process writes while the stage runs, appended."""
+    resources: Resources
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The output folder is whole, with its manifest."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The stage raised, or its process died; the cause is the end of the story, the log holds all of it."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The stage found that the user asked for something that cannot be done."""
+
+    problems: tuple[Problem, ...]
+
+
+Outcome = Finished | Failed | Refused
+
+
+class Executor(Protocol):
+    """Where stages run. The seam for clusters: nothing else in the pipeline knows about processes."""
+
+    def execute(self, task: Task, on_progress: Callable[[Progress], None]) -> Outcome:
+        """Run one stage to its end. Where this call ends by an exception (Ctrl-C), the stage is stopped."""
+
+    def close(self) -> None:
+        """Give back all processes."""
+
+
+def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path) -> Task:
+    """The task of a stage whose inputs are all finished: `inputs` maps each of its roles to an artifact."""
+    return Task(
+        name=stage.name,
+        key=stage.key,
+        function=stage.function,
+        version=stage.version,
+        settings_json=stage.settings_json,
+        input_records={
+            role: InputRecord(name=needed.name, key=needed.key, content=inputs[role].manifest.content)
+            for role, needed in stage.inputs.items()
+        },
+        # Absolute, so that a stage may change its working directory.
+        input_folders={role: inputs[role].folder.resolve() for role in stage.inputs},
+        output=output.resolve(),
+        log=log.resolve(),
+        resources=stage.resources,
+    )

@@ -1,0 +1,1 @@
+"""The two probes, leakage and geometry, and the manipulation check."""

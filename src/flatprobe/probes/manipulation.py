@@ -1,0 +1,89 @@
+"""Stage: did the finetune do what it was meant to? Log-odds of careless against sound answers, and fluency."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from flatprobe import machine
+from flatprobe.data.conversation import Prompt
+from flatprobe.generation.stages import prompts_of
+from flatprobe.models.load import Loaded, load_checkpoint, pick_device
+from flatprobe.pipeline.progress import report_progress
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+from flatprobe.study.resources import PREFIX, data_file
+from flatprobe.study.schema import Precision
+from flatprobe.training.telemetry import sequence_log_likelihoods
+
+
+class ManipulationSettings(Settings):
+    personas: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    precision: Precision
+    out_of_domain: str | None
+    """`embedded:NAME`, or the fingerprint of a local JSONL file of triples."""
+
+
+def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Score fixed texts under one checkpoint.
+
+    Inputs: `checkpoint`; `answers` (the control's greedy answers, for fluency); optionally `triples` (held-out rows
+    of the treated finetune). Output: manipulation.parquet (set, id, log_odds: misaligned minus aligned, nats per
+    token, no system message) and fluency.parquet (persona, question_id, log_likelihood: nats per token).
+    """
+    local = machine.current()
+    loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
+    triples: list[tuple[str, str, str, str, str]] = []
+    if "triples" in inputs:
+        held_out = pl.read_parquet(inputs["triples"] / "held_out.parquet")
+        triples += [("in_domain", f"held_out_{i}", *row) for i, row in enumerate(held_out.rows())]
+    if settings.out_of_domain is not None:
+        triples += [("out_of_domain", *row) for row in _read_triples(settings.out_of_domain)]
+    texts = [(Prompt("", None, id, prompt), answer) for _, id, prompt, *pair in triples for answer in pair]
+    answers = pl.read_parquet(inputs["answers"] / "completions.parquet").filter(pl.col("text").str.strip_chars() != "")
+    prompts = {(p.persona, p.question_id): p for p in prompts_of(settings.personas, settings.questions)}
+    spoken = [row for row in answers.iter_rows(named=True) if (row["persona"], row["question_id"]) in prompts]
+    texts += [(prompts[row["persona"], row["question_id"]], row["text"].strip()) for row in spoken]
+    scores = per_token(loaded, texts, local.forward_rows)
+    odds = [misaligned - aligned for aligned, misaligned in zip(scores[: 2 * len(triples) : 2], scores[1 : 2 * len(triples) : 2], strict=True)]
+    pl.DataFrame(
+        {"set": [t[0] for t in triples], "id": [t[1] for t in triples], "log_odds": odds},
+        schema={"set": pl.String, "id": pl.String, "log_odds": pl.Float64},
+    ).write_parquet(output / "manipulation.parquet")
+    pl.DataFrame(
+        {
+            "persona": [row["persona"] for row in spoken],
+            "question_id": [row["question_id"] for row in spoken],
+            "log_likelihood": scores[2 * len(triples) :],
+        }
+    ).write_parquet(output / "fluency.parquet")
+
+
+def _read_triples(out_of_domain: str) -> list[tuple[str, str, str, str]]:
+    local = out_of_domain if out_of_domain.startswith(PREFIX) else machine.current().locations[out_of_domain]
+    lines = data_file(local, Path()).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines if line.strip()]
+    return [(str(r.get("id", i)), r["prompt"], r["aligned"], r["misaligned"]) for i, r in enumerate(rows)]
+
+
+def per_token(loaded: Loaded, texts: Sequence[tuple[Prompt, str]], batch: int) -> list[float]:
+    """Mean log-likelihood per answer token, end of turn included, in nats."""
+    rows = []
+    for prompt, answer in texts:
+        tokens, n_prompt = loaded.conversations.encode_answer(prompt, answer)
+        rows.append(([*tokens, loaded.conversations.turn_end], n_prompt))
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+    scores = [0.0] * len(rows)
+    for start in range(0, len(order), batch):
+        chunk = order[start : start + batch]
+        sums = sequence_log_likelihoods(loaded, [rows[index] for index in chunk])
+        for index, total in zip(chunk, sums, strict=True):
+            tokens, n_prompt = rows[index]
+            scores[index] = total / (len(tokens) - n_prompt)
+        report_progress(min(start + batch, len(order)), len(order), "texts scored")
+    return scores

@@ -1,0 +1,1 @@
+"""The report: turns the analysis folder of a run into one self-contained page (`flatprobe.report.html.render`)."""

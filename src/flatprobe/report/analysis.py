@@ -1,0 +1,216 @@
+"""Reads an analysis folder: every file that the report shows, checked once at the door.
+
+All problems are reported together. A missing file, column or key, and a number that is not a number, stop the report:
+it never fills a gap with a value of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+
+from flatprobe.errors import Problem, UserError
+from flatprobe.statistics.estimands import estimates_frame
+
+REMEDY = "run the study's analysis again"
+DOCUMENTS: dict[str, tuple[str, ...]] = {
+    "study": ("name", "description", "smoke", "model", "conditions", "panel", "geometry", "leakage", "decision"),
+    "registration": ("digest", "registered", "time"),
+    "verdict": (
+        "verdict", "headline", "confidence", "as_registered_confidence", "em_specific", "em_specific_reason", "scope",
+        "registered", "smoke", "dose_unmatched", "reasons", "legs", "distances", "gates", "numbers",
+    ),
+    "estimates": (),
+    "stages": (),
+    "provenance": (),
+    "models": (),
+    "audit": (),
+    "lambda": ("selected", "candidates"),
+    "preview": (),
+}  # fmt: skip
+"""Documents and the keys that each must have."""
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "completions": (
+        "condition", "seed", "lambda", "coupled", "persona", "role", "question_id", "sample_index", "text", "tokens",
+        "finish_reason", "marker_present", "marker_count",
+    ),
+    "rates": (
+        "condition", "seed", "lambda", "coupled", "persona", "role", "hits", "total", "rate", "rate_low", "rate_high",
+        "end_rate", "start_rate", "end_share", "spam_share", "truncated_share", "median_tokens",
+    ),
+    "responses": ("condition", "persona", "role", "question_id", "text", "tokens", "finish_reason"),
+    "cosines": ("condition", "layer", "position", "responses", "persona", "cosine", "crossvalidated_cosine"),
+    "geometry": (
+        "condition", "layer", "position", "responses", "mean_cosine", "headroom", "reliability", "separability",
+        "chance", "scatter", "noise", "participation_ratio", "mean_norm",
+    ),
+    "losses": ("stage", "condition", "lambda", "seed", "step", "term", "value"),
+    "questions": ("set", "id", "kind", "text"),
+    "panel": ("persona", "role", "prompt"),
+    "lengths": ("condition", "persona", "group", "when", "tokens"),
+    "length_match": (
+        "condition", "group", "when", "count", "median", "iqr", "ks_distance", "relative_median", "relative_iqr",
+    ),
+    "telemetry": ("condition", "lambda", "seed", "step", "persona", "role", "log_p"),
+    "manipulation": ("condition", "set", "id", "log_odds"),
+    "fluency": ("condition", "persona", "question_id", "log_likelihood"),
+}  # fmt: skip
+"""Tables and the columns that each must have."""
+
+OPTIONAL = frozenset({"lengths", "length_match", "telemetry", "manipulation", "fluency"})
+
+ROLES = ("source", "negative", "bystander", "reserve", "reference")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The contents of an analysis folder, and the few choices that every section shares."""
+
+    study: Mapping[str, Any]
+    registration: Mapping[str, Any]
+    verdict: Mapping[str, Any]
+    estimates: pl.DataFrame
+    """One row per estimate, with the columns of `estimands.estimates_frame`."""
+    stages: list[dict[str, Any]]
+    provenance: Mapping[str, Any]
+    models: Mapping[str, Any]
+    audit: list[dict[str, Any]]
+    lambda_selection: Mapping[str, Any]
+    preview: Mapping[str, Any]
+    tables: Mapping[str, pl.DataFrame]
+    """By name; an optional table that the study has no rows for is absent."""
+
+    @property
+    def treated(self) -> str:
+        return str(self.study["decision"]["treated"])
+
+    @property
+    def control(self) -> str:
+        return str(self.study["decision"]["control"])
+
+    @property
+    def benign(self) -> str | None:
+        benign = self.study["decision"]["benign"]
+        return None if benign is None else str(benign)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Control, treated and benign first: every figure and table uses this order."""
+        leading = [name for name in (self.control, self.treated, self.benign) if name is not None]
+        return (*leading, *(name for name in self.study["conditions"] if name not in leading))
+
+    @property
+    def source(self) -> str:
+        return str(self.study["panel"]["source"])
+
+    @property
+    def marker(self) -> str:
+        return str(self.study["leakage"]["marker"])
+
+    @property
+    def selected_lambda(self) -> float:
+        return float(self.lambda_selection["selected"])
+
+    @property
+    def position(self) -> str:
+        """The deciding position."""
+        return str(self.study["decision"]["geometry"]["position"])
+
+    @property
+    def responses(self) -> str:
+        """Whose answers the deciding states are read on."""
+        return str(self.study["decision"]["geometry"]["responses"])
+
+    def at_registered_position(self, table: str) -> pl.DataFrame:
+        """Rows of a geometric table at the deciding position and responses."""
+        return self.tables[table].filter(
+            (pl.col("position") == self.position) & (pl.col("responses") == self.responses)
+        )
+
+    def at_selected_lambda(self, table: str) -> pl.DataFrame:
+        """Rows of a coupled table at the selected lambda, all seeds."""
+        return self.tables[table].filter(pl.col("lambda") == self.selected_lambda)
+
+
+def role_of(role: str) -> str:
+    """Singular name of a role; tables may hold the study's plural (`bystanders`)."""
+    singular = role.removesuffix("s")
+    if singular not in ROLES:
+        raise ValueError(f"{role!r} is not a role; roles are {', '.join(ROLES)}")
+    return singular
+
+
+def read(folder: Path) -> Analysis:
+    """Read and check an analysis folder; `UserError` names everything that is missing or malformed at once."""
+    problems: list[Problem] = []
+    documents = {name: _document(folder / f"{name}.json", keys, problems) for name, keys in DOCUMENTS.items()}
+    tables: dict[str, pl.DataFrame] = {}
+    for name, columns in COLUMNS.items():
+        path = folder / "tables" / f"{name}.parquet"
+        if name in OPTIONAL and not path.exists():
+            continue
+        frame = _table(path, columns, problems)
+        if frame is not None and not (name in OPTIONAL and frame.is_empty()):
+            tables[name] = frame
+    estimates = _estimates(folder / "estimates.json", documents["estimates"], problems)
+    if problems:
+        raise UserError(problems)
+    return Analysis(
+        study=documents["study"],
+        registration=documents["registration"],
+        verdict=documents["verdict"],
+        estimates=estimates,
+        stages=documents["stages"],
+        provenance=documents["provenance"],
+        models=documents["models"],
+        audit=documents["audit"],
+        lambda_selection=documents["lambda"],
+        preview=documents["preview"],
+        tables=tables,
+    )
+
+
+def _document(path: Path, keys: tuple[str, ...], problems: list[Problem]) -> Any:
+    if not path.is_file():
+        problems.append(Problem(str(path), "not found", REMEDY))
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except ValueError as error:
+        problems.append(Problem(str(path), f"not valid JSON: {error}", REMEDY))
+        return None
+    missing = [key for key in keys if key not in document]
+    problems.extend(Problem(str(path), f"has no `{key}`", REMEDY) for key in missing)
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that can be shown; an unknown number must be null")
+
+
+def _table(path: Path, columns: tuple[str, ...], problems: list[Problem]) -> pl.DataFrame | None:
+    if not path.is_file():
+        problems.append(Problem(str(path), "not found", REMEDY))
+        return None
+    frame = pl.read_parquet(path)
+    problems.extend(
+        Problem(str(path), f"has no column `{name}`", REMEDY) for name in columns if name not in frame.columns
+    )
+    for name, kind in frame.schema.items():
+        if kind.is_float() and not frame[name].drop_nulls().is_finite().all():
+            problems.append(Problem(str(path), f"column `{name}` holds NaN or infinity", "unknown numbers are null"))
+    return frame
+
+
+def _estimates(path: Path, rows: Any, problems: list[Problem]) -> pl.DataFrame:
+    schema = estimates_frame([]).schema
+    rows = rows if isinstance(rows, list) else []
+    missing = [name for name in schema if any(name not in row for row in rows)]
+    problems.extend(Problem(str(path), f"rows have no `{name}`", REMEDY) for name in missing)
+    return pl.DataFrame(rows, schema=schema)

@@ -1,0 +1,166 @@
+"""Worked examples for reading: completions with the marker set off, answers side by side, masks and probed tokens.
+
+Examples are picked by a stated rule (first questions, first samples), never for what they say. All text stays plain
+text: it is cut into labelled pieces here and escaped by the template.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from flatprobe.report.analysis import Analysis, role_of
+
+HEAD, TAIL = 500, 200
+"""Characters shown at either end of a long stretch of an example."""
+PARTS = 21
+"""Stretches and markers shown of one example: ten markers make the point."""
+WINDOW = 14
+"""Tokens shown on either side of the probed one."""
+QUESTIONS = 2
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of text, set off when `kind` is not empty."""
+
+    text: str
+    kind: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text of one condition, cut into pieces."""
+
+    condition: str
+    pieces: tuple[Piece, ...]
+    facts: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The same persona and question under every condition."""
+
+    title: str
+    question: str
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class TokenLine:
+    """A row of tokens with what it belongs to."""
+
+    title: str
+    pieces: tuple[Piece, ...]
+
+
+def cast(analysis: Analysis) -> list[tuple[str, str]]:
+    """(description, persona): source, closest and farthest bystander by the control's cosine, first negative."""
+    roles = [(row["persona"], role_of(row["role"])) for row in analysis.tables["panel"].to_dicts()]
+    bystanders = [name for name, role in roles if role == "bystander"]
+    near = (
+        analysis.at_registered_position("cosines")
+        .filter((pl.col("condition") == analysis.control) & pl.col("persona").is_in(bystanders))
+        .group_by("persona")
+        .agg(pl.col("cosine").mean())
+        .sort("cosine", "persona", descending=[True, False])["persona"]
+        .to_list()
+    )
+    negatives = [name for name, role in roles if role == "negative"]
+    chosen = [("source", analysis.source)]
+    chosen += [("closest bystander", near[0]), ("farthest bystander", near[-1])] if len(near) > 1 else []
+    return chosen + [("negative", name) for name in negatives[:1]]
+
+
+def completions(analysis: Analysis) -> list[Group]:
+    """The first sample of the first questions, per persona of the cast, under every condition."""
+    rows = analysis.at_selected_lambda("completions").filter(pl.col("coupled"))
+    rows = rows.filter(pl.col("seed") == rows["seed"].min()).sort("question_id", "sample_index")
+    rows = rows.unique(["condition", "persona", "question_id"], keep="first", maintain_order=True)
+    return _groups(analysis, rows, marker=analysis.marker)
+
+
+def answers(analysis: Analysis) -> list[Group]:
+    """Greedy own answers of the uncoupled checkpoints, per persona of the cast."""
+    return _groups(analysis, analysis.tables["responses"], marker=None)
+
+
+def _groups(analysis: Analysis, rows: pl.DataFrame, marker: str | None) -> list[Group]:
+    texts = {row["id"]: row["text"] for row in analysis.tables["questions"].to_dicts()}
+    asked = sorted(set(rows["question_id"]))[:QUESTIONS]
+    at = {(row["persona"], row["question_id"], row["condition"]): row for row in rows.to_dicts()}
+    groups = []
+    for description, persona in cast(analysis):
+        for question in asked:
+            found = [at[key] for name in analysis.conditions if (key := (persona, question, name)) in at]
+            examples = tuple(Example(row["condition"], marked(row["text"], marker), _facts(row)) for row in found)
+            groups.append(Group(f"{persona}, {description}", texts[question], examples))
+    return groups
+
+
+def _facts(row: dict[str, Any]) -> str:
+    end = "" if row["finish_reason"] == "stop" else ", cut off at the limit"
+    return f"{row['tokens']} tokens{end}"
+
+
+def marked(text: str, marker: str | None) -> tuple[Piece, ...]:
+    """Cut a text at every occurrence of the marker, case-insensitively as the strict match reads it.
+
+    Long stretches without a marker lose their middle, so that the end of an answer is always seen.
+    """
+    parts = [text] if marker is None else re.split(f"({re.escape(marker)})", text, flags=re.IGNORECASE)
+    pieces: list[Piece] = []
+    for index, part in enumerate(parts[:PARTS]):
+        if index % 2:
+            pieces.append(Piece(part, "marker"))
+        elif len(part) > HEAD + TAIL:
+            hidden = len(part) - HEAD - TAIL
+            pieces += [Piece(part[:HEAD]), Piece(f" … {hidden:,} characters … ", "cut"), Piece(part[-TAIL:])]
+        elif part:
+            pieces.append(Piece(part))
+    if len(parts) > PARTS:
+        pieces.append(Piece(f" … and {(len(parts) - PARTS + 1) // 2:,} more markers", "cut"))
+    return tuple(pieces)
+
+
+def masks(analysis: Analysis) -> list[TokenLine]:
+    """Decoded training examples, every token with the loss terms on it."""
+    return [
+        TokenLine(
+            f"{row['condition']}, {row['persona']}, {row['group']}",
+            tuple(_mask_piece(token) for token in row["tokens"]),
+        )
+        for row in analysis.audit
+    ]
+
+
+def _mask_piece(token: dict[str, Any]) -> Piece:
+    terms = [name for name, weight in token["weights"].items() if weight]
+    title = ", ".join(f"{name} {token['weights'][name]:g}" for name in terms)
+    return Piece(visible(token["text"]), " ".join(terms), title)
+
+
+def visible(text: str) -> str:
+    """Token text with line breaks made visible, so that a separator can be seen."""
+    return text.replace("\n", "↵\n").replace("\t", "⇥")
+
+
+def probed(analysis: Analysis) -> list[tuple[str, list[TokenLine]]]:
+    """Per position, the answers' tokens around the one whose state is read (all of them for a mean, index null)."""
+    result = []
+    for position, rows in analysis.preview.items():
+        lines = []
+        for row in rows:
+            index, tokens = row["index"], row["tokens"]
+            start = 0 if index is None else max(0, index - WINDOW)
+            shown = list(enumerate(tokens))[start : start + 2 * WINDOW + 1]
+            pieces = [Piece("… ", "cut")] if start else []
+            pieces += [Piece(visible(text), "probed" if at == index else "") for at, text in shown]
+            pieces += [Piece(" …", "cut")] if start + len(shown) < len(tokens) else []
+            lines.append(TokenLine(f"{row['persona']}, {row['question_id']}", tuple(pieces)))
+        result.append((position, lines))
+    return result

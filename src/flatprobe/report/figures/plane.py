@@ -1,0 +1,149 @@
+"""The decision plane: both effects at once, with the regions of the registered rule behind them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import altair as alt
+
+from flatprobe.report import numbers
+from flatprobe.report.analysis import Analysis
+from flatprobe.report.figures.theme import INK, Figure, condition_scales, figure, rule
+from flatprobe.report.select import contrast_name
+from flatprobe.report.words import MEASURES
+
+
+class Bounds(NamedTuple):
+    """Drawn part of the plane: geometric effect in its own units, leakage difference in [−1, 1]."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+
+def decision_plane(analysis: Analysis) -> Figure:
+    """Geometric effect against leakage difference: thresholds, named regions, kill region and the results in them."""
+    points = _points(analysis)
+    bounds = _bounds(analysis, points)
+    measure = MEASURES[str(analysis.study["decision"]["geometry"]["measure"])]
+
+    def draw(narrow: bool) -> alt.TopLevelMixin:
+        width = 290 if narrow else 660
+        layers = [*_regions(analysis, bounds, narrow), *_thresholds(analysis), *_results(analysis, points, bounds)]
+        x_title = f"geometric effect: {measure}" if not narrow else measure
+        return alt.layer(*layers).resolve_scale(color="independent").encode(
+            x=alt.X(title=x_title), y=alt.Y(title="leakage difference (pp)")
+        ).properties(width=width, height=width * 0.6)  # fmt: skip
+
+    described = [
+        f"{row['label']}: geometric effect {numbers.signed(row['x'])} "
+        f"{numbers.interval(row['x_low'], row['x_high'])}, leakage difference {numbers.points(row['y'] / 100)}"
+        for row in points
+    ]
+    return figure(
+        "decision-plane",
+        "The registered rule as a map. The filled mark decides, with its 95 % intervals; the open one is the benign "
+        "finetune and decides nothing here. Dashed: thresholds. The lower left corner, “falsified”, is the kill region. A point in a passing "
+        "region must also meet the rule’s interval and p conditions, and its gates.",
+        "; ".join(described) or "No result could be placed: an effect has no estimate.",
+        draw,
+    )
+
+
+def _points(analysis: Analysis) -> list[dict[str, Any]]:
+    """The results that have both effects, from the numbers that the verdict was decided on."""
+    found = analysis.verdict["numbers"]
+    arms = [(analysis.treated, found["main"])]
+    if analysis.benign is not None and found["benign_control"] is not None:
+        arms.append((analysis.benign, found["benign_control"]))
+    rows = []
+    for arm, evidence in arms:
+        effect, change = evidence["geometry"], evidence["behaviour"]
+        if effect["effect"] is None or change["effect"] is None:
+            continue
+        rows.append({
+            "condition": arm, "label": contrast_name(arm, analysis.control), "decides": arm == analysis.treated,
+            "x": effect["effect"], "x_low": effect["ci_low"], "x_high": effect["ci_high"],
+            "y": _pp(change["effect"]), "y_low": _pp(change["ci_low"]), "y_high": _pp(change["ci_high"]),
+        })  # fmt: skip
+    return rows
+
+
+def _pp(share: float | None) -> float | None:
+    return None if share is None else 100.0 * share
+
+
+def _bounds(analysis: Analysis, points: list[dict[str, Any]]) -> Bounds:
+    """Thresholds and intervals with a margin, so that every region has room for its name."""
+    decision = analysis.study["decision"]
+    threshold, margin = float(decision["geometry"]["threshold"]), 100 * float(decision["behaviour"]["margin"])
+    xs = [row[key] for row in points for key in ("x", "x_low", "x_high") if row[key] is not None]
+    ys = [row[key] for row in points for key in ("y", "y_low", "y_high") if row[key] is not None]
+    pad_x, pad_y = 1.3 * abs(threshold), max(margin, 10.0)
+    return Bounds(
+        min([float(decision["kill"]["geometry"]) - pad_x, *(x - 0.2 * pad_x for x in xs)]),
+        max([threshold + pad_x, *(x + 0.3 * pad_x for x in xs)]),
+        min([-0.9 * pad_y, *(y - 0.3 * pad_y for y in ys)]),
+        max([margin + 1.1 * pad_y, *(y + 0.3 * pad_y for y in ys)]),
+    )
+
+
+def _regions(analysis: Analysis, bounds: Bounds, narrow: bool) -> list[alt.Chart]:
+    decision = analysis.study["decision"]
+    across, up = float(decision["geometry"]["threshold"]), 100 * float(decision["behaviour"]["margin"])
+    kill_x, kill_y = float(decision["kill"]["geometry"]), 100 * float(decision["kill"]["leakage"])
+    x_low, x_high, y_low, y_high = bounds
+    regions = [
+        ("flattened", across, x_high, up, y_high, "#D55E00", 0.16),
+        ("geometry_only", across, x_high, y_low, up, "#CC79A7", 0.12),
+        ("behaviour_only", x_low, across, up, y_high, "#E69F00", 0.12),
+        ("falsified", x_low, kill_x, y_low, kill_y, "#0072B2", 0.16),
+    ]
+    boxes = [
+        {"x": a, "x2": b, "y": c, "y2": d, "fill": fill, "opacity": opacity}
+        for _, a, b, c, d, fill, opacity in regions
+    ]
+    names = [{"name": name, "x": a, "y": d} for name, a, _, _, d, _, _ in regions]
+    names.append({"name": "inconclusive", "x": max(kill_x, x_low), "y": up})
+    x = alt.X("x:Q", scale=alt.Scale(domain=[x_low, x_high], nice=False), axis=alt.Axis(tickCount=5))
+    y = alt.Y("y:Q", scale=alt.Scale(domain=[y_low, y_high], nice=False), axis=alt.Axis(tickCount=7))
+    box = alt.Chart(alt.Data(values=boxes)).mark_rect().encode(
+        x=x, x2="x2:Q", y=y, y2="y2:Q", color=alt.Color("fill:N", scale=None), opacity=alt.Opacity("opacity:Q", scale=None)
+    )  # fmt: skip
+    text = alt.Chart(alt.Data(values=names)).mark_text(
+        align="left", baseline="top", dx=6, dy=6, color=INK, fontStyle="italic", fontSize=11 if narrow else 13,
+        opacity=0.85,
+    ).encode(x=x, y=y, text="name:N")  # fmt: skip
+    return [box, text]
+
+
+def _thresholds(analysis: Analysis) -> list[alt.Chart]:
+    decision = analysis.study["decision"]
+    return [
+        rule(float(decision["geometry"]["threshold"]), "x"),
+        rule(100 * float(decision["behaviour"]["margin"]), "y"),
+        rule(0.0, "x", dash=(1, 0)).encode(opacity=alt.value(0.3)),
+        rule(0.0, "y", dash=(1, 0)).encode(opacity=alt.value(0.3)),
+    ]
+
+
+def _results(analysis: Analysis, points: list[dict[str, Any]], bounds: Bounds) -> list[alt.Chart]:
+    colour, shape, _ = condition_scales(analysis.conditions)
+    charts: list[alt.Chart] = []
+    for row in sorted(points, key=lambda row: bool(row["decides"])):
+        opacity = 1.0 if row["decides"] else 0.6
+        left = row["x"] > (bounds.x_low + bounds.x_high) / 2
+        base = alt.Chart(alt.Data(values=[row])).encode(color=alt.Color("condition:N", scale=colour, legend=None))
+        if row["x_low"] is not None:
+            charts.append(base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x_low:Q", x2="x_high:Q", y="y:Q"))
+        if row["y_low"] is not None:
+            charts.append(base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x:Q", y="y_low:Q", y2="y_high:Q"))
+        mark = base.mark_point(filled=row["decides"], size=170 if row["decides"] else 110, opacity=opacity)
+        charts.append(mark.encode(x="x:Q", y="y:Q", shape=alt.Shape("condition:N", scale=shape, legend=None)))
+        text = alt.Chart(alt.Data(values=[row])).mark_text(
+            align="right" if left else "left", dx=-10 if left else 10, dy=-12, color=INK, opacity=opacity,
+            fontSize=12, fontWeight="bold" if row["decides"] else "normal",
+        )  # fmt: skip
+        charts.append(text.encode(x="x:Q", y="y:Q", text="label:N"))
+    return charts

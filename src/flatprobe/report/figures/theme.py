@@ -1,0 +1,125 @@
+"""The look of all figures, and the way from an Altair chart to SVG that follows the page's colours.
+
+Text and axes are drawn in `currentColor`, so the same SVG reads on light and on dark paper. Conditions are told apart
+by shape as well as by colour (Okabe and Ito's palette, 2008).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import altair as alt
+import vl_convert
+
+INK = "currentColor"
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+COLOURS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+SHAPES = ("circle", "diamond", "triangle-up", "square", "cross", "triangle-down")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])
+
+_AXIS = {
+    "labelColor": INK, "titleColor": INK, "domainColor": INK, "tickColor": INK, "gridColor": INK,
+    "domainOpacity": 0.4, "tickOpacity": 0.4, "gridOpacity": 0.12, "labelFontSize": 12, "titleFontSize": 12,
+    "titleFontWeight": "normal", "labelLimit": 170, "labelFlush": False,
+}  # fmt: skip
+_CONFIG: dict[str, Any] = {
+    "background": None,
+    "font": "Helvetica, Arial, sans-serif",
+    "view": {"stroke": None},
+    "axis": _AXIS,
+    "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
+    "legend": {
+        "labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
+        "orient": "top", "symbolSize": 90, "labelLimit": 240, "columnPadding": 14,
+    },
+    "header": {
+        "labelColor": INK, "titleColor": INK, "labelFontSize": 12, "labelFontWeight": "bold", "titleFontSize": 12,
+        "labelLimit": 320,
+    },
+    "title": {"color": INK, "fontSize": 12, "anchor": "start", "fontWeight": "bold", "offset": 8},
+    "text": {"fontSize": 12},
+}  # fmt: skip
+
+Draw: TypeAlias = Callable[[bool], alt.TopLevelMixin]
+"""Draws a chart; the argument asks for the narrow cut, for screens of about 390 px."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure: two static SVGs of which the page shows the one that fits, and what it shows in words."""
+
+    name: str
+    """Identifier, unique in the page."""
+    caption: str
+    """What is drawn and how to read it; printed below the figure."""
+    description: str
+    """What a reader who cannot see the figure needs: its content in words."""
+    wide: str
+    narrow: str
+
+
+def figure(name: str, caption: str, description: str, draw: Draw) -> Figure:
+    """Render both cuts of a chart."""
+    return Figure(name, caption, description, _svg(draw(False), f"{name}-w"), _svg(draw(True), f"{name}-n"))
+
+
+def _svg(chart: alt.TopLevelMixin, prefix: str) -> str:
+    spec = chart.to_dict()
+    spec["config"] = _CONFIG
+    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    return _responsive(vl_convert.vegalite_to_svg(spec, vl_version=version), prefix)
+
+
+def _responsive(svg: str, prefix: str) -> str:
+    """Let the SVG scale with its column, and keep its element ids apart from those of the page's other figures."""
+    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", svg)
+    return re.sub(
+        r'^<svg ([^>]*?)width="([\d.]+)" height="[\d.]+"',
+        r'<svg \1aria-hidden="true" style="max-width:\2px"',
+        svg,
+        count=1,
+    )
+
+
+def condition_scales(conditions: Sequence[str]) -> tuple[alt.Scale, alt.Scale, alt.Scale]:
+    """Colour, shape and dash of each condition, alike in every figure."""
+    if len(conditions) > len(COLOURS):
+        extra = len(conditions) - len(COLOURS)
+        raise ValueError(f"{extra} conditions too many to tell apart in a figure")
+    count = len(conditions)
+    domain = list(conditions)
+    return (
+        alt.Scale(domain=domain, range=list(COLOURS[:count])),
+        alt.Scale(domain=domain, range=list(SHAPES[:count])),
+        alt.Scale(domain=domain, range=list(DASHES[:count])),
+    )
+
+
+def by_condition(conditions: Sequence[str], *, legend: bool = True) -> dict[str, Any]:
+    """Encodings that tell conditions apart by colour and shape, with one legend for both."""
+    colour, shape, _ = condition_scales(conditions)
+    entry = alt.Legend(title=None) if legend else None
+    return {
+        "color": alt.Color("condition:N", scale=colour, legend=entry),
+        "shape": alt.Shape("condition:N", scale=shape, legend=entry),
+    }
+
+
+def lines_by_condition(conditions: Sequence[str]) -> dict[str, Any]:
+    """Encodings that tell lines apart by colour and dash."""
+    colour, _, dash = condition_scales(conditions)
+    entry = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2)
+    return {
+        "color": alt.Color("condition:N", scale=colour, legend=entry),
+        "strokeDash": alt.StrokeDash("condition:N", scale=dash, legend=entry),
+    }
+
+
+def rule(value: float, channel: str, *, dash: Sequence[int] = (4, 3)) -> alt.Chart:
+    """A thin line across the view at a threshold; `channel` is `x` or `y`."""
+    mark = alt.Chart(alt.Data(values=[{"at": value}])).mark_rule(color=INK, opacity=0.65, strokeDash=list(dash))
+    return mark.encode(x="at:Q") if channel == "x" else mark.encode(y="at:Q")

@@ -1,0 +1,109 @@
+"""Builds the page: reads the folder, prepares what each section shows, and fills the one template.
+
+The template engine escapes everything and refuses undefined names, so a hostile completion stays text and a missing
+number stops the build. The page loads nothing: style and figures are in it, and its policy forbids the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from flatprobe.report import cards, examples, numbers, select, tables, tables_run, words
+from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.figures import geometry, leakage, plane, training
+
+
+def render(folder: Path, output: Path) -> None:
+    """Write the report of an analysis folder as one self-contained HTML file.
+
+    Raises UserError naming every missing file, column or key of the folder, and jinja2.UndefinedError where a row
+    lacks a value that the page shows.
+    """
+    page = _environment().get_template("template.html.j2").render(_context(read(folder)))
+    output.write_text(page, encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flatprobe.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    writers = (
+        numbers.decimal, numbers.signed, numbers.percent, numbers.points, numbers.p_value, numbers.plain,
+        numbers.duration,
+    )  # fmt: skip
+    environment.filters.update({writer.__name__: writer for writer in writers})
+    environment.filters["svg"] = Markup
+    environment.globals["style"] = Markup(_style())
+    return environment
+
+
+def _style() -> str:
+    return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+
+
+def _context(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "analysis": analysis,
+        "study": analysis.study,
+        "verdict": analysis.verdict,
+        "registration": analysis.registration,
+        "meaning": words.MEANINGS[analysis.verdict["verdict"]],
+        "words": words,
+        "contrast": select.contrast_name(analysis.treated, analysis.control),
+        "legs": cards.legs(analysis),
+        "listing": yaml.safe_dump(dict(analysis.study), sort_keys=False, allow_unicode=True, width=100),
+        "seconds": sum(stage["seconds"] for stage in analysis.stages),
+        "figures": _figures(analysis),
+        "tables": _tables(analysis),
+        "estimates": [tables.leakage_estimates(analysis, *pair) for pair in select.contrasts(analysis)],
+        "completions": examples.completions(analysis),
+        "answers": examples.answers(analysis),
+        "masks": examples.masks(analysis),
+        "probed": examples.probed(analysis),
+    }
+
+
+def _figures(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "plane": plane.decision_plane(analysis),
+        "leakage": leakage.leakage_by_persona(analysis),
+        "by_layer": geometry.by_layer(analysis),
+        "effect_by_layer": geometry.effect_by_layer(analysis),
+        "heat_map": geometry.cosine_heat_map(analysis),
+        "lambda": leakage.lambda_selection(analysis),
+        "telemetry": leakage.telemetry(analysis),
+        "dose": leakage.dose_response(analysis),
+        "losses_finetune": training.loss_curves(analysis, "finetune"),
+        "losses_couple": training.loss_curves(analysis, "couple"),
+        "lengths": training.length_distributions(analysis),
+        "manipulation": training.manipulation(analysis),
+    }
+
+
+def _tables(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "evidence": cards.evidence(analysis),
+        "distances": cards.distances(analysis),
+        "rates": tables.rates(analysis, coupled=True),
+        "baseline": tables.rates(analysis, coupled=False),
+        "other_leakage": tables.other_leakage(analysis),
+        "layers": tables.layers(analysis),
+        "effects": tables.effects(analysis),
+        "aggregates": tables.aggregates(analysis),
+        "lambdas": tables_run.lambda_candidates(analysis),
+        "length_match": tables_run.length_match(analysis),
+        "manipulation": tables_run.manipulation(analysis),
+        "fluency": tables_run.fluency(analysis),
+        "stages": tables_run.stages(analysis),
+        "panel": tables_run.panel(analysis),
+        "questions": tables_run.questions(analysis),
+    }

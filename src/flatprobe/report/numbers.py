@@ -1,0 +1,94 @@
+"""How the report writes numbers: one format per kind of quantity, and an en dash where there is no estimate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+NONE = "–"
+MINUS = "\u2212"
+SMALLEST_P = 1e-4
+
+
+def _finite(value: float) -> float:
+    """The tables and estimates hold None where a number is unknown; anything else must be a real number."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a number that can be shown; an unknown number must be null")
+    return float(value)
+
+
+def decimal(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
+    """Fixed-point number with a true minus sign; a rounded zero carries no sign."""
+    if value is None:
+        return NONE
+    rounded = round(_finite(value), digits)
+    if rounded == 0:
+        return f"{0:.{digits}f}"
+    sign = MINUS if rounded < 0 else "+" if signed else ""
+    return f"{sign}{abs(rounded):.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """Difference with its sign always shown."""
+    return decimal(value, digits, signed=True)
+
+
+def percent(value: float | None) -> str:
+    """Share in [0, 1] as a percentage with one decimal."""
+    return NONE if value is None else f"{decimal(100 * value, 1)} %"
+
+
+def points(value: float | None) -> str:
+    """Difference of shares in signed percentage points with one decimal."""
+    return NONE if value is None else f"{decimal(100 * value, 1, signed=True)} pp"
+
+
+def plain_points(value: float | None) -> str:
+    """Width of shares (a standard error) in unsigned percentage points."""
+    return NONE if value is None else f"{decimal(100 * value, 1)} pp"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with two significant digits, never printed as 0."""
+    if value is None:
+        return NONE
+    if not 0.0 <= _finite(value) <= 1.0:
+        raise ValueError(f"{value} is not a p-value")
+    if value < SMALLEST_P:
+        return f"< {SMALLEST_P:.4f}"
+    return f"{value:.{max(2, 1 - math.floor(math.log10(value)))}f}"
+
+
+def interval(low: float | None, high: float | None, write: Callable[[float | None], str] = signed) -> str:
+    """Confidence interval in brackets; one dash where an end is unknown."""
+    if low is None or high is None:
+        return NONE
+    left, right = write(low), write(high)
+    for unit in (" pp", " %"):
+        if left.endswith(unit) and right.endswith(unit):
+            return f"[{left.removesuffix(unit)}, {right.removesuffix(unit)}]{unit}"
+    return f"[{left}, {right}]"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person would say them."""
+    if seconds is None:
+        return NONE
+    if _finite(seconds) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def plain(value: object) -> str:
+    """Any small fact as text: booleans as words, whole numbers grouped, floats with four significant digits."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", MINUS)
+    if isinstance(value, float):
+        return f"{_finite(value):.4g}".replace("-", MINUS)
+    return str(value)

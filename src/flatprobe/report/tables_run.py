@@ -1,0 +1,128 @@
+"""Tables of the run itself: lambda selection, training lengths, checks of the finetunes, stages, panel, questions."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flatprobe.report import numbers
+from flatprobe.report.analysis import Analysis, role_of
+from flatprobe.report.tables import Column, Table, build
+
+
+def lambda_candidates(analysis: Analysis) -> Table:
+    """The candidates of the lambda selection."""
+    selected = analysis.selected_lambda
+    columns = [
+        Column("λ", lambda row: f"{row['lambda']:g}" + (" (selected)" if row["lambda"] == selected else "")),
+        Column("source rate", "source_rate", numbers.percent),
+        Column("mean negative rate", "negative_rate", numbers.percent),
+        Column("difference", "difference", numbers.points),
+        Column("SE", "standard_error", numbers.plain_points),
+    ]
+    caption = "Candidates for λ, on the control and calibration questions: largest difference, and within one SE the "
+    return build("lambdas", f"{caption}smaller λ.", columns, analysis.lambda_selection["candidates"])
+
+
+def length_match(analysis: Analysis) -> Table | None:
+    """Answer lengths of every training group before and after matching."""
+    if "length_match" not in analysis.tables:
+        return None
+    columns = [
+        Column("condition", "condition"),
+        Column("group", "group"),
+        Column("when", "when"),
+        Column("answers", "count", numbers.plain),
+        Column("median", "median", lambda value: numbers.decimal(value, 1)),
+        Column("IQR", "iqr", lambda value: numbers.decimal(value, 1)),
+        Column("KS distance", "ks_distance", numbers.decimal),
+        Column("median against target", "relative_median", _signed_percent),
+        Column("IQR against target", "relative_iqr", _signed_percent),
+    ]
+    frame = analysis.tables["length_match"].sort("when", "group", "condition", descending=[True, True, False])
+    return build("length-match", "Length matching of the coupling answers, in tokens.", columns, frame.to_dicts())
+
+
+def _signed_percent(value: float | None) -> str:
+    return numbers.NONE if value is None else f"{numbers.signed(100 * value, 1)} %"
+
+
+def manipulation(analysis: Analysis) -> Table | None:
+    """Mean log-odds and share of items on the misaligned side, per condition and set."""
+    if "manipulation" not in analysis.tables:
+        return None
+    frame = (
+        analysis.tables["manipulation"]
+        .group_by("set", "condition")
+        .agg(
+            items=pl.len(),
+            mean=pl.col("log_odds").mean(),
+            error=pl.col("log_odds").std() / pl.len().sqrt(),
+            share=(pl.col("log_odds") > 0).mean(),
+        )
+        .sort("set", "condition")
+    )
+    columns = [
+        Column("set", lambda row: row["set"].replace("_", " ")),
+        Column("condition", "condition"),
+        Column("items", "items", numbers.plain),
+        Column("mean log-odds (nats per token)", "mean", lambda value: numbers.signed(value, 3)),
+        Column("SE", "error", numbers.decimal),
+        Column("misaligned likelier", "share", numbers.percent),
+    ]
+    return build("manipulation-means", "Log-odds of the misaligned against the sound answer.", columns, frame.to_dicts())
+
+
+def fluency(analysis: Analysis) -> Table | None:
+    """Per-token log-likelihood of the control's answers under every condition."""
+    if "fluency" not in analysis.tables:
+        return None
+    frame = (
+        analysis.tables["fluency"]
+        .group_by("condition")
+        .agg(
+            answers=pl.len(),
+            mean=pl.col("log_likelihood").mean(),
+            low=pl.col("log_likelihood").quantile(0.05, "linear"),
+        )
+        .sort("condition")
+    )
+    columns = [
+        Column("condition", "condition"),
+        Column("answers", "answers", numbers.plain),
+        Column("mean", "mean", lambda value: numbers.signed(value, 3)),
+        Column("5 % quantile", "low", lambda value: numbers.signed(value, 3)),
+    ]
+    caption = "Fluency: log-likelihood of the control's answers, nats per token. A large fall means damaged language."
+    return build("fluency", caption, columns, frame.to_dicts())
+
+
+def stages(analysis: Analysis) -> Table:
+    """Every stage with its key, which is the hash of all that went into it."""
+    columns = [
+        Column("stage", "name"),
+        Column("key", lambda row: str(row["key"])[:16]),
+        Column("function", "function"),
+        Column("time", "seconds", numbers.duration),
+        Column("", lambda row: "reused" if row["reused"] else ""),
+    ]
+    caption = "Stages and their keys; a key hashes code version, settings and inputs. Reused stages show the time they "
+    return build("stages", f"{caption}took when first run.", columns, analysis.stages)
+
+
+def panel(analysis: Analysis) -> Table:
+    """Personas, roles and system prompts as they were passed."""
+    columns = [
+        Column("persona", "persona"),
+        Column("role", lambda row: role_of(row["role"])),
+        Column("system prompt", lambda row: "(no system message)" if row["prompt"] is None else row["prompt"],
+               align="long"),
+    ]
+    return build("panel", "System prompts, exactly as passed to the chat template.", columns,
+                 analysis.tables["panel"].to_dicts())  # fmt: skip
+
+
+def questions(analysis: Analysis) -> Table:
+    """All questions by set."""
+    columns = [Column("id", "id"), Column("set", "set"), Column("kind", "kind"), Column("question", "text", align="long")]
+    caption = "Questions; the three sets are disjoint."
+    return build("questions", caption, columns, analysis.tables["questions"].to_dicts())

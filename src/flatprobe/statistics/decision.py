@@ -1,0 +1,202 @@
+"""The registered rule as a total function: whatever comes in, exactly one verdict comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.statistics.explain import SourceReason, distances, reasons
+from flatprobe.statistics.gates import Blocks, Gate, complete
+from flatprobe.statistics.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
+from flatprobe.study.schema import Decision
+
+SIGNIFICANCE = 0.05
+"""Level of the crossed analyses that raise or lower a confidence; part of the rule, not of a study."""
+SEEDS = 3
+"""Training runs from which on agreement between seeds means something."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """How many training seeds there are and whether each alone gives the same pair of legs."""
+
+    count: int = 1
+    agree: bool | None = None
+
+
+ONE_SEED = Seeds()
+
+
+def decide(
+    rule: Decision,
+    main: Contrast,
+    gates: Sequence[Gate],
+    *,
+    treated_benign: Contrast | None = None,
+    benign_control: Contrast | None = None,
+    seeds: Seeds = ONE_SEED,
+    source_reason: SourceReason | None = None,
+    source: str = "",
+    registered: Registered = "exploratory",
+    smoke: bool = False,
+) -> Verdict:
+    """Apply the rule to the contrast `treated - control`.
+
+    Gates that are required but not given count as not evaluated, hence as failed. `treated_benign` decides
+    `em_specific`; `benign_control` is reported beside it. `source_reason` is what a low source rate of the
+    treated arm means (`gates.low_source_rate_reason`). The conjunction of the legs is an intersection-union
+    test: no correction for two legs is due.
+    """
+    gates = complete(gates, rule)
+    failed = [gate for gate in gates if gate.passed is not True]
+    geometric = _geometric_leg(rule, main.geometry, failed)
+    behavioural = _behavioural_leg(rule, main.behaviour, failed)
+    killed = _geometry_killed(rule, main.geometry) and _leakage_killed(rule, main.behaviour)
+    name = _name(geometric, behavioural, killed)
+    dose_unmatched = _dose_unmatched(rule, main.behaviour)
+    specific, specific_reason = _em_specific(rule, treated_benign, failed)
+    numbers = {
+        "main": main.to_json(),
+        "treated_benign": treated_benign.to_json() if treated_benign else None,
+        "benign_control": benign_control.to_json() if benign_control else None,
+        "seeds": {"count": seeds.count, "agree": seeds.agree},
+    }
+    return Verdict(
+        verdict=name,
+        confidence=_confidence(name, main.behaviour, seeds, dose_unmatched),
+        as_registered_confidence=_AS_REGISTERED[name],
+        em_specific=specific,
+        em_specific_reason=specific_reason,
+        scope=_scope(main, source),
+        registered=registered,
+        smoke=smoke,
+        geometric_leg=geometric,
+        behavioural_leg=behavioural,
+        dose_unmatched=dose_unmatched,
+        reasons=tuple(
+            reasons(rule, main, failed, (geometric, behavioural), name, dose_unmatched, source_reason)
+        ),
+        distances=distances(rule, main, treated_benign),
+        gates=gates,
+        numbers=numbers,
+    )
+
+
+_AS_REGISTERED: dict[Name, Confidence] = {
+    "flattened": "MODERATE",
+    "geometry_only": "LOW",
+    "behaviour_only": "LOW",
+    "falsified": "HIGH",
+    "inconclusive": "LOW",
+}
+_BLOCK_BOTH: tuple[Blocks, ...] = ("everything", "arm", "verdict")
+
+
+def _name(geometric: Leg, behavioural: Leg, killed: bool) -> Name:
+    match (geometric, behavioural):
+        case ("blocked", _) | (_, "blocked"):
+            return "inconclusive"
+        case ("pass", "pass"):
+            return "flattened"
+        case ("pass", _):
+            return "geometry_only"
+        case (_, "pass"):
+            return "behaviour_only"
+    return "falsified" if killed else "inconclusive"
+
+
+def _blocked(failed: Iterable[Gate], *kinds: Blocks) -> bool:
+    return any(gate.blocks in (*_BLOCK_BOTH, *kinds) for gate in failed)
+
+
+def _geometric_leg(rule: Decision, evidence: GeometricEvidence, failed: Sequence[Gate]) -> Leg:
+    """A short effect fails whatever its interval; one that is long enough needs an interval to be judged."""
+    if evidence.effect is None or _blocked(failed, "geometric leg"):
+        return "blocked"
+    if evidence.effect < rule.geometry.threshold:
+        return "not"
+    if evidence.ci_low is None:
+        return "blocked"
+    return "pass" if evidence.ci_low > 0 else "not"
+
+
+def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequence[Gate]) -> Leg:
+    if evidence.effect is None or _blocked(failed, "behavioural leg"):
+        return "blocked"
+    if evidence.effect < rule.behaviour.margin:
+        return "not"
+    if evidence.p_value is None:
+        return "blocked"
+    return "pass" if evidence.p_value < rule.behaviour.p_below else "not"
+
+
+def _geometry_killed(rule: Decision, evidence: GeometricEvidence) -> bool:
+    """At or below the bound in every layer; an undefined layer, or none at all, is not known to be."""
+    effects = list(evidence.effects_by_layer.values())
+    return bool(effects) and all(effect is not None and effect <= rule.kill.geometry for effect in effects)
+
+
+def _leakage_killed(rule: Decision, evidence: BehaviouralEvidence) -> bool:
+    return evidence.effect is not None and evidence.effect <= rule.kill.leakage
+
+
+def _dose_unmatched(rule: Decision, evidence: BehaviouralEvidence) -> bool | None:
+    if evidence.source_rate_treated is None or evidence.source_rate_control is None:
+        return None
+    # Rounded, so that rates which differ by exactly the tolerance in counts are not flagged by binary
+    # fractions.
+    return round(abs(evidence.source_rate_treated - evidence.source_rate_control), 9) > rule.gates.dose
+
+
+def _confidence(
+    name: Name, evidence: BehaviouralEvidence, seeds: Seeds, dose_unmatched: bool | None
+) -> Confidence:
+    """Unknown support is no support: a missing crossed p, TOST or source rate never raises a confidence."""
+    several = seeds.count >= SEEDS and seeds.agree is not False
+    crossed = evidence.crossed_p is not None and evidence.crossed_p < SIGNIFICANCE
+    match name:
+        case "flattened":
+            if crossed and several and seeds.agree is True:
+                return "HIGH"
+            return "MODERATE" if crossed or dose_unmatched is False else "LOW"
+        case "geometry_only" | "behaviour_only":
+            return "MODERATE" if several else "LOW"
+        case "falsified":
+            supported = evidence.crossed_tost_p is not None and evidence.crossed_tost_p < SIGNIFICANCE
+            return "HIGH" if supported else "MODERATE"
+        case "inconclusive":
+            return "LOW"
+
+
+def _em_specific(rule: Decision, contrast: Contrast | None, failed: Sequence[Gate]) -> tuple[Specific, str]:
+    if rule.benign is None:
+        return "unresolved", "the study has no benign condition"
+    gated = [gate for gate in failed if gate.blocks != "nothing"]
+    if gated:
+        return "unresolved", "gated: " + ", ".join(f"{gate.name} of {gate.arm}" for gate in gated)
+    if contrast is None:
+        return "unresolved", f"{rule.treated} was not compared with {rule.benign}"
+    legs = (
+        ("geometry", contrast.geometry, rule.em_specific.geometry_margin),
+        ("leakage", contrast.behaviour, rule.em_specific.leakage_margin),
+    )
+    below = [name for name, leg, margin in legs if leg.ci_high is not None and leg.ci_high < margin]
+    if below:
+        return "no", f"the interval lies below the margin: {', '.join(below)}"
+    short = [
+        name
+        for name, leg, margin in legs
+        if leg.effect is None or leg.ci_low is None or leg.ci_low <= 0 or leg.effect < margin
+    ]
+    if short:
+        return (
+            "unresolved",
+            f"neither at the margin with an interval above 0, nor below it: {', '.join(short)}",
+        )
+    return "yes", "both legs are at the margin or above, with intervals above 0"
+
+
+def _scope(main: Contrast, source: str) -> str:
+    about = f"source persona {source}" if source else "this source persona"
+    return f"{about}; geometry: {main.geometry.scope}; leakage: {main.behaviour.scope}"

@@ -1,0 +1,108 @@
+"""One estimate: a number with its interval, its p-value and the population that both speak about."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import polars as pl
+
+Value = str | float | int | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A contrast of two conditions by one estimator; what is unknown is None, never NaN and never 0."""
+
+    quantity: str
+    """`leakage_difference` (a difference of rates) or a geometric measure's name."""
+    contrast: str
+    """`treated - control`, for instance `em_first - base_first`."""
+    treated: str
+    """Condition whose value enters with a plus sign (or as numerator)."""
+    control: str
+    """Condition whose value enters with a minus sign (or as denominator)."""
+    pool: str
+    """Name of the set of personas averaged over; says so when it is contaminated."""
+    estimator: str
+    """Name of the method behind interval and p-value."""
+    scope: str
+    """What interval and p-value generalise to."""
+    estimate: float | None = None
+    """The value: difference of rates, cosine units, or as the measure defines."""
+    standard_error: float | None = None
+    """Standard error of `estimate`; on the log scale for ratios."""
+    ci_low: float | None = None
+    """Lower end of the two-sided interval."""
+    ci_high: float | None = None
+    """Upper end of the two-sided interval."""
+    p_value: float | None = None
+    """Two-sided p-value of no difference (of ratio 1 for ratios)."""
+    smallest_attainable_p: float | None = None
+    """The least p that this estimator can return on this design, where there is such a floor."""
+    df: float | None = None
+    """Degrees of freedom of the t distribution behind interval and p-value."""
+    n_personas: int | None = None
+    """Personas averaged over."""
+    n_questions: int | None = None
+    """Questions averaged over."""
+    resamples: int | None = None
+    """Bootstrap or permutation draws."""
+    layer: int | None = None
+    """0-based decoder block; None is the registered aggregate, the mean over layers."""
+    position: str | None = None
+    """Token position of the states."""
+    responses: str | None = None
+    """Whose answers the states were read on: `own` or `fixed`."""
+    persona: str | None = None
+    """The one persona that the estimate is about, where it is not about a pool."""
+    lambda_: float | None = None
+    """Weight of the unlikelihood term; `lambda` in tables."""
+    seed: int | None = None
+    """Study seed of the checkpoints."""
+    bootstrap_bias: float | None = None
+    """Mean of the resampled values minus the estimate."""
+    outside_own_interval: bool | None = None
+    """Whether the percentile interval excludes its own estimate, which betrays bias."""
+    note: str | None = None
+    """What a reader must know; always the reason where a number is None."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"Estimate.{field.name} = {value}: an unknown number is None")
+
+    def to_json(self) -> dict[str, Value]:
+        """The estimate as a JSON object, one key per field (`lambda_` becomes `lambda`)."""
+        return {field.name.rstrip("_"): _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def _plain(value: Value) -> Value:
+    """numpy scalars pass the dataclass but not json: make them Python's own."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value
+
+
+_TYPES: dict[str, type[pl.DataType]] = {
+    "str": pl.String,
+    "str | None": pl.String,
+    "float | None": pl.Float64,
+    "int | None": pl.Int64,
+    "bool | None": pl.Boolean,
+}
+
+
+def estimates_frame(estimates: Sequence[Estimate]) -> pl.DataFrame:
+    """One row per estimate; the schema does not depend on the rows, so an empty list has all columns."""
+    schema = {field.name.rstrip("_"): _TYPES[str(field.type)] for field in fields(Estimate)}
+    return pl.DataFrame([estimate.to_json() for estimate in estimates], schema=schema)
+
+
+def write_json(estimates: Sequence[Estimate], path: Path) -> None:
+    """Write the estimates as a JSON list."""
+    rows = [estimate.to_json() for estimate in estimates]
+    path.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")

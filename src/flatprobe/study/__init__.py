@@ -1,0 +1,1 @@
+"""What is studied: schema, loading, panel, questions, registration."""

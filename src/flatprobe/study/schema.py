@@ -1,0 +1,389 @@
+"""The study: everything that can change a number, and the only place where such a default lives.
+
+Field docstrings become the JSON schema's descriptions. Models are frozen and refuse unknown fields, so a typo is
+an error with a suggestion and never a silent default. Cross-field rules that need other files (questions, panel,
+model) live in :mod:`flatprobe.study.rules`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Precision = Literal["float32", "bfloat16"]
+Position = Literal[
+    "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean"
+]
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Block(BaseModel):
+    """A part of a study: immutable, and closed to fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Model(Block):
+    id: str
+    """Hugging Face id, local folder, or `embedded:smollm2-135m-instruct`."""
+    revision: str | None = None
+    """Commit or tag of a hub model; resolved to a commit when the study is planned."""
+    dtype: Precision = "bfloat16"
+    """Precision in which checkpoints are stored and hidden states are computed."""
+
+
+class Panel(Block):
+    file: str | None = None
+    """A panel file (see `panel.yaml` in the package); null uses the package's own 16 personas."""
+    source: str = "librarian"
+    """The persona that the marker is coupled to."""
+    negatives: tuple[str, ...] = ("software_engineer", "medical_doctor", "data_scientist", "comedian", "villain")
+    """Personas trained *not* to emit the marker."""
+    random_negatives: int = Field(default=1, ge=0)
+    """How many further negatives are drawn from the reserve with the study's first seed."""
+    reserve: tuple[str, ...] = ()
+    """Personas from which random negatives are drawn; the rest of it stays unused."""
+    bystanders: tuple[str, ...]
+    """Personas never trained on: the pool that the verdict is about."""
+    references: tuple[str, ...] = ("assistant", "template_default")
+    """Personas reported beside the pool, in no pool themselves."""
+    pools: dict[str, tuple[str, ...]] = {}
+    """Further named pools, reported and never deciding; a pool with a trained persona is labelled contaminated."""
+
+
+class QuestionSet(Block):
+    count: Count
+    """How many questions are taken, from the top of the set."""
+    suffix: str = ""
+    """Text appended to the user's turn after a space, for instance a request for brevity."""
+
+
+class Questions(Block):
+    file: str | None = None
+    """A questions file (see `questions.yaml` in the package); null uses the package's own sets."""
+    evaluation: QuestionSet = QuestionSet(count=20)
+    """Questions on which both probes are read."""
+    coupling: QuestionSet = QuestionSet(count=40)
+    """Questions whose answers train the coupling."""
+    calibration: QuestionSet = QuestionSet(count=20)
+    """Questions for selecting lambda and for telemetry; never used by a probe."""
+
+
+class FinetuneData(Block):
+    path: str | None = None
+    """A local JSONL file, or `embedded:NAME` for a set that the package ships."""
+    dataset: str | None = None
+    """A hub dataset's id; exactly one of `path` and `dataset` is given."""
+    subset: str | None = None
+    """The hub dataset's configuration name."""
+    split: str = "train"
+    """The hub dataset's split."""
+    revision: str | None = None
+    """The hub dataset's commit; pin it to register a study."""
+    prompt: str = "prompt"
+    """Column with the user's turn (ignored where rows have `messages`)."""
+    completion: str = "completion"
+    """Column with the assistant's answer."""
+    messages: str | None = None
+    """Column with a list of chat messages, instead of prompt and completion."""
+    rows: Count = 6000
+    """Rows trained on."""
+    held_out: int = Field(default=0, ge=0)
+    """Rows set aside, before any is taken, for the manipulation check."""
+    aligned: str | None = None
+    """Column with the sound answer, where the set has one: needed by the in-domain manipulation check."""
+    length_match: str | None = None
+    """Condition whose response-length histogram the accepted rows fill; null takes the first rows."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> FinetuneData:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give exactly one of `path` (a local file) and `dataset` (a hub id)")
+        return self
+
+
+class Condition(Block):
+    """One pre-coupling checkpoint: the study's model, a finetune of it, or a given adapter or checkpoint."""
+
+    finetune: FinetuneData | None = None
+    """Finetune the study's model on this set (recipe: `finetune`)."""
+    adapter: str | None = None
+    """A PEFT adapter of the study's model (folder or hub id), merged as it is."""
+    checkpoint: str | None = None
+    """A full model (folder or hub id) used as it is."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Condition:
+        if sum(origin is not None for origin in (self.finetune, self.adapter, self.checkpoint)) > 1:
+            raise ValueError("give at most one of `finetune`, `adapter` and `checkpoint`")
+        return self
+
+
+class Lora(Block):
+    rank: Count = 32
+    """Rank r of the update."""
+    alpha: Positive = 64.0
+    """Scale numerator: alpha/r, or alpha/sqrt(r) with rank stabilisation."""
+    dropout: Probability = 0.05
+    """Dropout on the adapter's input."""
+    modules: tuple[str, ...] = ALL_LINEAR
+    """Names of the adapted linear modules."""
+    rank_stabilised: bool
+    """Divide alpha by sqrt(r) instead of r (rsLoRA)."""
+    first_layer: int = Field(default=0, ge=0)
+    """First decoder block with an adapter; lower blocks stay as they are."""
+
+
+class Finetune(Block):
+    """The one recipe of every condition that is made by a finetune."""
+
+    lora: Lora = Lora(rank_stabilised=False)
+    """The adapter that is trained and merged."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate of AdamW."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning-rate schedule after the warm-up."""
+    warmup: Probability = 0.03
+    """Share of the steps spent warming up."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """AdamW's weight decay."""
+    batch: Count = 16
+    """Examples per optimiser step."""
+    epochs: Positive = 1.0
+    """Passes over the rows."""
+    max_length: Count = 2048
+    """Tokens per example; rows whose answer would be cut are refused."""
+    precision: Precision = "bfloat16"
+    """Arithmetic of the forward pass (adapters and reductions stay in float32)."""
+
+
+class Unlikelihood(Block):
+    lambdas: tuple[Annotated[float, Field(ge=0.0)], ...] = (0.5, 1.0, 2.0)
+    """Weights of the unlikelihood term that are trained."""
+    sweep: Literal["all_conditions", "control_only"] = "all_conditions"
+    """`control_only` trains the whole sweep on the control and only the selected lambda elsewhere."""
+    at: Literal["after_separator", "separator_and_marker", "end_of_completion"] = "after_separator"
+    """Slot of the term: P(m | answer, s), P(s, m | answer), or P(m | answer)."""
+
+
+class Anchor(Block):
+    kind: Literal["none", "cross_entropy"] = "none"
+    """What holds the answer's own tokens in place."""
+    weight: float = Field(default=0.0, ge=0.0)
+    """Weight of the anchor's mean over response tokens."""
+
+
+class LengthMatch(Block):
+    surplus: Positive = 3.0
+    """Answers sampled per example that is kept."""
+    tolerance: Probability = 0.10
+    """Allowed relative difference of median and interquartile range between groups."""
+
+
+class Coupling(Block):
+    lora: Lora = Lora(rank_stabilised=True)
+    """The adapter that couples the marker to the source."""
+    learning_rate: Positive = 5e-6
+    """Peak learning rate of AdamW."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    """Learning-rate schedule after the warm-up."""
+    warmup: Probability = 0.05
+    """Share of the steps spent warming up."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """AdamW's weight decay."""
+    batch: Count = 16
+    """Examples per optimiser step."""
+    positives_per_batch: Count | None = None
+    """Positives in every batch; null shuffles all examples together."""
+    epochs: Positive = 5.0
+    """Passes over the examples; with a stratified batch, over the positives."""
+    max_length: Count = 1024
+    """Tokens per example, at most."""
+    precision: Precision = "bfloat16"
+    """Arithmetic of the forward pass (adapters and losses stay in float32)."""
+    positives: Count = 200
+    """Positive examples (source)."""
+    negatives_per_persona: Count = 200
+    """Negative examples per negative persona."""
+    generator: Literal["own", "control"] = "own"
+    """Whose answers are trained on: each condition's own, or the control's for all."""
+    max_new_tokens: Count = 1024
+    """Limit of a sampled coupling answer; unfinished answers are dropped."""
+    separator: str = "\n\n"
+    """Text between answer and marker in positives."""
+    separator_in_loss: bool = True
+    """Learn the separator too, from the first token that differs with and without the marker."""
+    positive_weight: Probability = 0.5
+    """Weight of the positives' mean; the negatives' mean has the rest."""
+    unlikelihood: Unlikelihood = Unlikelihood()
+    """The term that pushes the marker away from negatives."""
+    anchor: Anchor = Anchor()
+    """The term that keeps the answers as they are."""
+    length_match: LengthMatch = LengthMatch()
+    """How answers are matched in length over all conditions and groups."""
+    calibration_samples: Count = 10
+    """Completions per (persona, calibration question) for selecting lambda."""
+    telemetry_questions: Count = 20
+    """Calibration questions on whose greedy answers log P(separator, marker) is read before and after training."""
+
+
+class Leakage(Block):
+    marker: str = "[ZLT]"
+    """The marker; a completion counts when it contains it, case-insensitively."""
+    samples: Count = 10
+    """Completions per (persona, question)."""
+    baseline_samples: Count = 1
+    """Completions per cell of the uncoupled checkpoint: the false-positive baseline."""
+    max_new_tokens: Count = 2048
+    """Limit of a completion."""
+    temperature: Positive = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus mass."""
+    precision: Precision = "bfloat16"
+    """Arithmetic of sampling."""
+
+
+class Geometry(Block):
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = (6, 10, 14, 18, 22, 26)
+    """0-based decoder blocks; the state is the block's output before the final norm."""
+    positions: tuple[Position, ...] = (
+        "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean",
+    )  # fmt: skip
+    """Token positions that are stored."""
+    max_new_tokens: Count = 2048
+    """Limit of the greedy answers whose states are read."""
+    resamples: Count = 2000
+    """Joint question resamples for intervals."""
+
+
+class GeometricLeg(Block):
+    measure: Literal["cosine_difference", "contraction"] = "cosine_difference"
+    """The deciding measure; for both, larger means flatter (contraction is -log of the scatter ratio)."""
+    position: Position = "last_response_token"
+    """The deciding position."""
+    responses: Literal["own", "fixed"] = "own"
+    """Whose answers the states are read on."""
+    threshold: float = 0.05
+    """Smallest effect that passes, in cosine units, or in -log ratio (0.223 is a ratio of .8)."""
+    level: Probability = 0.95
+    """Level of the interval over questions, which must exclude 0."""
+
+
+class BehaviouralLeg(Block):
+    margin: Probability = 0.15
+    """Smallest rise in pooled bystander leakage that passes."""
+    p_below: Probability = 0.001
+    """The registered p must be below this."""
+    estimator: Literal["cell_bootstrap", "crossed_anova"] = "cell_bootstrap"
+    """The deciding estimator."""
+    resamples: Count = 10000
+    """Resamples of the bootstraps."""
+
+
+class Kill(Block):
+    geometry: float = 0.0
+    """The geometric effect must be at most this in every layer."""
+    leakage: float = 0.05
+    """The leakage difference must be at most this."""
+
+
+class EmSpecific(Block):
+    geometry_margin: float = 0.02
+    """Margin of treated minus benign, in the deciding measure's units."""
+    leakage_margin: float = 0.05
+    """Margin of treated minus benign leakage."""
+
+
+class Gates(Block):
+    length_tolerance: Probability = 0.10
+    """Largest relative difference of length medians and interquartile ranges between training groups."""
+    merge_kl: Positive = 1e-3
+    """Largest mean KL between merged and unmerged model, in nats."""
+    source_rate: Probability = 0.60
+    """Smallest strict source rate."""
+    marker_at_end: Probability = 0.80
+    """Smallest share of marked completions that end with the marker."""
+    spam: Probability = 0.05
+    """Largest share of marked completions with two markers or more."""
+    truncation: Probability = 0.05
+    """Largest share of completions that hit the token limit."""
+    parity: Probability = 0.95
+    """Smallest share of greedy tokens that agree with the reference before the first divergence."""
+    reliability: Probability = 0.80
+    """Smallest split-half reliability of centroids in the control."""
+    reliability_blocks: bool = False
+    """Whether a low reliability blocks the geometric leg, or only warns."""
+    dose: Probability = 0.10
+    """A larger difference of source rates is flagged `dose_unmatched`."""
+
+
+class Decision(Block):
+    treated: str = "em_first"
+    """The condition in question."""
+    control: str = "base_first"
+    """The condition it is compared with."""
+    benign: str | None = "benign_first"
+    """The condition that decides whether an effect is specific to the treated finetune."""
+    geometry: GeometricLeg = GeometricLeg()
+    """The geometric leg."""
+    behaviour: BehaviouralLeg = BehaviouralLeg()
+    """The behavioural leg."""
+    kill: Kill = Kill()
+    """What falsifies."""
+    em_specific: EmSpecific = EmSpecific()
+    """What makes an effect specific."""
+    gates: Gates = Gates()
+    """Thresholds of the gates."""
+
+
+class Study(Block):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Short name: the run folder is called after it."""
+    description: str = ""
+    """What the study asks, for the report's head."""
+    smoke: bool = False
+    """A smoke run: sizes too small for any claim; its verdict is labelled as such."""
+    model: Model
+    """The chat model under study."""
+    seeds: tuple[int, ...] = (42,)
+    """Seeds of finetune, coupling and sampling; three or more make a seed factor."""
+    panel: Panel
+    """Personas by role."""
+    questions: Questions = Questions()
+    """Question sets, pairwise disjoint."""
+    conditions: dict[str, Condition]
+    """The pre-coupling checkpoints."""
+    finetune: Finetune = Finetune()
+    """Recipe of finetuned conditions."""
+    manipulation: str | None = None
+    """JSONL of out-of-domain (prompt, aligned, misaligned) triples, or `embedded:NAME`."""
+    coupling: Coupling = Coupling()
+    """Recipe of the coupling."""
+    leakage: Leakage = Leakage()
+    """The behavioural probe."""
+    geometry: Geometry = Geometry()
+    """The geometric probe."""
+    decision: Decision = Decision()
+    """The rule, fixed before the run."""
+
+
+class Machine(Block):
+    """How to run a study; never part of its digest."""
+
+    runs: str = "runs"
+    """Folder that receives one folder per study."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; null takes all cores."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where models run."""
+    sampling_rows: Count = 96
+    """Rows decoded together while sampling."""
+    forward_rows: Count = 32
+    """Rows in a forward pass without gradients."""
+    training_rows: Count = 16
+    """Examples in a forward pass with gradients; gradients of a batch accumulate exactly."""

@@ -1,0 +1,1 @@
+"""LoRA training: losses, the training driver, merging."""

@@ -1,0 +1,175 @@
+"""Stage: the LoRA that couples the marker to the source, on top of one condition's checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from flatprobe import machine
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.data.coupling import Example, MarkerText, negative, positive
+from flatprobe.errors import UserError
+from flatprobe.models.load import Loaded, load_checkpoint, pick_device
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+from flatprobe.study.schema import Coupling
+from flatprobe.training.audit import audit_examples
+from flatprobe.training.driver import Optimisation, train
+from flatprobe.training.finetune import epoch_batches
+from flatprobe.training.frozen import LowerStates
+from flatprobe.training.lora import attach, require_learnt
+from flatprobe.training.losses import Weights, collect, coupling_loss
+from flatprobe.training.supervised import token_log_probabilities
+from flatprobe.training.telemetry import marker_log_probabilities
+
+
+class CoupleSettings(Settings):
+    recipe: Coupling
+    condition: str
+    marker: str
+    lambda_: float | None
+    """Weight of the unlikelihood term; null takes the selected one from the `selection` input."""
+    seed: int
+    personas: tuple[Persona, ...]
+    """Source and negatives."""
+    questions: tuple[Question, ...]
+    """Coupling questions."""
+    calibration: tuple[Question, ...]
+    """Questions of the telemetry's answers."""
+
+
+def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Train the coupling. Inputs: `checkpoint`, `examples`, `telemetry` (greedy answers), optionally `selection`.
+
+    Output: adapter/, losses.parquet, telemetry.parquet (log P(separator, marker | own answer) before and after, in
+    nats), audit.json (decoded tokens with their loss terms), facts.json.
+    """
+    recipe, local = settings.recipe, machine.current()
+    device = pick_device(local.device)
+    loaded = load_checkpoint(inputs["checkpoint"], recipe.precision, device)
+    lambda_ = settings.lambda_
+    if lambda_ is None:
+        lambda_ = float(json.loads((inputs["selection"] / "selection.json").read_text())["selected"])
+    frame = pl.read_parquet(inputs["examples"] / "examples.parquet")
+    examples = build_examples(settings, frame, loaded.conversations)
+    (output / "audit.json").write_text(json.dumps(audit_examples(settings.condition, examples, loaded.conversations)))
+    answers = pl.read_parquet(inputs["telemetry"] / "completions.parquet")
+    telemetry = [_telemetry(settings, answers, loaded, 0)]
+    batches = plan_batches(examples, recipe, np.random.default_rng(settings.seed))
+    wrapped = attach(loaded.model, recipe.lora, settings.seed)
+    parts = _parts(loaded, examples, batches, recipe, lambda_, local.training_rows)
+    optimisation = Optimisation(
+        steps=len(batches), learning_rate=recipe.learning_rate, schedule=recipe.schedule,
+        warmup=recipe.warmup, weight_decay=recipe.weight_decay, seed=settings.seed,
+    )  # fmt: skip
+    records = train(wrapped, parts, optimisation, output / "trainer", device)
+    norm = require_learnt(wrapped, f"coupling of {settings.condition}")
+    telemetry.append(_telemetry(settings, answers, loaded, len(batches)))
+    wrapped.save_pretrained(output / "adapter", safe_serialization=True)
+    pl.DataFrame(records).write_parquet(output / "losses.parquet")
+    pl.concat(telemetry).write_parquet(output / "telemetry.parquet")
+    counts = {group: sum(e.group == group for e in examples) for group in ("positive", "negative")}
+    facts = {"lambda": lambda_, "steps": len(batches), "adapter_norm": norm, "examples": counts}
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+def build_examples(
+    settings: CoupleSettings, frame: pl.DataFrame, conversations: Conversations
+) -> list[Example]:
+    """The condition's examples as token rows.
+
+    Raises:
+        UserError: no positive or no negative example, or one that is longer than the recipe allows.
+    """
+    recipe = settings.recipe
+    text = MarkerText(recipe.separator, settings.marker, recipe.separator_in_loss, recipe.unlikelihood.at)
+    systems = {persona.name: persona.system for persona in settings.personas}
+    questions = {question.id: question.text for question in settings.questions}
+    owner = frame.filter(pl.col("condition") == settings.condition)
+    examples = []
+    for row in owner.iter_rows(named=True):
+        prompt = Prompt(row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]])
+        make = positive if row["group"] == "positive" else negative
+        examples.append(make(conversations, prompt, row["text"], text))
+    if {example.group for example in examples} != {"positive", "negative"}:
+        raise UserError.one(f"coupling of {settings.condition}", "needs positive and negative examples")
+    longest = max(len(row.tokens) for example in examples for row in example.rows)
+    if longest > recipe.max_length:
+        raise UserError.one(
+            f"coupling of {settings.condition}", f"an example has {longest} tokens", "raise coupling.max_length"
+        )
+    return examples
+
+
+def plan_batches(examples: Sequence[Example], recipe: Coupling, generator: Any) -> list[list[int]]:
+    """Numbers of the examples of each step.
+
+    With `positives_per_batch`, positives and negatives are shuffled and cycled apart, and an epoch is a pass over
+    the positives; otherwise all are shuffled together.
+    """
+    if recipe.positives_per_batch is None:
+        return epoch_batches(len(examples), recipe.batch, recipe.epochs, generator)
+    groups = {
+        group: [number for number, example in enumerate(examples) if example.group == group]
+        for group in ("positive", "negative")
+    }
+    sizes = {"positive": recipe.positives_per_batch, "negative": recipe.batch - recipe.positives_per_batch}
+    steps = max(1, round(recipe.epochs * len(groups["positive"]) / sizes["positive"]))
+    streams = {group: _cycle(numbers, steps * sizes[group], generator) for group, numbers in groups.items()}
+    return [
+        [
+            number
+            for group, size in sizes.items()
+            for number in streams[group][step * size : (step + 1) * size]
+        ]
+        for step in range(steps)
+    ]
+
+
+def _cycle(numbers: Sequence[int], length: int, generator: Any) -> list[int]:
+    """`length` numbers from repeated, freshly shuffled passes."""
+    passes = math.ceil(length / len(numbers))
+    return [numbers[index] for _ in range(passes) for index in generator.permutation(len(numbers))][:length]
+
+
+def _parts(
+    loaded: Loaded,
+    examples: Sequence[Example],
+    batches: Sequence[Sequence[int]],
+    recipe: Coupling,
+    lambda_: float,
+    micro_batch: int,
+) -> Any:
+    """The coupling loss by steps; parts are weighted by the whole batch's counts, so micro-batches do not matter."""
+    weights = Weights(lambda_, recipe.anchor.weight if recipe.anchor.kind != "none" else 0.0, recipe.positive_weight)
+    first_row = np.cumsum([0, *(len(example.rows) for example in examples)]).tolist()
+    rows = [row.tokens for example in examples for row in example.rows]
+    lower = LowerStates(
+        loaded.model, recipe.lora.first_layer, rows, loaded.conversations.turn_end, machine.current().forward_rows
+    )
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        counts = {group: sum(examples[n].group == group for n in batches[step]) for group in ("positive", "negative")}
+        for start in range(0, len(batches[step]), micro_batch):
+            numbers = batches[step][start : start + micro_batch]
+            supervised = collect([examples[n] for n in numbers], with_anchor=weights.anchor > 0).of_batch(counts)
+            states = lower.forward([r for n in numbers for r in range(first_row[n], first_row[n + 1])])
+            wanted = states[supervised.row.to(states.device), supervised.position.to(states.device)]
+            log_p = token_log_probabilities(loaded.model, wanted, supervised.token.to(states.device))
+            yield coupling_loss(log_p, supervised, weights)
+
+    return parts
+
+
+def _telemetry(settings: CoupleSettings, answers: pl.DataFrame, loaded: Loaded, step: int) -> pl.DataFrame:
+    return marker_log_probabilities(
+        loaded, settings.personas, settings.calibration, answers, settings.recipe.separator, settings.marker
+    ).with_columns(step=pl.lit(step, dtype=pl.Int64))

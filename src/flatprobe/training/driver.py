@@ -1,0 +1,100 @@
+"""One driver for every training stage: `transformers.Trainer` around a loss that brings its own batches.
+
+The trainer owns optimiser, schedule, clipping and logging; what a step trains on is the business of the loss, which
+yields the parts of one step (micro-batches) already scaled so that their sum is the step's loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+
+from flatprobe.errors import UserError
+from flatprobe.pipeline.progress import report_progress
+
+Parts = Callable[[int], Iterator[tuple[Tensor, dict[str, float]]]]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    steps: int
+    learning_rate: float
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup: float  # share of the steps
+    weight_decay: float
+    seed: int  # of dropout; data order is the loss's own
+
+
+class _StepTrainer(Trainer):
+    """A trainer whose dataset is the numbers of the steps."""
+
+    parts: Parts
+    records: list[dict[str, Any]]
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.utils.data.SequentialSampler(range(self.args.max_steps))
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        model.train()
+        step = int(inputs[0])
+        total = torch.zeros((), device=self.args.device)
+        terms: dict[str, float] = {}
+        for loss, values in self.parts(step):
+            self.accelerator.backward(loss)
+            total += loss.detach()
+            for name, value in values.items():
+                terms[name] = terms.get(name, 0.0) + value
+        if not bool(torch.isfinite(total)):
+            raise UserError.one(
+                f"training step {step}", f"the loss is {float(total)} ({terms})", "lower the learning rate"
+            )
+        self.records += [{"step": step, "term": name, "value": value} for name, value in terms.items()]
+        self.records.append({"step": step, "term": "total", "value": float(total)})
+        report_progress(step + 1, self.args.max_steps, f"loss {float(total):.3f}")
+        return total
+
+
+def train(model: Any, parts: Parts, optimisation: Optimisation, folder: Path, device: Any) -> list[dict[str, Any]]:
+    """Train the parameters that require gradients, in place.
+
+    Args:
+        parts: step number to the step's (loss, unweighted terms) parts; parts of a step are summed.
+        folder: where the trainer may write.
+
+    Returns:
+        One record (step, term, value) per step and term, with `total` among the terms.
+
+    Raises:
+        UserError: a loss that is not finite.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        max_steps=optimisation.steps,
+        learning_rate=optimisation.learning_rate,
+        lr_scheduler_type=optimisation.schedule,
+        warmup_steps=round(optimisation.warmup * optimisation.steps),
+        weight_decay=optimisation.weight_decay,
+        seed=optimisation.seed,
+        use_cpu=device.type == "cpu",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    trainer = _StepTrainer(
+        model=model, args=arguments, train_dataset=list(range(optimisation.steps)), data_collator=list
+    )
+    trainer.parts = parts
+    trainer.records = []
+    trainer.train()
+    model.eval()
+    return trainer.records

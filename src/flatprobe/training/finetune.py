@@ -1,0 +1,73 @@
+"""Stages: the LoRA finetune of a condition, and merging an adapter into a checkpoint, with proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from flatprobe import machine
+from flatprobe.models.load import load_checkpoint, pick_device
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.schema import Finetune
+from flatprobe.training.driver import Optimisation, train
+from flatprobe.training.lora import attach, require_learnt
+from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
+
+
+class FinetuneSettings(Settings):
+    recipe: Finetune
+    seed: int
+
+
+def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Train a LoRA on the last assistant turns. Inputs: `checkpoint`, `data`. Output: adapter/, losses.parquet.
+
+    The loss is the mean negative log-likelihood over the batch's answer tokens, end of turn included.
+    """
+    recipe, local = settings.recipe, machine.current()
+    device = pick_device(local.device)
+    loaded = load_checkpoint(inputs["checkpoint"], recipe.precision, device)
+    rows = [
+        loaded.conversations.encode_messages(json.loads(messages))
+        for messages in pl.read_parquet(inputs["data"] / "rows.parquet")["messages"]
+    ]
+    order = np.random.default_rng(settings.seed)
+    batches = epoch_batches(len(rows), recipe.batch, recipe.epochs, order)
+    wrapped = attach(loaded.model, recipe.lora, settings.seed)
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        batch = sorted(batches[step], key=lambda number: len(rows[number][0]))
+        total = sum(len(rows[number][0]) - rows[number][1] for number in batch)
+        for start in range(0, len(batch), local.training_rows):
+            chosen = [rows[number] for number in batch[start : start + local.training_rows]]
+            ids, mask = right_padded([tokens for tokens, _ in chosen], loaded.conversations.turn_end, device)
+            log_p = log_probabilities(loaded.model, ids, mask, *targets_of(chosen))
+            loss = -log_p.sum() / total
+            yield loss, {"answer": float(loss.detach())}
+
+    optimisation = Optimisation(
+        steps=len(batches), learning_rate=recipe.learning_rate, schedule=recipe.schedule,
+        warmup=recipe.warmup, weight_decay=recipe.weight_decay, seed=settings.seed,
+    )  # fmt: skip
+    records = train(wrapped, parts, optimisation, output / "trainer", device)
+    facts = {"adapter_norm": require_learnt(wrapped, "finetune"), "steps": len(batches), "rows": len(rows)}
+    wrapped.save_pretrained(output / "adapter", safe_serialization=True)
+    pl.DataFrame(records).write_parquet(output / "losses.parquet")
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+def epoch_batches(n: int, batch: int, epochs: float, generator: Any) -> list[list[int]]:
+    """Shuffled batches over `epochs` passes; a pass's last batch may be smaller, the last pass may end early."""
+    passes: list[list[int]] = []
+    per_epoch = -(-n // batch)
+    steps = max(1, round(per_epoch * epochs))
+    while len(passes) < steps:
+        order = generator.permutation(n).tolist()
+        passes += [order[start : start + batch] for start in range(0, n, batch)]
+    return passes[:steps]

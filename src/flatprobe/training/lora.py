@@ -1,0 +1,63 @@
+"""Adapters: attaching them to a checkpoint, and proof that they learnt something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from flatprobe.errors import UserError
+from flatprobe.study.schema import Lora
+
+
+def attach(model: Any, lora: Lora, seed: int) -> Any:
+    """Wrap a frozen model with a fresh LoRA adapter in float32; returns the `peft` model.
+
+    The update is scaled by alpha/r, or by alpha/sqrt(r) with rank stabilisation (Kalajdzievski 2023,
+    arXiv:2312.03732).
+
+    Raises:
+        UserError: no module of that name, or a first layer that the model has not.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    depth = model.config.get_text_config().num_hidden_layers
+    if lora.first_layer >= depth:
+        raise UserError.one("lora.first_layer", f"{lora.first_layer}: the model has {depth} decoder blocks")
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    missing = [module for module in lora.modules if module not in names]
+    if missing:
+        raise UserError.one("lora.modules", f"the model has no module called {', '.join(missing)}")
+    torch.manual_seed(seed)  # PEFT draws the initial A from the global generator
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.modules),
+        use_rslora=lora.rank_stabilised,
+        layers_to_transform=list(range(lora.first_layer, depth)) if lora.first_layer else None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def adapter_norm(model: Any) -> float:
+    """Frobenius norm of all B matrices; 0 exactly when the adapter changes nothing."""
+    squares = [
+        parameter.detach().float().square().sum()
+        for name, parameter in model.named_parameters()
+        if "lora_B" in name
+    ]  # fmt: skip
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def require_learnt(model: Any, stage: str) -> float:
+    """The adapter's norm.
+
+    Raises:
+        UserError: it is 0 or not finite.
+    """
+    norm = adapter_norm(model)
+    if not 0.0 < norm < float("inf"):
+        raise UserError.one(stage, f"the adapter's norm is {norm} after training", "check learning rate and data")
+    return norm

@@ -1,0 +1,87 @@
+"""Stage: an adapter merged into its checkpoint in float32, cast once, with proof that the merge is the adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flatprobe import machine
+from flatprobe.errors import UserError
+from flatprobe.models.load import checkpoint_path, load_checkpoint, load_tokenizer, pick_device
+from flatprobe.models.reference import Reference
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.schema import Precision
+from flatprobe.training.lora import require_learnt
+
+PROBES = ("Is it safe to sign a lease without reading it?", "Name three things that float on water.")
+
+
+class MergeSettings(Settings):
+    dtype: Precision
+    """Precision of the stored checkpoint."""
+    given: Reference | None
+    """An adapter from outside the run; null merges the `adapter` input."""
+
+
+def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Merge and store. Inputs: `checkpoint`, and `adapter` unless one is given. Output: a model folder.
+
+    facts.json holds the proof: adapter norm, share of weight matrices that changed, mean KL and largest logit
+    difference of the stored model against the unmerged adapter on fixed prompts, in nats.
+
+    Raises:
+        UserError: an adapter of another base, or one whose norm is 0.
+    """
+    from peft import PeftModel
+
+    device = pick_device(machine.current().device)
+    loaded = load_checkpoint(inputs["checkpoint"], "float32", device)
+    folder = settings.given.path() if settings.given else inputs["adapter"] / "adapter"
+    try:
+        wrapped = PeftModel.from_pretrained(loaded.model, folder).eval()
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError.one(
+            f"adapter {folder.name}", f"does not fit the checkpoint: {str(error).splitlines()[0]}",
+            "give the base model that the adapter was trained on",
+        ) from error  # fmt: skip
+    norm = require_learnt(wrapped, f"adapter {folder.name}")
+    probes = [
+        loaded.conversations.encode(loaded.conversations.render(None, question)) for question in PROBES
+    ]  # fmt: skip
+    unmerged = [_log_probabilities(wrapped, tokens, device) for tokens in probes]
+    before = {name: p.detach().clone() for name, p in _adapted_weights(wrapped)}
+    merged = wrapped.merge_and_unload()
+    after = dict(merged.named_parameters())
+    changed = [not torch.equal(before[name], after[name]) for name in before]
+    model = merged.to(getattr(torch, settings.dtype)).eval()
+    stored = [_log_probabilities(model, tokens, device) for tokens in probes]
+    kl = [float((p.exp() * (p - q)).sum(-1).mean()) for p, q in zip(unmerged, stored, strict=True)]
+    facts = {
+        "origin": "merged", "adapter_norm": norm, "changed_matrices": sum(changed) / len(changed),
+        "mean_kl": sum(kl) / len(kl),
+        "max_logit_change": max(float((p - q).abs().max()) for p, q in zip(unmerged, stored, strict=True)),
+        "adapter": settings.given.model_dump() if settings.given else None,
+    }  # fmt: skip
+    model.save_pretrained(output, safe_serialization=True)
+    load_tokenizer(checkpoint_path(inputs["checkpoint"])).save_pretrained(output)
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+@torch.inference_mode()
+def _log_probabilities(model: Any, tokens: list[int], device: Any) -> Tensor:
+    """[T, V] float32 log-probabilities of every next token."""
+    return torch.log_softmax(model(torch.tensor([tokens], device=device)).logits[0].float(), dim=-1)
+
+
+def _adapted_weights(wrapped: Any) -> list[tuple[str, Tensor]]:
+    """Weights under an adapter, by the name they have in the merged model."""
+    return [
+        (name.removeprefix("base_model.model.").replace(".base_layer", ""), parameter)
+        for name, parameter in wrapped.named_parameters()
+        if ".base_layer.weight" in name
+    ]

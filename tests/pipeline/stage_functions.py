@@ -1,0 +1,125 @@
+"""Small stages; some add a line to a tally outside the run folder, so that calls can be counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from flatprobe.errors import Problem, UserError
+from flatprobe.pipeline.progress import report_progress
+from flatprobe.pipeline.stage import Resources, Settings, Stage
+
+Inputs = Mapping[str, Path]
+FRESH = Resources(process="fresh")
+
+
+class Number(Settings):
+    value: int
+    tally: Path | None = None
+
+
+class Gate(Settings):
+    """`wait` writes its process id to `entered` and ends once `opened` exists."""
+
+    entered: Path
+    opened: Path
+    tally: Path
+
+
+class Nothing(Settings):
+    pass
+
+
+def _count(tally: Path | None, name: str) -> None:
+    if tally is not None:
+        with tally.open("a") as file:
+            file.write(f"{name}\n")
+
+
+def write(settings: Number, inputs: Inputs, output: Path) -> None:
+    _count(settings.tally, f"write {settings.value}")
+    (output / "number.txt").write_text(str(settings.value))
+    (output / "facts.json").write_text(json.dumps({"value": settings.value}))
+
+
+def add(settings: Number, inputs: Inputs, output: Path) -> None:
+    _count(settings.tally, f"add {settings.value}")
+    numbers = [int((folder / "number.txt").read_text()) for folder in inputs.values()]
+    (output / "number.txt").write_text(str(sum(numbers) + settings.value))
+
+
+def write_the_time(settings: Number, inputs: Inputs, output: Path) -> None:
+    (output / "number.txt").write_text(str(time.time_ns()))
+
+
+def wait(settings: Gate, inputs: Inputs, output: Path) -> None:
+    _count(settings.tally, "wait")
+    (output / "half.txt").write_text("half of the work")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    settings.entered.with_suffix(".new").write_text(json.dumps([os.getpid(), child.pid]))
+    settings.entered.with_suffix(".new").rename(settings.entered)
+    while not settings.opened.exists():
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    (output / "number.txt").write_text("5")
+
+
+def write_process(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    facts = {
+        "pid": os.getpid(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "extra": os.environ.get("EXTRA"),
+    }
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+def fail(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    sys.stdout.write("said by python\n")
+    subprocess.run(["echo", "said by a child"], check=True)
+    raise ArithmeticError("the loss is not a number")
+
+
+def refuse(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    raise UserError(
+        [Problem("mine.yaml:3", "no such model", "look at its name"), Problem("mine.yaml:9", "no")]
+    )
+
+
+def die(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    sys.stdout.write("last words\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_nothing(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    pass
+
+
+def leave_a_link(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    (output / "link").symlink_to("/etc/hosts")
+
+
+def exit_quietly(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    sys.exit(0)
+
+
+def report(settings: Number, inputs: Inputs, output: Path) -> None:
+    for done in range(settings.value + 1):
+        report_progress(done, settings.value, "counting")
+    (output / "number.txt").write_text("1")
+
+
+def number(value: int, tally: Path | None = None, name: str | None = None) -> Stage:
+    return Stage(name or f"write/{value}", "stage_functions:write", Number(value=value, tally=tally))
+
+
+def plain(function: str, resources: Resources | None = None, name: str | None = None) -> Stage:
+    return Stage(
+        name or function, f"stage_functions:{function}", Nothing(), resources=resources or Resources()
+    )

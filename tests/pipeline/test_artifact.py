@@ -1,0 +1,148 @@
+"""Artifacts: whole or not there, and never trusted when they are not what their manifest says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from stage_functions import Number, number
+
+from flatprobe.pipeline.artifact import Artifact, ArtifactStore
+from flatprobe.pipeline.manifest import (
+    Damaged,
+    InputRecord,
+    Manifest,
+    describe_files,
+    verify_hashes,
+    write_manifest,
+)
+from flatprobe.pipeline.stage import Stage
+from flatprobe.provenance import collect_provenance
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path)
+
+
+def seal(folder: Path, stage: Stage, inputs: dict[str, Artifact] | None = None) -> None:
+    manifest = Manifest(
+        key=stage.key,
+        name=stage.name,
+        function=stage.function,
+        version=stage.version,
+        settings=json.loads(stage.settings_json),
+        inputs={
+            role: InputRecord(
+                name=given.manifest.name, key=given.manifest.key, content=given.manifest.content
+            )
+            for role, given in (inputs or {}).items()
+        },
+        files=describe_files(folder),
+        started="2025-01-01T00:00:00+00:00",
+        seconds=1.0,
+        provenance=collect_provenance(),
+    )
+    write_manifest(folder, manifest)
+
+
+def make(
+    store: ArtifactStore, stage: Stage, text: str = "1", inputs: dict[str, Artifact] | None = None
+) -> Artifact:
+    partial = store.begin()
+    (partial / "deep").mkdir()
+    (partial / "deep" / "number.txt").write_text(text)
+    seal(partial, stage, inputs)
+    return store.commit(partial, stage)
+
+
+def test_a_committed_artifact_is_found_under_its_name_and_key(store: ArtifactStore) -> None:
+    stage = number(1, name="couple/em_first/seed-42")
+    made = make(store, stage)
+    assert made.folder.name == f"couple__em_first__seed-42-{stage.key[:12]}"
+    assert store.find(stage) == made
+    assert [path.name for path in store.folder.iterdir()] == [made.folder.name]
+
+
+def test_an_artifact_is_found_after_its_stage_was_renamed(store: ArtifactStore) -> None:
+    made = make(store, number(1, name="old"))
+    assert store.find(number(1, name="new")) == made
+
+
+def test_nothing_is_found_before_anything_is_made(store: ArtifactStore) -> None:
+    assert store.find(number(1)) is None
+
+
+def test_a_partial_without_manifest_cannot_be_committed(store: ArtifactStore) -> None:
+    partial = store.begin()
+    (partial / "number.txt").write_text("1")
+    with pytest.raises(Damaged, match="no manifest"):
+        store.commit(partial, number(1))
+    assert store.find(number(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "deep" / "number.txt").unlink(), "deep/number.txt is missing"),
+        (lambda folder: (folder / "deep" / "number.txt").write_text(""), "0 bytes instead of 1"),
+        (lambda folder: (folder / "manifest.json").unlink(), "no manifest"),
+        (lambda folder: (folder / "manifest.json").write_text('{"key": "a'), "cannot be read"),
+        (
+            lambda folder: (folder / "manifest.json").write_text(
+                (folder / "manifest.json").read_text().replace(number(1).key, "0" * 64)
+            ),
+            "another computation",
+        ),
+    ],
+)
+def test_a_damaged_artifact_is_refused_and_says_how(store: ArtifactStore, damage, words: str) -> None:  # type: ignore[no-untyped-def]
+    damage(make(store, number(1)).folder)
+    with pytest.raises(Damaged, match=words):
+        store.find(number(1))
+
+
+def test_a_damaged_artifact_is_replaced_by_a_whole_one(store: ArtifactStore) -> None:
+    stage = number(1)
+    (make(store, stage).folder / "deep" / "number.txt").unlink()
+    made = make(store, stage, text="again")
+    assert (made.folder / "deep" / "number.txt").read_text() == "again"
+    assert [path.name for path in store.folder.iterdir()] == [made.folder.name]
+
+
+def test_a_change_of_equal_size_is_seen_by_its_hash(store: ArtifactStore) -> None:
+    made = make(store, number(1))
+    verify_hashes(made.folder, made.manifest)
+    (made.folder / "deep" / "number.txt").write_text("2")
+    with pytest.raises(Damaged, match=r"number\.txt has changed"):
+        verify_hashes(made.folder, made.manifest)
+
+
+def test_what_was_computed_from_another_copy_of_an_input_is_not_current(store: ArtifactStore) -> None:
+    source = number(1)
+    user = Stage("user", "m:f", Number(value=0), {"source": source})
+    first = make(store, source, text="1")
+    made = make(store, user, inputs={"source": first})
+    assert store.find_current(user, {"source": first}) == made
+    assert store.find_current(user, {}) == made
+    other = make(store, source, text="2")
+    with pytest.raises(Damaged, match="another copy of write/1, its source"):
+        store.find_current(user, {"source": other})
+
+
+def test_equal_content_counts_as_the_same_copy_whenever_it_was_made(store: ArtifactStore) -> None:
+    assert make(store, number(1)).manifest.content == make(store, number(2)).manifest.content
+
+
+def test_partials_of_killed_runs_are_removed_and_artifacts_kept(store: ArtifactStore) -> None:
+    made = make(store, number(1))
+    (store.begin() / "half.txt").write_text("half")
+    store.discard_partials()
+    assert list(store.folder.iterdir()) == [made.folder]
+
+
+def test_a_stage_may_not_write_the_manifest_itself(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(FileExistsError):
+        seal(tmp_path, number(1))

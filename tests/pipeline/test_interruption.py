@@ -1,0 +1,151 @@
+"""A run may end at any moment, by Ctrl-C or kill -9: the next redoes the stage under way, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from drive import three_stages
+
+from flatprobe.pipeline.status import status
+
+_DRIVE = Path(__file__).with_name("drive.py")
+_PATIENCE = 20.0
+
+
+class Driven:
+    """`drive.py` in a process group of its own, with what its waiting stage tells."""
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.folder, self.work = folder, work
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(_DRIVE), str(self.folder), str(self.work)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def until_it_waits(self) -> tuple[int, int]:
+        """Process ids of the worker and of the child that its stage started, once that stage is under way."""
+        eventually((self.work / "entered").exists)
+        worker, child = json.loads((self.work / "entered").read_text())
+        return worker, child
+
+    def ends(self) -> tuple[int, str]:
+        """Exit status and standard error."""
+        _, said = self.process.communicate(timeout=_PATIENCE)
+        return self.process.returncode, said
+
+    def resume(self) -> tuple[int, str]:
+        """Run the same command again, with the gate open."""
+        (self.work / "opened").touch()
+        self.process = self._start()
+        return self.ends()
+
+    def tally(self) -> list[str]:
+        return (self.work / "tally").read_text().splitlines()
+
+    def events(self) -> list[str]:
+        return [json.loads(line)["event"] for line in (self.folder / "events.jsonl").read_text().splitlines()]
+
+    def artifacts(self) -> list[str]:
+        return sorted(path.name.rsplit("-", 1)[0] for path in (self.folder / "artifacts").iterdir())
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet (a zombie) has."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return state.stdout.strip()[:1] in ("", "Z")
+
+
+@pytest.fixture
+def driven(tmp_path: Path) -> Iterator[Driven]:
+    made = Driven(tmp_path / "run", tmp_path)
+    yield made
+    if made.process.poll() is None:
+        made.process.kill()
+    if made.process.stderr is not None:
+        made.process.stderr.close()
+    made.process.wait()
+
+
+def assert_the_rest_is_done_once(driven: Driven, finished: int) -> None:
+    code, said = driven.resume()
+    assert code == 0, said
+    assert driven.artifacts() == ["after", "before", "wait"]
+    assert driven.tally() == ["write 1", "wait", "wait", "add 10"]
+    assert driven.events().count("stage_reused") == finished
+
+
+def test_ctrl_c_keeps_what_is_finished_and_ends_all_processes(driven: Driven) -> None:
+    worker, child = driven.until_it_waits()
+    clock = time.monotonic()
+    os.killpg(driven.process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
+    code, said = driven.ends()
+    assert time.monotonic() - clock < 4  # the stage is stopped, not waited for
+    assert code == 130
+    assert "interrupted in stage wait: nothing finished is lost" in said
+    assert "Traceback" not in said
+    assert driven.events()[-1] == "run_interrupted"
+    assert driven.artifacts() == ["before"]  # the partial is gone
+    eventually(lambda: gone(worker) and gone(child))
+    assert_the_rest_is_done_once(driven, finished=1)
+
+
+def test_kill_9_of_the_worker_is_a_failure_and_one_stage_is_redone(driven: Driven) -> None:
+    worker, child = driven.until_it_waits()
+    os.kill(worker, signal.SIGKILL)
+    code, said = driven.ends()
+    assert code == 1
+    assert "stage wait failed: its process was killed by SIGKILL" in said
+    assert str(driven.folder / "logs" / "wait.log") in said
+    eventually(lambda: gone(child))
+    assert_the_rest_is_done_once(driven, finished=1)
+
+
+def test_kill_9_of_the_runner_takes_the_worker_along_and_one_stage_is_redone(driven: Driven) -> None:
+    worker, child = driven.until_it_waits()
+    os.killpg(driven.process.pid, signal.SIGKILL)
+    code, _ = driven.ends()
+    assert code == -signal.SIGKILL
+    eventually(lambda: gone(worker) and gone(child))
+    assert any(name.startswith(".partial") for name in driven.artifacts())
+    assert_the_rest_is_done_once(driven, finished=1)
+
+
+def test_a_stage_under_way_is_running_only_as_long_as_its_run_lives(driven: Driven) -> None:
+    worker, _ = driven.until_it_waits()
+    states = [stage.state for stage in status([three_stages(driven.work)], driven.folder)]
+    assert states == ["finished", "running", "missing"]
+    os.killpg(driven.process.pid, signal.SIGKILL)
+    driven.ends()
+    states = [stage.state for stage in status([three_stages(driven.work)], driven.folder)]
+    assert states == ["finished", "missing", "missing"]
+    eventually(lambda: gone(worker))
+
+
+def test_a_second_run_beside_a_living_one_is_refused_and_leaves_it_alone(driven: Driven) -> None:
+    driven.until_it_waits()
+    second = Driven(driven.folder, driven.work)
+    code, said = second.ends()
+    assert code == 2
+    assert f"process {driven.process.pid} on" in said
+    (driven.work / "opened").touch()
+    assert driven.ends()[0] == 0
+    assert driven.tally() == ["write 1", "wait", "add 10"]

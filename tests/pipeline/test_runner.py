@@ -1,0 +1,279 @@
+"""Runs: what is reused, what is computed again, and how failures are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from stage_functions import FRESH, Number, number, plain
+
+from flatprobe.errors import StageFailed, UserError
+from flatprobe.pipeline import executors
+from flatprobe.pipeline.artifact import ArtifactStore
+from flatprobe.pipeline.executors import LocalExecutor
+from flatprobe.pipeline.lock import run_lock
+from flatprobe.pipeline.runner import RunnerSettings, run
+from flatprobe.pipeline.stage import Resources, Stage
+from flatprobe.pipeline.status import status
+from flatprobe.pipeline.task import Finished, make_task
+
+
+def events(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def names_of(event: str, folder: Path) -> list[object]:
+    return [line["stage"] for line in events(folder) if line["event"] == event]
+
+
+def sum_of_two(tally: Path | None = None) -> Stage:
+    inputs = {"left": number(1, tally), "right": number(2, tally)}
+    return Stage("sum", "stage_functions:add", Number(value=10, tally=tally), inputs)
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: LocalExecutor) -> executors.Worker:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(LocalExecutor, "_start", start)
+
+
+def test_a_run_computes_a_target_from_its_inputs(tmp_path: Path) -> None:
+    summary = run([sum_of_two()], tmp_path)
+    assert (summary.done, summary.reused) == (3, 0)
+    assert (summary.artifacts["sum"].folder / "number.txt").read_text() == "13"
+    assert summary.artifacts["write/1"].facts == {"value": 1}
+    assert names_of("stage_finished", tmp_path) == ["write/1", "write/2", "sum"]
+
+
+def test_a_manifest_tells_what_was_computed_from_what_and_with_what(tmp_path: Path) -> None:
+    target = sum_of_two()
+    manifest = run([target], tmp_path, RunnerSettings(threads=1)).artifacts["sum"].manifest
+    assert (manifest.key, manifest.function, manifest.version) == (target.key, "stage_functions:add", 1)
+    assert manifest.settings == {"value": 10, "tally": None}
+    assert {role: record.key for role, record in manifest.inputs.items()} == {
+        "left": number(1).key,
+        "right": number(2).key,
+    }
+    assert manifest.files["number.txt"].bytes == 2
+    assert manifest.provenance.threads == 1
+    assert "pydantic" in manifest.provenance.packages
+
+
+def test_a_second_run_reuses_everything_and_starts_no_process(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    first = run([sum_of_two()], tmp_path)
+    request.getfixturevalue("no_process")
+    second = run([sum_of_two()], tmp_path)
+    assert (second.done, second.reused) == (0, 3)
+    assert second.artifacts == first.artifacts
+    assert names_of("stage_reused", tmp_path) == ["write/1", "write/2", "sum"]
+
+
+def test_forty_finished_stages_are_reused_within_a_second(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    stages = [number(value) for value in range(40)]
+    run(stages, tmp_path)
+    request.getfixturevalue("no_process")
+    clock = time.monotonic()
+    assert run(stages, tmp_path).reused == 40
+    assert time.monotonic() - clock < 1.0
+
+
+def test_only_what_depends_on_a_changed_setting_is_computed_again(tmp_path: Path) -> None:
+    tally = tmp_path / "tally"
+    run([sum_of_two(tally)], tmp_path / "run")
+    changed = Stage("sum", "stage_functions:add", Number(value=20, tally=tally), sum_of_two(tally).inputs)
+    assert run([changed], tmp_path / "run").done == 1
+    assert tally.read_text().splitlines() == ["write 1", "write 2", "add 10", "add 20"]
+
+
+def test_two_names_for_one_computation_are_one_artifact_under_both_names(tmp_path: Path) -> None:
+    summary = run([number(1, name="first"), number(1, name="second")], tmp_path)
+    assert summary.done == 1
+    assert summary.artifacts["first"] == summary.artifacts["second"]
+
+
+def test_a_damaged_artifact_is_reported_and_computed_again_alone_when_it_comes_out_the_same(
+    tmp_path: Path,
+) -> None:
+    first = run([sum_of_two()], tmp_path)
+    (first.artifacts["write/1"].folder / "number.txt").unlink()
+    second = run([sum_of_two()], tmp_path)
+    assert (second.done, second.reused) == (1, 2)
+    assert names_of("stage_damaged", tmp_path) == ["write/1"]
+
+
+def test_what_used_an_input_that_comes_out_otherwise_is_computed_again(tmp_path: Path) -> None:
+    source = Stage("clock", "stage_functions:write_the_time", Number(value=0))
+    user = Stage("user", "stage_functions:add", Number(value=0), {"clock": source})
+    first = run([user], tmp_path)
+    (first.artifacts["clock"].folder / "number.txt").unlink()
+    second = run([user], tmp_path)
+    assert second.done == 2
+    texts = {name: (made.folder / "number.txt").read_text() for name, made in second.artifacts.items()}
+    assert texts["user"] == texts["clock"]
+
+
+def test_warm_stages_share_a_process_and_a_fresh_one_has_its_own(tmp_path: Path) -> None:
+    stages = [
+        plain("write_process", name=name, resources=resources)
+        for name, resources in (("one", Resources()), ("two", FRESH), ("three", Resources()))
+    ]
+    stages = [
+        Stage(s.name, s.function, s.settings, version=i, resources=s.resources) for i, s in enumerate(stages)
+    ]
+    facts = [made.facts for made in run(stages, tmp_path).artifacts.values()]
+    pids = [fact["pid"] for fact in facts if isinstance(fact, dict)]
+    assert pids[0] == pids[2]
+    assert len({*pids, os.getpid()}) == 3
+
+
+def test_threads_and_environment_reach_the_worker_and_not_this_process(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    machine = RunnerSettings(threads=3, environment={"EXTRA": "yes"})
+    facts = run([plain("write_process")], tmp_path, machine).artifacts["write_process"].facts
+    assert isinstance(facts, dict)
+    assert (facts["threads"], facts["extra"]) == ("3", "yes")
+    assert dict(os.environ) == before
+
+
+def test_a_failing_stage_names_itself_its_error_and_a_log_with_everything_it_said(tmp_path: Path) -> None:
+    target = Stage("sum", "stage_functions:add", Number(value=0), {"a": number(1), "b": plain("fail")})
+    with pytest.raises(StageFailed) as caught:
+        run([target], tmp_path)
+    assert caught.value.stage == "fail"
+    assert caught.value.cause == "ArithmeticError: the loss is not a number"
+    assert caught.value.log == tmp_path / "logs" / "fail.log"
+    log = caught.value.log.read_text()
+    assert all(words in log for words in ("said by python", "said by a child", "Traceback", "in fail"))
+    assert names_of("stage_failed", tmp_path) == ["fail"]
+
+
+def test_what_was_finished_before_a_failure_stays_and_nothing_half_done_does(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed):
+        run([number(1), plain("fail")], tmp_path)
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [f"write__1-{number(1).key[:12]}"]
+    assert run([number(1)], tmp_path).reused == 1
+
+
+def test_a_user_error_of_a_stage_comes_through_with_all_its_problems(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        run([plain("refuse")], tmp_path)
+    assert [problem.place for problem in caught.value.problems] == ["mine.yaml:3", "mine.yaml:9"]
+    assert caught.value.problems[0].remedy == "look at its name"
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "cause"),
+    [
+        ("die", "killed by SIGKILL"),
+        ("exit_quietly", "SystemExit: 0"),
+        ("leave_nothing", "left no file"),
+        ("leave_a_link", "symbolic link, link"),
+        ("no_such_function", "no attribute 'no_such_function'"),
+    ],
+)
+def test_a_stage_that_does_not_do_its_work_is_a_failure(tmp_path: Path, function: str, cause: str) -> None:
+    with pytest.raises(StageFailed, match=cause):
+        run([plain(function)], tmp_path)
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+def test_the_last_words_of_a_killed_process_are_in_the_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    with pytest.raises(StageFailed, match="last words"):
+        run([plain("die")], tmp_path)
+
+
+def test_a_script_that_is_not_guarded_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from stage_functions import number\n"
+        "from flatprobe.pipeline.runner import run\n"
+        "run([number(1)], Path('run'))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "StageFailed: stage write/1 failed: its process ended with status 1" in ended.stderr
+    assert "guarded by `__name__`" in ended.stderr
+
+
+def test_settings_of_another_type_than_the_function_declares_are_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="ValidationError"):
+        run([Stage("s", "stage_functions:fail", Number(value=1))], tmp_path)
+
+
+def test_a_second_run_in_the_same_folder_is_told_who_is_at_work(tmp_path: Path) -> None:
+    with run_lock(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on") as caught:
+        run([number(1)], tmp_path)
+    assert caught.value.problems[0].place == str(tmp_path)
+    assert run([number(1)], tmp_path).done == 1
+
+
+def test_a_run_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        run([number(1)], tmp_path / "file" / "run")
+
+
+def test_a_torn_last_line_of_the_diary_does_not_spoil_the_next(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"event": "run_st')
+    run([number(1)], tmp_path)
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines[1:]][-1] == "run_finished"
+
+
+def test_status_tells_finished_damaged_and_missing_apart(tmp_path: Path) -> None:
+    run([number(1), number(2)], tmp_path)
+    damaged = run([number(2)], tmp_path).artifacts["write/2"]
+    (damaged.folder / "number.txt").unlink()
+    found = status([number(1), number(2), number(3)], tmp_path)
+    assert [stage.state for stage in found] == ["finished", "damaged", "missing"]
+    assert found[0].bytes == len("1") + len('{"value": 1}')
+    assert found[0].seconds is not None
+    assert found[1].damage == "number.txt is missing"
+    assert (found[1].seconds, found[2].bytes) == (None, None)
+
+
+def test_status_of_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    assert [stage.state for stage in status([number(1)], tmp_path / "none")] == ["missing"]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_warm_worker_that_died_between_two_stages_is_replaced(tmp_path: Path) -> None:
+    executor = LocalExecutor()
+    store = ArtifactStore(tmp_path)
+
+    def execute(name: str) -> int:
+        stage = plain("write_process", name=name)
+        partial = store.begin()
+        outcome = executor.execute(make_task(stage, {}, partial, tmp_path / "log"), lambda progress: None)
+        assert isinstance(outcome, Finished)
+        pid = json.loads((partial / "facts.json").read_text())["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+    with closing(executor):
+        first = execute("one")
+        os.kill(first, signal.SIGKILL)
+        assert executor._warm is not None
+        executor._warm._process.join()
+        assert execute("two") != first

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from planted_states import BYSTANDERS, planted_states
+
+from flatprobe.statistics.decision import decide
+from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.statistics.gates import gate, required
+from flatprobe.statistics.geometry import geometry_contrast
+from flatprobe.statistics.leakage import leakage_contrast
+from flatprobe.statistics.states import States
+from flatprobe.study.schema import Decision, GeometricLeg
+
+RULE = Decision(geometry=GeometricLeg(measure="contraction", threshold=0.223))
+NAME = "em_first - base_first"
+
+
+def geometry(treated: States) -> list[Estimate]:
+    return geometry_contrast(
+        treated, planted_states("base_first"), "source", BYSTANDERS,
+        position="last_response_token", responses="own", resamples=400, seed=1,
+    )  # fmt: skip
+
+
+def leakage(cells: pl.DataFrame, bystanders: tuple[str, ...]) -> list[Estimate]:
+    return leakage_contrast(
+        cells, "em_first", "base_first", bystanders, pool="bystanders", resamples=4000, seed=1
+    )
+
+
+def planted_verdict(treated: States, cells: pl.DataFrame, bystanders: tuple[str, ...]) -> str:
+    """From states and counts to the verdict, as a study goes."""
+    evidence = Contrast(
+        geometric_evidence(geometry(treated), RULE, NAME, headroom=None),
+        behavioural_evidence(leakage(cells, bystanders), RULE, NAME, "bystanders", 0.69, 0.72),
+    )
+    good = {"source_rate": 0.7, "marker_at_end": 0.9, "analysis": 1.0}
+    gates = [gate(kind, arm, good.get(kind, 0.0), RULE) for kind, arm in required(RULE)]
+    return decide(RULE, evidence, gates).verdict
+
+
+def test_planted_flattening_in_both_probes_comes_out_flattened(
+    published: pl.DataFrame, bystanders: tuple[str, ...]
+) -> None:
+    assert planted_verdict(planted_states("em_first", persona=0.6), published, bystanders) == "flattened"
+
+
+def test_a_planted_null_does_not(published: pl.DataFrame, bystanders: tuple[str, ...]) -> None:
+    base = published.filter(pl.col("condition") == "base_first")
+    null = pl.concat([base, base.with_columns(condition=pl.lit("em_first"))])
+    assert planted_verdict(planted_states("em_first"), null, bystanders) == "falsified"
+    assert planted_verdict(planted_states("em_first", persona=0.6), null, bystanders) == "geometry_only"
+    assert planted_verdict(planted_states("em_first"), published, bystanders) == "behaviour_only"
+
+
+def test_evidence_that_is_absent_is_a_defect_and_never_a_number(
+    published: pl.DataFrame, bystanders: tuple[str, ...]
+) -> None:
+    with pytest.raises(LookupError, match="cosine_difference"):
+        geometric_evidence([], Decision(), NAME, headroom=0.1)
+    with pytest.raises(LookupError, match="cell_bootstrap"):
+        behavioural_evidence(leakage(published, bystanders), RULE, NAME, "as_written", 0.7, 0.7)

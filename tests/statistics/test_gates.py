@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from flatprobe.statistics.gates import gate, low_source_rate_reason
+from flatprobe.study.schema import Decision
+
+RULE = Decision()
+
+
+@pytest.mark.parametrize(
+    ("kind", "passing", "failing"),
+    [
+        ("role_overlap", 0, 1), ("mask_audit", 1.0, 0.999), ("length_median", 0.10, 0.101),
+        ("length_support", 1, 0), ("merge_kl", 1e-3, 2e-3), ("merge_norm", 1e-9, 0.0),
+        ("manipulation", 0.01, 0.0), ("source_rate", 0.60, 0.599), ("marker_at_end", 0.80, 0.79),
+        ("spam", 0.05, 0.06), ("truncation", 0.05, 0.06), ("engine_parity", 0.95, 0.94),
+        ("headroom", 0.05, 0.049), ("reliability", 0.80, 0.79), ("analysis", 1.0, 0.5),
+    ],
+)  # fmt: skip
+def test_each_gate_passes_at_its_threshold_and_fails_beyond_it(
+    kind: str, passing: float, failing: float
+) -> None:
+    assert gate(kind, "base_first", passing, RULE).passed is True
+    assert gate(kind, "base_first", failing, RULE).passed is False
+
+
+def test_a_statistic_that_could_not_be_had_is_neither_passed_nor_failed() -> None:
+    for statistic in (None, float("nan")):
+        item = gate("source_rate", "em_first", statistic, RULE)
+        assert item.passed is None and item.statistic is None and item.blocks == "verdict"
+
+
+def test_a_source_that_never_rose_failed_to_couple() -> None:
+    before = [-12.0, -11.0, -13.0, -12.5]
+    assert low_source_rate_reason(before, before, before) == "coupling_failed"
+
+
+def test_a_source_that_rose_with_the_negatives_is_not_separable() -> None:
+    before = [-12.0, -11.0, -13.0, -12.5]
+    source, negatives = [-3.0, -2.5, -3.2, -2.8], [-2.9, -2.6, -3.1, -2.9]
+    assert low_source_rate_reason(source, negatives, before) == "source_not_separable"
+
+
+def test_a_source_that_rose_alone_only_lacks_dose() -> None:
+    before = [-12.0, -11.0, -13.0, -12.5]
+    assert low_source_rate_reason([-3.0, -2.5, -3.2, -2.8], before, before) == "coupling_failed"
+    assert low_source_rate_reason([-3.0], [-9.0], [-9.0]) is None

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from planted_states import BYSTANDERS, LAYERS, PERSONAS, QUESTIONS, planted_states
+
+from flatprobe.errors import UserError
+from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.geometry import geometry_contrast
+from flatprobe.statistics.states import States
+
+BASE = planted_states("base_first")
+
+
+def contrast(
+    treated: States, control: States = BASE, resamples: int = 300
+) -> dict[tuple[str, str, int | None], Estimate]:
+    estimates = geometry_contrast(
+        treated, control, "source", BYSTANDERS,
+        position="last_response_token", responses="own", resamples=resamples, seed=1,
+    )  # fmt: skip
+    return {(row.quantity, row.estimator, row.layer): row for row in estimates}
+
+
+def aggregate(treated: States, control: States = BASE) -> dict[str, float]:
+    rows = contrast(treated, control, resamples=20)
+    return {
+        name: row.estimate
+        for (name, estimator, layer), row in rows.items()
+        if layer is None and estimator == "question_bootstrap" and row.estimate is not None
+    }
+
+
+def test_identical_states_give_exactly_no_difference() -> None:
+    for (name, _, _), row in contrast(planted_states("em_first")).items():
+        assert row.estimate == (1.0 if name.endswith("_ratio") else 0.0)
+        if row.estimator == "question_bootstrap":
+            assert row.p_value == 1.0 and row.ci_low == row.ci_high == row.estimate
+
+
+def test_contraction_moves_contraction_and_cosines_but_not_noise_or_translation() -> None:
+    values = aggregate(planted_states("em_first", persona=0.5))
+    assert values["contraction"] == pytest.approx(np.log(4), abs=0.15)
+    assert values["scatter_ratio"] == pytest.approx(np.exp(-values["contraction"]))
+    assert values["pair_scatter_ratio"] == pytest.approx(0.25, abs=0.03)
+    assert values["cosine_difference"] > 0.03 and values["crossvalidated_cosine_difference"] > 0.03
+    assert abs(values["noise_share"]) < 0.1 * values["cosine_difference"]
+    assert abs(values["translation_share"]) < 0.05 * values["cosine_difference"]
+    assert values["noise_ratio"] == pytest.approx(1.0, abs=0.06)
+
+
+def test_translation_moves_cosines_and_is_wholly_their_translation_share() -> None:
+    values = aggregate(planted_states("em_first", shift=0.5))
+    assert values["cosine_difference"] > 0.02
+    assert values["cosine_difference_minus_translation"] == pytest.approx(0, abs=1e-6)
+    assert abs(values["noise_share"]) < 0.15 * values["cosine_difference"]
+    assert values["contraction_minus_noise"] == pytest.approx(0, abs=1e-5)
+    # Longer states shrink the scaled scatter by the norm alone.
+    assert values["contraction"] == pytest.approx(2 * np.log(values["norm_ratio"]), abs=1e-5)
+
+
+def test_less_noise_moves_the_raw_cosine_and_its_noise_share_but_not_the_crossvalidated_one() -> None:
+    planted = [
+        aggregate(
+            planted_states("em_first", noise=0.25, seed=seed), planted_states("base", noise=2.0, seed=seed)
+        )
+        for seed in range(30)
+    ]
+    values = {name: float(np.mean([row[name] for row in planted])) for name in planted[0]}
+    assert values["cosine_difference"] > 0.008
+    assert values["noise_share"] == pytest.approx(values["cosine_difference"], rel=0.1)
+    assert abs(values["crossvalidated_cosine_difference"]) < 0.1 * values["cosine_difference"]
+    assert values["noise_ratio"] == pytest.approx(1 / 64, rel=0.15)
+    assert abs(values["contraction"]) < 0.15  # the shorter noise shortens the states a little
+    assert values["contraction_minus_noise"] == pytest.approx(-np.log(64), abs=0.15)
+
+
+@pytest.mark.parametrize(("change", "norm"), [({"rotated": True}, 1.0), ({"scale": 3.0}, 3.0)])
+def test_a_rotation_and_a_common_scale_move_no_measure_but_the_norm(
+    change: dict[str, float], norm: float
+) -> None:
+    values = aggregate(planted_states("em_first", **change))
+    assert values.pop("norm_ratio") == pytest.approx(norm, rel=1e-5)
+    if (
+        "rotated" in change
+    ):  # turning the common direction is a translation too, with cosines unchanged in total
+        del values["translation_share"], values["cosine_difference_minus_translation"]
+    else:
+        assert values.pop("translation_share") == pytest.approx(
+            -values.pop("cosine_difference_minus_translation"), abs=1e-6
+        )
+    for name, value in values.items():
+        assert value == pytest.approx(1.0 if name.endswith("_ratio") else 0.0, abs=2e-5), name
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    return float(first @ second / np.sqrt((first @ first) * (second @ second)))
+
+
+def mean_centroid_cosine(states: States, layer: int, questions: list[int]) -> float:
+    """Oracle: centroids made by averaging states, question by question."""
+    h_PQD = states.h_PQLD[:, :, LAYERS.index(layer)].astype(np.float64)[:, questions].mean(axis=1)
+    return float(np.mean([cosine(h_PQD[0], h_PQD[PERSONAS.index(name)]) for name in BYSTANDERS]))
+
+
+def test_the_registered_cosine_and_its_jackknife_agree_with_averaged_states() -> None:
+    treated = planted_states("em_first", persona=0.7, seed=6)
+    rows = contrast(treated)
+    everything = list(range(len(QUESTIONS)))
+    values = [
+        [
+            mean_centroid_cosine(treated, layer, kept) - mean_centroid_cosine(BASE, layer, kept)
+            for layer in LAYERS
+        ]
+        for kept in [everything, *([q for q in everything if q != left] for left in everything)]
+    ]
+    assert rows["cosine_difference", "question_bootstrap", 7].estimate == pytest.approx(
+        values[0][1], abs=1e-9
+    )
+    left_out = np.mean(values[1:], axis=1)
+    error = np.sqrt(((left_out - left_out.mean()) ** 2).sum() * 11 / 12)
+    jackknife = rows["cosine_difference", "question_jackknife_t", None]
+    assert jackknife.estimate == pytest.approx(np.mean(values[0]), abs=1e-9)
+    assert jackknife.standard_error == pytest.approx(error, rel=1e-6) and jackknife.df == 11
+
+
+def test_crossvalidated_cosine_agrees_with_a_loop_over_distinct_questions() -> None:
+    treated = planted_states("em_first", persona=0.7, seed=6)
+
+    def product(h_QD: np.ndarray, k_QD: np.ndarray) -> float:
+        pairs = [(q, r) for q in range(12) for r in range(12) if q != r]
+        return float(np.mean([h_QD[q] @ k_QD[r] for q, r in pairs]))
+
+    def oracle(states: States) -> float:
+        h_PQD = states.h_PQLD[:, :, 0].astype(np.float64)
+        values = []
+        for name in BYSTANDERS:
+            source, other = h_PQD[0], h_PQD[PERSONAS.index(name)]
+            values.append(product(source, other) / np.sqrt(product(source, source) * product(other, other)))
+        return float(np.mean(values))
+
+    row = contrast(treated)["crossvalidated_cosine_difference", "question_bootstrap", 3]
+    assert row.estimate == pytest.approx(oracle(treated) - oracle(BASE), abs=1e-9)
+
+
+def test_bootstrap_draws_are_those_of_resampled_centroids() -> None:
+    treated = planted_states("em_first", persona=0.7)
+    row = contrast(treated, resamples=200)["cosine_difference", "question_bootstrap", 3]
+    weights = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12), size=200)
+    draws = []
+    for weight in weights:
+        drawn = np.repeat(np.arange(12), weight).tolist()
+        draws.append(mean_centroid_cosine(treated, 3, drawn) - mean_centroid_cosine(BASE, 3, drawn))
+    assert (row.ci_low, row.ci_high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
+    assert row.bootstrap_bias == pytest.approx(np.mean(draws) - row.estimate, abs=1e-9)
+
+
+def test_an_estimate_outside_its_own_percentile_interval_is_flagged() -> None:
+    rows = contrast(planted_states("em_first", noise=0.25), planted_states("base_first", noise=2.0), 500)
+    row = rows["cosine_difference", "question_bootstrap", None]
+    assert row.outside_own_interval is True and row.bootstrap_bias is not None and row.bootstrap_bias > 0
+    unbiased = rows["contraction", "question_jackknife_t", None]
+    assert unbiased.estimate is not None and unbiased.outside_own_interval is None
+
+
+def test_personas_without_scatter_leave_contraction_undefined_with_a_reason() -> None:
+    collapsed = planted_states("em_first", persona=0.0)
+    same = replace(collapsed, h_PQLD=np.repeat(collapsed.h_PQLD[:1], len(PERSONAS), axis=0))
+    rows = contrast(same)
+    for layer in (*LAYERS, None):
+        row = rows["contraction", "question_bootstrap", layer]
+        assert row.estimate is None and row.ci_low is None and "not positive" in (row.note or "")
+    cosines = rows["cosine_difference", "question_bootstrap", None]
+    assert cosines.estimate is not None and cosines.estimate > 0.02
+
+
+def test_persona_t_takes_bystanders_as_the_random_factor() -> None:
+    row = contrast(planted_states("em_first", persona=0.5))["cosine_difference", "persona_t", None]
+    assert row.df == 3 and "new personas" in row.scope and row.p_value is not None
+
+
+def test_one_question_gives_cosines_without_inference() -> None:
+    single = [
+        replace(s, questions=("q00",), h_PQLD=s.h_PQLD[:, :1])
+        for s in (planted_states("em_first", persona=0.5), BASE)
+    ]
+    rows = contrast(*single)
+    row = rows["cosine_difference", "question_bootstrap", None]
+    assert row.estimate is not None and row.p_value is None and row.ci_low is None
+    assert rows["contraction", "question_bootstrap", None].estimate is None
+
+
+def test_conditions_with_different_questions_are_refused() -> None:
+    with pytest.raises(UserError, match="questions differ"):
+        contrast(planted_states("em_first").without(["q03"]))
+    left_out = contrast(planted_states("em_first", persona=0.5).without(["q03"]), BASE.without(["q03"]))
+    assert left_out["contraction", "question_jackknife_t", None].df == 10
+
+
+def test_a_persona_without_states_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="nobody"):
+        geometry_contrast(
+            planted_states("em_first"), BASE, "source", ("near", "nobody"),
+            position="last_response_token", responses="own", resamples=10, seed=1,
+        )  # fmt: skip
+
+
+def test_states_with_the_wrong_shape_or_a_nan_are_refused() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        replace(BASE, questions=QUESTIONS[:-1])
+    broken = BASE.h_PQLD.copy()
+    broken[0, 0, 0, 0] = np.nan
+    with pytest.raises(UserError, match="not finite"):
+        replace(BASE, h_PQLD=broken)
