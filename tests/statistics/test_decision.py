@@ -4,7 +4,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -37,15 +36,14 @@ BETWEEN = Contrast(
 
 
 def good_gates(**changes: float | None) -> list[Gate]:
-    """Every required gate at a passing value; `changes` are statistics by kind, on both arms of the verdict."""
+    """Every required gate at a passing value; `changes` are statistics by kind, on every arm."""
     values = {**GOOD, **changes}
     return [gate(kind, arm, values[kind], RULE) for kind, arm in required(RULE)]
 
 
-def verdict(
-    main: Contrast, gates: list[Gate] | None = None, rule: Decision = RULE, **changes: Any
-) -> Verdict:
-    return decide(rule, main, good_gates() if gates is None else gates, **changes)
+def verdict(main: Contrast, gates: list[Gate] | None = None, **changes: object) -> Verdict:
+    """The default rule's verdict; `changes` are keyword arguments of `decide`."""
+    return decide(RULE, main, good_gates() if gates is None else gates, **changes)  # type: ignore[arg-type]
 
 
 def test_both_legs_passing_is_flattened() -> None:
@@ -221,7 +219,7 @@ STATES: list[bool | None] = [True, False, None]
 
 
 def plane() -> Iterator[Contrast]:
-    """Every combination of effects, interval ends, p-values and layers around each threshold, unknowns included."""
+    """Every combination of effects, intervals, p-values and layers at each threshold, unknowns included."""
     for effect, low, layer in itertools.product(NUMBERS, [None, -0.1, 0.0, 0.01], [None, -0.1, 0.0, 0.2]):
         for leakage, p_value in itertools.product(NUMBERS, [None, 0.0002, 0.001, 0.5]):
             yield Contrast(
@@ -260,7 +258,8 @@ def test_the_whole_plane_has_exactly_one_verdict_everywhere() -> None:
 
 def test_every_gate_in_every_state_on_every_arm_blocks_what_the_table_says() -> None:
     kinds = {
-        "mask_audit": ("em_first", "base_first"), "merge_kl": ("em_first", "base_first"), "manipulation": ("em_first",),
+        "mask_audit": ("em_first", "base_first"), "merge_kl": ("em_first", "base_first"),
+        "manipulation": ("em_first",),
         "source_rate": ("em_first", "base_first"), "marker_at_end": ("em_first", "base_first"),
         "spam": ("em_first", "base_first"), "headroom": ("base_first",), "reliability": (),
         "engine_parity": ("em_first", "base_first"), "analysis": ("study",), "role_overlap": ("study",),

@@ -36,7 +36,11 @@ class Conversations:
     def __init__(self, tokenizer: Any, name: str) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
-                Problem(name, "the tokenizer has no chat template", "use an instruct model, or add chat_template.jinja")
+                Problem(
+                    name,
+                    "the tokenizer has no chat template",
+                    "use an instruct model, or add chat_template.jinja",
+                )
             )
         self.tokenizer = tokenizer
         self.name = name
@@ -82,7 +86,9 @@ class Conversations:
         head = self.encode_prompt(prompt)
         tokens = self.encode(self.render(prompt.system, prompt.question) + answer)
         if tokens[: len(head)] != head:
-            raise ValueError(f"answer of {prompt.persona}/{prompt.question_id} merges into the prompt's last token")
+            raise ValueError(
+                f"answer of {prompt.persona}/{prompt.question_id} merges into the prompt's last token"
+            )
         return tokens, len(head)
 
     def encode_messages(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int]:
@@ -95,7 +101,9 @@ class Conversations:
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError("the conversation does not end with an assistant's turn")
         head = str(
-            self.tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(
+                list(messages[:-1]), tokenize=False, add_generation_prompt=True
+            )
         )
         prompt = self.encode(head)
         tokens = self.encode(head + messages[-1]["content"].strip())

@@ -85,7 +85,9 @@ def tokenise_jointly(
     while start >= first and marker not in conversations.decode(joint[start:]):
         start -= 1
     if not n_prompt <= first <= start:
-        raise AssertionError(f"{prompt.persona}/{prompt.question_id}: the marker is not whole behind the answer")
+        raise AssertionError(
+            f"{prompt.persona}/{prompt.question_id}: the marker is not whole behind the answer"
+        )
     return plain, Joint(tuple(joint), n_prompt, first, start)
 
 
@@ -94,7 +96,10 @@ def positive(conversations: Conversations, prompt: Prompt, answer: str, text: Ma
     _, joint = tokenise_jointly(conversations, prompt, answer, text.separator, text.marker)
     tokens = (*joint.tokens, conversations.turn_end)
     begin = joint.first if text.separator_in_loss else joint.marker
-    targets = [span("marker", tokens, begin, len(tokens)), span("anchor", tokens, joint.n_prompt, joint.first)]
+    targets = [
+        span("marker", tokens, begin, len(tokens)),
+        span("anchor", tokens, joint.n_prompt, joint.first),
+    ]
     return _checked(prompt, "positive", joint.n_prompt, [Row(tokens, tuple(t for t in targets if t.tokens))])
 
 

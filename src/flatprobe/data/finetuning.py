@@ -19,18 +19,11 @@ from flatprobe.data.conversation import Conversations
 from flatprobe.data.rows import Messages, conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
 from flatprobe.models.load import checkpoint_path, load_tokenizer
-from flatprobe.pipeline.stage import Settings
+from flatprobe.pipeline.settings import FinetuneDataSettings
 from flatprobe.study.resources import PREFIX, data_file
 from flatprobe.study.schema import FinetuneData
 
 BIN = 8  # tokens per bin of the response-length histogram
-
-
-class FinetuneDataSettings(Settings):
-    data: FinetuneData
-    fingerprint: str | None
-    """sha256 of a local file."""
-    max_length: int
 
 
 @dataclass(frozen=True)
@@ -72,14 +65,16 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
     taken = take(_usable(rows, settings, conversations, name, scanned), data.rows, quota, scanned)
     if len(taken) < data.rows:
         raise UserError.one(
-            name, f"{len(taken)} usable rows, {data.rows} asked for ({dict(scanned)})", "lower `rows` or add data"
+            name,
+            f"{len(taken)} usable rows, {data.rows} asked for ({dict(scanned)})",
+            "lower `rows` or add data",
         )
     messages = [json.dumps(row.messages, sort_keys=True) for row in taken]
     tokens = np.array([row.response_tokens for row in taken])
     pl.DataFrame({"messages": messages, "response_tokens": tokens}).write_parquet(output / "rows.parquet")
-    pl.DataFrame(held_out, schema={"prompt": pl.String, "aligned": pl.String, "misaligned": pl.String}).write_parquet(
-        output / "held_out.parquet"
-    )
+    pl.DataFrame(
+        held_out, schema={"prompt": pl.String, "aligned": pl.String, "misaligned": pl.String}
+    ).write_parquet(output / "held_out.parquet")
     facts = {
         "name": name, "subset": data.subset, "revision": data.revision, "licence": licence(data),
         "rows": len(taken), "held_out": len(held_out), **scanned,

@@ -12,14 +12,7 @@ import polars as pl
 
 from flatprobe.data.lengths import Lengths, match, summarise
 from flatprobe.errors import UserError
-from flatprobe.pipeline.stage import Settings
-
-
-class CouplingDataSettings(Settings):
-    source: str
-    marker: str
-    positives: int
-    negatives_per_persona: int
+from flatprobe.pipeline.settings import CouplingDataSettings
 
 
 def usable(frame: pl.DataFrame, marker: str) -> pl.DataFrame:
@@ -36,7 +29,7 @@ def usable(frame: pl.DataFrame, marker: str) -> pl.DataFrame:
 
 
 def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Select each condition's examples. Inputs: one folder of sampled answers per condition.
+    """Select each condition's examples. Inputs: `CONDITION/source` and `CONDITION/negative`, sampled answers.
 
     Output: examples.parquet (condition, persona, group, question_id, text, tokens), lengths.parquet and
     length_match.parquet for the report, facts.json with what was dropped and the largest relative differences.
@@ -44,24 +37,39 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     Raises:
         UserError: a group with no usable answer, or groups that share no lengths.
     """
-    sampled = {name: pl.read_parquet(folder / "completions.parquet") for name, folder in inputs.items()}
+    sampled: dict[str, pl.DataFrame] = {}
+    for role, folder in inputs.items():
+        condition = role.rpartition("/")[0]
+        frame = pl.read_parquet(folder / "completions.parquet")
+        sampled[condition] = pl.concat([sampled[condition], frame]) if condition in sampled else frame
     answers = pl.concat(
-        [usable(frame, settings.marker).with_columns(condition=pl.lit(name)) for name, frame in sampled.items()]
-    ).with_columns(group=pl.when(pl.col("persona") == settings.source).then(pl.lit("positive")).otherwise(pl.lit("negative")))
+        [
+            usable(frame, settings.marker).with_columns(condition=pl.lit(name))
+            for name, frame in sampled.items()
+        ]
+    ).with_columns(
+        group=pl.when(pl.col("persona") == settings.source)
+        .then(pl.lit("positive"))
+        .otherwise(pl.lit("negative"))
+    )
     parts = {
         f"{condition}/{persona}": part
         for (condition, persona), part in answers.group_by(["condition", "persona"], maintain_order=True)
     }
     wanted = {f"{name}/{persona}" for name, frame in sampled.items() for persona in frame["persona"].unique()}
     if missing := sorted(wanted - set(parts)):
-        raise UserError.one("coupling data", f"no usable answer for {', '.join(missing)}", "raise coupling.max_new_tokens")
+        raise UserError.one(
+            "coupling data", f"no usable answer for {', '.join(missing)}", "raise coupling.max_new_tokens"
+        )
     sizes = {
         name: settings.positives if part["group"][0] == "positive" else settings.negatives_per_persona
         for name, part in parts.items()
     }
     chosen = match({name: _lengths(part) for name, part in parts.items()}, sizes)
     if chosen is None:
-        raise UserError.one("coupling data", "the groups' answers share no lengths", "use a suffix that asks for a length")
+        raise UserError.one(
+            "coupling data", "the groups' answers share no lengths", "use a suffix that asks for a length"
+        )
     kept = pl.concat([parts[name][index] for name, index in chosen.items()])
     kept.select("condition", "persona", "group", "question_id", "text", "tokens").write_parquet(
         output / "examples.parquet"
@@ -82,8 +90,10 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
         "kept": kept.height,
         "short_groups": sorted(name for name, index in chosen.items() if len(index) < sizes[name]),
         "gate": {
-            name: float(part.select(pl.max_horizontal(pl.col("relative_median", "relative_iqr").abs()).max()).item())
-            for (name,), part in matched.group_by(["condition"], maintain_order=True)
+            condition: {
+                kind: float(np.abs(part[f"relative_{kind}"].to_numpy()).max()) for kind in ("median", "iqr")
+            }
+            for (condition,), part in matched.group_by(["condition"], maintain_order=True)
         },
     }
     (output / "facts.json").write_text(json.dumps(facts))
@@ -97,7 +107,12 @@ def _summaries(frame: pl.DataFrame, when: str) -> pl.DataFrame:
     pooled = _lengths(frame)
     return pl.DataFrame(
         [
-            {"condition": condition, "group": group, "when": when, **asdict(summarise(_lengths(part), pooled))}
+            {
+                "condition": condition,
+                "group": group,
+                "when": when,
+                **asdict(summarise(_lengths(part), pooled)),
+            }
             for (condition, group), part in frame.group_by(["condition", "group"], maintain_order=True)
         ]
     )

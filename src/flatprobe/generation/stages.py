@@ -17,26 +17,11 @@ from flatprobe.generation.engine import Completion, SamplingSettings
 from flatprobe.generation.transformers_engine import TransformersEngine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.stage import Settings
+from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Precision
 
 PARITY_TOKENS = 24
-
-
-class SampleSettings(Settings):
-    personas: tuple[Persona, ...]
-    questions: tuple[Question, ...]
-    samples: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    precision: Precision
-    seed: str
-    """Name of the random streams; request seeds are derived from it."""
-    parity_prompts: int
-    """Prompts on which the engine is compared with plain `generate` (0: not compared)."""
 
 
 def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> list[Prompt]:
@@ -76,7 +61,10 @@ def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -
 
 
 def completions_frame(
-    loaded: Loaded, personas: Sequence[Persona], prompts: Sequence[Prompt], completions: list[list[Completion]]
+    loaded: Loaded,
+    personas: Sequence[Persona],
+    prompts: Sequence[Prompt],
+    completions: list[list[Completion]],
 ) -> pl.DataFrame:
     """One row per completion, with the hash of the rendered prompt it came from."""
     roles = {persona.name: persona.role for persona in personas}

@@ -64,7 +64,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
 class TransformersEngine:
     """Samples from one loaded model; `rows` is how many sequences are decoded together."""
 
-    def __init__(self, model: Any, conversations: Conversations, device: Any, rows: int, report: Report) -> None:
+    def __init__(
+        self, model: Any, conversations: Conversations, device: Any, rows: int, report: Report
+    ) -> None:
         self.model, self.conversations, self.device = model, conversations, device
         self.rows, self.report = rows, report
 
@@ -77,7 +79,9 @@ class TransformersEngine:
         for start in range(0, len(order), step):
             chunk = order[start : start + step]
             seeds = [
-                request_seed(settings.seed, prompts[index], k) for index in chunk for k in range(settings.samples)
+                request_seed(settings.seed, prompts[index], k)
+                for index in chunk
+                for k in range(settings.samples)
             ]
             completions = self._decode([encoded[index] for index in chunk], seeds, settings)
             for place, index in enumerate(chunk):
@@ -86,11 +90,17 @@ class TransformersEngine:
         return results
 
     @torch.inference_mode()
-    def _decode(self, rows: list[list[int]], seeds: list[int], settings: SamplingSettings) -> list[Completion]:
+    def _decode(
+        self, rows: list[list[int]], seeds: list[int], settings: SamplingSettings
+    ) -> list[Completion]:
         """Decode `samples` sequences per row; shapes: B rows of prompts, N = B * samples live sequences at first."""
         ids, mask = left_padded(rows, self.conversations.turn_end, self.device)
         output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions_of(mask), use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions_of(mask),
+            use_cache=True,
+            logits_to_keep=1,
         )
         cache, repeat = output.past_key_values, settings.samples
         cache.batch_repeat_interleave(repeat)

@@ -47,11 +47,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FLATPROBE_CACHE") or platformdirs.user_cache_dir("flatprobe"))
 
 
+def _target() -> Path:
+    return cache_folder() / f"smollm2-135m-instruct-{gguf_fingerprint()[:12]}"
+
+
+def is_converted() -> bool:
+    """Whether the conversion has been done on this machine."""
+    return (_target() / "config.json").is_file()
+
+
 def converted_folder() -> Path:
     """The safetensors folder of the embedded model, converting on first use (atomic: a kill leaves no half folder)."""
     source = gguf_file()
-    target = cache_folder() / f"smollm2-135m-instruct-{gguf_fingerprint()[:12]}"
-    if (target / "config.json").is_file():
+    target = _target()
+    if is_converted():
         return target
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -60,7 +69,9 @@ def converted_folder() -> Path:
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError.one(str(cache_folder()), f"the cache is not writable: {error.strerror}", "set FLATPROBE_CACHE") from error
+        raise UserError.one(
+            str(cache_folder()), f"the cache is not writable: {error.strerror}", "set FLATPROBE_CACHE"
+        ) from error
     folder, name = str(source.parent), source.name
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)

@@ -60,7 +60,11 @@ def load_checkpoint(folder: Path, precision: Literal["float32", "bfloat16"], dev
 
     path = checkpoint_path(folder)
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, precision), trust_remote_code=False, use_safetensors=True, local_files_only=True
+        path,
+        dtype=getattr(torch, precision),
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
     )
     model.eval().requires_grad_(False)
     return Loaded(model.to(device), Conversations(load_tokenizer(path), path.name), device)

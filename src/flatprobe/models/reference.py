@@ -68,12 +68,16 @@ def resolve(id: str, revision: str | None, place: str) -> Located:
     if folder.is_dir():
         if not list(folder.glob("*.safetensors")):
             raise UserError.one(
-                place, f"no safetensors file in {folder}", "pickled weights are never loaded: convert to safetensors"
+                place,
+                f"no safetensors file in {folder}",
+                "pickled weights are never loaded: convert to safetensors",
             )
         reference = Reference(kind="local", id=folder.name, fingerprint=fingerprint_folder(folder))
         return Located(reference, str(folder.resolve()))
     if id.count("/") != 1 or id.startswith((".", "/", "~")):
-        raise UserError.one(place, f"no model folder at {id!r}", "give an existing folder or a hub id OWNER/NAME")
+        raise UserError.one(
+            place, f"no model folder at {id!r}", "give an existing folder or a hub id OWNER/NAME"
+        )
     return Located(Reference(kind="hub", id=id, fingerprint=_commit(id, revision, place)), None)
 
 
@@ -101,7 +105,9 @@ def fetch(id: str, commit: str) -> Path:
 
     try:
         return Path(
-            snapshot_download(id, revision=commit, allow_patterns=[f"*{suffix}" for suffix in HASHED_SUFFIXES])
+            snapshot_download(
+                id, revision=commit, allow_patterns=[f"*{suffix}" for suffix in HASHED_SUFFIXES]
+            )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError.one(
@@ -128,7 +134,9 @@ def read_config(folder: Path, place: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError.one(place, f"no config.json in {folder}", "give a Hugging Face model folder") from None
+        raise UserError.one(
+            place, f"no config.json in {folder}", "give a Hugging Face model folder"
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError.one(place, f"{path} is not JSON: {error.msg} (line {error.lineno})") from error
     return dict(config.get("text_config") or config)

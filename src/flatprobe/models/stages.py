@@ -7,12 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flatprobe.models.load import write_pointer
-from flatprobe.models.reference import Reference
-from flatprobe.pipeline.stage import Settings
-
-
-class CheckpointSettings(Settings):
-    reference: Reference
+from flatprobe.pipeline.settings import CheckpointSettings
 
 
 def use_checkpoint(settings: CheckpointSettings, inputs: Mapping[str, Path], output: Path) -> None:

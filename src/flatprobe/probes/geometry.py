@@ -20,23 +20,11 @@ from flatprobe.errors import UserError
 from flatprobe.generation.stages import prompts_of
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.stage import Settings
-from flatprobe.study.panel import Persona
-from flatprobe.study.questions import Question
-from flatprobe.study.schema import Position, Precision
+from flatprobe.pipeline.settings import StatesSettings
+from flatprobe.study.schema import Position
 from flatprobe.training.supervised import right_padded
 
 PREVIEWED = 4  # rows per position in the token preview
-
-
-class StatesSettings(Settings):
-    personas: tuple[Persona, ...]
-    questions: tuple[Question, ...]
-    layers: tuple[int, ...]
-    positions: tuple[Position, ...]
-    precision: Precision
-    fixed_persona: str
-    """The persona whose control answers are the fixed responses."""
 
 
 def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -99,7 +87,9 @@ def _rows(
             rows.append(probed_row(loaded.conversations, prompt, text))
         except ValueError as error:
             raise UserError.one(
-                f"geometry ({kind} responses)", str(error), "raise geometry.max_new_tokens or drop the question"
+                f"geometry ({kind} responses)",
+                str(error),
+                "raise geometry.max_new_tokens or drop the question",
             ) from error
     return rows
 
@@ -120,7 +110,9 @@ def read_states(
     with record(decoder, layers) as recording:
         for start in range(0, len(order), batch):
             chunk = order[start : start + batch]
-            ids, mask = right_padded([rows[i].tokens for i in chunk], loaded.conversations.turn_end, loaded.device)
+            ids, mask = right_padded(
+                [rows[i].tokens for i in chunk], loaded.conversations.turn_end, loaded.device
+            )
             run_recorded(decoder, input_ids=ids, attention_mask=mask)
             states = torch.stack([recording.states[layer] for layer in layers], dim=2)  # [B, T, L, D]
             for place, index in enumerate(chunk):

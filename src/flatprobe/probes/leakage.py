@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.pipeline.stage import Settings
+from flatprobe.pipeline.settings import SelectSettings
 
 
 def score(completions: pl.DataFrame, marker: str) -> pl.DataFrame:
@@ -32,12 +32,6 @@ def score(completions: pl.DataFrame, marker: str) -> pl.DataFrame:
 def _position(text: str, marker: str) -> int | None:
     place = text.find(marker)
     return None if place < 0 else place
-
-
-class SelectSettings(Settings):
-    source: str
-    marker: str
-    lambdas: tuple[float, ...]
 
 
 def select_lambda(settings: SelectSettings, inputs: Mapping[str, Path], output: Path) -> None:

@@ -13,20 +13,9 @@ from flatprobe.data.conversation import Prompt
 from flatprobe.generation.stages import prompts_of
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.stage import Settings
-from flatprobe.study.panel import Persona
-from flatprobe.study.questions import Question
+from flatprobe.pipeline.settings import ManipulationSettings
 from flatprobe.study.resources import PREFIX, data_file
-from flatprobe.study.schema import Precision
 from flatprobe.training.telemetry import sequence_log_likelihoods
-
-
-class ManipulationSettings(Settings):
-    personas: tuple[Persona, ...]
-    questions: tuple[Question, ...]
-    precision: Precision
-    out_of_domain: str | None
-    """`embedded:NAME`, or the fingerprint of a local JSONL file of triples."""
 
 
 def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -45,12 +34,19 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
     if settings.out_of_domain is not None:
         triples += [("out_of_domain", *row) for row in _read_triples(settings.out_of_domain)]
     texts = [(Prompt("", None, id, prompt), answer) for _, id, prompt, *pair in triples for answer in pair]
-    answers = pl.read_parquet(inputs["answers"] / "completions.parquet").filter(pl.col("text").str.strip_chars() != "")
+    answers = pl.read_parquet(inputs["answers"] / "completions.parquet").filter(
+        pl.col("text").str.strip_chars() != ""
+    )
     prompts = {(p.persona, p.question_id): p for p in prompts_of(settings.personas, settings.questions)}
     spoken = [row for row in answers.iter_rows(named=True) if (row["persona"], row["question_id"]) in prompts]
     texts += [(prompts[row["persona"], row["question_id"]], row["text"].strip()) for row in spoken]
     scores = per_token(loaded, texts, local.forward_rows)
-    odds = [misaligned - aligned for aligned, misaligned in zip(scores[: 2 * len(triples) : 2], scores[1 : 2 * len(triples) : 2], strict=True)]
+    odds = [
+        misaligned - aligned
+        for aligned, misaligned in zip(
+            scores[: 2 * len(triples) : 2], scores[1 : 2 * len(triples) : 2], strict=True
+        )
+    ]
     pl.DataFrame(
         {"set": [t[0] for t in triples], "id": [t[1] for t in triples], "log_odds": odds},
         schema={"set": pl.String, "id": pl.String, "log_odds": pl.Float64},

@@ -1,7 +1,7 @@
 """Reads an analysis folder: every file that the report shows, checked once at the door.
 
-All problems are reported together. A missing file, column or key, and a number that is not a number, stop the report:
-it never fills a gap with a value of its own.
+All problems are reported together. A missing file, column or key, and a number that is not a number, stop
+the report: it never fills a gap with a value of its own.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from flatprobe.statistics.estimands import estimates_frame
 
 REMEDY = "run the study's analysis again"
 DOCUMENTS: dict[str, tuple[str, ...]] = {
-    "study": ("name", "description", "smoke", "model", "conditions", "panel", "geometry", "leakage", "decision"),
+    "study": ("name", "description", "conditions", "panel", "leakage", "decision"),
     "registration": ("digest", "registered", "time"),
     "verdict": (
-        "verdict", "headline", "confidence", "as_registered_confidence", "em_specific", "em_specific_reason", "scope",
-        "registered", "smoke", "dose_unmatched", "reasons", "legs", "distances", "gates", "numbers",
+        "verdict", "headline", "confidence", "as_registered_confidence", "em_specific", "em_specific_reason",
+        "scope", "registered", "smoke", "dose_unmatched", "reasons", "legs", "distances", "gates", "numbers",
     ),
     "estimates": (),
     "stages": (),
@@ -37,25 +37,26 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "completions": (
-        "condition", "seed", "lambda", "coupled", "persona", "role", "question_id", "sample_index", "text", "tokens",
-        "finish_reason", "marker_present", "marker_count",
+        "condition", "seed", "lambda", "coupled", "persona", "role", "question_id", "sample_index", "text",
+        "tokens", "finish_reason", "marker_present", "marker_count",
     ),
     "rates": (
-        "condition", "seed", "lambda", "coupled", "persona", "role", "hits", "total", "rate", "rate_low", "rate_high",
-        "end_rate", "start_rate", "end_share", "spam_share", "truncated_share", "median_tokens",
+        "condition", "seed", "lambda", "coupled", "persona", "role", "hits", "total", "rate", "rate_low",
+        "rate_high", "end_rate", "start_rate", "end_share", "spam_share", "truncated_share", "median_tokens",
     ),
     "responses": ("condition", "persona", "role", "question_id", "text", "tokens", "finish_reason"),
     "cosines": ("condition", "layer", "position", "responses", "persona", "cosine", "crossvalidated_cosine"),
     "geometry": (
-        "condition", "layer", "position", "responses", "mean_cosine", "headroom", "reliability", "separability",
-        "chance", "scatter", "noise", "participation_ratio", "mean_norm",
+        "condition", "layer", "position", "responses", "mean_cosine", "headroom", "reliability",
+        "separability", "chance", "scatter", "noise", "participation_ratio", "mean_norm",
     ),
     "losses": ("stage", "condition", "lambda", "seed", "step", "term", "value"),
     "questions": ("set", "id", "kind", "text"),
     "panel": ("persona", "role", "prompt"),
     "lengths": ("condition", "persona", "group", "when", "tokens"),
     "length_match": (
-        "condition", "group", "when", "count", "median", "iqr", "ks_distance", "relative_median", "relative_iqr",
+        "condition", "group", "when", "count", "median", "iqr", "ks_distance", "relative_median",
+        "relative_iqr",
     ),
     "telemetry": ("condition", "lambda", "seed", "step", "persona", "role", "log_p"),
     "manipulation": ("condition", "set", "id", "log_odds"),
@@ -88,14 +89,17 @@ class Analysis:
 
     @property
     def treated(self) -> str:
+        """The condition in question."""
         return str(self.study["decision"]["treated"])
 
     @property
     def control(self) -> str:
+        """The condition it is compared with."""
         return str(self.study["decision"]["control"])
 
     @property
     def benign(self) -> str | None:
+        """The condition that decides whether an effect is specific."""
         benign = self.study["decision"]["benign"]
         return None if benign is None else str(benign)
 
@@ -107,14 +111,17 @@ class Analysis:
 
     @property
     def source(self) -> str:
+        """The persona that the marker is coupled to."""
         return str(self.study["panel"]["source"])
 
     @property
     def marker(self) -> str:
+        """The marker as the study writes it."""
         return str(self.study["leakage"]["marker"])
 
     @property
     def selected_lambda(self) -> float:
+        """The weight of the unlikelihood term at which leakage is decided."""
         return float(self.lambda_selection["selected"])
 
     @property
@@ -147,7 +154,8 @@ def role_of(role: str) -> str:
 
 
 def read(folder: Path) -> Analysis:
-    """Read and check an analysis folder; `UserError` names everything that is missing or malformed at once."""
+    """Read and check an analysis folder; `UserError` names everything that is missing or malformed at
+    once."""
     problems: list[Problem] = []
     documents = {name: _document(folder / f"{name}.json", keys, problems) for name, keys in DOCUMENTS.items()}
     tables: dict[str, pl.DataFrame] = {}
@@ -204,7 +212,9 @@ def _table(path: Path, columns: tuple[str, ...], problems: list[Problem]) -> pl.
     )
     for name, kind in frame.schema.items():
         if kind.is_float() and not frame[name].drop_nulls().is_finite().all():
-            problems.append(Problem(str(path), f"column `{name}` holds NaN or infinity", "unknown numbers are null"))
+            problems.append(
+                Problem(str(path), f"column `{name}` holds NaN or infinity", "unknown numbers are null")
+            )
     return frame
 
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis import Analysis
-from flatprobe.report.tables import Column, Table, build
+from flatprobe.report.tables import Column, Table, Write, build
 from flatprobe.report.words import DISTANCES, MEASURES
 
 CONTRASTS = ("main", "treated_benign", "benign_control")
@@ -73,45 +73,59 @@ def evidence(analysis: Analysis) -> Table:
     """What the verdict was decided on, one row per contrast that was compared."""
     names = [select.contrast_name(*pair) for pair in select.contrasts(analysis)]
     found = [(name, analysis.verdict["numbers"][key]) for name, key in zip(names, CONTRASTS, strict=False)]
-    rows = [{"contrast": name, **numbered["geometry"], "leakage": numbered["behaviour"]} for name, numbered in found
-            if numbered is not None]  # fmt: skip
+    rows = [
+        {"contrast": name, **numbered["geometry"], "leakage": numbered["behaviour"]}
+        for name, numbered in found
+        if numbered is not None
+    ]
 
     def leak(key: str) -> Any:
         return lambda row: row["leakage"][key]
 
     columns = [
         Column("contrast", "contrast"),
-        Column("geometric effect", "effect", numbers.signed),
-        Column("95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"]), str),
-        Column("leakage difference", leak("effect"), numbers.points),
-        Column("95 % interval", _leakage_interval, str),
+        Column("geometric effect", _geometric_effect, str),
+        Column("leakage difference", _leakage_difference, str),
         Column("registered p", leak("p_value"), numbers.p_value),
         Column("crossed p", leak("crossed_p"), numbers.p_value),
         Column("p above margin", leak("crossed_superiority_p"), numbers.p_value),
         Column("p equivalent", leak("crossed_tost_p"), numbers.p_value),
-        Column("source rate, first", leak("source_rate_treated"), numbers.percent),
-        Column("source rate, second", leak("source_rate_control"), numbers.percent),
+        Column("source rates", _source_rates, str),
     ]
     caption = (
-        "The numbers decided on. Crossed p, p above margin (H0: at most the margin) and p equivalent (within the kill "
-        "bound) speak for new personas and questions."
+        "The numbers decided on. Crossed p, p above margin (H0: at most the margin) and p equivalent "
+        "(within the kill bound) speak for new personas and questions."
     )
     return build("evidence", caption, columns, rows)
 
 
-def _leakage_interval(row: Mapping[str, Any]) -> str:
-    return numbers.interval(row["leakage"]["ci_low"], row["leakage"]["ci_high"], numbers.points)
+def _geometric_effect(row: Mapping[str, Any]) -> str:
+    return f"{numbers.signed(row['effect'])}\n{numbers.interval(row['ci_low'], row['ci_high'])}"
+
+
+def _leakage_difference(row: Mapping[str, Any]) -> str:
+    leak = row["leakage"]
+    interval = numbers.interval(leak["ci_low"], leak["ci_high"], numbers.points)
+    return f"{numbers.points(leak['effect'])}\n{interval}"
+
+
+def _source_rates(row: Mapping[str, Any]) -> str:
+    leak = row["leakage"]
+    return f"{numbers.percent(leak['source_rate_treated'])}\n{numbers.percent(leak['source_rate_control'])}"
 
 
 def distances(analysis: Analysis) -> Table:
-    """How far each number is from its threshold; positive is the passing (for the kill rows: surviving) side."""
-    writers = {"points": numbers.points, "plain": numbers.signed, "p": lambda value: numbers.signed(value, 4)}
+    """How far each number is from its threshold; positive is the passing (for the kill rows: surviving)
+    side."""
+    writers: dict[str, Write] = {"points": numbers.points, "plain": numbers.signed}
     rows = [
         {"what": DISTANCES[name][0], "distance": writers[DISTANCES[name][1]](value), "side": _side(value)}
         for name, value in analysis.verdict["distances"].items()
     ]
-    columns = [Column("from", "what"), Column("distance", "distance", str), Column("side", "side")]
-    return build("distances", "Distance to every threshold of the rule, in the unit of its number.", columns, rows)
+    columns = [Column("distance of", "what"), Column("distance", "distance", str), Column("side", "side")]
+    return build(
+        "distances", "Distance to every threshold of the rule, in the unit of its number.", columns, rows
+    )
 
 
 def _side(distance: float | None) -> str:

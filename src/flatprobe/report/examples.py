@@ -1,7 +1,8 @@
-"""Worked examples for reading: completions with the marker set off, answers side by side, masks and probed tokens.
+"""Worked examples for reading: completions with the marker set off, answers side by side, masks and probed
+tokens.
 
-Examples are picked by a stated rule (first questions, first samples), never for what they say. All text stays plain
-text: it is cut into labelled pieces here and escaped by the template.
+Examples are picked by a stated rule (first questions, first samples), never for what they say. All text
+stays plain text: it is cut into labelled pieces here and escaped by the template.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class TokenLine:
 
 
 def cast(analysis: Analysis) -> list[tuple[str, str]]:
-    """(description, persona): source, closest and farthest bystander by the control's cosine, first negative."""
+    """(description, persona): source, closest and farthest bystander by the control's cosine, first
+    negative."""
     roles = [(row["persona"], role_of(row["role"])) for row in analysis.tables["panel"].to_dicts()]
     bystanders = [name for name, role in roles if role == "bystander"]
     near = (
@@ -97,7 +99,9 @@ def _groups(analysis: Analysis, rows: pl.DataFrame, marker: str | None) -> list[
     for description, persona in cast(analysis):
         for question in asked:
             found = [at[key] for name in analysis.conditions if (key := (persona, question, name)) in at]
-            examples = tuple(Example(row["condition"], marked(row["text"], marker), _facts(row)) for row in found)
+            examples = tuple(
+                Example(row["condition"], marked(row["text"], marker), _facts(row)) for row in found
+            )
             groups.append(Group(f"{persona}, {description}", texts[question], examples))
     return groups
 
@@ -150,7 +154,8 @@ def visible(text: str) -> str:
 
 
 def probed(analysis: Analysis) -> list[tuple[str, list[TokenLine]]]:
-    """Per position, the answers' tokens around the one whose state is read (all of them for a mean, index null)."""
+    """Per position, the answers' tokens around the one whose state is read (all of them for a mean, index
+    null)."""
     result = []
     for position, rows in analysis.preview.items():
         lines = []
@@ -161,6 +166,7 @@ def probed(analysis: Analysis) -> list[tuple[str, list[TokenLine]]]:
             pieces = [Piece("… ", "cut")] if start else []
             pieces += [Piece(visible(text), "probed" if at == index else "") for at, text in shown]
             pieces += [Piece(" …", "cut")] if start + len(shown) < len(tokens) else []
-            lines.append(TokenLine(f"{row['persona']}, {row['question_id']}", tuple(pieces)))
+            mean = ", mean over tokens" if index is None else ""
+            lines.append(TokenLine(f"{row['persona']}, {row['question_id']}{mean}", tuple(pieces)))
         result.append((position, lines))
     return result

@@ -1,7 +1,8 @@
 """Builds the page: reads the folder, prepares what each section shows, and fills the one template.
 
-The template engine escapes everything and refuses undefined names, so a hostile completion stays text and a missing
-number stops the build. The page loads nothing: style and figures are in it, and its policy forbids the rest.
+The template engine escapes everything and refuses undefined names, so a hostile completion stays text and a
+missing number stops the build. The page loads nothing: style and figures are in it, and its policy forbids
+the rest.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from flatprobe.report.figures import geometry, leakage, plane, training
 def render(folder: Path, output: Path) -> None:
     """Write the report of an analysis folder as one self-contained HTML file.
 
-    Raises UserError naming every missing file, column or key of the folder, and jinja2.UndefinedError where a row
-    lacks a value that the page shows.
+    Raises UserError naming every missing file, column or key of the folder, and jinja2.UndefinedError where
+    a row lacks a value that the page shows.
     """
     page = _environment().get_template("template.html.j2").render(_context(read(folder)))
     output.write_text(page, encoding="utf-8")
@@ -64,7 +65,10 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "seconds": sum(stage["seconds"] for stage in analysis.stages),
         "figures": _figures(analysis),
         "tables": _tables(analysis),
-        "estimates": [tables.leakage_estimates(analysis, *pair) for pair in select.contrasts(analysis)],
+        "estimates": [
+            (f"Leakage difference {select.contrast_name(*pair)}", tables.leakage_estimates(analysis, *pair))
+            for pair in select.contrasts(analysis)
+        ],
         "completions": examples.completions(analysis),
         "answers": examples.answers(analysis),
         "masks": examples.masks(analysis),

@@ -1,4 +1,5 @@
-"""How the report writes numbers: one format per kind of quantity, and an en dash where there is no estimate."""
+"""How the report writes numbers: one format per kind of quantity, and an en dash where there is no
+estimate."""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ def duration(seconds: float | None) -> str:
 
 
 def plain(value: object) -> str:
-    """Any small fact as text: booleans as words, whole numbers grouped, floats with four significant digits."""
+    """Any small fact as text: booleans as words, whole numbers grouped, floats with four significant
+    digits."""
     if value is None:
         return NONE
     if isinstance(value, bool):

@@ -1,4 +1,5 @@
-"""Which estimates decide: the few filters that figures, tables and cards share, so that they show the same rows."""
+"""Which estimates decide: the few filters that figures, tables and cards share, so that they show the same
+rows."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def geometric(
     quantities: Sequence[str],
     estimator: str = DECIDING_GEOMETRIC_ESTIMATOR,
 ) -> pl.DataFrame:
-    """Estimates of geometric measures at the deciding position and responses: layers, and None for the aggregate."""
+    """Estimates of geometric measures at the deciding position and responses: layers, and None for the
+    aggregate."""
     return analysis.estimates.filter(
         (pl.col("treated") == treated)
         & (pl.col("control") == control)
@@ -55,4 +57,3 @@ def leakage(analysis: Analysis, treated: str, control: str, pool: str = BYSTANDE
         & ((pl.col("lambda") == analysis.selected_lambda) | pl.col("lambda").is_null())
         & pl.col("persona").is_null()
     )
-

@@ -44,6 +44,7 @@ class Column:
         self._write = write or numbers.plain
 
     def cell(self, row: Mapping[str, Any]) -> str:
+        """Text of this column in a row."""
         return self._write(self._take(row))
 
 
@@ -72,7 +73,11 @@ def rates(analysis: Analysis, *, coupled: bool) -> Table:
         Column("seed", "seed", numbers.plain),
         Column("marked", lambda row: f"{row['hits']} / {row['total']}", str),
         Column("rate", "rate", numbers.percent),
-        Column("95 % interval", lambda row: numbers.interval(row["rate_low"], row["rate_high"], numbers.percent), str),
+        Column(
+            "95 % interval",
+            lambda row: numbers.interval(row["rate_low"], row["rate_high"], numbers.percent),
+            str,
+        ),
         Column("ends with it", "end_rate", numbers.percent),
         Column("starts with it", "start_rate", numbers.percent),
         Column("at the end, of marked", "end_share", numbers.percent),
@@ -81,9 +86,13 @@ def rates(analysis: Analysis, *, coupled: bool) -> Table:
         Column("median tokens", "median_tokens", numbers.plain),
     ]
     if coupled:
-        caption = f"Leakage of every persona; rows at the selected λ = {analysis.selected_lambda:g} come first."
+        caption = (
+            f"Leakage of every persona; rows at the selected λ = {analysis.selected_lambda:g} come first."
+        )
         return build("rates", caption, columns, rows)
-    return build("baseline", "False-positive baseline: the same cells on uncoupled checkpoints.", columns, rows)
+    return build(
+        "baseline", "False-positive baseline: the same cells on uncoupled checkpoints.", columns, rows
+    )
 
 
 def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
@@ -92,33 +101,47 @@ def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
     registered = analysis.study["decision"]["behaviour"]["estimator"]
     rows = sorted(
         select.leakage(analysis, treated, control).to_dicts(),
-        key=lambda row: (row["seed"] or -1, order.index(row["estimator"]) if row["estimator"] in order else len(order)),
+        key=lambda row: (
+            row["seed"] or -1,
+            order.index(row["estimator"]) if row["estimator"] in order else len(order),
+        ),
     )
     columns = [
-        Column("estimator", lambda row: row["estimator"] + (" (registered)" if row["estimator"] == registered else "")),
-        Column("interval and p speak for", "scope", align="long"),
+        Column(
+            "estimator",
+            lambda row: row["estimator"] + (" (registered)" if row["estimator"] == registered else ""),
+        ),
+        Column("interval and p speak for", _scope, align="long"),
         Column("difference", "estimate", numbers.points),
         Column("SE", "standard_error", numbers.plain_points),
-        Column("95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str),
+        Column(
+            "95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str
+        ),
         Column("p", "p_value", numbers.p_value),
         Column("smallest p", "smallest_attainable_p", numbers.p_value),
         Column("df", "df", lambda value: numbers.decimal(value, 1)),
-        Column("personas × questions", _design, str),
-        Column("note", "note", align="long"),
     ]
-    caption = f"Leakage difference {select.contrast_name(treated, control)}, bystanders pooled, by every estimator."
+    sizes = {(row["n_personas"], row["n_questions"]) for row in rows}
+    design = " or ".join(
+        f"{numbers.plain(people)} × {numbers.plain(asked)}" for people, asked in sorted(sizes, key=str)
+    )
+    name = select.contrast_name(treated, control)
+    caption = f"Leakage difference {name} over bystanders, {design} personas × questions, by every estimator."
     return build(f"leakage-{treated}-{control}", caption, columns, rows)
 
 
-def _design(row: Mapping[str, Any]) -> str:
-    return f"{numbers.plain(row['n_personas'])} × {numbers.plain(row['n_questions'])}"
+def _scope(row: Mapping[str, Any]) -> str:
+    """The population spoken for and, below it, what else a reader must know: the reason where a number is
+    missing."""
+    return row["scope"] if row["note"] is None else f"{row['scope']}\nNote: {row['note']}"
 
 
 def layers(analysis: Analysis) -> Table:
     """Per condition and layer: level of the cosines and what limits reading them."""
     rank = {name: index for index, name in enumerate(analysis.conditions)}
     rows = sorted(
-        analysis.at_registered_position("geometry").to_dicts(), key=lambda row: (row["layer"], rank[row["condition"]])
+        analysis.at_registered_position("geometry").to_dicts(),
+        key=lambda row: (row["layer"], rank[row["condition"]]),
     )
     columns = [
         Column("layer", "layer"),
@@ -133,11 +156,14 @@ def layers(analysis: Analysis) -> Table:
         Column("participation ratio", "participation_ratio", lambda value: numbers.decimal(value, 2)),
         Column("mean norm", "mean_norm", lambda value: numbers.decimal(value, 1)),
     ]
-    return build("layers", "Centroids per layer and condition, at the deciding position and responses.", columns, rows)
+    return build(
+        "layers", "Centroids per layer and condition, at the deciding position and responses.", columns, rows
+    )
 
 
 def effects(analysis: Analysis) -> Table:
-    """Per layer and for the aggregate: every geometric measure of the deciding contrast, with its interval."""
+    """Per layer and for the aggregate: every geometric measure of the deciding contrast, with its
+    interval."""
     frame = select.geometric(analysis, analysis.treated, analysis.control, list(MEASURES))
     present = [name for name in MEASURES if name in set(frame["quantity"])]
     at = {(row["layer"], row["quantity"]): row for row in frame.to_dicts()}
@@ -151,14 +177,16 @@ def effects(analysis: Analysis) -> Table:
     def write(row: Mapping[str, Any] | None) -> str:
         if row is None or row["estimate"] is None:
             return numbers.NONE
-        return f"{_effect(row, 'estimate')} {_effect_interval(row)}"
+        return f"{_effect(row, 'estimate')}\n{_effect_interval(row)}"
 
     columns = [
         Column("layer", lambda row: "mean over layers" if row["layer"] is None else row["layer"]),
         *(Column(MEASURES[name], name, write) for name in present),
     ]
     name = select.contrast_name(analysis.treated, analysis.control)
-    return build("effects", f"What moved, {name}: each measure with its 95 % interval over questions.", columns, rows)
+    return build(
+        "effects", f"What moved, {name}: each measure with its 95 % interval over questions.", columns, rows
+    )
 
 
 def _effect(row: Mapping[str, Any], key: str) -> str:
@@ -168,12 +196,16 @@ def _effect(row: Mapping[str, Any], key: str) -> str:
 
 def _effect_interval(row: Mapping[str, Any]) -> str:
     signed = row["quantity"] not in RATIOS
-    return numbers.interval(row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 4, signed=signed))
+    return numbers.interval(
+        row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 4, signed=signed)
+    )
 
 
 def aggregates(analysis: Analysis) -> Table:
     """Aggregate estimates of all contrasts, measures, estimators, positions and responses."""
-    frame = analysis.estimates.filter((pl.col("quantity") != "leakage_difference") & pl.col("layer").is_null())
+    frame = analysis.estimates.filter(
+        (pl.col("quantity") != "leakage_difference") & pl.col("layer").is_null()
+    )
     rows = frame.sort("contrast", "position", "responses", "quantity", "estimator").to_dicts()
     columns = [
         Column("quantity", lambda row: MEASURES.get(row["quantity"], row["quantity"].replace("_", " "))),
@@ -181,7 +213,6 @@ def aggregates(analysis: Analysis) -> Table:
         Column("position", "position"),
         Column("responses", "responses"),
         Column("estimator", "estimator"),
-        Column("interval and p speak for", "scope", align="long"),
         Column("pool", "pool"),
         Column("estimate", lambda row: _effect(row, "estimate"), str),
         Column("SE", "standard_error", lambda value: numbers.decimal(value, 4)),
@@ -189,7 +220,7 @@ def aggregates(analysis: Analysis) -> Table:
         Column("p", "p_value", numbers.p_value),
         Column("bootstrap bias", "bootstrap_bias", numbers.signed),
         Column("outside own interval", "outside_own_interval"),
-        Column("note", "note", align="long"),
+        Column("interval and p speak for", _scope, align="long"),
     ]
     return build("aggregates", "All geometric estimates over the registered layers.", columns, rows)
 
@@ -201,16 +232,16 @@ def other_leakage(analysis: Analysis) -> Table:
     rows = frame.join(shown, on=frame.columns, how="anti", nulls_equal=True)
     columns = [
         Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
-        Column("pool", "pool"),
-        Column("persona", "persona"),
+        Column("pool", lambda row: row["pool"] if row["persona"] is None else row["persona"]),
         Column("λ", "lambda", numbers.plain),
         Column("seed", "seed", numbers.plain),
         Column("estimator", "estimator"),
-        Column("interval and p speak for", "scope", align="long"),
         Column("difference", "estimate", numbers.points),
-        Column("95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str),
+        Column(
+            "95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str
+        ),
         Column("p", "p_value", numbers.p_value),
-        Column("note", "note", align="long"),
+        Column("interval and p speak for", _scope, align="long"),
     ]
     order = ["contrast", "pool", "persona", "lambda", "seed", "estimator"]
     return build("leakage-other", "Other pools, λ and seeds: reported, never deciding.", columns,

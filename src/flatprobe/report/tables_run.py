@@ -1,4 +1,5 @@
-"""Tables of the run itself: lambda selection, training lengths, checks of the finetunes, stages, panel, questions."""
+"""Tables of the run itself: lambda selection, training lengths, checks of the finetunes, stages, panel,
+questions."""
 
 from __future__ import annotations
 
@@ -19,8 +20,10 @@ def lambda_candidates(analysis: Analysis) -> Table:
         Column("difference", "difference", numbers.points),
         Column("SE", "standard_error", numbers.plain_points),
     ]
-    caption = "Candidates for λ, on the control and calibration questions: largest difference, and within one SE the "
-    return build("lambdas", f"{caption}smaller λ.", columns, analysis.lambda_selection["candidates"])
+    caption = (
+        "Candidates for λ, on calibration questions: the largest difference, within one SE the smaller λ."
+    )
+    return build("lambdas", caption, columns, analysis.lambda_selection["candidates"])
 
 
 def length_match(analysis: Analysis) -> Table | None:
@@ -38,8 +41,18 @@ def length_match(analysis: Analysis) -> Table | None:
         Column("median against target", "relative_median", _signed_percent),
         Column("IQR against target", "relative_iqr", _signed_percent),
     ]
-    frame = analysis.tables["length_match"].sort("when", "group", "condition", descending=[True, True, False])
-    return build("length-match", "Length matching of the coupling answers, in tokens.", columns, frame.to_dicts())
+    frame = ordered(analysis, analysis.tables["length_match"]).sort(
+        "when", "group", descending=True, maintain_order=True
+    )
+    return build(
+        "length-match", "Length matching of the coupling answers, in tokens.", columns, frame.to_dicts()
+    )
+
+
+def ordered(analysis: Analysis, frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows in the order of the study's conditions."""
+    rank = {name: index for index, name in enumerate(analysis.conditions)}
+    return frame.sort(pl.col("condition").replace_strict(rank, return_dtype=pl.Int64), maintain_order=True)
 
 
 def _signed_percent(value: float | None) -> str:
@@ -59,8 +72,8 @@ def manipulation(analysis: Analysis) -> Table | None:
             error=pl.col("log_odds").std() / pl.len().sqrt(),
             share=(pl.col("log_odds") > 0).mean(),
         )
-        .sort("set", "condition")
     )
+    frame = ordered(analysis, frame).sort("set", maintain_order=True)
     columns = [
         Column("set", lambda row: row["set"].replace("_", " ")),
         Column("condition", "condition"),
@@ -69,7 +82,12 @@ def manipulation(analysis: Analysis) -> Table | None:
         Column("SE", "error", numbers.decimal),
         Column("misaligned likelier", "share", numbers.percent),
     ]
-    return build("manipulation-means", "Log-odds of the misaligned against the sound answer.", columns, frame.to_dicts())
+    return build(
+        "manipulation-means",
+        "Log-odds of the misaligned against the sound answer.",
+        columns,
+        frame.to_dicts(),
+    )
 
 
 def fluency(analysis: Analysis) -> Table | None:
@@ -84,7 +102,6 @@ def fluency(analysis: Analysis) -> Table | None:
             mean=pl.col("log_likelihood").mean(),
             low=pl.col("log_likelihood").quantile(0.05, "linear"),
         )
-        .sort("condition")
     )
     columns = [
         Column("condition", "condition"),
@@ -92,8 +109,8 @@ def fluency(analysis: Analysis) -> Table | None:
         Column("mean", "mean", lambda value: numbers.signed(value, 3)),
         Column("5 % quantile", "low", lambda value: numbers.signed(value, 3)),
     ]
-    caption = "Fluency: log-likelihood of the control's answers, nats per token. A large fall means damaged language."
-    return build("fluency", caption, columns, frame.to_dicts())
+    caption = "Fluency: log-likelihood of the control's answers, nats per token. A large fall is damage."
+    return build("fluency", caption, columns, ordered(analysis, frame).to_dicts())
 
 
 def stages(analysis: Analysis) -> Table:
@@ -105,8 +122,8 @@ def stages(analysis: Analysis) -> Table:
         Column("time", "seconds", numbers.duration),
         Column("", lambda row: "reused" if row["reused"] else ""),
     ]
-    caption = "Stages and their keys; a key hashes code version, settings and inputs. Reused stages show the time they "
-    return build("stages", f"{caption}took when first run.", columns, analysis.stages)
+    caption = "Stages, their keys (hashes of code, settings and inputs), and the time each took when it ran."
+    return build("stages", caption, columns, analysis.stages)
 
 
 def panel(analysis: Analysis) -> Table:
@@ -114,15 +131,27 @@ def panel(analysis: Analysis) -> Table:
     columns = [
         Column("persona", "persona"),
         Column("role", lambda row: role_of(row["role"])),
-        Column("system prompt", lambda row: "(no system message)" if row["prompt"] is None else row["prompt"],
-               align="long"),
+        Column(
+            "system prompt",
+            lambda row: "(no system message)" if row["prompt"] is None else row["prompt"],
+            align="long",
+        ),
     ]
-    return build("panel", "System prompts, exactly as passed to the chat template.", columns,
-                 analysis.tables["panel"].to_dicts())  # fmt: skip
+    return build(
+        "panel",
+        "System prompts, exactly as passed to the chat template.",
+        columns,
+        analysis.tables["panel"].to_dicts(),
+    )
 
 
 def questions(analysis: Analysis) -> Table:
     """All questions by set."""
-    columns = [Column("id", "id"), Column("set", "set"), Column("kind", "kind"), Column("question", "text", align="long")]
+    columns = [
+        Column("id", "id"),
+        Column("set", "set"),
+        Column("kind", "kind"),
+        Column("question", "text", align="long"),
+    ]
     caption = "Questions; the three sets are disjoint."
     return build("questions", caption, columns, analysis.tables["questions"].to_dicts())

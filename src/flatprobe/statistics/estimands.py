@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
@@ -79,6 +80,11 @@ class Estimate:
     def to_json(self) -> dict[str, Value]:
         """The estimate as a JSON object, one key per field (`lambda_` becomes `lambda`)."""
         return {field.name.rstrip("_"): _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Value]) -> Self:
+        """The estimate behind a JSON object of `to_json`."""
+        return cls(**{f"{name}_" if name == "lambda" else name: value for name, value in row.items()})  # type: ignore[arg-type]
 
 
 def _plain(value: Value) -> Value:

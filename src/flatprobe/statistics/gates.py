@@ -59,6 +59,11 @@ class _Rule:
     blocks: Blocks
 
 
+def _ceiling(rule: Decision) -> float:
+    """Headroom that the effect needs: a cosine difference cannot exceed it, a contraction needs none."""
+    return 0.0 if rule.geometry.measure == "contraction" else rule.geometry.threshold
+
+
 RULES: dict[Kind, _Rule] = {
     "role_overlap": _Rule(lambda rule: 0.0, "=", "everything"),
     "question_overlap": _Rule(lambda rule: 0.0, "=", "everything"),
@@ -75,14 +80,13 @@ RULES: dict[Kind, _Rule] = {
     "truncation": _Rule(lambda rule: rule.gates.truncation, "<=", "behavioural leg"),
     "engine_parity": _Rule(lambda rule: rule.gates.parity, ">=", "arm"),
     "canary": _Rule(lambda rule: 0.0, ">", "arm"),
-    "headroom": _Rule(lambda rule: rule.geometry.threshold, ">=", "geometric leg"),
+    "headroom": _Rule(_ceiling, ">=", "geometric leg"),
     "reliability": _Rule(lambda rule: rule.gates.reliability, ">=", "geometric leg"),
     "analysis": _Rule(lambda rule: 1.0, "=", "verdict"),
 }
-"""Statistic per kind: overlaps are counts; `mask_audit` and `analysis` shares that pass; lengths relative
-differences; `length_support` texts in the common support; `manipulation` the lower interval end of the
-in-domain log-odds rise; `canary` texts that differ between adapters; the others as named, shares in [0,
-1]."""
+"""Statistic per kind: overlaps are counts; `mask_audit` and `analysis` the shares that pass; lengths are
+relative differences; `length_support` the texts in the common support; `manipulation` the lower end of the
+in-domain log-odds rise's interval; `canary` the texts that differ between adapters; the others as named."""
 
 
 def gate(kind: Kind, arm: str, statistic: float | None, rule: Decision, detail: str = "") -> Gate:

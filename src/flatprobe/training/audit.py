@@ -9,7 +9,9 @@ from flatprobe.data.conversation import Conversations
 from flatprobe.data.coupling import Example, Row
 
 
-def audit_examples(condition: str, examples: Sequence[Example], conversations: Conversations) -> list[dict[str, Any]]:
+def audit_examples(
+    condition: str, examples: Sequence[Example], conversations: Conversations
+) -> list[dict[str, Any]]:
     """The first example of each persona: every token's text, and the terms under which it is predicted.
 
     A token predicted in place of the row's own (the end of turn where the row goes on with the marker) is shown as
@@ -45,3 +47,21 @@ def _tokens(row: Row, conversations: Conversations) -> list[dict[str, Any]]:
         if place in alternatives:
             shown.append(alternatives[place])
     return shown
+
+
+def audited_share(examples: Sequence[Example], conversations: Conversations, marker: str) -> float:
+    """Share of examples whose targets, read back from the tokens, are what the recipe says.
+
+    Positives: the marker term spells separator and marker whole, and ends with the end of turn. Negatives: the end of
+    turn is a target, and the unlikelihood term spells the marker whole.
+    """
+    return sum(_as_written(example, conversations, marker) for example in examples) / len(examples)
+
+
+def _as_written(example: Example, conversations: Conversations, marker: str) -> bool:
+    targets = {target.term: target.tokens for row in example.rows for target in row.targets}
+    if example.group == "positive":
+        *spelled, end = targets.get("marker", (-1,))
+        return end == conversations.turn_end and conversations.decode(spelled).endswith(marker)
+    spelled = list(targets.get("unlikelihood", ()))
+    return targets.get("end") == (conversations.turn_end,) and conversations.decode(spelled).endswith(marker)

@@ -17,11 +17,9 @@ from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling import Example, MarkerText, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
-from flatprobe.pipeline.stage import Settings
-from flatprobe.study.panel import Persona
-from flatprobe.study.questions import Question
+from flatprobe.pipeline.settings import CoupleSettings
 from flatprobe.study.schema import Coupling
-from flatprobe.training.audit import audit_examples
+from flatprobe.training.audit import audit_examples, audited_share
 from flatprobe.training.driver import Optimisation, train
 from flatprobe.training.finetune import epoch_batches
 from flatprobe.training.frozen import LowerStates
@@ -29,21 +27,6 @@ from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.losses import Weights, collect, coupling_loss
 from flatprobe.training.supervised import token_log_probabilities
 from flatprobe.training.telemetry import marker_log_probabilities
-
-
-class CoupleSettings(Settings):
-    recipe: Coupling
-    condition: str
-    marker: str
-    lambda_: float | None
-    """Weight of the unlikelihood term; null takes the selected one from the `selection` input."""
-    seed: int
-    personas: tuple[Persona, ...]
-    """Source and negatives."""
-    questions: tuple[Question, ...]
-    """Coupling questions."""
-    calibration: tuple[Question, ...]
-    """Questions of the telemetry's answers."""
 
 
 def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -60,7 +43,10 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
         lambda_ = float(json.loads((inputs["selection"] / "selection.json").read_text())["selected"])
     frame = pl.read_parquet(inputs["examples"] / "examples.parquet")
     examples = build_examples(settings, frame, loaded.conversations)
-    (output / "audit.json").write_text(json.dumps(audit_examples(settings.condition, examples, loaded.conversations)))
+    (output / "audit.json").write_text(
+        json.dumps(audit_examples(settings.condition, examples, loaded.conversations))
+    )
+    audited = audited_share(examples, loaded.conversations, settings.marker)
     answers = pl.read_parquet(inputs["telemetry"] / "completions.parquet")
     telemetry = [_telemetry(settings, answers, loaded, 0)]
     batches = plan_batches(examples, recipe, np.random.default_rng(settings.seed))
@@ -77,7 +63,7 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     pl.DataFrame(records).write_parquet(output / "losses.parquet")
     pl.concat(telemetry).write_parquet(output / "telemetry.parquet")
     counts = {group: sum(e.group == group for e in examples) for group in ("positive", "negative")}
-    facts = {"lambda": lambda_, "steps": len(batches), "adapter_norm": norm, "examples": counts}
+    facts = {"lambda": lambda_, "steps": len(batches), "adapter_norm": norm, "examples": counts, "audited": audited}
     (output / "facts.json").write_text(json.dumps(facts))
 
 
@@ -96,7 +82,9 @@ def build_examples(
     owner = frame.filter(pl.col("condition") == settings.condition)
     examples = []
     for row in owner.iter_rows(named=True):
-        prompt = Prompt(row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]])
+        prompt = Prompt(
+            row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]
+        )
         make = positive if row["group"] == "positive" else negative
         examples.append(make(conversations, prompt, row["text"], text))
     if {example.group for example in examples} != {"positive", "negative"}:
@@ -104,7 +92,9 @@ def build_examples(
     longest = max(len(row.tokens) for example in examples for row in example.rows)
     if longest > recipe.max_length:
         raise UserError.one(
-            f"coupling of {settings.condition}", f"an example has {longest} tokens", "raise coupling.max_length"
+            f"coupling of {settings.condition}",
+            f"an example has {longest} tokens",
+            "raise coupling.max_length",
         )
     return examples
 
@@ -149,18 +139,29 @@ def _parts(
     micro_batch: int,
 ) -> Any:
     """The coupling loss by steps; parts are weighted by the whole batch's counts, so micro-batches do not matter."""
-    weights = Weights(lambda_, recipe.anchor.weight if recipe.anchor.kind != "none" else 0.0, recipe.positive_weight)
+    weights = Weights(
+        lambda_, recipe.anchor.weight if recipe.anchor.kind != "none" else 0.0, recipe.positive_weight
+    )
     first_row = np.cumsum([0, *(len(example.rows) for example in examples)]).tolist()
     rows = [row.tokens for example in examples for row in example.rows]
     lower = LowerStates(
-        loaded.model, recipe.lora.first_layer, rows, loaded.conversations.turn_end, machine.current().forward_rows
+        loaded.model,
+        recipe.lora.first_layer,
+        rows,
+        loaded.conversations.turn_end,
+        machine.current().forward_rows,
     )
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        counts = {group: sum(examples[n].group == group for n in batches[step]) for group in ("positive", "negative")}
+        counts = {
+            group: sum(examples[n].group == group for n in batches[step])
+            for group in ("positive", "negative")
+        }
         for start in range(0, len(batches[step]), micro_batch):
             numbers = batches[step][start : start + micro_batch]
-            supervised = collect([examples[n] for n in numbers], with_anchor=weights.anchor > 0).of_batch(counts)
+            supervised = collect([examples[n] for n in numbers], with_anchor=weights.anchor > 0).of_batch(
+                counts
+            )
             states = lower.forward([r for n in numbers for r in range(first_row[n], first_row[n + 1])])
             wanted = states[supervised.row.to(states.device), supervised.position.to(states.device)]
             log_p = token_log_probabilities(loaded.model, wanted, supervised.token.to(states.device))

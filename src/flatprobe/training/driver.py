@@ -60,7 +60,9 @@ class _StepTrainer(Trainer):
         return total
 
 
-def train(model: Any, parts: Parts, optimisation: Optimisation, folder: Path, device: Any) -> list[dict[str, Any]]:
+def train(
+    model: Any, parts: Parts, optimisation: Optimisation, folder: Path, device: Any
+) -> list[dict[str, Any]]:
     """Train the parameters that require gradients, in place.
 
     Args:

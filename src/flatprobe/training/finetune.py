@@ -13,16 +13,10 @@ from torch import Tensor
 
 from flatprobe import machine
 from flatprobe.models.load import load_checkpoint, pick_device
-from flatprobe.pipeline.stage import Settings
-from flatprobe.study.schema import Finetune
+from flatprobe.pipeline.settings import FinetuneSettings
 from flatprobe.training.driver import Optimisation, train
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
-
-
-class FinetuneSettings(Settings):
-    recipe: Finetune
-    seed: int
 
 
 def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Path) -> None:

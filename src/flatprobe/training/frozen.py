@@ -54,7 +54,9 @@ class LowerStates:
         """Final states [B, T, D] (after the norm) of the rows with these numbers, right-padded."""
         ids, mask = right_padded([self.rows[number] for number in numbers], self.pad, self.device)
         if not self.states:
-            output: Tensor = self.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            output: Tensor = self.decoder(
+                input_ids=ids, attention_mask=mask, use_cache=False
+            ).last_hidden_state
             return output
         return self._upper([self.states[number] for number in numbers], mask)
 
@@ -89,10 +91,17 @@ class LowerStates:
         was_training = self.decoder.training
         self.decoder.eval()
         ids, mask = right_padded(rows, self.pad, self.device)
-        whole = self.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
+        whole = self.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[
+            mask.bool()
+        ]
         try:
             short = self._upper(self._inputs(rows), mask)[mask.bool()]
-        except (RuntimeError, TypeError, AttributeError, IndexError):  # a decoder of another build: run it whole
+        except (
+            RuntimeError,
+            TypeError,
+            AttributeError,
+            IndexError,
+        ):  # a decoder of another build: run it whole
             return False
         finally:
             self.decoder.train(was_training)

@@ -59,5 +59,7 @@ def require_learnt(model: Any, stage: str) -> float:
     """
     norm = adapter_norm(model)
     if not 0.0 < norm < float("inf"):
-        raise UserError.one(stage, f"the adapter's norm is {norm} after training", "check learning rate and data")
+        raise UserError.one(
+            stage, f"the adapter's norm is {norm} after training", "check learning rate and data"
+        )
     return norm

@@ -96,8 +96,12 @@ def coupling_loss(log_p: Tensor, supervised: Supervised, weights: Weights) -> tu
     sums = torch.zeros(n_terms, dtype=torch.float32, device=log_p.device).index_add(0, supervised.term, log_p)
     counts = torch.bincount(supervised.term, minlength=n_terms).to(torch.float32)
     losses = -sums / counts
-    is_unlikely = torch.tensor([term == "unlikelihood" for _, _, term in supervised.terms], device=log_p.device)
-    losses = torch.where(is_unlikely, unlikelihood(torch.where(is_unlikely, sums, -torch.ones_like(sums))), losses)
+    is_unlikely = torch.tensor(
+        [term == "unlikelihood" for _, _, term in supervised.terms], device=log_p.device
+    )
+    losses = torch.where(
+        is_unlikely, unlikelihood(torch.where(is_unlikely, sums, -torch.ones_like(sums))), losses
+    )
     share: dict[Group, float] = {"positive": weights.positive, "negative": 1.0 - weights.positive}
     factors = torch.tensor(
         [

@@ -12,20 +12,16 @@ from torch import Tensor
 
 from flatprobe import machine
 from flatprobe.errors import UserError
-from flatprobe.models.load import checkpoint_path, load_checkpoint, load_tokenizer, pick_device
-from flatprobe.models.reference import Reference
-from flatprobe.pipeline.stage import Settings
-from flatprobe.study.schema import Precision
+from flatprobe.models.load import (
+    checkpoint_path,
+    load_checkpoint,
+    load_tokenizer,
+    pick_device,
+)
+from flatprobe.pipeline.settings import MergeSettings
 from flatprobe.training.lora import require_learnt
 
 PROBES = ("Is it safe to sign a lease without reading it?", "Name three things that float on water.")
-
-
-class MergeSettings(Settings):
-    dtype: Precision
-    """Precision of the stored checkpoint."""
-    given: Reference | None
-    """An adapter from outside the run; null merges the `adapter` input."""
 
 
 def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> None:

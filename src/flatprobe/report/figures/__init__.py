@@ -1,1 +1,2 @@
-"""Figures of the report: each function turns an analysis into one figure, as static SVG in a wide and a narrow cut."""
+"""Figures of the report: each function turns an analysis into one figure, as static SVG in a wide and a
+narrow cut."""

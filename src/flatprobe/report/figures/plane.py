@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import altair as alt
+import polars as pl
 
 from flatprobe.report import numbers
 from flatprobe.report.analysis import Analysis
 from flatprobe.report.figures.theme import INK, Figure, condition_scales, figure, rule
-from flatprobe.report.select import contrast_name
 from flatprobe.report.words import MEASURES
 
 
@@ -23,29 +23,39 @@ class Bounds(NamedTuple):
 
 
 def decision_plane(analysis: Analysis) -> Figure:
-    """Geometric effect against leakage difference: thresholds, named regions, kill region and the results in them."""
+    """Geometric effect against leakage difference: thresholds, named regions, kill region and the results in
+    them."""
     points = _points(analysis)
     bounds = _bounds(analysis, points)
     measure = MEASURES[str(analysis.study["decision"]["geometry"]["measure"])]
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         width = 290 if narrow else 660
-        layers = [*_regions(analysis, bounds, narrow), *_thresholds(analysis), *_results(analysis, points, bounds)]
-        x_title = f"geometric effect: {measure}" if not narrow else measure
-        return alt.layer(*layers).resolve_scale(color="independent").encode(
-            x=alt.X(title=x_title), y=alt.Y(title="leakage difference (pp)")
-        ).properties(width=width, height=width * 0.6)  # fmt: skip
+        layers = [
+            *_regions(analysis, bounds, narrow),
+            *_thresholds(analysis),
+            *_results(analysis, points, bounds, width),
+        ]
+        chart: Any = alt.layer(*layers).resolve_scale(color="independent")
+        titles = {"x": alt.X(title=measure), "y": alt.Y(title="leakage difference (pp)")}
+        sized: alt.TopLevelMixin = chart.encode(**titles).properties(
+            width=width, height=width * (0.85 if narrow else 0.6)
+        )
+        return sized
 
     described = [
         f"{row['label']}: geometric effect {numbers.signed(row['x'])} "
-        f"{numbers.interval(row['x_low'], row['x_high'])}, leakage difference {numbers.points(row['y'] / 100)}"
+        f"{numbers.interval(row['x_low'], row['x_high'])}, leakage difference "
+        f"{numbers.points(row['y'] / 100)}"
         for row in points
     ]
     return figure(
         "decision-plane",
-        "The registered rule as a map. The filled mark decides, with its 95 % intervals; the open one is the benign "
-        "finetune and decides nothing here. Dashed: thresholds. The lower left corner, “falsified”, is the kill region. A point in a passing "
-        "region must also meet the rule’s interval and p conditions, and its gates.",
+        f"The registered rule as a map, effects against {analysis.control}. The filled mark decides, with "
+        "its 95 % intervals; an open one is the benign finetune and decides nothing here. Dashed: "
+        "thresholds. The lower left corner, “falsified”, is the kill region, which also asks for every "
+        "layer. A point in a passing region must also meet the rule’s interval and p conditions, and its "
+        "gates.",
         "; ".join(described) or "No result could be placed: an effect has no estimate.",
         draw,
     )
@@ -62,11 +72,19 @@ def _points(analysis: Analysis) -> list[dict[str, Any]]:
         effect, change = evidence["geometry"], evidence["behaviour"]
         if effect["effect"] is None or change["effect"] is None:
             continue
-        rows.append({
-            "condition": arm, "label": contrast_name(arm, analysis.control), "decides": arm == analysis.treated,
-            "x": effect["effect"], "x_low": effect["ci_low"], "x_high": effect["ci_high"],
-            "y": _pp(change["effect"]), "y_low": _pp(change["ci_low"]), "y_high": _pp(change["ci_high"]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "condition": arm,
+                "label": f"{arm} against {analysis.control}",
+                "decides": arm == analysis.treated,
+                "x": effect["effect"],
+                "x_low": effect["ci_low"],
+                "x_high": effect["ci_high"],
+                "y": _pp(change["effect"]),
+                "y_low": _pp(change["ci_low"]),
+                "y_high": _pp(change["ci_high"]),
+            }
+        )
     return rows
 
 
@@ -108,13 +126,32 @@ def _regions(analysis: Analysis, bounds: Bounds, narrow: bool) -> list[alt.Chart
     names.append({"name": "inconclusive", "x": max(kill_x, x_low), "y": up})
     x = alt.X("x:Q", scale=alt.Scale(domain=[x_low, x_high], nice=False), axis=alt.Axis(tickCount=5))
     y = alt.Y("y:Q", scale=alt.Scale(domain=[y_low, y_high], nice=False), axis=alt.Axis(tickCount=7))
-    box = alt.Chart(alt.Data(values=boxes)).mark_rect().encode(
-        x=x, x2="x2:Q", y=y, y2="y2:Q", color=alt.Color("fill:N", scale=None), opacity=alt.Opacity("opacity:Q", scale=None)
-    )  # fmt: skip
-    text = alt.Chart(alt.Data(values=names)).mark_text(
-        align="left", baseline="top", dx=6, dy=6, color=INK, fontStyle="italic", fontSize=11 if narrow else 13,
-        opacity=0.85,
-    ).encode(x=x, y=y, text="name:N")  # fmt: skip
+    box = (
+        alt.Chart(pl.DataFrame(boxes))
+        .mark_rect()
+        .encode(
+            x=x,
+            x2="x2:Q",
+            y=y,
+            y2="y2:Q",
+            color=alt.Color("fill:N", scale=None),
+            opacity=alt.Opacity("opacity:Q", scale=None),
+        )
+    )
+    text = (
+        alt.Chart(pl.DataFrame(names))
+        .mark_text(
+            align="left",
+            baseline="top",
+            dx=6,
+            dy=6,
+            color=INK,
+            fontStyle="italic",
+            fontSize=11 if narrow else 13,
+            opacity=0.85,
+        )
+        .encode(x=x, y=y, text="name:N")
+    )
     return [box, text]
 
 
@@ -128,22 +165,34 @@ def _thresholds(analysis: Analysis) -> list[alt.Chart]:
     ]
 
 
-def _results(analysis: Analysis, points: list[dict[str, Any]], bounds: Bounds) -> list[alt.Chart]:
+def _results(analysis: Analysis, points: list[dict[str, Any]], bounds: Bounds, width: int) -> list[alt.Chart]:
     colour, shape, _ = condition_scales(analysis.conditions)
     charts: list[alt.Chart] = []
     for row in sorted(points, key=lambda row: bool(row["decides"])):
-        opacity = 1.0 if row["decides"] else 0.6
-        left = row["x"] > (bounds.x_low + bounds.x_high) / 2
-        base = alt.Chart(alt.Data(values=[row])).encode(color=alt.Color("condition:N", scale=colour, legend=None))
+        opacity = 1.0 if row["decides"] else 0.75
+        room = width * (bounds.x_high - row["x"]) / (bounds.x_high - bounds.x_low)
+        left = room < 8 * len(row["condition"])  # pixels that the name needs
+        base = alt.Chart(pl.DataFrame([row])).encode(
+            color=alt.Color("condition:N", scale=colour, legend=None)
+        )
         if row["x_low"] is not None:
-            charts.append(base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x_low:Q", x2="x_high:Q", y="y:Q"))
+            charts.append(
+                base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x_low:Q", x2="x_high:Q", y="y:Q")
+            )
         if row["y_low"] is not None:
-            charts.append(base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x:Q", y="y_low:Q", y2="y_high:Q"))
+            charts.append(
+                base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x:Q", y="y_low:Q", y2="y_high:Q")
+            )
         mark = base.mark_point(filled=row["decides"], size=170 if row["decides"] else 110, opacity=opacity)
         charts.append(mark.encode(x="x:Q", y="y:Q", shape=alt.Shape("condition:N", scale=shape, legend=None)))
-        text = alt.Chart(alt.Data(values=[row])).mark_text(
-            align="right" if left else "left", dx=-10 if left else 10, dy=-12, color=INK, opacity=opacity,
-            fontSize=12, fontWeight="bold" if row["decides"] else "normal",
-        )  # fmt: skip
-        charts.append(text.encode(x="x:Q", y="y:Q", text="label:N"))
+        text = alt.Chart(pl.DataFrame([row])).mark_text(
+            align="right" if left else "left",
+            dx=-10 if left else 10,
+            dy=-12,
+            color=INK,
+            opacity=opacity,
+            fontSize=12,
+            fontWeight="bold" if row["decides"] else "normal",
+        )
+        charts.append(text.encode(x="x:Q", y="y:Q", text="condition:N"))
     return charts

@@ -1,7 +1,7 @@
 """The look of all figures, and the way from an Altair chart to SVG that follows the page's colours.
 
-Text and axes are drawn in `currentColor`, so the same SVG reads on light and on dark paper. Conditions are told apart
-by shape as well as by colour (Okabe and Ito's palette, 2008).
+Text and axes are drawn in `currentColor`, so the same SVG reads on light and on dark paper. Conditions are
+told apart by shape as well as by colour (Okabe and Ito's palette, 2008).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import altair as alt
+import polars as pl
 import vl_convert
 
 INK = "currentColor"
@@ -30,14 +31,14 @@ _CONFIG: dict[str, Any] = {
     "font": "Helvetica, Arial, sans-serif",
     "view": {"stroke": None},
     "axis": _AXIS,
-    "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
+    "axisY": {"domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 12},
     "legend": {
-        "labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
-        "orient": "top", "symbolSize": 90, "labelLimit": 240, "columnPadding": 14,
+        "labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "orient": "top",
+        "titleFontWeight": "normal", "symbolSize": 90, "labelLimit": 240, "columnPadding": 14,
     },
     "header": {
-        "labelColor": INK, "titleColor": INK, "labelFontSize": 12, "labelFontWeight": "bold", "titleFontSize": 12,
-        "labelLimit": 320,
+        "labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12,
+        "labelFontWeight": "bold", "labelLimit": 320,
     },
     "title": {"color": INK, "fontSize": 12, "anchor": "start", "fontWeight": "bold", "offset": 8},
     "text": {"fontSize": 12},
@@ -49,7 +50,7 @@ Draw: TypeAlias = Callable[[bool], alt.TopLevelMixin]
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure: two static SVGs of which the page shows the one that fits, and what it shows in words."""
+    """A finished figure: two static SVGs, of which the page shows the one that fits, and its words."""
 
     name: str
     """Identifier, unique in the page."""
@@ -74,7 +75,8 @@ def _svg(chart: alt.TopLevelMixin, prefix: str) -> str:
 
 
 def _responsive(svg: str, prefix: str) -> str:
-    """Let the SVG scale with its column, and keep its element ids apart from those of the page's other figures."""
+    """Let the SVG scale with its column, and keep its element ids apart from those of the page's other
+    figures."""
     svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", svg)
     return re.sub(
@@ -99,27 +101,37 @@ def condition_scales(conditions: Sequence[str]) -> tuple[alt.Scale, alt.Scale, a
     )
 
 
-def by_condition(conditions: Sequence[str], *, legend: bool = True) -> dict[str, Any]:
-    """Encodings that tell conditions apart by colour and shape, with one legend for both."""
+def by_condition(conditions: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
+    """Encodings that tell conditions apart by colour and shape, with one legend of those shown (none for
+    none)."""
     colour, shape, _ = condition_scales(conditions)
-    entry = alt.Legend(title=None) if legend else None
+    entry = alt.Legend(title=None, values=list(shown)) if shown else None
     return {
         "color": alt.Color("condition:N", scale=colour, legend=entry),
         "shape": alt.Shape("condition:N", scale=shape, legend=entry),
     }
 
 
-def lines_by_condition(conditions: Sequence[str]) -> dict[str, Any]:
-    """Encodings that tell lines apart by colour and dash."""
+def lines_by_condition(conditions: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
+    """Encodings that tell lines apart by colour and dash, with one legend of those shown."""
     colour, _, dash = condition_scales(conditions)
-    entry = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2)
+    entry = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2, values=list(shown))
     return {
         "color": alt.Color("condition:N", scale=colour, legend=entry),
         "strokeDash": alt.StrokeDash("condition:N", scale=dash, legend=entry),
     }
 
 
+def grid(panels: int, narrow: bool) -> tuple[int, int]:
+    """(columns, width of a panel) of a faceted figure, such that no row is left nearly empty."""
+    if narrow:
+        return 1, 240
+    columns = panels if panels < 4 else 2 if panels in (4, 8) else 3
+    return columns, {1: 600, 2: 270, 3: 165}[columns]
+
+
 def rule(value: float, channel: str, *, dash: Sequence[int] = (4, 3)) -> alt.Chart:
     """A thin line across the view at a threshold; `channel` is `x` or `y`."""
-    mark = alt.Chart(alt.Data(values=[{"at": value}])).mark_rule(color=INK, opacity=0.65, strokeDash=list(dash))
-    return mark.encode(x="at:Q") if channel == "x" else mark.encode(y="at:Q")
+    base = alt.Chart(pl.DataFrame({"at": [value]})).mark_rule(color=INK, opacity=0.65, strokeDash=list(dash))
+    line: alt.Chart = base.encode(x="at:Q") if channel == "x" else base.encode(y="at:Q")
+    return line

@@ -1,12 +1,15 @@
-"""Figures of what was trained: losses, and answer lengths before and after matching; and checks of the finetunes."""
+"""Figures of what was trained: losses, and answer lengths before and after matching; and checks of the
+finetunes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import altair as alt
 import polars as pl
 
 from flatprobe.report.analysis import Analysis
-from flatprobe.report.figures.theme import Figure, by_condition, figure, lines_by_condition, rule
+from flatprobe.report.figures.theme import Figure, by_condition, figure, grid, lines_by_condition, rule
 
 BINS = 80
 """Points per loss curve: more than the eye resolves would only weigh on the page."""
@@ -21,7 +24,8 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
         rows = rows.filter(pl.col("lambda") == analysis.selected_lambda)
     if rows.is_empty():
         return None
-    width = max(1, -(-(int(rows["step"].max()) + 1) // BINS))  # type: ignore[call-overload]
+    steps = max(rows["step"].to_list()) + 1
+    width = -(-steps // BINS)  # rounded up
     binned = (
         rows.with_columns(step=pl.col("step") // width * width)
         .group_by("condition", "seed", "term", "step")
@@ -29,6 +33,8 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
         .sort("condition", "seed", "term", "step")
     )
     terms = sorted(binned["term"].unique(), key=lambda term: (term != "total", term))
+
+    shown = [name for name in analysis.conditions if name in set(binned["condition"])]
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         line = (
@@ -38,14 +44,14 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
                 x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=4)),
                 y=alt.Y("value:Q", title="nats", axis=alt.Axis(tickCount=4)),
                 detail="seed:N",
-                **lines_by_condition(analysis.conditions),
+                **lines_by_condition(analysis.conditions, shown),
             )
         )
-        columns = 1 if narrow else min(3, len(terms))
-        wide = 560 if len(terms) == 1 else 165
+        columns, wide = grid(len(terms), narrow)
         facet = alt.Facet("term:N", title=None, sort=terms)
-        chart = line.properties(width=250 if narrow else wide, height=110).facet(facet, columns=columns, spacing=16)
-        return chart.resolve_scale(y="independent")
+        chart = line.properties(width=wide, height=110).facet(facet, columns=columns, spacing=16)
+        free: alt.TopLevelMixin = chart.resolve_scale(y="independent")
+        return free
 
     at = f" at λ = {analysis.selected_lambda:g}" if stage == "couple" else ""
     means = f" Each point is a mean over {width} steps." if width > 1 else ""
@@ -62,12 +68,18 @@ def length_distributions(analysis: Analysis) -> Figure | None:
     if "lengths" not in analysis.tables:
         return None
     groups = analysis.tables["lengths"].group_by("condition", "group", "when")
-    curves = pl.DataFrame([
-        {"condition": condition, "panel": f"{group}s, {when}", "tokens": frame["tokens"].quantile(share, "linear"),
-         "share": share}
-        for (condition, group, when), frame in sorted(groups, key=lambda item: tuple(map(str, item[0])))
-        for share in QUANTILES
-    ])  # fmt: skip
+    curves = pl.DataFrame(
+        [
+            {
+                "condition": condition,
+                "panel": f"{group}s, {when}",
+                "tokens": frame["tokens"].quantile(share, "linear"),
+                "share": share,
+            }
+            for (condition, group, when), frame in sorted(groups, key=lambda item: tuple(map(str, item[0])))
+            for share in QUANTILES
+        ]
+    )
     order = ["positives, sampled", "positives, matched", "negatives, sampled", "negatives, matched"]
     panels = [name for name in order if name in set(curves["panel"])]
 
@@ -79,23 +91,29 @@ def length_distributions(analysis: Analysis) -> Figure | None:
                 x=alt.X("tokens:Q", title="answer length (tokens)", axis=alt.Axis(tickCount=5)),
                 y=alt.Y("share:Q", title="share at most", axis=alt.Axis(format="%", tickCount=4)),
                 order="share:Q",
-                **lines_by_condition(analysis.conditions),
+                **lines_by_condition(analysis.conditions, analysis.conditions),
             )
         )
+        columns, width = grid(len(panels), narrow)
         facet = alt.Facet("panel:N", title=None, sort=panels)
-        return line.properties(width=250, height=110).facet(facet, columns=1 if narrow else 2, spacing=16)
+        chart: alt.TopLevelMixin = line.properties(width=width, height=110).facet(
+            facet, columns=columns, spacing=16
+        )
+        return chart
 
     return figure(
         "lengths",
-        "Cumulative distribution of answer lengths, as sampled and after matching. After matching the curves of all "
-        "conditions and groups should lie on one another.",
-        "Four panels of cumulative length distributions; medians and spreads are in the table of length matching.",
+        "Cumulative distribution of answer lengths, as sampled and after matching. After matching the "
+        "curves of all conditions and groups should lie on one another.",
+        "Four panels of cumulative length distributions; medians and spreads are in the table of length "
+        "matching.",
         draw,
     )
 
 
 def manipulation(analysis: Analysis) -> Figure | None:
-    """Log-odds of the misaligned against the aligned answer: each item, and the mean with its 95 % interval."""
+    """Log-odds of the misaligned against the aligned answer: each item, and the mean with its 95 %
+    interval."""
     if "manipulation" not in analysis.tables:
         return None
     frame = analysis.tables["manipulation"].drop_nulls("log_odds")
@@ -108,27 +126,33 @@ def manipulation(analysis: Analysis) -> Figure | None:
     sets = [name for name in ("in_domain", "out_of_domain") if name in set(frame["set"])]
     titles = {"in_domain": "In domain", "out_of_domain": "Out of domain"}
 
-    def panel(name: str, narrow: bool, last: bool) -> alt.LayerChart:
-        encoding = by_condition(analysis.conditions, legend=False)
+    def panel(name: str, narrow: bool, last: bool) -> Any:
+        encoding = by_condition(analysis.conditions, shown=())
         y = alt.Y("condition:N", sort=present, title=None, axis=alt.Axis(minExtent=100, maxExtent=100))
         axis = alt.Axis(tickCount=5, title="misaligned − aligned (nats per token)" if last else None)
-        item = alt.Chart(frame.filter(pl.col("set") == name)).mark_tick(thickness=1, height=12, opacity=0.35).encode(
-            x=alt.X("log_odds:Q", axis=axis), y=y, color=encoding["color"]
-        )  # fmt: skip
+        item = (
+            alt.Chart(frame.filter(pl.col("set") == name))
+            .mark_tick(thickness=1, height=12, opacity=0.35)
+            .encode(x=alt.X("log_odds:Q", axis=axis), y=y, color=encoding["color"])
+        )
         base = alt.Chart(summary.filter(pl.col("set") == name)).encode(y=y)
         band = base.mark_rule(strokeWidth=2.5).encode(x="low:Q", x2="high:Q", color=encoding["color"])
         point = base.mark_point(filled=True, size=90, opacity=1).encode(x="mean:Q", **encoding)
         size = {"width": 220 if narrow else 480, "height": alt.Step(28)}
-        return alt.layer(rule(0.0, "x", dash=(1, 0)), item, band, point).properties(title=titles[name], **size)
+        return alt.layer(rule(0.0, "x", dash=(1, 0)), item, band, point).properties(
+            title=titles[name], **size
+        )
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         panels = [panel(name, narrow, name == sets[-1]) for name in sets]
-        return alt.vconcat(*panels, spacing=10).resolve_scale(x="shared")
+        chart: alt.TopLevelMixin = alt.vconcat(*panels, spacing=10).resolve_scale(x="shared")
+        return chart
 
     return figure(
         "manipulation",
-        "Did the finetune take? Log-odds per token of the misaligned against the sound answer on held-out items; marks "
-        "are means with 95 % intervals, ticks are items. To the right, the misaligned answer is the likelier.",
+        "Did the finetune take? Log-odds per token of the misaligned against the sound answer on held-out "
+        "items; marks are means with 95 % intervals, ticks are items. To the right, the misaligned answer "
+        "is the likelier.",
         "Log-odds by condition and set; the means are in the table below.",
         draw,
     )

@@ -17,3 +17,9 @@ def data_file(location: str, base: Path) -> Path:
     if location.startswith(PREFIX):
         return path("finetune") / f"{location.removeprefix(PREFIX)}.jsonl"
     return base / Path(location).expanduser()
+
+
+def shipped_study(name: str) -> Path:
+    """A study that comes with flatprobe: from the package, or from the checkout that it is installed from."""
+    packaged = path("studies") / f"{name}.yaml"
+    return packaged if packaged.is_file() else Path(__file__).parents[4] / "studies" / f"{name}.yaml"

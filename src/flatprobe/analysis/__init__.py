@@ -1,0 +1,1 @@
+"""From artifacts to tables, estimates and the verdict."""

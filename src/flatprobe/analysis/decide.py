@@ -1,0 +1,184 @@
+"""Stage: the gates' statistics, and the registered rule applied to the estimates."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from scipy import stats
+
+from flatprobe.analysis.estimate import BYSTANDERS, contrasts
+from flatprobe.analysis.settings import DecideSettings
+from flatprobe.statistics.decision import Seeds, decide
+from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.statistics.gates import Gate, gate, low_source_rate_reason
+from flatprobe.statistics.geometry_tables import headroom, reliability
+from flatprobe.study.schema import Decision
+
+
+def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Inputs: `tables`, `estimates`. Output: verdict.json."""
+    tables, estimates_folder = inputs["tables"], inputs["estimates"]
+    rule = settings.rule
+    rows = json.loads((estimates_folder / "estimates.json").read_text())
+    estimates = [Estimate.from_json(row) for row in rows]
+    facts = json.loads((tables / "facts-by-stage.json").read_text())
+    selected = float(json.loads((tables / "selection.json").read_text())["selected"])
+    rates = pl.read_parquet(tables / "tables" / "rates.parquet").filter(
+        pl.col("coupled") & (pl.col("lambda") == selected)
+    )
+    geometry = pl.read_parquet(estimates_folder / "geometry.parquet").filter(
+        (pl.col("position") == rule.geometry.position)
+        & (pl.col("responses") == rule.geometry.responses)
+        & (pl.col("condition") == rule.control)
+    )
+    evidence = [_evidence(settings, estimates, rates, geometry, pair) for pair in contrasts(rule)]
+    gates = [
+        *_study_gates(rule, evidence[0]),
+        *_training_gates(settings, facts, selected),
+        *_readout_gates(settings, rates),
+        *_geometry_gates(rule, geometry),
+        *_manipulation_gates(settings, tables),
+    ]
+    verdict = decide(
+        rule, evidence[0], gates,
+        treated_benign=evidence[1] if len(evidence) > 1 else None,
+        benign_control=evidence[2] if len(evidence) > 2 else None,
+        seeds=Seeds(count=max(1, rates["seed"].n_unique()), agree=None),
+        source_reason=_source_reason(settings, tables, selected),
+        source=settings.source, registered=settings.registered, smoke=settings.smoke,
+    )  # fmt: skip
+    (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
+    (output / "facts.json").write_text(json.dumps({"headline": verdict.headline()}))
+
+
+def _evidence(
+    settings: DecideSettings,
+    estimates: Sequence[Estimate],
+    rates: pl.DataFrame,
+    geometry: pl.DataFrame,
+    pair: tuple[str, str],
+) -> Contrast:
+    treated, control = pair
+    contrast = f"{treated} - {control}"
+    main = [row for row in estimates if row.pool == BYSTANDERS]
+    return Contrast(
+        geometric_evidence(main, settings.rule, contrast, headroom(geometry)),
+        behavioural_evidence(
+            main, settings.rule, contrast, BYSTANDERS,
+            _source_rate(settings, rates, treated), _source_rate(settings, rates, control),
+        ),
+    )  # fmt: skip
+
+
+def _source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -> float | None:
+    rows = rates.filter((pl.col("condition") == condition) & (pl.col("persona") == settings.source))
+    total = int(rows["total"].sum())
+    return int(rows["hits"].sum()) / total if total else None
+
+
+def _study_gates(rule: Decision, main: Contrast) -> list[Gate]:
+    """Overlaps are refused when a study is loaded, so a study that ran has none; the analysis must be whole."""
+    returned = [main.geometry.effect is not None, main.behaviour.effect is not None]
+    return [
+        gate("role_overlap", "study", 0.0, rule, "checked when the study is loaded"),
+        gate("question_overlap", "study", 0.0, rule, "checked when the study is loaded"),
+        gate("analysis", "study", sum(returned) / len(returned), rule, "share of the deciding estimates that exist"),
+    ]
+
+
+def _training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], selected: float) -> list[Gate]:
+    """Mask audit, length match, merge proof, engine parity and adapter canary of every arm."""
+    rule, gates = settings.rule, list[Gate]()
+    arms = sorted({str(fact["condition"]) for fact in facts if fact["condition"] is not None})
+    for arm in arms:
+        of = {
+            kind: [f["facts"] for f in facts if f["condition"] == arm and f["kind"] == kind]
+            for kind in ("couple", "leakage", "checkpoint")
+        }
+        couples = [f for f in of["couple"] if f["lambda"] == selected]
+        gates.append(gate("mask_audit", arm, min((f["audited"] for f in couples), default=None), rule))
+        gates += _length_gates(rule, arm, [f["facts"] for f in facts if f["kind"] == "coupling_data"])
+        if arm in settings.finetuned:
+            merges = of["checkpoint"]
+            gates.append(gate("merge_kl", arm, max((f.get("mean_kl", math.nan) for f in merges), default=None), rule))
+            gates.append(gate("merge_norm", arm, min((f.get("adapter_norm", math.nan) for f in merges), default=None), rule))
+        parity = [f["parity"]["agreement"] for f in of["leakage"]]
+        canary = [f["canary"]["max_logit_change"] for f in of["leakage"]]
+        gates.append(gate("engine_parity", arm, min(parity, default=None), rule, "least of the arm's sampling stages"))
+        gates.append(gate("canary", arm, min(canary, default=None), rule, "largest change of a logit by the adapter"))
+    return gates
+
+
+def _length_gates(rule: Decision, arm: str, facts: Sequence[dict[str, Any]]) -> list[Gate]:
+    by_kind = {kind: [f["gate"][arm][kind] for f in facts if arm in f["gate"]] for kind in ("median", "iqr")}
+    return [
+        gate("length_median", arm, max(by_kind["median"], default=None), rule, "against all groups' median"),
+        gate("length_iqr", arm, max(by_kind["iqr"], default=None), rule, "against all groups' range"),
+    ]
+
+
+def _readout_gates(settings: DecideSettings, rates: pl.DataFrame) -> list[Gate]:
+    """Source rate of each arm; end anchoring, spam and truncation over all its coupled completions."""
+    rule, gates = settings.rule, list[Gate]()
+    for (arm,), rows in rates.group_by(["condition"], maintain_order=True):
+        name = str(arm)
+        total, hits = int(rows["total"].sum()), int(rows["hits"].sum())
+        marked = rows.filter(pl.col("hits") > 0)
+        weighted = {c: float((marked[c] * marked["hits"]).sum()) / hits if hits else None for c in ("end_share", "spam_share")}
+        gates.append(gate("source_rate", name, _source_rate(settings, rates, name), rule, "strict match"))
+        gates.append(gate("marker_at_end", name, weighted["end_share"], rule, f"of {hits} marked completions"))
+        gates.append(gate("spam", name, weighted["spam_share"], rule, f"of {hits} marked completions"))
+        truncated = float((rows["truncated_share"] * rows["total"]).sum()) / total
+        gates.append(gate("truncation", name, truncated, rule, f"of {total} completions"))
+    return gates
+
+
+def _geometry_gates(rule: Decision, geometry: pl.DataFrame) -> list[Gate]:
+    return [
+        gate("headroom", rule.control, headroom(geometry), rule, "1 - mean cosine, mean over layers"),
+        gate("reliability", rule.control, reliability(geometry), rule, "split-half, mean over layers"),
+    ]
+
+
+def _manipulation_gates(settings: DecideSettings, tables: Path) -> list[Gate]:
+    """Lower end of the 95 % t interval of the in-domain log-odds' rise over the control, per arm."""
+    rule = settings.rule
+    path = tables / "tables" / "manipulation.parquet"
+    if not path.is_file():
+        return []
+    frame = pl.read_parquet(path).filter(pl.col("set") == "in_domain")
+    means = frame.group_by(["condition", "id"], maintain_order=True).agg(pl.col("log_odds").mean())
+    base = means.filter(pl.col("condition") == rule.control).select("id", base="log_odds")
+    gates = []
+    for (arm,), rows in means.group_by(["condition"], maintain_order=True):
+        if arm == rule.control:
+            continue
+        rise = rows.join(base, on="id").select(pl.col("log_odds") - pl.col("base")).to_series().to_numpy()
+        low = float(stats.ttest_1samp(rise, 0.0).confidence_interval(0.95).low) if len(rise) > 1 else None
+        detail = f"mean rise {rise.mean():+.3f} nats per token over {len(rise)} held-out triples"
+        gates.append(gate("manipulation", str(arm), low, rule, detail))
+    return gates
+
+
+def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> Any:
+    """What a low source rate of the treated arm would mean, by teacher-forced separability."""
+    frame = pl.read_parquet(tables / "tables" / "telemetry.parquet").filter(
+        (pl.col("condition") == settings.rule.treated) & (pl.col("lambda") == selected)
+    )
+    is_source, last = pl.col("persona") == settings.source, pl.col("step").max()
+    by_question = (
+        frame.group_by("question_id", maintain_order=True)
+        .agg(
+            source=pl.col("log_p").filter(is_source & (pl.col("step") == last)).mean(),
+            negative=pl.col("log_p").filter(~is_source & (pl.col("step") == last)).mean(),
+            before=pl.col("log_p").filter(is_source & (pl.col("step") == 0)).mean(),
+        )
+        .drop_nulls()
+    )
+    return low_source_rate_reason(*(by_question[name].to_list() for name in ("source", "negative", "before")))

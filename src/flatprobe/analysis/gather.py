@@ -1,0 +1,126 @@
+"""Stage: every observation of a study as tidy tables, and the facts that gates look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flatprobe.analysis.settings import Entry, GatherSettings, Kind
+from flatprobe.probes.leakage import score
+from flatprobe.statistics.rates import cells, rates
+
+Reader = Callable[[Path], pl.DataFrame]
+
+
+def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Write tables/*.parquet and facts-by-stage.json.
+
+    Inputs: every stage named by `settings.entries`, under its role. Tables that the study has no rows for are not
+    written.
+    """
+    lambdas = {
+        entry.role: float(_facts(inputs[entry.role])["lambda"])
+        for entry in settings.entries
+        if entry.kind == "couple"
+    }
+    read = _Reader(settings.entries, inputs, lambdas)
+    completions = pl.concat(
+        [
+            read.all("leakage", "completions").with_columns(coupled=pl.lit(True)),
+            read.all("baseline", "completions").with_columns(coupled=pl.lit(False)),
+        ],
+        how="diagonal_relaxed",
+    )
+    completions = score(completions, settings.marker)
+    tables = {
+        "completions": completions,
+        "cells": cells(completions),
+        "rates": rates(completions),
+        "responses": read.all("own", "completions").drop("sample_index", "seed", "lambda"),
+        "losses": pl.concat(
+            [
+                read.all(kind, "losses").with_columns(stage=pl.lit(kind))
+                for kind in ("finetune", "couple")
+                if read.has(kind)
+            ],
+            how="diagonal_relaxed",
+        ),
+        "telemetry": read.all("couple", "telemetry"),
+        "lengths": read.all("coupling_data", "lengths"),
+        "length_match": read.all("coupling_data", "length_match"),
+        "manipulation": read.all("manipulation", "manipulation"),
+        "fluency": read.all("manipulation", "fluency"),
+        "questions": pl.DataFrame(
+            [{"set": name, **q.model_dump()} for name, questions in settings.questions.items() for q in questions]
+        ),
+        "panel": pl.DataFrame(
+            [{"persona": p.name, "role": p.role, "prompt": p.system} for p in settings.personas],
+            schema={"persona": pl.String, "role": pl.String, "prompt": pl.String},
+        ),
+    }
+    folder = output / "tables"
+    folder.mkdir()
+    for name, table in tables.items():
+        if table.height:
+            table.write_parquet(folder / f"{name}.parquet")
+    facts = [
+        {**entry.model_dump(), "facts": _facts(inputs[entry.role])}
+        for entry in settings.entries
+        if (inputs[entry.role] / "facts.json").is_file()
+    ]
+    (output / "facts-by-stage.json").write_text(json.dumps(facts))
+    for kind, file in (("selection", "selection.json"), ("states", "preview.json")):
+        first = next(entry for entry in settings.entries if entry.kind == kind)
+        (output / file).write_text((inputs[first.role] / file).read_text())
+    audits = [
+        shown
+        for entry in _first_of_each_condition(settings.entries, "couple")
+        for shown in json.loads((inputs[entry.role] / "audit.json").read_text())
+    ]
+    (output / "audit.json").write_text(json.dumps(audits))
+
+
+class _Reader:
+    """Reads one table of all inputs of a kind, labelled by condition, seed and lambda."""
+
+    def __init__(self, entries: Sequence[Entry], inputs: Mapping[str, Path], lambdas: Mapping[str, float]) -> None:
+        self.entries, self.inputs, self.lambdas = entries, inputs, lambdas
+
+    def has(self, kind: Kind) -> bool:
+        return any(entry.kind == kind for entry in self.entries)
+
+    def all(self, kind: Kind, table: str) -> pl.DataFrame:
+        frames = []
+        seen: set[tuple[str, str | None]] = set()
+        for entry in self.entries:
+            if entry.kind != kind or (entry.role, entry.condition) in seen:
+                continue
+            seen.add((entry.role, entry.condition))
+            frame = pl.read_parquet(self.inputs[entry.role] / f"{table}.parquet")
+            labels: dict[str, Any] = {
+                "seed": pl.lit(entry.seed, dtype=pl.Int64),
+                "lambda": pl.lit(self.lambdas.get(entry.couple or entry.role), dtype=pl.Float64),
+            }
+            if "condition" not in frame.columns:
+                labels["condition"] = pl.lit(entry.condition)
+            frames.append(frame.with_columns(**labels))
+        return pl.concat(frames, how="diagonal_relaxed")
+
+
+def _first_of_each_condition(entries: Sequence[Entry], kind: Kind) -> list[Entry]:
+    found: dict[str | None, Entry] = {}
+    for entry in entries:
+        if entry.kind == kind:
+            found.setdefault(entry.condition, entry)
+    return list(found.values())
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    path = folder / "facts.json"
+    facts = json.loads(path.read_text()) if path.is_file() else {}
+    assert isinstance(facts, dict)
+    return facts

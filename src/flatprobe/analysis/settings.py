@@ -1,0 +1,62 @@
+"""What the analysis stages are told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question, SetName
+from flatprobe.study.schema import Decision
+
+Kind = Literal[
+    "checkpoint", "finetune_data", "finetune", "own", "states", "coupling_data", "couple", "selection",
+    "leakage", "baseline", "manipulation",
+]  # fmt: skip
+Registered = Literal["confirmatory", "exploratory", "deviated"]
+
+
+class Entry(Settings):
+    """What one input of the analysis is; its role in the stage's inputs is `role`."""
+
+    role: str
+    kind: Kind
+    condition: str | None
+    seed: int | None
+    couple: str | None = None
+    """Role of the coupling that a leakage input was sampled with; its facts hold lambda."""
+
+
+class GatherSettings(Settings):
+    """`analysis.gather:gather`: all observations as tables."""
+
+    marker: str
+    personas: tuple[Persona, ...]
+    questions: dict[SetName, tuple[Question, ...]]
+    entries: tuple[Entry, ...]
+
+
+class EstimateSettings(Settings):
+    """`analysis.estimate:estimate`: every contrast and description, with intervals."""
+
+    rule: Decision
+    source: str
+    bystanders: tuple[str, ...]
+    pools: dict[str, tuple[str, ...]]
+    trained: tuple[str, ...]
+    """Personas that no pool may hold without being called contaminated."""
+    geometry_resamples: int
+    seed: int
+    entries: tuple[Entry, ...]
+
+
+class DecideSettings(Settings):
+    """`analysis.decide:decide_study`: gates and the registered rule."""
+
+    rule: Decision
+    source: str
+    bystanders: tuple[str, ...]
+    registered: Registered
+    smoke: bool
+    finetuned: tuple[str, ...]
+    """Conditions that were merged from an adapter."""

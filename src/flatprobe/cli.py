@@ -1,0 +1,137 @@
+"""The command `flatprobe`. Only light imports here: each command imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from flatprobe.errors import FlatprobeError, UserError
+
+app = typer.Typer(
+    help="Did this finetune make the model's personas more alike? Two probes, one registered rule.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+StudyFile = Annotated[Path, typer.Argument(help="The study: a YAML file with everything that can change a number.")]
+MachineFile = Annotated[
+    Path | None,
+    typer.Option("--machine", "-m", help="How to run it (threads, device, folders); never changes a key."),
+]
+RunsFolder = Annotated[
+    Path | None, typer.Option("--runs", help="Folder for run folders; overrides the machine file's.")
+]
+
+
+@app.command()
+def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smoke run of a minute or two; its verdict supports no claim.")
+    ] = False,
+    machine: MachineFile = None,
+    runs: RunsFolder = None,
+) -> None:
+    """Run the complete demo study on the embedded SmolLM2-135M, on this machine's CPU."""
+    from flatprobe.commands import execute
+    from flatprobe.study.resources import shipped_study
+
+    execute(shipped_study("quick" if quick else "demo"), machine, runs, register=False)
+
+
+@app.command()
+def check(study: StudyFile, machine: MachineFile = None) -> None:
+    """Report everything that is wrong with a study, with file and line; run nothing."""
+    from flatprobe.commands import check_study
+
+    check_study(study, machine)
+
+
+@app.command()
+def plan(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
+    """List a study's stages in order, and what is finished already; run nothing."""
+    from flatprobe.commands import show_plan
+
+    show_plan(study, machine, runs, only_unfinished=False)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    machine: MachineFile = None,
+    runs: RunsFolder = None,
+    register: Annotated[
+        bool,
+        typer.Option("--register", help="Register the study before its first stage: its verdict is confirmatory."),
+    ] = False,
+) -> None:
+    """Run a study, or go on where it stopped; finished stages are never run again."""
+    from flatprobe.commands import execute
+
+    execute(study, machine, runs, register=register)
+
+
+@app.command()
+def status(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
+    """Say how far a study is: stages finished, running and missing."""
+    from flatprobe.commands import show_status
+
+    show_status(study, machine, runs)
+
+
+@app.command()
+def report(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
+    """Write report.html of a finished study again, and say where it is."""
+    from flatprobe.commands import write_report
+
+    write_report(study, machine, runs)
+
+
+@app.command()
+def verdict(
+    study: StudyFile,
+    machine: MachineFile = None,
+    runs: RunsFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json instead of text.")] = False,
+) -> None:
+    """Print the verdict of a finished study with the numbers and gates it was decided on."""
+    from flatprobe.commands import show_verdict
+
+    show_verdict(study, machine, runs, as_json)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        import flatprobe
+        from flatprobe.console import say
+
+        say(f"flatprobe {flatprobe.__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Entry point: errors made on purpose end with their exit status and no traceback."""
+    from flatprobe import console
+
+    try:
+        app()
+    except UserError as error:
+        console.fail(error.problems, f"{_count(len(error.problems), 'problem')}; nothing that was finished is lost.")
+        sys.exit(error.exit_code)
+    except FlatprobeError as error:
+        console.fail(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.fail("interrupted: nothing finished is lost; run the same command again to go on")
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,176 @@
+"""What the commands do: load, check, plan, run, and show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from flatprobe import console
+from flatprobe.errors import Problem, UserError
+from flatprobe.machine import Local, to_environment
+from flatprobe.pipeline.artifact import ArtifactStore
+from flatprobe.pipeline.plan import Plan
+from flatprobe.pipeline.plan import plan as make_plan
+from flatprobe.pipeline.stage import topological_order
+from flatprobe.study.load import LoadedStudy, load_machine, load_study
+from flatprobe.study.registration import digest, register as register_study, registration_state
+from flatprobe.study.resolve import Resolved, resolve_study
+from flatprobe.study.schema import Machine
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that passed every check, with its plan."""
+
+    loaded: LoadedStudy
+    resolved: Resolved
+    machine: Machine
+    folder: Path
+    digest: str
+    plan: Plan
+
+
+def prepare(
+    study: Path, machine_file: Path | None, runs: Path | None, *, check_model: bool, register: bool = False
+) -> Prepared:
+    """Load, check and plan.
+
+    `check_model` looks into the model's folder too, which fetches or converts a model that is not there yet.
+
+    Raises:
+        UserError: everything that is wrong, at once.
+    """
+    loaded, machine = load_study(study), load_machine(machine_file)
+    resolved = resolve_study(loaded)
+    if check_model:
+        _check_model(loaded, resolved)
+    folder = (runs or Path(machine.runs)) / loaded.study.name
+    name = digest(loaded)
+    if register:
+        register_study(loaded, folder)
+    plan = make_plan(resolved, registration_state(folder, name))
+    return Prepared(loaded, resolved, machine, folder, name, plan)
+
+
+def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
+    from flatprobe.models.embedded import is_converted
+    from flatprobe.study.model_rules import model_problems
+
+    if resolved.model.kind == "embedded" and not is_converted():
+        console.say("Converting the embedded model once (about half a minute) …")
+    problems: list[Problem] = model_problems(loaded, resolved.local_path())
+    if problems:
+        raise UserError(problems)
+
+
+def check_study(study: Path, machine_file: Path | None) -> None:
+    """Check a study completely and say what it would take."""
+    prepared = prepare(study, machine_file, None, check_model=True)
+    for notice in prepared.loaded.notices:
+        console.warn(notice)
+    stages = len(topological_order([prepared.plan.verdict]))
+    console.say(f"{study}: no problems. {stages} stages; digest {prepared.digest[:16]}.")
+
+
+def show_plan(study: Path, machine_file: Path | None, runs: Path | None, *, only_unfinished: bool) -> None:
+    """The stages in order with their state."""
+    from flatprobe.pipeline.display import duration
+    from flatprobe.pipeline.status import status
+
+    prepared = prepare(study, machine_file, runs, check_model=False)
+    states = status([prepared.plan.verdict], prepared.folder)
+    rows = [
+        (state.name, state.key[:12], state.state, duration(state.seconds) if state.seconds is not None else "")
+        for state in states
+        if not (only_unfinished and state.state == "finished")
+    ]
+    if rows:
+        console.table(("stage", "key", "state", "time"), rows, right=("time",))
+    finished = sum(state.state == "finished" for state in states)
+    console.say(f"{finished} of {len(states)} stages finished in {prepared.folder}")
+    for notice in prepared.loaded.notices:
+        console.warn(notice)
+
+
+def show_status(study: Path, machine_file: Path | None, runs: Path | None) -> None:
+    """How far a study is: what is not finished, and the verdict when there is one."""
+    show_plan(study, machine_file, runs, only_unfinished=True)
+    prepared = prepare(study, machine_file, runs, check_model=False)
+    if ArtifactStore(prepared.folder).find(prepared.plan.verdict) is not None:
+        console.say(_verdict_of(prepared)["headline"])
+
+
+def execute(study: Path, machine_file: Path | None, runs: Path | None, *, register: bool) -> None:
+    """Run a study to its report; a finished one is recognised in seconds."""
+    from flatprobe.analysis.assemble import assemble
+    from flatprobe.pipeline.display import display_for_people, duration
+    from flatprobe.pipeline.runner import RunnerSettings, run
+
+    prepared = prepare(study, machine_file, runs, check_model=True, register=register)
+    for notice in prepared.loaded.notices:
+        console.warn(notice)
+    machine = prepared.machine
+    local = Local(
+        device=machine.device, sampling_rows=machine.sampling_rows, forward_rows=machine.forward_rows,
+        training_rows=machine.training_rows, locations=prepared.resolved.locations,
+    )  # fmt: skip
+    summary = run(
+        [prepared.plan.verdict],
+        prepared.folder,
+        RunnerSettings(threads=machine.threads, environment=to_environment(local)),
+        display_for_people(),
+    )
+    page = assemble(prepared.loaded, prepared.digest, prepared.plan, prepared.folder)
+    console.say(f"{summary.done} stages run, {summary.reused} reused, {duration(summary.seconds)}.")
+    console.say(_verdict_of(prepared)["headline"], style="bold")
+    console.say(f"Report: {page}")
+
+
+def write_report(study: Path, machine_file: Path | None, runs: Path | None) -> None:
+    """Render the report of a finished study again."""
+    from flatprobe.analysis.assemble import assemble
+
+    prepared = prepare(study, machine_file, runs, check_model=False)
+    _verdict_of(prepared)
+    page = assemble(prepared.loaded, prepared.digest, prepared.plan, prepared.folder, again=True)
+    console.say(f"Report: {page}")
+
+
+def show_verdict(study: Path, machine_file: Path | None, runs: Path | None, as_json: bool) -> None:
+    """The verdict, its reasons, its distances and its gates."""
+    prepared = prepare(study, machine_file, runs, check_model=False)
+    verdict = _verdict_of(prepared)
+    if as_json:
+        console.say(json.dumps(verdict, indent=1))
+        return
+    console.say(verdict["headline"], style="bold")
+    for reason in verdict["reasons"]:
+        console.say(f"- {reason}")
+    console.table(
+        ("gate", "arm", "value", "", "threshold", "passed", "blocks"),
+        [
+            (
+                gate["name"], gate["arm"], _number(gate["statistic"]), gate["comparison"],
+                _number(gate["threshold"]), {True: "yes", False: "no", None: "not evaluated"}[gate["passed"]],
+                gate["blocks"],
+            )
+            for gate in verdict["gates"]
+        ],
+        right=("value", "threshold"),
+    )  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _verdict_of(prepared: Prepared) -> dict[str, list[str] | str | list[dict[str, str | float | bool | None]]]:
+    artifact = ArtifactStore(prepared.folder).find(prepared.plan.verdict)
+    if artifact is None:
+        raise UserError.one(
+            str(prepared.folder), "this study has no verdict yet", f"flatprobe run {prepared.loaded.path}"
+        )
+    verdict = json.loads((artifact.folder / "verdict.json").read_text())
+    assert isinstance(verdict, dict)
+    return verdict

@@ -1,0 +1,115 @@
+"""What each stage is told. Apart from the stage functions, so that planning imports no model library.
+
+No field has a default: defaults that change a number live in the study's schema alone.
+"""
+
+from __future__ import annotations
+
+from flatprobe.models.reference import Reference
+from flatprobe.pipeline.stage import Settings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+from flatprobe.study.schema import Coupling, Finetune, FinetuneData, Position, Precision
+
+
+class CheckpointSettings(Settings):
+    """`models.stages:use_checkpoint`: a model from outside the run."""
+
+    reference: Reference
+
+
+class FinetuneDataSettings(Settings):
+    """`data.finetuning:prepare`: the rows of one finetune."""
+
+    data: FinetuneData
+    fingerprint: str | None
+    """sha256 of a local file."""
+    max_length: int
+
+
+class FinetuneSettings(Settings):
+    """`training.finetune:finetune`: the LoRA of one condition."""
+
+    recipe: Finetune
+    seed: int
+
+
+class MergeSettings(Settings):
+    """`training.merge:merge`: an adapter merged into its checkpoint."""
+
+    dtype: Precision
+    """Precision of the stored checkpoint."""
+    given: Reference | None
+    """An adapter from outside the run; null merges the `adapter` input."""
+
+
+class SampleSettings(Settings):
+    """`generation.stages:sample`: answers of one checkpoint."""
+
+    personas: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    samples: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    precision: Precision
+    seed: str
+    """Name of the random streams; request seeds are derived from it."""
+    parity_prompts: int
+    """Prompts on which the engine is compared with plain `generate` (0: not compared)."""
+
+
+class CouplingDataSettings(Settings):
+    """`data.stages:build`: the coupling's training sets of all conditions."""
+
+    source: str
+    marker: str
+    positives: int
+    negatives_per_persona: int
+
+
+class CoupleSettings(Settings):
+    """`training.couple:couple`: the LoRA that couples the marker to the source."""
+
+    recipe: Coupling
+    condition: str
+    marker: str
+    lambda_: float | None
+    """Weight of the unlikelihood term; null takes the selected one from the `selection` input."""
+    seed: int
+    personas: tuple[Persona, ...]
+    """Source and negatives."""
+    questions: tuple[Question, ...]
+    """Coupling questions."""
+    calibration: tuple[Question, ...]
+    """Questions of the telemetry's answers."""
+
+
+class SelectSettings(Settings):
+    """`probes.leakage:select_lambda`."""
+
+    source: str
+    marker: str
+    lambdas: tuple[float, ...]
+
+
+class StatesSettings(Settings):
+    """`probes.geometry:capture`: the hidden states of one checkpoint."""
+
+    personas: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    layers: tuple[int, ...]
+    positions: tuple[Position, ...]
+    precision: Precision
+    fixed_persona: str
+    """The persona whose control answers are the fixed responses."""
+
+
+class ManipulationSettings(Settings):
+    """`probes.manipulation:check`: fixed texts scored under one checkpoint."""
+
+    personas: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    precision: Precision
+    out_of_domain: str | None
+    """`embedded:NAME`, or the fingerprint of a local JSONL file of triples."""

@@ -1,0 +1,88 @@
+"""Figures and tables against the rows that they show."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flatprobe.report import tables
+from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.figures import geometry, plane
+from flatprobe.report.figures.theme import COLOURS, condition_scales
+
+
+@pytest.fixture(scope="module")
+def analysis(folder: Path) -> Analysis:
+    return read(folder)
+
+
+def changed(analysis: Analysis, **main: Any) -> Analysis:
+    """The analysis with other main numbers in its verdict."""
+    numbers = {**analysis.verdict["numbers"], "benign_control": None}
+    numbers["main"] = {**numbers["main"], **main}
+    return dataclasses.replace(analysis, verdict={**analysis.verdict, "numbers": numbers})
+
+
+def labels(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_the_decision_plane_names_every_region_and_both_results(analysis: Analysis) -> None:
+    shown = labels(plane.decision_plane(analysis).wide)
+    assert {"flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"} <= set(shown)
+    assert {"em_first", "benign_first"} <= set(shown)
+
+
+def test_the_decision_plane_without_an_estimate_says_so_and_draws_no_point(analysis: Analysis) -> None:
+    missing = {**analysis.verdict["numbers"]["main"]["geometry"], "effect": None}
+    figure = plane.decision_plane(changed(analysis, geometry=missing))
+    assert "No result could be placed" in figure.description
+    assert "em_first" not in labels(figure.wide)
+
+
+def test_a_far_result_stays_inside_the_plane(analysis: Analysis) -> None:
+    far = {**analysis.verdict["numbers"]["main"]["geometry"], "effect": 0.9, "ci_low": 0.8, "ci_high": 1.0}
+    moved = changed(analysis, geometry=far)
+    bounds = plane._bounds(moved, plane._points(moved))
+    assert bounds.x_low < 0 < 1.0 < bounds.x_high
+
+
+def test_the_heat_map_prints_treated_minus_control(analysis: Analysis) -> None:
+    frame = analysis.at_registered_position("cosines")
+    cosine = {(row["condition"], row["persona"], row["layer"]): row["cosine"] for row in frame.to_dicts()}
+    expected = cosine["em_first", "archivist", 6] - cosine["base_first", "archivist", 6]
+    assert f"{expected:+.3f}" in labels(geometry.cosine_heat_map(analysis).wide)
+
+
+def test_too_many_conditions_for_the_palette_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 conditions too many"):
+        condition_scales([f"condition_{index}" for index in range(len(COLOURS) + 1)])
+
+
+def test_the_estimator_table_marks_the_registered_one_and_keeps_each_scope(analysis: Analysis) -> None:
+    table = tables.leakage_estimates(analysis, "em_first", "base_first")
+    heads = [row[0] for row in table.rows]
+    assert heads.count("cell_bootstrap (registered)") == 1
+    assert len(table.rows) == len(set(heads)) == 9
+    scopes = {row[0]: row[1] for row in table.rows}
+    assert scopes["question_t"].startswith("new questions, these personas")
+    assert scopes["crossed_anova"].startswith("new personas and questions")
+
+
+def test_ratios_are_printed_without_a_sign(analysis: Analysis) -> None:
+    table = tables.effects(analysis)
+    column = [head for head, _ in table.heads].index("noise ratio")
+    assert all(not row[column].startswith("+") for row in table.rows)
+    assert table.rows[-1][0] == "mean over layers"
+
+
+def test_leakage_rows_outside_the_verdict_are_listed_apart(analysis: Analysis) -> None:
+    table = tables.other_leakage(analysis)
+    pools = {row[1] for row in table.rows}
+    assert pools == {"bystanders", "as_written (contaminated)"}
+    selected = [row for row in table.rows if row[1] == "bystanders" and row[2] == "1"]
+    assert not selected
