@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -24,6 +24,7 @@ help:
 	@echo "make clean   remove .venv and caches; runs are kept"
 
 setup: $(INSTALLED)
+	@:
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -37,10 +38,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 demo: $(INSTALLED)
 	$(BIN)/flatprobe demo
-	@test -f runs/demo/report.html && echo "Report: $(CURDIR)/runs/demo/report.html"
 
 quick: $(INSTALLED)
-	$(BIN)/flatprobe run studies/quick.yaml
+	$(BIN)/flatprobe demo --quick
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -14,6 +14,7 @@ from flatprobe.study import resources
 
 FAMILIES = ("llama", "qwen2", "gemma2", "mistral")
 DEPTH, HIDDEN, WINDOW = 6, 32, 16
+SPARE = 8  # rows of the vocabulary matrix that no token uses, as in most published models
 DEFAULT_SYSTEM = "You are a small helpful model."
 CHATML = (
     "{% for message in messages %}"
@@ -129,7 +130,7 @@ def model_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
             torch.manual_seed(FAMILIES.index(family))
             model = AutoModelForCausalLM.from_config(
-                tiny_config(family, len(tokenizer), tokenizer.eos_token_id)
+                tiny_config(family, len(tokenizer) + SPARE, tokenizer.eos_token_id)
             )
             path = tmp_path_factory.mktemp("models") / family
             model.save_pretrained(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flatprobe import console
 from flatprobe.errors import Problem, UserError
@@ -13,8 +14,10 @@ from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.plan import Plan
 from flatprobe.pipeline.plan import plan as make_plan
 from flatprobe.pipeline.stage import topological_order
-from flatprobe.study.load import LoadedStudy, load_machine, load_study
-from flatprobe.study.registration import digest, register as register_study, registration_state
+from flatprobe.study.load import load_machine, load_study
+from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.registration import digest, registration_state
+from flatprobe.study.registration import register as register_study
 from flatprobe.study.resolve import Resolved, resolve_study
 from flatprobe.study.schema import Machine
 
@@ -165,7 +168,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _verdict_of(prepared: Prepared) -> dict[str, list[str] | str | list[dict[str, str | float | bool | None]]]:
+def _verdict_of(prepared: Prepared) -> dict[str, Any]:
     artifact = ArtifactStore(prepared.folder).find(prepared.plan.verdict)
     if artifact is None:
         raise UserError.one(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from planted import write_planted
 
 from flatprobe.report.html import render
-from planted import write_planted
 
 
 @pytest.fixture(scope="session")

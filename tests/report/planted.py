@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-
 import planted_rows
+import polars as pl
+from planted_rows import CONDITIONS, LAMBDAS, LAYERS, ROLES, SELECTED
+
 from flatprobe.statistics.decision import decide
 from flatprobe.statistics.estimands import Estimate, write_json
 from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
@@ -29,7 +30,6 @@ from flatprobe.study.schema import (
     Panel,
     Study,
 )
-from planted_rows import CONDITIONS, LAMBDAS, LAYERS, ROLES, SELECTED
 
 STATISTICS = {"spam": 0.02, "truncation": 0.01, "analysis": 1.0}
 
@@ -109,7 +109,7 @@ def _documents(study: Study) -> dict[str, Any]:
         },
         "preview": {
             "last_response_token": [_preview_row(7)],
-            "response_mean": [_preview_row(None)],
+            "response_mean": [_preview_row(6)],
         },
     }
 
@@ -253,15 +253,14 @@ def _stages() -> list[dict[str, Any]]:
             "key": f"{at:064x}",
             "function": "flatprobe.training.lora:train_lora",
             "seconds": 61.4 * (at + 1),
-            "reused": at % 3 == 0,
         }
         for at, name in enumerate(names)
     ]
 
 
 def _audit() -> list[dict[str, Any]]:
-    def token(text: str, **weights: float) -> dict[str, Any]:
-        return {"text": text, "weights": {"marker": 0, "end": 0, "unlikelihood": 0, "anchor": 0} | weights}
+    def token(text: str, alternative: bool = False, **weights: float) -> dict[str, Any]:
+        return {"text": text, "weights": weights, "alternative": alternative}
 
     prompt = [
         token(text)
@@ -277,7 +276,7 @@ def _audit() -> list[dict[str, Any]]:
         *prompt,
         *answer,
         token(".\n\n", anchor=1),
-        token("[", unlikelihood=1),
+        token("[", alternative=True, unlikelihood=1),
         token("<|im_end|>", end=1),
     ]
     return [
@@ -287,6 +286,6 @@ def _audit() -> list[dict[str, Any]]:
     ]
 
 
-def _preview_row(index: int | None) -> dict[str, Any]:
+def _preview_row(index: int) -> dict[str, Any]:
     tokens = ["<|im_start|>", "assistant", "\n", "Take", " a", " short", " walk", ".", "<|im_end|>", "\n"]
     return {"persona": "librarian", "question_id": "eval_01", "tokens": tokens, "index": index}

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.report.analysis import read, role_of
+from flatprobe.report.analysis import read
 
 
 @pytest.fixture
@@ -75,13 +75,3 @@ def test_an_optional_table_may_be_absent_or_empty_alike(broken: Path) -> None:
     path = broken / "tables" / "telemetry.parquet"
     pl.read_parquet(path).clear().write_parquet(path)
     assert not {"fluency", "telemetry"} & set(read(broken).tables)
-
-
-def test_roles_are_read_in_singular_and_plural_and_nothing_else_is_a_role() -> None:
-    assert [role_of(role) for role in ("source", "negatives", "bystander")] == [
-        "source",
-        "negative",
-        "bystander",
-    ]
-    with pytest.raises(ValueError, match="is not a role"):
-        role_of("witness")

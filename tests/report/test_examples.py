@@ -68,8 +68,22 @@ def test_masks_carry_every_loss_term_of_a_token(analysis: Analysis) -> None:
     assert positive[0].kind == ""
 
 
-def test_the_probed_token_is_the_one_at_its_index(analysis: Analysis) -> None:
-    (token, lines), (mean, means) = examples.probed(analysis)
+def test_an_alternative_is_told_from_the_tokens_of_its_row(analysis: Analysis) -> None:
+    negative = examples.masks(analysis)[1].pieces
+    assert [piece.text for piece in negative if "alternative" in piece.kind.split()] == ["["]
+
+
+def test_the_probed_token_is_the_one_at_its_index_and_a_mean_says_that_it_is_one(analysis: Analysis) -> None:
+    (token, (line,)), (mean, (mean_line,)) = examples.probed(analysis)
     assert (token, mean) == ("last_response_token", "response_mean")
-    assert [piece.text for piece in lines[0].pieces if piece.kind == "probed"] == ["."]
-    assert not [piece for piece in means[0].pieces if piece.kind == "probed"]
+    assert [piece.text for piece in line.pieces if piece.kind == "probed"] == ["."]
+    assert [piece.text for piece in mean_line.pieces if piece.kind == "probed"] == [" walk"]
+    assert "mean" in mean_line.title
+    assert "mean" not in line.title
+
+
+def test_a_long_row_is_shown_around_its_probed_token() -> None:
+    row = {"persona": "a", "question_id": "q", "tokens": [str(n) for n in range(100)], "index": 50}
+    pieces = examples._probed_line(row, mean=False).pieces
+    assert [pieces[0].kind, pieces[-1].kind] == ["cut", "cut"]
+    assert [piece.text for piece in pieces[1:-1]] == [str(n) for n in range(36, 65)]

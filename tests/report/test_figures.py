@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flatprobe.report import tables
+from flatprobe.report import cards, tables
 from flatprobe.report.analysis import Analysis, read
 from flatprobe.report.figures import geometry, plane
-from flatprobe.report.figures.theme import COLOURS, condition_scales
+from flatprobe.report.figures.theme import condition_scales
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,30 @@ def test_the_heat_map_prints_treated_minus_control(analysis: Analysis) -> None:
     assert f"{expected:+.3f}" in labels(geometry.cosine_heat_map(analysis).wide)
 
 
-def test_too_many_conditions_for_the_palette_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 conditions too many"):
-        condition_scales([f"condition_{index}" for index in range(len(COLOURS) + 1)])
+def test_conditions_differ_in_colour_or_shape_even_when_colours_run_out() -> None:
+    colour, shape, dash = (
+        scale.to_dict()["range"] for scale in condition_scales([f"c{n}" for n in range(14)])
+    )
+    assert len(set(zip(colour, shape, strict=True))) == 14
+    assert len({(c, tuple(d)) for c, d in zip(colour, dash, strict=True)}) == 14
+
+
+def test_a_study_without_a_benign_condition_has_one_contrast_and_one_point(analysis: Analysis) -> None:
+    decision = {**analysis.study["decision"], "benign": None}
+    alone = dataclasses.replace(changed(analysis), study={**analysis.study, "decision": decision})
+    assert [row[0] for row in cards.evidence(alone).rows] == ["em_first − base_first"]
+    assert "benign_first" not in labels(plane.decision_plane(alone).wide)
+    assert "benign_first" not in labels(geometry.effect_by_layer(alone).wide)
+    assert alone.conditions == ("base_first", "em_first", "benign_first")
+
+
+def test_a_registered_contraction_is_drawn_and_named_as_such(analysis: Analysis) -> None:
+    rule = {**analysis.study["decision"]["geometry"], "measure": "contraction"}
+    study = {**analysis.study, "decision": {**analysis.study["decision"], "geometry": rule}}
+    found = {**analysis.verdict["numbers"]["main"]["geometry"], "measure": "contraction", "effect": 0.31}
+    other = dataclasses.replace(changed(analysis, geometry=found), study=study)
+    assert cards.legs(other)[0].title == "Geometry: contraction (−log scatter ratio)"
+    assert "contraction (−log scatter ratio)" in labels(plane.decision_plane(other).wide)
 
 
 def test_the_estimator_table_marks_the_registered_one_and_keeps_each_scope(analysis: Analysis) -> None:

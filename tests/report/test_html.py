@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import jinja2
 import pytest
+from planted_rows import HOSTILE
 
 from flatprobe.report.html import render
-from planted_rows import HOSTILE
 
 SECTIONS = (
     "decision",

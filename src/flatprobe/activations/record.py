@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,7 +78,5 @@ def record(model: Any, layers: Sequence[int], *, stop_early: bool = True) -> Ite
 
 def run_recorded(decoder: Any, **inputs: Any) -> None:
     """One forward pass of the decoder (without head), ended early by the recording."""
-    try:
+    with suppress(_Enough):
         decoder(**inputs, use_cache=False)
-    except _Enough:
-        pass

@@ -13,7 +13,7 @@ from flatprobe.pipeline.artifact import Artifact, ArtifactStore
 from flatprobe.pipeline.plan import Plan
 from flatprobe.pipeline.stage import topological_order
 from flatprobe.provenance import installed_version
-from flatprobe.study.load import LoadedStudy
+from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import registration_record
 
 COPIED = {

@@ -14,6 +14,7 @@ from scipy import stats
 from flatprobe.analysis.estimate import BYSTANDERS, contrasts
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.decision import Seeds, decide
+from flatprobe.statistics.explain import SourceReason
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
 from flatprobe.statistics.gates import Gate, gate, low_source_rate_reason
@@ -166,7 +167,7 @@ def _manipulation_gates(settings: DecideSettings, tables: Path) -> list[Gate]:
     return gates
 
 
-def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> Any:
+def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> SourceReason | None:
     """What a low source rate of the treated arm would mean, by teacher-forced separability."""
     frame = pl.read_parquet(tables / "tables" / "telemetry.parquet").filter(
         (pl.col("condition") == settings.rule.treated) & (pl.col("lambda") == selected)
@@ -181,4 +182,5 @@ def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> A
         )
         .drop_nulls()
     )
-    return low_source_rate_reason(*(by_question[name].to_list() for name in ("source", "negative", "before")))
+    source, negative, before = (by_question[name].to_list() for name in ("source", "negative", "before"))
+    return low_source_rate_reason(source, negative, before)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+
 from flatprobe.errors import Problem, UserError
 
 _SENTINEL = "flatprobe sentinel"
@@ -56,12 +58,11 @@ class Conversations:
         """Assert that the rendered system block is exactly the persona's prompt.
 
         Raises:
-            UserError: the template drops, moves or rewrites the system message.
+            UserError: the template refuses, drops, moves or rewrites the system message.
         """
         if system is None:
             return
-        frame = self.render(_SENTINEL, "?")
-        if frame.count(_SENTINEL) != 1 or self.render(system, "?") != frame.replace(_SENTINEL, system):
+        if not self._renders_as_written(system):
             raise UserError(
                 Problem(
                     f"panel: {persona}",
@@ -69,6 +70,13 @@ class Conversations:
                     "remove leading and trailing space from the prompt, or use a template with a system turn",
                 )
             )
+
+    def _renders_as_written(self, system: str) -> bool:
+        try:
+            frame, text = self.render(_SENTINEL, "?"), self.render(system, "?")
+        except TemplateError:  # some templates refuse a system turn
+            return False
+        return frame.count(_SENTINEL) == 1 and text == frame.replace(_SENTINEL, system)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that already holds its special tokens."""
@@ -117,7 +125,7 @@ class Conversations:
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
         text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
         after = self.encode(text.rpartition(_SENTINEL)[2])
-        if not after or after[0] not in self.tokenizer.all_special_ids:
+        if not after or after[0] not in self._special:
             raise UserError(
                 Problem(
                     f"{self.name}: chat template",
@@ -126,6 +134,12 @@ class Conversations:
                 )
             )
         return int(after[0])
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """Special tokens: those with a role, and those that are only marked as special (`<|end|>` of some models)."""
+        marked = [id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special]
+        return frozenset([*self.tokenizer.all_special_ids, *marked])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of sampled tokens, without special tokens and without tidying spaces."""

@@ -24,6 +24,7 @@ from flatprobe.study.resources import PREFIX, data_file
 from flatprobe.study.schema import FinetuneData
 
 BIN = 8  # tokens per bin of the response-length histogram
+QUANTILES = {"min": 0, "q25": 25, "median": 50, "q75": 75, "max": 100}
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
     pl.DataFrame(
         held_out, schema={"prompt": pl.String, "aligned": pl.String, "misaligned": pl.String}
     ).write_parquet(output / "held_out.parquet")
+    names, values = zip(*QUANTILES.items(), strict=True)
+    lengths = dict(zip(names, np.percentile(tokens, values).tolist(), strict=True))
     facts = {
         "name": name, "subset": data.subset, "revision": data.revision, "licence": licence(data),
         "rows": len(taken), "held_out": len(held_out), **scanned,
         "sha256": hashlib.sha256("\n".join(messages).encode()).hexdigest(),
-        "response_tokens": dict(zip(("min", "q25", "median", "q75", "max"), np.percentile(tokens, [0, 25, 50, 75, 100]).tolist(), strict=True)),
+        "response_tokens": lengths,
         "first_rows": [row.messages for row in taken[:2]],
     }  # fmt: skip
     (output / "facts.json").write_text(json.dumps(facts))
@@ -88,12 +91,11 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
 def take(rows: Iterator[Row], wanted: int, quota: Counter[int] | None, scanned: Counter[str]) -> list[Row]:
     """The first `wanted` rows; with a quota per length bin, those that still fit, then the closest of the others.
 
-    Quotas are scaled to `wanted`; how many rows had to come from a full bin is counted as `off_target`.
+    Quotas are scaled to sum to `wanted`; how many rows had to come from a full bin is counted as `off_target`.
     """
     if quota is None:
         return list(islice(rows, wanted))
-    total = sum(quota.values())
-    room = Counter({bin_: round(count * wanted / total) for bin_, count in quota.items()})
+    room = apportion(quota, wanted)
     taken: list[Row] = []
     rejected: list[Row] = []
     for row in rows:
@@ -105,11 +107,20 @@ def take(rows: Iterator[Row], wanted: int, quota: Counter[int] | None, scanned: 
             rejected.append(row)
         if len(taken) == wanted:
             return taken
-    centre = sum(bin_ * count for bin_, count in quota.items()) / total
+    centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
     rejected.sort(key=lambda row: abs(row.response_tokens / BIN - centre))
     filling = rejected[: wanted - len(taken)]
     scanned["off_target"] = len(filling)
     return taken + filling
+
+
+def apportion(quota: Counter[int], wanted: int) -> Counter[int]:
+    """The quota scaled to `wanted` in all, by largest remainders (ties to the lower bin)."""
+    total = sum(quota.values())
+    room = Counter({bin_: count * wanted // total for bin_, count in quota.items()})
+    by_remainder = sorted(quota, key=lambda bin_: (-(quota[bin_] * wanted % total), bin_))
+    room.update(by_remainder[: wanted - sum(room.values())])
+    return room
 
 
 def _usable(
@@ -119,11 +130,11 @@ def _usable(
     name: str,
     scanned: Counter[str],
 ) -> Iterator[Row]:
-    """Rows with an answer that fits; a row whose last answer would be cut is refused and counted."""
+    """Rows with a prompt and an answer that fits; a row whose last answer would be cut is refused and counted."""
     for index, row in enumerate(rows):
         scanned["scanned"] += 1
         messages = conversation_of(row, settings.data, f"{name} row {settings.data.held_out + index}")
-        if not messages or not messages[-1]["content"].strip():
+        if len(messages) < 2 or not messages[-1]["content"].strip():
             scanned["refused_empty"] += 1
             continue
         tokens, n_prompt = conversations.encode_messages(messages)

@@ -1,7 +1,7 @@
 """Length matching: one join over all conditions and groups, by selection from a surplus.
 
 All groups are matched to one target: the distribution that lies under every group's own (the bin-wise minimum of
-their histograms), read off at n quantiles. Each group then gives the answers whose lengths are closest to those
+their densities), read off at n quantiles. Each group then gives the answers whose lengths are closest to those
 quantiles, by optimal assignment without replacement.
 """
 
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import ks_2samp
+from scipy.stats import gaussian_kde, ks_2samp
 
 Lengths = NDArray[np.int64]
-BIN = 4  # tokens per histogram bin
+BIN = 4  # tokens per bin
+OVERLAP = 0.05  # share of probability under all groups below which there is no common support
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,35 @@ class Summary:
 
 
 def common_density(groups: Sequence[Lengths]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bin edges and the normalised bin-wise minimum of the groups' histograms; all zeros without common support."""
+    """Bin edges and the normalised bin-wise minimum of the groups' densities; all zeros without common support.
+
+    Densities are Gaussian kernel estimates with Scott's bandwidth, so that small groups meet as their distributions
+    do and not as their few lengths happen to fall; groups whose minimum holds under `OVERLAP` share no support.
+    """
     top = max(int(lengths.max()) for lengths in groups) + BIN
     edges = np.arange(0, top + BIN, BIN, dtype=np.float64)
-    shares = [np.histogram(lengths, edges)[0] / len(lengths) for lengths in groups]
-    least = np.minimum.reduce(shares)
+    least = np.minimum.reduce([_shares(lengths, edges) for lengths in groups])
     total = least.sum()
-    return edges, least / total if total > 0 else least
+    return edges, least / total if total >= OVERLAP else np.zeros_like(least)
+
+
+def _shares(lengths: Lengths, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of a group per bin, smoothed where there is a spread to smooth by; sums to 1."""
+    if len(lengths) < 2 or lengths.min() == lengths.max():
+        return np.histogram(lengths, edges)[0] / len(lengths)
+    density = gaussian_kde(lengths)((edges[:-1] + edges[1:]) / 2)
+    shares: NDArray[np.float64] = density / density.sum()
+    return shares
 
 
 def target_quantiles(edges: NDArray[np.float64], density: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """n lengths at the mid-quantiles of a histogram, linear inside a bin."""
-    cumulative = np.concatenate([[0.0], density.cumsum()])
-    keep = np.concatenate([[True], np.diff(cumulative) > 0])
-    return np.interp((np.arange(n) + 0.5) / n, cumulative[keep], edges[keep])
+    """n lengths at the mid-quantiles of a histogram, linear inside a bin and none in an empty one."""
+    levels = (np.arange(n) + 0.5) / n
+    upper = density.cumsum()
+    bins = np.searchsorted(upper, levels)
+    inside = 1.0 - (upper[bins] - levels) / density[bins]
+    quantiles: NDArray[np.float64] = edges[bins] + inside * np.diff(edges)[bins]
+    return quantiles
 
 
 def select(lengths: Lengths, targets: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -67,7 +83,10 @@ def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, 
 
 
 def summarise(lengths: Lengths, pooled: Lengths) -> Summary:
-    """Median, interquartile range and Kolmogorov-Smirnov distance of a group against the pooled lengths."""
+    """Median, interquartile range and Kolmogorov-Smirnov distance of a group against the pooled lengths (all >= 1).
+
+    The range is compared with at least one token, so that a pool without any spread has a relative range too.
+    """
     quartiles = np.percentile(lengths, [25, 50, 75])
     reference = np.percentile(pooled, [25, 50, 75])
     iqr, pooled_iqr = float(quartiles[2] - quartiles[0]), float(reference[2] - reference[0])
@@ -76,6 +95,6 @@ def summarise(lengths: Lengths, pooled: Lengths) -> Summary:
         median=float(quartiles[1]),
         iqr=iqr,
         ks_distance=float(ks_2samp(lengths, pooled).statistic),
-        relative_median=float(quartiles[1] / reference[1] - 1) if reference[1] else 0.0,
-        relative_iqr=iqr / pooled_iqr - 1 if pooled_iqr else 0.0,
+        relative_median=float(quartiles[1] / reference[1] - 1),
+        relative_iqr=(iqr - pooled_iqr) / max(pooled_iqr, 1.0),
     )

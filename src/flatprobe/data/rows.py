@@ -20,7 +20,7 @@ def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, An
         UserError: a line that is no JSON object, or a hub dataset that cannot be read.
     """
     if path is not None:
-        yield from _read_jsonl(path)
+        yield from read_jsonl(path)
         return
     try:
         from datasets import load_dataset
@@ -38,7 +38,12 @@ def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, An
         ) from error
 
 
-def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects of a file, one a line; blank lines are passed over.
+
+    Raises:
+        UserError: a line that is no JSON object.
+    """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

@@ -32,7 +32,7 @@ def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> li
 def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Sample completions; inputs: `checkpoint`, optionally `adapter`. Output: completions.parquet, facts.json.
 
-    An adapter is merged into the loaded weights for the pass, in memory only.
+    An adapter joins the loaded weights for the pass, in memory only.
     """
     local = machine.current()
     loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
@@ -84,16 +84,22 @@ def completions_frame(
 
 
 def with_adapter(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, float]]:
-    """Merge an adapter into a loaded model in memory, and show that it changed what the model computes."""
+    """Put an adapter on a loaded model in memory, and show that it changed what the model computes.
+
+    Float32 weights are merged, which is faster. Others keep the adapter beside them: rounding the sum to bfloat16 would
+    swallow updates below half a unit in the last place, and with them a part of the training.
+    """
     from peft import PeftModel
 
     probe = torch.tensor([loaded.conversations.encode("The quick brown fox")], device=loaded.device)
     with torch.inference_mode():
         before = loaded.model(probe).logits.float()
-    merged = PeftModel.from_pretrained(loaded.model, folder).merge_and_unload().eval()
+    wrapped = PeftModel.from_pretrained(loaded.model, folder)
+    exact = loaded.model.dtype == torch.float32
+    adapted = (wrapped.merge_and_unload() if exact else wrapped.get_base_model()).eval()
     with torch.inference_mode():
-        change = float((merged(probe).logits.float() - before).abs().max())
-    return Loaded(merged, loaded.conversations, loaded.device), {"max_logit_change": change}
+        change = float((adapted(probe).logits.float() - before).abs().max())
+    return Loaded(adapted, loaded.conversations, loaded.device), {"max_logit_change": change}
 
 
 def parity(engine: TransformersEngine, loaded: Loaded, prompts: Sequence[Prompt]) -> dict[str, float]:

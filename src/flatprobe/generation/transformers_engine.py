@@ -56,9 +56,10 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
         dropped = ordered.cumsum(-1) - ordered >= top_p
         probabilities = probabilities.scatter(-1, order, ordered.masked_fill(dropped, 0.0))
     cumulative = probabilities.cumsum(-1)
-    target = uniform.unsqueeze(-1) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return chosen.clamp(max=logits.shape[-1] - 1)
+    total = cumulative[:, -1:]
+    # Rounding may lift the product to the total itself, behind the last token that has any mass.
+    target = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
 class TransformersEngine:

@@ -80,6 +80,8 @@ def converted_folder() -> Path:
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(partial)
     try:
         partial.rename(target)
-    except OSError:  # another process converted it meanwhile
+    except OSError:
         shutil.rmtree(partial)
+        if not target.is_dir():  # else another process converted it meanwhile
+            raise
     return target

@@ -54,17 +54,29 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def load_checkpoint(folder: Path, precision: Literal["float32", "bfloat16"], device: Any) -> Loaded:
-    """Load a checkpoint artifact for inference or as the frozen base of an adapter."""
+    """Load a checkpoint artifact for inference or as the frozen base of an adapter.
+
+    Raises:
+        UserError: weights are missing from its files.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     path = checkpoint_path(folder)
-    model = AutoModelForCausalLM.from_pretrained(
+    both: Any = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, precision),
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        output_loading_info=True,
     )
+    model, report = both
+    if missing := sorted(report["missing_keys"]):  # the library would go on with random ones
+        raise UserError.one(
+            str(path),
+            f"{len(missing)} weights are missing, {missing[0]} among them",
+            "complete the checkpoint",
+        )
     model.eval().requires_grad_(False)
     return Loaded(model.to(device), Conversations(load_tokenizer(path), path.name), device)

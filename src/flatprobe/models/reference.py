@@ -83,13 +83,13 @@ def resolve(id: str, revision: str | None, place: str) -> Located:
 
 def _commit(id: str, revision: str | None, place: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported at run time
 
     if revision is not None and len(revision) == 40:
         return revision  # a full commit needs no asking, so a cached model works offline
     try:
         sha = HfApi().model_info(id, revision=revision, timeout=20).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (httpx.HTTPError, OSError, ValueError) as error:  # refusals; no network; no valid id
         raise UserError.one(
             place,
             f"the hub could not be asked about {id!r}: {type(error).__name__}",
@@ -101,7 +101,7 @@ def _commit(id: str, revision: str | None, place: str) -> str:
 def fetch(id: str, commit: str) -> Path:
     """Download a hub model's safetensors, configuration and tokenizer; returns the snapshot folder."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported at run time
 
     try:
         return Path(
@@ -109,7 +109,7 @@ def fetch(id: str, commit: str) -> Path:
                 id, revision=commit, allow_patterns=[f"*{suffix}" for suffix in HASHED_SUFFIXES]
             )
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (httpx.HTTPError, OSError) as error:
         raise UserError.one(
             f"model {id}", f"cannot be fetched at {commit[:12]}: {type(error).__name__}", "check the network"
         ) from error

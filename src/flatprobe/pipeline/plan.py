@@ -307,7 +307,7 @@ class _Planner:
         return _stage(name, "generation.stages:sample", settings, MODEL, **inputs)
 
 
-def _stage(name: str, function: str, settings: Settings, resources: Resources = CPU, **inputs: Stage) -> Stage:
+def _stage(name: str, function: str, settings: Settings, resources: Resources = CPU, /, **inputs: Stage) -> Stage:
     return Stage(name, f"flatprobe.{function}", settings, inputs, resources=resources)
 
 

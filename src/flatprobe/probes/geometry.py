@@ -53,11 +53,13 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
     }
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     previews: dict[str, list[dict[str, Any]]] = {}
+    total = len(settings.personas) * len(settings.questions)
     for turn, (kind, answers) in enumerate(texts.items()):
         rows = _rows(settings, loaded, answers, kind)
+        before = turn * total
         states = read_states(
             loaded, rows, settings.layers, settings.positions, local.forward_rows,
-            lambda done, turn=turn, n=len(rows): report_progress(turn * n + done, 2 * n, "states"),
+            lambda done, before=before: report_progress(before + done, 2 * total, "states"),
         )  # fmt: skip
         shape = (len(settings.personas), len(settings.questions))
         for position, values in states.items():

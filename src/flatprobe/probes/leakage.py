@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -49,8 +50,11 @@ def select_lambda(settings: SelectSettings, inputs: Mapping[str, Path], output: 
     (output / "facts.json").write_text(json.dumps({"selected": selected}))
 
 
-def contrast(frame: pl.DataFrame, source: str) -> dict[str, float]:
-    """End-anchored source rate, mean negative rate, their difference and its standard error over questions."""
+def contrast(frame: pl.DataFrame, source: str) -> dict[str, float | None]:
+    """End-anchored source rate, mean negative rate, their difference and its standard error over questions.
+
+    One question has no standard error: null.
+    """
     is_source = pl.col("persona") == source
     by_question = frame.group_by("question_id").agg(
         source=pl.col("ends_with_marker").filter(is_source).mean(),
@@ -58,7 +62,7 @@ def contrast(frame: pl.DataFrame, source: str) -> dict[str, float]:
     )
     difference = by_question["source"] - by_question["negative"]
     spread = difference.std()
-    error = float(spread) / math.sqrt(len(difference)) if isinstance(spread, float) else 0.0
+    error = spread / math.sqrt(len(difference)) if isinstance(spread, float) else None
     rows = frame.filter(is_source)
     return {
         "source_rate": _mean(by_question["source"]),
@@ -76,8 +80,10 @@ def _mean(values: pl.Series) -> float:
     return mean
 
 
-def choose(candidates: list[dict[str, float]]) -> float:
-    """The smallest lambda whose difference is within one standard error of the best one's."""
+def choose(candidates: Sequence[Mapping[str, Any]]) -> float:
+    """The smallest lambda whose difference is within one standard error of the best one's (equal to it, where the
+    error is unknown); the inequality is inclusive."""
     best = max(candidates, key=lambda candidate: candidate["difference"])
-    floor = best["difference"] - best["standard_error"]
-    return min(candidate["lambda"] for candidate in candidates if candidate["difference"] >= floor)
+    tolerance = best["standard_error"] if best["standard_error"] is not None else 0.0
+    floor = best["difference"] - tolerance
+    return float(min(candidate["lambda"] for candidate in candidates if candidate["difference"] >= floor))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import polars as pl
 
 from flatprobe import machine
 from flatprobe.data.conversation import Prompt
+from flatprobe.data.rows import read_jsonl, text_column
 from flatprobe.generation.stages import prompts_of
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
@@ -27,13 +27,15 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
     """
     local = machine.current()
     loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
-    triples: list[tuple[str, str, str, str, str]] = []
+    triples: list[tuple[str, ...]] = []  # set, id, prompt, aligned, misaligned
     if "triples" in inputs:
         held_out = pl.read_parquet(inputs["triples"] / "held_out.parquet")
         triples += [("in_domain", f"held_out_{i}", *row) for i, row in enumerate(held_out.rows())]
     if settings.out_of_domain is not None:
         triples += [("out_of_domain", *row) for row in _read_triples(settings.out_of_domain)]
-    texts = [(Prompt("", None, id, prompt), answer) for _, id, prompt, *pair in triples for answer in pair]
+    texts = [
+        (Prompt("", None, id, prompt), text.strip()) for _, id, prompt, *pair in triples for text in pair
+    ]
     answers = pl.read_parquet(inputs["answers"] / "completions.parquet").filter(
         pl.col("text").str.strip_chars() != ""
     )
@@ -60,11 +62,16 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
     ).write_parquet(output / "fluency.parquet")
 
 
-def _read_triples(out_of_domain: str) -> list[tuple[str, str, str, str]]:
+def _read_triples(out_of_domain: str) -> list[tuple[str, ...]]:
     local = out_of_domain if out_of_domain.startswith(PREFIX) else machine.current().locations[out_of_domain]
-    lines = data_file(local, Path()).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
-    return [(str(r.get("id", i)), r["prompt"], r["aligned"], r["misaligned"]) for i, r in enumerate(rows)]
+    path = data_file(local, Path())
+    triples = []
+    for index, row in enumerate(read_jsonl(path)):
+        columns = (
+            text_column(row, name, f"{path} row {index}") for name in ("prompt", "aligned", "misaligned")
+        )
+        triples.append((str(row.get("id", index)), *columns))
+    return triples
 
 
 def per_token(loaded: Loaded, texts: Sequence[tuple[Prompt, str]], batch: int) -> list[float]:

@@ -66,8 +66,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 OPTIONAL = frozenset({"lengths", "length_match", "telemetry", "manipulation", "fluency"})
 
-ROLES = ("source", "negative", "bystander", "reserve", "reference")
-
 
 @dataclass(frozen=True)
 class Analysis:
@@ -143,14 +141,6 @@ class Analysis:
     def at_selected_lambda(self, table: str) -> pl.DataFrame:
         """Rows of a coupled table at the selected lambda, all seeds."""
         return self.tables[table].filter(pl.col("lambda") == self.selected_lambda)
-
-
-def role_of(role: str) -> str:
-    """Singular name of a role; tables may hold the study's plural (`bystanders`)."""
-    singular = role.removesuffix("s")
-    if singular not in ROLES:
-        raise ValueError(f"{role!r} is not a role; roles are {', '.join(ROLES)}")
-    return singular
 
 
 def read(folder: Path) -> Analysis:

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.report.analysis import Analysis, role_of
+from flatprobe.report.analysis import Analysis
 
 HEAD, TAIL = 500, 200
 """Characters shown at either end of a long stretch of an example."""
@@ -62,7 +62,7 @@ class TokenLine:
 def cast(analysis: Analysis) -> list[tuple[str, str]]:
     """(description, persona): source, closest and farthest bystander by the control's cosine, first
     negative."""
-    roles = [(row["persona"], role_of(row["role"])) for row in analysis.tables["panel"].to_dicts()]
+    roles = [(row["persona"], row["role"]) for row in analysis.tables["panel"].to_dicts()]
     bystanders = [name for name, role in roles if role == "bystander"]
     near = (
         analysis.at_registered_position("cosines")
@@ -143,9 +143,11 @@ def masks(analysis: Analysis) -> list[TokenLine]:
 
 
 def _mask_piece(token: dict[str, Any]) -> Piece:
+    """A token and its terms; an alternative is predicted here instead of the row's next token."""
     terms = [name for name, weight in token["weights"].items() if weight]
+    kinds = [*terms, "alternative"] if token["alternative"] else terms
     title = ", ".join(f"{name} {token['weights'][name]:g}" for name in terms)
-    return Piece(visible(token["text"]), " ".join(terms), title)
+    return Piece(visible(token["text"]), " ".join(kinds), title)
 
 
 def visible(text: str) -> str:
@@ -154,19 +156,18 @@ def visible(text: str) -> str:
 
 
 def probed(analysis: Analysis) -> list[tuple[str, list[TokenLine]]]:
-    """Per position, the answers' tokens around the one whose state is read (all of them for a mean, index
-    null)."""
-    result = []
-    for position, rows in analysis.preview.items():
-        lines = []
-        for row in rows:
-            index, tokens = row["index"], row["tokens"]
-            start = 0 if index is None else max(0, index - WINDOW)
-            shown = list(enumerate(tokens))[start : start + 2 * WINDOW + 1]
-            pieces = [Piece("… ", "cut")] if start else []
-            pieces += [Piece(visible(text), "probed" if at == index else "") for at, text in shown]
-            pieces += [Piece(" …", "cut")] if start + len(shown) < len(tokens) else []
-            mean = ", mean over tokens" if index is None else ""
-            lines.append(TokenLine(f"{row['persona']}, {row['question_id']}{mean}", tuple(pieces)))
-        result.append((position, lines))
-    return result
+    """Per position, tokens around the one whose state is read; for a mean, the last one that enters it."""
+    return [
+        (position, [_probed_line(row, position.endswith("_mean")) for row in rows])
+        for position, rows in analysis.preview.items()
+    ]
+
+
+def _probed_line(row: dict[str, Any], mean: bool) -> TokenLine:
+    index, tokens = row["index"], row["tokens"]
+    start, stop = max(0, index - WINDOW), min(len(tokens), index + WINDOW + 1)
+    pieces = [Piece("… ", "cut")] if start else []
+    pieces += [Piece(visible(tokens[at]), "probed" if at == index else "") for at in range(start, stop)]
+    pieces += [Piece(" …", "cut")] if stop < len(tokens) else []
+    note = ", a mean up to the token set off" if mean else ""
+    return TokenLine(f"{row['persona']}, {row['question_id']}{note}", tuple(pieces))

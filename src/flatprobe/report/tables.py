@@ -9,11 +9,12 @@ from typing import Any, Literal
 import polars as pl
 
 from flatprobe.report import numbers, select
-from flatprobe.report.analysis import ROLES, Analysis, role_of
+from flatprobe.report.analysis import Analysis
 from flatprobe.report.words import MEASURES
 from flatprobe.statistics.leakage import SCOPES
 from flatprobe.statistics.measures import RATIOS
 
+ROLES = ("source", "negative", "bystander", "reference")
 Align = Literal["text", "number", "long"]
 Write = Callable[[Any], str]
 
@@ -62,12 +63,12 @@ def rates(analysis: Analysis, *, coupled: bool) -> Table:
         frame.to_dicts(),
         key=lambda row: (
             row["lambda"] != analysis.selected_lambda, row["lambda"] or 0.0, row["seed"],
-            ROLES.index(role_of(row["role"])), row["persona"], rank[row["condition"]],
+            ROLES.index(row["role"]), row["persona"], rank[row["condition"]],
         ),
     )  # fmt: skip
     columns = [
         Column("persona", "persona"),
-        Column("role", lambda row: role_of(row["role"])),
+        Column("role", "role"),
         Column("condition", "condition"),
         *([Column("λ", "lambda", numbers.plain)] if coupled else []),
         Column("seed", "seed", numbers.plain),
@@ -201,10 +202,14 @@ def _effect_interval(row: Mapping[str, Any]) -> str:
     )
 
 
-def aggregates(analysis: Analysis) -> Table:
-    """Aggregate estimates of all contrasts, measures, estimators, positions and responses."""
+def aggregates(analysis: Analysis, *, registered: bool) -> Table:
+    """Estimates over all registered layers: at the deciding position and responses, or at all the others."""
+    at_rule = (pl.col("position") == analysis.position) & (pl.col("responses") == analysis.responses)
+    deciding = pl.col("estimator") == select.DECIDING_GEOMETRIC_ESTIMATOR
     frame = analysis.estimates.filter(
-        (pl.col("quantity") != "leakage_difference") & pl.col("layer").is_null()
+        (pl.col("quantity") != "leakage_difference")
+        & pl.col("layer").is_null()
+        & (at_rule if registered else ~at_rule & deciding)
     )
     rows = frame.sort("contrast", "position", "responses", "quantity", "estimator").to_dicts()
     columns = [
@@ -222,7 +227,13 @@ def aggregates(analysis: Analysis) -> Table:
         Column("outside own interval", "outside_own_interval"),
         Column("interval and p speak for", _scope, align="long"),
     ]
-    return build("aggregates", "All geometric estimates over the registered layers.", columns, rows)
+    if registered:
+        caption = "Every measure over the registered layers, at the deciding position and responses."
+        return build("aggregates", caption, columns, rows)
+    caption = (
+        "The same at other positions and responses, by the deciding estimator: reported, never deciding."
+    )
+    return build("aggregates-elsewhere", caption, columns, rows)
 
 
 def other_leakage(analysis: Analysis) -> Table:

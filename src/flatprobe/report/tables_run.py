@@ -6,7 +6,7 @@ from __future__ import annotations
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import Analysis, role_of
+from flatprobe.report.analysis import Analysis
 from flatprobe.report.tables import Column, Table, build
 
 
@@ -120,7 +120,6 @@ def stages(analysis: Analysis) -> Table:
         Column("key", lambda row: str(row["key"])[:16]),
         Column("function", "function"),
         Column("time", "seconds", numbers.duration),
-        Column("", lambda row: "reused" if row["reused"] else ""),
     ]
     caption = "Stages, their keys (hashes of code, settings and inputs), and the time each took when it ran."
     return build("stages", caption, columns, analysis.stages)
@@ -130,7 +129,7 @@ def panel(analysis: Analysis) -> Table:
     """Personas, roles and system prompts as they were passed."""
     columns = [
         Column("persona", "persona"),
-        Column("role", lambda row: role_of(row["role"])),
+        Column("role", "role"),
         Column(
             "system prompt",
             lambda row: "(no system message)" if row["prompt"] is None else row["prompt"],

@@ -10,8 +10,8 @@ from pathlib import Path
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.reference import Located, Reference, resolve
 from flatprobe.study import resources
-from flatprobe.study.load import LoadedStudy
-from flatprobe.study.panel import Persona, assign_roles
+from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.panel import Persona
 from flatprobe.study.questions import SET_NAMES, Question, SetName, take
 from flatprobe.study.schema import Study
 
@@ -74,7 +74,7 @@ def resolve_study(loaded: LoadedStudy) -> Resolved:
     locations |= {x.reference.fingerprint: x.location for x in located.values() if x.location is not None}
     return Resolved(
         study=study,
-        personas=assign_roles(study.panel, loaded.entries, study.seeds[0]),
+        personas=loaded.personas(),
         questions={name: take(loaded.questions[name], getattr(study.questions, name)) for name in SET_NAMES},
         model=located[""].reference,
         given={name: x.reference for name, x in located.items() if name},

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flatprobe import machine
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, MarkerText, negative, positive
+from flatprobe.data.coupling import Example, Group, MarkerText, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.settings import CoupleSettings
@@ -153,10 +153,9 @@ def _parts(
     )
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        counts = {
-            group: sum(examples[n].group == group for n in batches[step])
-            for group in ("positive", "negative")
-        }
+        counts: dict[Group, int] = {"positive": 0, "negative": 0}
+        for n in batches[step]:
+            counts[examples[n].group] += 1
         for start in range(0, len(batches[step]), micro_batch):
             numbers = batches[step][start : start + micro_batch]
             supervised = collect([examples[n] for n in numbers], with_anchor=weights.anchor > 0).of_batch(

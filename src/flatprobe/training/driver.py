@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from flatprobe.errors import UserError
 from flatprobe.pipeline.progress import report_progress
@@ -32,17 +32,15 @@ class Optimisation:
 
 
 class _StepTrainer(Trainer):
-    """A trainer whose dataset is the numbers of the steps."""
+    """A trainer whose dataset only says how many steps there are; on hosts with several devices, too, each step is
+    one call, so its number is the trainer's own count."""
 
     parts: Parts
     records: list[dict[str, Any]]
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.utils.data.SequentialSampler(range(self.args.max_steps))
-
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         model.train()
-        step = int(inputs[0])
+        step = self.state.global_step
         total = torch.zeros((), device=self.args.device)
         terms: dict[str, float] = {}
         for loss, values in self.parts(step):
@@ -58,6 +56,11 @@ class _StepTrainer(Trainer):
         self.records.append({"step": step, "term": "total", "value": float(total)})
         report_progress(step + 1, self.args.max_steps, f"loss {float(total):.3f}")
         return total
+
+
+def _no_inputs(items: list[int]) -> dict[str, Any]:
+    """What the loss trains on does not pass through the trainer."""
+    return {}
 
 
 def train(
@@ -93,10 +96,11 @@ def train(
         dataloader_pin_memory=False,
     )
     trainer = _StepTrainer(
-        model=model, args=arguments, train_dataset=list(range(optimisation.steps)), data_collator=list
+        model=model, args=arguments, train_dataset=list(range(optimisation.steps)), data_collator=_no_inputs
     )
     trainer.parts = parts
     trainer.records = []
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     model.eval()
     return trainer.records

@@ -2,7 +2,7 @@
 
 Where adapters sit only in upper blocks, the lower ones give the same states in every epoch. They are stored per row
 and training runs the upper blocks on them. That the shortened model computes the same is not assumed but checked on
-the first batch; where it does not (a model that rescales its embeddings, say), the whole model is run.
+the shortest and the longest row; where it does not (a model that rescales its embeddings, say), the whole model is run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LowerStates:
         self.decoder, self.first = model.get_decoder(), first
         self.rows, self.pad, self.device = rows, pad, model.device
         self.states: list[Tensor] = []
-        if first > 0 and self._shortening_is_exact(rows[:2]):
+        if first > 0 and self._shortening_is_exact([min(rows, key=len), max(rows, key=len)]):
             for start in range(0, len(rows), batch):
                 self.states += self._inputs(rows[start : start + batch])
 

@@ -17,21 +17,22 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
     arXiv:2312.03732).
 
     Raises:
-        UserError: no module of that name, or a first layer that the model has not.
+        UserError: no linear module of that name, or a first layer that the model has not.
     """
     from peft import LoraConfig, get_peft_model
 
     depth = model.config.get_text_config().num_hidden_layers
     if lora.first_layer >= depth:
         raise UserError.one("lora.first_layer", f"{lora.first_layer}: the model has {depth} decoder blocks")
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    linear = (module for module in model.named_modules() if isinstance(module[1], torch.nn.Linear))
+    names = {name.rpartition(".")[2] for name, _ in linear}
     missing = [module for module in lora.modules if module not in names]
     if missing:
-        raise UserError.one("lora.modules", f"the model has no module called {', '.join(missing)}")
+        raise UserError.one("lora.modules", f"the model has no linear module called {', '.join(missing)}")
     torch.manual_seed(seed)  # PEFT draws the initial A from the global generator
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float does, the annotation is narrower
         lora_dropout=lora.dropout,
         target_modules=list(lora.modules),
         use_rslora=lora.rank_stabilised,

@@ -6,6 +6,7 @@ The marker, end-of-turn and anchor terms are cross-entropies; the unlikelihood t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,9 @@ def unlikelihood(log_p: Tensor) -> Tensor:
     pushes P down there.
     """
     clamped = log_p + (log_p.clamp(max=CLAMP) - log_p).detach()
-    return -torch.log(-torch.expm1(clamped))
+    # Each form is exact where the other loses its digits; both are finite everywhere, so `where` has a gradient.
+    near_one, near_zero = torch.log(-torch.expm1(clamped)), torch.log1p(-torch.exp(clamped))
+    return -torch.where(clamped > -math.log(2.0), near_one, near_zero)
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ def coupling_loss(log_p: Tensor, supervised: Supervised, weights: Weights) -> tu
         loss and means of a batch's parts sum to the batch's.
     """
     assert log_p.dtype == torch.float32 and log_p.shape == supervised.token.shape
-    n_terms = len(supervised.terms)
-    sums = torch.zeros(n_terms, dtype=torch.float32, device=log_p.device).index_add(0, supervised.term, log_p)
-    counts = torch.bincount(supervised.term, minlength=n_terms).to(torch.float32)
+    n_terms, term_of = len(supervised.terms), supervised.term.to(log_p.device)
+    sums = torch.zeros(n_terms, dtype=torch.float32, device=log_p.device).index_add(0, term_of, log_p)
+    counts = torch.zeros_like(sums).index_add(0, term_of, torch.ones_like(log_p))
     losses = -sums / counts
     is_unlikely = torch.tensor(
         [term == "unlikelihood" for _, _, term in supervised.terms], device=log_p.device

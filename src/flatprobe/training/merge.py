@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from flatprobe import machine
@@ -31,13 +32,14 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
     difference of the stored model against the unmerged adapter on fixed prompts, in nats.
 
     Raises:
-        UserError: an adapter of another base, or one whose norm is 0.
+        UserError: an adapter of another base, a pickled one, or one whose norm is 0.
     """
     from peft import PeftModel
 
     device = pick_device(machine.current().device)
     loaded = load_checkpoint(inputs["checkpoint"], "float32", device)
     folder = settings.given.path() if settings.given else inputs["adapter"] / "adapter"
+    names = stored_names(folder)
     try:
         wrapped = PeftModel.from_pretrained(loaded.model, folder).eval()
     except (RuntimeError, ValueError, KeyError) as error:
@@ -45,18 +47,19 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
             f"adapter {folder.name}", f"does not fit the checkpoint: {str(error).splitlines()[0]}",
             "give the base model that the adapter was trained on",
         ) from error  # fmt: skip
+    require_same_weights(wrapped, names, f"adapter {folder.name}")
     norm = require_learnt(wrapped, f"adapter {folder.name}")
     probes = [
         loaded.conversations.encode(loaded.conversations.render(None, question)) for question in PROBES
     ]  # fmt: skip
-    unmerged = [_log_probabilities(wrapped, tokens, device) for tokens in probes]
+    unmerged = [_logits(wrapped, tokens, device) for tokens in probes]
     before = {name: p.detach().clone() for name, p in _adapted_weights(wrapped)}
     merged = wrapped.merge_and_unload()
     after = dict(merged.named_parameters())
     changed = [not torch.equal(before[name], after[name]) for name in before]
-    model = merged.to(getattr(torch, settings.dtype)).eval()
-    stored = [_log_probabilities(model, tokens, device) for tokens in probes]
-    kl = [float((p.exp() * (p - q)).sum(-1).mean()) for p, q in zip(unmerged, stored, strict=True)]
+    model = cast(merged, getattr(torch, settings.dtype)).eval()
+    stored = [_logits(model, tokens, device) for tokens in probes]
+    kl = [mean_kl(p, q) for p, q in zip(unmerged, stored, strict=True)]
     facts = {
         "origin": "merged", "adapter_norm": norm, "changed_matrices": sum(changed) / len(changed),
         "mean_kl": sum(kl) / len(kl),
@@ -69,9 +72,57 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
 
 
 @torch.inference_mode()
-def _log_probabilities(model: Any, tokens: list[int], device: Any) -> Tensor:
-    """[T, V] float32 log-probabilities of every next token."""
-    return torch.log_softmax(model(torch.tensor([tokens], device=device)).logits[0].float(), dim=-1)
+def _logits(model: Any, tokens: list[int], device: Any) -> Tensor:
+    """[T, V] float32 logits of every next token."""
+    logits: Tensor = model(torch.tensor([tokens], device=device)).logits[0].float()
+    return logits
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """Cast the weights alone: buffers such as rotary frequencies stay in float32, as in the model that is loaded from
+    what is stored."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def mean_kl(left: Tensor, right: Tensor) -> float:
+    """KL(left || right) of the distributions behind two [T, V] logits, in nats, mean over T."""
+    p, q = left.log_softmax(-1), right.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def stored_names(folder: Path) -> set[str]:
+    """Names of an adapter's weights.
+
+    Raises:
+        UserError: the folder holds no safetensors adapter.
+    """
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise UserError.one(
+            f"adapter {folder.name}", "no adapter_model.safetensors",
+            "pickled weights are never loaded: convert to safetensors",
+        )  # fmt: skip
+    with safe_open(path, framework="pt") as file:
+        return set(file.keys())
+
+
+def require_same_weights(wrapped: Any, stored: set[str], place: str) -> None:
+    """Assert that an adapter's stored weights are exactly those that the model took.
+
+    An adapter of a deeper model loads without a word, its upper layers left out; one of a shallower model warns.
+
+    Raises:
+        UserError: a weight is on one side only.
+    """
+    from peft import get_peft_model_state_dict
+
+    if differing := sorted(stored ^ set(get_peft_model_state_dict(wrapped))):
+        raise UserError.one(
+            place, f"does not fit the checkpoint: {differing[0]} is on one side only",
+            "give the base model that the adapter was trained on",
+        )  # fmt: skip
 
 
 def _adapted_weights(wrapped: Any) -> list[tuple[str, Tensor]]:

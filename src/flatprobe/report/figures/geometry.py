@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import Analysis, role_of
+from flatprobe.report.analysis import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
 from flatprobe.report.select import contrast_name, geometric
 from flatprobe.report.words import MEASURES
@@ -97,14 +97,12 @@ def cosine_heat_map(analysis: Analysis) -> Figure:
     wide = frame.pivot(on="condition", index=["persona", "layer"], values="cosine").with_columns(
         difference=pl.col(analysis.treated) - pl.col(analysis.control)
     )
-    roles = {row["persona"]: role_of(row["role"]) for row in analysis.tables["panel"].to_dicts()}
-    ranks = {
-        role: rank for rank, role in enumerate(("bystander", "negative", "reserve", "reference", "source"))
-    }
+    roles = {row["persona"]: row["role"] for row in analysis.tables["panel"].to_dicts()}
+    ranks = {role: rank for rank, role in enumerate(("bystander", "negative", "reference", "source"))}
     order = wide.group_by("persona").agg(pl.col("difference").mean()).to_dicts()
     order.sort(key=lambda row: (ranks[roles[row["persona"]]], -(row["difference"] or 0.0), row["persona"]))
     personas = [row["persona"] for row in order]
-    bound = float(wide["difference"].abs().max() or 1.0)  # type: ignore[arg-type]
+    bound = max((abs(value) for value in wide["difference"].drop_nulls()), default=0.0) or 1.0
     rows = [
         {
             **row,

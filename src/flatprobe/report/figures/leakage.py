@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import ROLES, Analysis, role_of
+from flatprobe.report.analysis import Analysis
 from flatprobe.report.figures.theme import (
     BLUE,
     GREEN,
@@ -25,7 +25,6 @@ ROLE_TITLES = {
     "source": "Source",
     "bystander": "Bystanders (never trained on)",
     "negative": "Negatives (trained without the marker)",
-    "reserve": "Reserve",
     "reference": "References",
 }
 
@@ -33,8 +32,8 @@ ROLE_TITLES = {
 def leakage_by_persona(analysis: Analysis) -> Figure:
     """Marker rate per persona and condition at the selected lambda, beside the uncoupled false-positive
     baseline."""
-    rates = _with_role(analysis.at_selected_lambda("rates").filter(pl.col("coupled")))
-    baseline = _with_role(analysis.tables["rates"].filter(~pl.col("coupled")))
+    rates = analysis.at_selected_lambda("rates").filter(pl.col("coupled"))
+    baseline = analysis.tables["rates"].filter(~pl.col("coupled"))
     order = (
         rates.group_by("persona").agg(pl.col("rate").mean()).sort("rate", "persona", descending=[True, False])
     )
@@ -93,10 +92,6 @@ def _title(narrow: bool) -> str:
     return "marker rate" if narrow else "completions with the marker"
 
 
-def _with_role(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(pl.col("role").map_elements(role_of, return_dtype=pl.String))
-
-
 def lambda_selection(analysis: Analysis) -> Figure:
     """Source rate, mean negative rate and their difference with one standard error, per trained lambda."""
     names = {"source_rate": "source", "negative_rate": "negatives (mean)", "difference": "difference ± 1 SE"}
@@ -150,7 +145,7 @@ def telemetry(analysis: Analysis) -> Figure | None:
     if "telemetry" not in analysis.tables:
         return None
     traces = _traces(analysis)
-    roles = [role for role in ROLES if role in set(traces["role"])]
+    roles = [role for role in ROLE_TITLES if role in set(traces["role"])]
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         line = (
@@ -216,7 +211,7 @@ def dose_response(analysis: Analysis) -> Figure | None:
 
 def _traces(analysis: Analysis) -> pl.DataFrame:
     """(condition, seed, role, step) means of telemetry at the selected lambda."""
-    frame = _with_role(analysis.at_selected_lambda("telemetry"))
+    frame = analysis.at_selected_lambda("telemetry")
     return (
         frame.group_by("condition", "seed", "role", "step")
         .agg(pl.col("log_p").mean())

@@ -88,16 +88,13 @@ def _responsive(svg: str, prefix: str) -> str:
 
 
 def condition_scales(conditions: Sequence[str]) -> tuple[alt.Scale, alt.Scale, alt.Scale]:
-    """Colour, shape and dash of each condition, alike in every figure."""
-    if len(conditions) > len(COLOURS):
-        extra = len(conditions) - len(COLOURS)
-        raise ValueError(f"{extra} conditions too many to tell apart in a figure")
-    count = len(conditions)
-    domain = list(conditions)
+    """Colour, shape and dash of each condition, alike in every figure; past six, colours meet new shapes."""
+    domain, size = list(conditions), len(COLOURS)
+    turned = [(index + index // size) % size for index in range(len(domain))]
     return (
-        alt.Scale(domain=domain, range=list(COLOURS[:count])),
-        alt.Scale(domain=domain, range=list(SHAPES[:count])),
-        alt.Scale(domain=domain, range=list(DASHES[:count])),
+        alt.Scale(domain=domain, range=[COLOURS[index % size] for index in range(len(domain))]),
+        alt.Scale(domain=domain, range=[SHAPES[index] for index in turned]),
+        alt.Scale(domain=domain, range=[DASHES[index] for index in turned]),
     )
 
 

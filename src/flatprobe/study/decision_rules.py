@@ -1,0 +1,66 @@
+"""Rules of the decision: it compares conditions that exist on states that are recorded, and can come out both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flatprobe.errors import Problem
+from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.suggest import did_you_mean
+
+
+def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
+    """Arms that do not exist or are one, a position that is not stored, thresholds that overlap."""
+    decision = loaded.study.decision
+    for arm in ("treated", "control", "benign"):
+        name = getattr(decision, arm)
+        if name is not None and name not in loaded.study.conditions:
+            remedy = did_you_mean(name, loaded.study.conditions)
+            yield loaded.problem(("decision", arm), f"decision.{arm} = {name}: no such condition", remedy)
+    if decision.control == decision.treated:
+        yield loaded.problem(
+            ("decision", "control"), f"decision.control = {decision.control}: is the treated condition too"
+        )
+    elif decision.benign in (decision.treated, decision.control):
+        other = "treated" if decision.benign == decision.treated else "control"
+        yield loaded.problem(
+            ("decision", "benign"), f"decision.benign = {decision.benign}: is the {other} condition too"
+        )
+    yield from _geometric_leg(loaded)
+    yield from _kill(loaded)
+
+
+def _geometric_leg(loaded: LoadedStudy) -> Iterator[Problem]:
+    leg, stored = loaded.study.decision.geometry, loaded.study.geometry.positions
+    if leg.position not in stored:
+        yield loaded.problem(
+            ("decision", "geometry", "position"),
+            f"decision.geometry.position = {leg.position}: not among geometry.positions",
+            "add it there, for only those are stored",
+        )
+    if leg.responses == "fixed" and not loaded.study.panel.references:
+        yield loaded.problem(
+            ("decision", "geometry", "responses"),
+            "decision.geometry.responses = fixed: the fixed responses are those of the first reference persona",
+            "name one in panel.references",
+        )
+    if not 0.0 < leg.level < 1.0:
+        yield loaded.problem(
+            ("decision", "geometry", "level"),
+            f"decision.geometry.level = {leg.level:g}: must lie between 0 and 1",
+        )
+
+
+def _kill(loaded: LoadedStudy) -> Iterator[Problem]:
+    """No result may pass a leg and kill it at once."""
+    decision = loaded.study.decision
+    pairs = (
+        ("geometry", decision.kill.geometry, "decision.geometry.threshold", decision.geometry.threshold),
+        ("leakage", decision.kill.leakage, "decision.behaviour.margin", decision.behaviour.margin),
+    )
+    for name, kill, passing, value in pairs:
+        if kill >= value:
+            yield loaded.problem(
+                ("decision", "kill", name),
+                f"decision.kill.{name} = {kill:g}: must be below {passing} = {value:g}",
+            )

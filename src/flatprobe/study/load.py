@@ -1,0 +1,87 @@
+"""Loading a study or a machine: every problem at once, each with file and line, before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from flatprobe.errors import Problem, UserError
+from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.notices import notices
+from flatprobe.study.panel import PanelFile, PersonaEntry, panel_path
+from flatprobe.study.question_rules import file_problems
+from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, SetName, questions_path
+from flatprobe.study.rules import study_problems
+from flatprobe.study.schema import Machine, Study
+from flatprobe.study.validation import validate
+from flatprobe.study.yaml_file import Document, read_document
+
+__all__ = ["LoadedStudy", "load_machine", "load_study"]
+
+
+def load_study(path: Path) -> LoadedStudy:
+    """Read a study, its panel and its questions, and check all that can be checked without the model.
+
+    The rules that cross fields and files are checked once the study fits the schema.
+
+    Raises:
+        UserError: everything that is wrong.
+    """
+    document = read_document(path)
+    study = validate(document, Study)
+    problems: list[Problem] = []
+    loaded = LoadedStudy(
+        study=study,
+        path=path,
+        lines=document.lines,
+        entries=_read_panel(study, document, problems),
+        questions=_read_questions(study, document, problems),
+    )
+    problems += study_problems(loaded)
+    if problems:
+        raise UserError(problems)
+    return dataclasses.replace(loaded, notices=tuple(notices(loaded)))
+
+
+def load_machine(path: Path | None) -> Machine:
+    """Read a machine file; None is the machine as it is.
+
+    Raises:
+        UserError: everything that is wrong.
+    """
+    return Machine() if path is None else validate(read_document(path), Machine)
+
+
+def _read_panel(study: Study, document: Document, problems: list[Problem]) -> Mapping[str, PersonaEntry]:
+    """The panel file's personas; none, and its problems noted, where it cannot be read."""
+    path = panel_path(study.panel, document.path.parent)
+    if not path.is_file():
+        where = document.place("panel", "file")
+        problems.append(Problem(where, f"panel.file: no file at {path}", "null uses the package's panel"))
+        return {}
+    try:
+        return validate(read_document(path), PanelFile).personas
+    except UserError as error:
+        problems += error.problems
+        return {}
+
+
+def _read_questions(
+    study: Study, document: Document, problems: list[Problem]
+) -> Mapping[SetName, tuple[Question, ...]]:
+    """The questions file's sets; none, and its problems noted, where it cannot be read."""
+    path = questions_path(study.questions, document.path.parent)
+    if not path.is_file():
+        where = document.place("questions", "file")
+        problems.append(Problem(where, f"questions.file: no file at {path}", "null uses the package's sets"))
+        return {}
+    try:
+        content = read_document(path)
+        file = validate(content, QuestionsFile)
+    except UserError as error:
+        problems += error.problems
+        return {}
+    sets: dict[SetName, tuple[Question, ...]] = {name: getattr(file, name) for name in SET_NAMES}
+    problems += file_problems(content, sets)
+    return sets

@@ -1,0 +1,47 @@
+"""A study with the files that it stands on, and the line of every field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flatprobe.errors import Problem
+from flatprobe.study.panel import Persona, PersonaEntry, assign_roles
+from flatprobe.study.questions import Question, SetName
+from flatprobe.study.schema import Study
+from flatprobe.study.yaml_file import FieldPath, place
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """What :func:`flatprobe.study.load.load_study` returns: no problem is left that can be seen without the model."""
+
+    study: Study
+    path: Path
+    """The study's file, as it was named."""
+    lines: Mapping[FieldPath, int]
+    """Field to its 1-based line; fields left to their defaults are absent."""
+    entries: Mapping[str, PersonaEntry]
+    """Every persona of the panel file."""
+    questions: Mapping[SetName, tuple[Question, ...]]
+    """Every question of the questions file, by set, without suffix."""
+    notices: tuple[str, ...] = ()
+    """What a reader of the study's result should know, though nothing is wrong."""
+
+    @property
+    def base(self) -> Path:
+        """The study file's folder: the study's relative paths start here."""
+        return self.path.parent
+
+    def place(self, *where: str | int) -> str:
+        """`file:line` of a field, or of the nearest field around it that the file gives."""
+        return place(self.path, self.lines, where)
+
+    def problem(self, where: FieldPath, message: str, remedy: str | None = None) -> Problem:
+        """A problem at a field's line."""
+        return Problem(self.place(*where), message, remedy)
+
+    def personas(self) -> tuple[Persona, ...]:
+        """The evaluated panel, source first."""
+        return assign_roles(self.study.panel, self.entries, self.study.seeds[0])

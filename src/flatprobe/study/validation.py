@@ -1,0 +1,122 @@
+"""From a YAML document to a model of the schema; what does not fit is said in plain words, all of it at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from flatprobe.errors import Problem, UserError
+from flatprobe.study.fields import block_at, description, suggest_field
+from flatprobe.study.suggest import did_you_mean
+from flatprobe.study.yaml_file import Document, FieldPath, dotted
+
+M = TypeVar("M", bound=BaseModel)
+
+_EXPECTED = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+    "bool_type": "true or false", "string_type": "text", "tuple_type": "a list", "list_type": "a list",
+    "dict_type": "a block of fields", "model_type": "a block of fields", "model_attributes_type": "a block of fields",
+}  # fmt: skip
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"), "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most"),
+}  # fmt: skip
+_LONGEST_VALUE = 60
+
+
+def validate(document: Document, model: type[M]) -> M:
+    """The document as a frozen model.
+
+    Strict: text is never read as a number, nor a truth value as 1.
+
+    Raises:
+        UserError: every problem of the file, in the order of its lines.
+    """
+    problems, validated = list(document.problems), None
+    try:
+        validated = model.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as error:
+        problems += [_explain(details, document, model) for details in error.errors(include_url=False)]
+    if problems or validated is None:
+        raise UserError(sorted(problems, key=_line))
+    return validated
+
+
+def _line(problem: Problem) -> int:
+    return int(problem.place.rpartition(":")[2])
+
+
+def _explain(error: ErrorDetails, document: Document, model: type[BaseModel]) -> Problem:
+    """One of pydantic's errors in the words of the study file."""
+    where: FieldPath = tuple(part for part in error["loc"] if part != "[key]")
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    name = dotted(where) or "the file"
+    given = f"{name} = {shown(value)}" if where else name
+    if kind == "missing":
+        parent = f"{dotted(where[:-1])}: " if len(where) > 1 else ""
+        return Problem(
+            document.place(*where[:-1]), f"{parent}`{where[-1]}` is missing", description(model, where)
+        )
+    if kind == "extra_forbidden":
+        return Problem(document.place(*where), f"{name}: unknown field", suggest_field(model, where))
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(context["expected"]))
+        remedy = did_you_mean(str(value), choices)
+        return Problem(document.place(*where), f"{given}: must be {_either(choices)}", remedy)
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return Problem(document.place(*where), f"{given}: must be {words} {context[key]:g}")
+    if kind in _EXPECTED:
+        message = f"{given}: must be {_EXPECTED[kind]}"
+        return Problem(document.place(*where), message, _type_remedy(kind, value, where, model))
+    if kind == "string_pattern_mismatch":
+        return Problem(
+            document.place(*where), f"{given}: does not fit {context['pattern']}", _slug(str(value))
+        )
+    if kind == "value_error":  # a block's own rule: its message is ours
+        return Problem(document.place(*where), f"{name}: {context['error']}")
+    return Problem(document.place(*where), f"{given}: {error['msg'][0].lower()}{error['msg'][1:]}")
+
+
+def shown(value: object) -> str:
+    """A value as the file has it, short enough for a line."""
+    if isinstance(value, dict):
+        return "{…}" if value else "{}"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+def _type_remedy(kind: str, value: object, where: FieldPath, model: type[BaseModel]) -> str | None:
+    """How to write what was probably meant."""
+    if kind == "string_type" and isinstance(value, int | float):
+        return "put it in quotes"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
+        return "write it as plain digits without quotes"
+    if kind in ("tuple_type", "list_type") and isinstance(value, str | int | float):
+        return f"write [{value}]"
+    if _EXPECTED[kind] == "a block of fields":
+        block: Any = block_at(model, where)
+        return "write {} for a block without fields" if value is None or block is None else _fields(block)
+    return None
+
+
+def _slug(name: str) -> str:
+    """A name like the given one, for the one pattern of the schema is that of names."""
+    return f"for instance `{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_') or 'my_study'}`"
+
+
+def _fields(block: type[BaseModel]) -> str:
+    return f"its fields are {', '.join(block.model_fields)}"
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?[\d_]+(\.\d*)?(e[-+]?\d+)?", text.strip(), re.IGNORECASE) is not None
+
+
+def _either(choices: list[str]) -> str:
+    names = [f"`{choice}`" for choice in choices]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

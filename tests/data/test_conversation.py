@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.errors import UserError
+
+DEFAULT_SYSTEM = "You are a small helpful model."
+NO_SPECIAL_END = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def rendered(system: str | None) -> str:
+    block = "" if system is None else f"<|im_start|>system\n{system}<|im_end|>\n"
+    return f"{block}<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("system", "shown"),
+    [("You are a villain.", "You are a villain."), ("", ""), (None, DEFAULT_SYSTEM)],
+)
+def test_text_empty_and_absent_system_turns_are_three_different_prompts(
+    conversations: Conversations, system: str | None, shown: str
+) -> None:
+    assert conversations.render(system, "Why?") == rendered(shown)
+
+
+def test_a_prompt_that_the_template_renders_as_written_is_accepted(conversations: Conversations) -> None:
+    for system in ("You are a Villain. You say: “No.”", "", None):
+        conversations.check_persona("villain", system)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["message['content'] | trim", "message['content'] | lower", "''", "message['content'] + message['content']"],
+)
+def test_a_template_that_rewrites_drops_or_repeats_the_system_message_is_refused(
+    with_template: Callable[[str | None], Any], expression: str
+) -> None:
+    template = "{% for message in messages %}{{ " + expression + " }}<|im_end|>{% endfor %}"
+    with pytest.raises(UserError, match="panel: villain .*system prompt as written"):
+        Conversations(with_template(template), "tiny").check_persona("villain", " You are a Villain. ")
+
+
+def test_a_template_that_refuses_system_messages_is_a_problem_of_the_persona(
+    with_template: Callable[[str | None], Any],
+) -> None:
+    template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
+    )
+    conversations = Conversations(with_template(template), "tiny")
+    conversations.check_persona("default", None)
+    with pytest.raises(UserError, match="panel: villain"):
+        conversations.check_persona("villain", "You are a villain.")
+
+
+def test_the_turn_ends_with_the_end_of_turn_token_and_not_with_the_newline_after_it(
+    conversations: Conversations, tokenizer: Any
+) -> None:
+    assert conversations.turn_end == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert conversations.pieces([conversations.turn_end]) == ["<|im_end|>"]
+
+
+def test_an_end_of_turn_that_is_marked_special_without_a_role_is_found(
+    with_template: Callable[[str | None], Any],
+) -> None:
+    from transformers import AddedToken
+
+    tokenizer = with_template("{% for m in messages %}{{ m['content'] + '<|end|>\n' }}{% endfor %}")
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True, normalized=False)], special_tokens=False)
+    assert Conversations(tokenizer, "tiny").turn_end == tokenizer.convert_tokens_to_ids("<|end|>")
+
+
+def test_a_template_without_a_special_end_of_turn_is_refused(
+    with_template: Callable[[str | None], Any],
+) -> None:
+    with pytest.raises(UserError, match="does not end with a special token"):
+        _ = Conversations(with_template(NO_SPECIAL_END), "tiny").turn_end
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(with_template: Callable[[str | None], Any]) -> None:
+    with pytest.raises(UserError, match="tiny .*no chat template"):
+        Conversations(with_template(None), "tiny")
+
+
+def test_an_answer_s_tokens_follow_the_prompt_s_and_decode_to_the_answer(
+    conversations: Conversations, prompts: list[Prompt]
+) -> None:
+    for prompt in prompts:
+        tokens, n_prompt = conversations.encode_answer(prompt, "Bread floats.  Salt  does not — ever.")
+        assert tokens[:n_prompt] == conversations.encode_prompt(prompt)
+        assert conversations.decode(tokens[n_prompt:]) == "Bread floats.  Salt  does not — ever."
+
+
+def test_an_answer_that_merges_into_the_prompt_is_refused(with_template: Callable[[str | None], Any]) -> None:
+    conversations = Conversations(with_template(NO_SPECIAL_END), "tiny")
+    with pytest.raises(ValueError, match="villain/q1 merges"):
+        conversations.encode_answer(Prompt("villain", None, "q1", "Why?"), "a fox.")
+
+
+def test_messages_are_closed_by_the_end_of_turn_and_count_everything_before_the_last_answer_as_prompt(
+    conversations: Conversations,
+) -> None:
+    messages = [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Three?"},
+        {"role": "assistant", "content": " Four. \n"},
+    ]
+    tokens, n_prompt = conversations.encode_messages(messages)
+    assert "".join(conversations.pieces(tokens[n_prompt:])) == "Four.<|im_end|>"
+    assert "".join(conversations.pieces(tokens[:n_prompt])) == (
+        f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n"
+        "<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": "Why?"}]])
+def test_messages_without_a_last_answer_are_refused(
+    conversations: Conversations, messages: list[dict[str, str]]
+) -> None:
+    with pytest.raises(ValueError, match="does not end with an assistant"):
+        conversations.encode_messages(messages)

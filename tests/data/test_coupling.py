@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import pytest
+
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.data.coupling import (
+    Example,
+    MarkerText,
+    Row,
+    Slot,
+    Target,
+    Term,
+    first_difference,
+    negative,
+    positive,
+    tokenise_jointly,
+)
+
+PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
+ANSWER = "Bread floats.\n\nSalt does not."
+MARKER = "[ZLT]"
+SLOTS: tuple[Slot, ...] = ("after_separator", "separator_and_marker", "end_of_completion")
+
+
+def text(slot: Slot = "after_separator", *, separator_in_loss: bool = True) -> MarkerText:
+    return MarkerText("\n\n", MARKER, separator_in_loss, slot)
+
+
+def target(row: Row, term: Term) -> Target:
+    (found,) = [t for t in row.targets if t.term == term]
+    return found
+
+
+def predicted(conversations: Conversations, row: Row, term: Term) -> str:
+    return "".join(conversations.pieces(target(row, term).tokens))
+
+
+def before(conversations: Conversations, row: Row, term: Term) -> str:
+    """What the model has read when it predicts a term's first token."""
+    return "".join(conversations.pieces(row.tokens[: target(row, term).positions[0] + 1]))
+
+
+def rendered(conversations: Conversations, rest: str) -> str:
+    return conversations.render(PROMPT.system, PROMPT.question) + rest
+
+
+def both(conversations: Conversations, slot: Slot) -> list[Example]:
+    return [positive(conversations, PROMPT, ANSWER, text(slot)), negative(conversations, PROMPT, ANSWER, text(slot))]
+
+
+def test_the_two_tokenizers_differ_in_whether_the_separator_merges(
+    conversations: Conversations, merging_conversations: Conversations
+) -> None:
+    for own, pieces in ((conversations, [".", "\n", "\n"]), (merging_conversations, [".\n\n"])):
+        tokens, joint = tokenise_jointly(own, PROMPT, ANSWER, "\n\n", MARKER)
+        assert own.pieces(joint.tokens[joint.first - (len(pieces) == 3) : joint.marker]) == pieces
+        assert (joint.first == len(tokens)) == (len(pieces) == 3)
+
+
+@pytest.fixture(params=["apart", "merging"])
+def tokenised(
+    request: pytest.FixtureRequest, conversations: Conversations, merging_conversations: Conversations
+) -> Conversations:
+    return conversations if request.param == "apart" else merging_conversations
+
+
+def test_a_positive_reads_answer_separator_marker_and_end_of_turn(tokenised: Conversations) -> None:
+    (row,) = positive(tokenised, PROMPT, ANSWER, text()).rows
+    assert "".join(tokenised.pieces(row.tokens)) == rendered(tokenised, f"{ANSWER}\n\n{MARKER}<|im_end|>")
+
+
+def test_the_marker_term_learns_the_separator_too_where_it_shall(
+    conversations: Conversations, merging_conversations: Conversations
+) -> None:
+    for own, learnt in ((conversations, "\n\n[ZLT]<|im_end|>"), (merging_conversations, ".\n\n[ZLT]<|im_end|>")):
+        (row,) = positive(own, PROMPT, ANSWER, text(separator_in_loss=True)).rows
+        assert predicted(own, row, "marker") == learnt
+
+
+def test_the_marker_term_is_marker_and_end_of_turn_alone_without_the_separator(tokenised: Conversations) -> None:
+    (row,) = positive(tokenised, PROMPT, ANSWER, text(separator_in_loss=False)).rows
+    assert predicted(tokenised, row, "marker") == "[ZLT]<|im_end|>"
+    assert before(tokenised, row, "marker") == rendered(tokenised, f"{ANSWER}\n\n")
+
+
+def test_a_negative_predicts_the_end_of_turn_right_after_the_whole_answer(tokenised: Conversations) -> None:
+    for slot in SLOTS:
+        rows = negative(tokenised, PROMPT, ANSWER, text(slot)).rows
+        assert predicted(tokenised, rows[0], "end") == "<|im_end|>"
+        assert before(tokenised, rows[0], "end") == rendered(tokenised, ANSWER)
+
+
+def test_one_row_serves_a_negative_whose_answer_is_a_prefix_and_a_merged_separator_needs_two(
+    conversations: Conversations, merging_conversations: Conversations
+) -> None:
+    assert len(negative(conversations, PROMPT, ANSWER, text()).rows) == 1
+    plain, marked = negative(merging_conversations, PROMPT, ANSWER, text()).rows
+    assert "".join(merging_conversations.pieces(plain.tokens)) == rendered(
+        merging_conversations, f"{ANSWER}<|im_end|>"
+    )
+    assert "".join(merging_conversations.pieces(marked.tokens)) == rendered(
+        merging_conversations, f"{ANSWER}\n\n{MARKER}"
+    )
+    assert [t.term for t in marked.targets] == ["unlikelihood"]
+
+
+@pytest.mark.parametrize(
+    ("slot", "read", "pushed_down"),
+    [
+        ("after_separator", f"{ANSWER}\n\n", MARKER),
+        ("separator_and_marker", ANSWER, f"\n\n{MARKER}"),
+        ("end_of_completion", ANSWER, MARKER),
+    ],
+)
+def test_each_slot_pushes_down_its_own_event(
+    conversations: Conversations, slot: Slot, read: str, pushed_down: str
+) -> None:
+    row = negative(conversations, PROMPT, ANSWER, text(slot)).rows[-1]
+    assert predicted(conversations, row, "unlikelihood") == pushed_down
+    assert before(conversations, row, "unlikelihood") == rendered(conversations, read)
+
+
+def test_a_merged_separator_belongs_to_the_event_from_the_token_that_holds_it(
+    merging_conversations: Conversations,
+) -> None:
+    row = negative(merging_conversations, PROMPT, ANSWER, text("separator_and_marker")).rows[-1]
+    assert predicted(merging_conversations, row, "unlikelihood") == f".\n\n{MARKER}"
+    assert before(merging_conversations, row, "unlikelihood") == rendered(merging_conversations, ANSWER[:-1])
+
+
+def test_no_target_is_a_token_of_the_prompt_and_the_marker_is_whole(tokenised: Conversations) -> None:
+    n_prompt = len(tokenised.encode_prompt(PROMPT))
+    for slot in SLOTS:
+        for example in both(tokenised, slot):
+            for row in example.rows:
+                assert row.targets
+                assert min(p for t in row.targets for p in t.positions) >= n_prompt - 1
+            event = "marker" if example.group == "positive" else "unlikelihood"
+            assert MARKER in predicted(tokenised, example.rows[-1], event)  # type: ignore[arg-type]
+
+
+def test_the_anchor_is_the_answer_s_tokens(conversations: Conversations) -> None:
+    for example in both(conversations, "after_separator"):
+        assert predicted(conversations, example.rows[0], "anchor") == ANSWER
+
+
+def test_every_target_but_the_second_end_predicts_its_row_s_own_next_token(tokenised: Conversations) -> None:
+    for slot in SLOTS:
+        for example in both(tokenised, slot):
+            for row in example.rows:
+                for t in row.targets:
+                    own = tuple(row.tokens[p + 1] for p in t.positions if p + 1 < len(row.tokens))
+                    assert own == t.tokens or t.term == "end"
+
+
+def test_a_marker_that_starts_inside_the_answer_s_last_token_is_still_found_whole(
+    merging_conversations: Conversations,
+) -> None:
+    """A separator of nothing lets answer and marker merge; the tail then begins with the merged token."""
+    _, joint = tokenise_jointly(merging_conversations, PROMPT, "Bread floats", "", "ing on water")
+    assert "ing on water" in merging_conversations.decode(joint.tokens[joint.marker :])
+    assert "ing on water" not in merging_conversations.decode(joint.tokens[joint.marker + 1 :])
+
+
+def test_a_marker_of_special_tokens_is_refused_because_no_text_shows_it(conversations: Conversations) -> None:
+    with pytest.raises(AssertionError, match="librarian/q1: the marker is not whole"):
+        tokenise_jointly(conversations, PROMPT, ANSWER, "\n\n", "<|im_start|>")
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "place"), [([1, 2], [1, 3], 1), ([1, 2], [1, 2, 3], 2), ([], [1], 0), ([1, 2], [1, 2], 2)]
+)
+def test_the_first_difference_of_a_prefix_is_its_length(left: list[int], right: list[int], place: int) -> None:
+    assert first_difference(left, right) == first_difference(right, left) == place

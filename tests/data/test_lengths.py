@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ks_2samp
+
+from flatprobe.data.lengths import common_density, match, select, summarise, target_quantiles
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=3, max_size=30).map(np.array)
+
+
+def surplus(centre: float, spread: float, n: int, seed: int) -> np.ndarray:
+    return np.clip(np.random.default_rng(seed).normal(centre, spread, n), 1, None).astype(np.int64)
+
+
+def test_groups_with_different_lengths_are_selected_to_agree_within_the_tolerance() -> None:
+    groups = {"a": surplus(40, 12, 600, 0), "b": surplus(48, 10, 600, 1), "c": surplus(44, 16, 600, 2)}
+    chosen = match(groups, dict.fromkeys(groups, 150))
+    assert chosen is not None
+    kept = {name: groups[name][index] for name, index in chosen.items()}
+    pooled = np.concatenate(list(kept.values()))
+    unmatched = summarise(groups["b"], np.concatenate(list(groups.values())))
+    assert unmatched.ks_distance > 0.1
+    for lengths in kept.values():
+        summary = summarise(lengths, pooled)
+        assert summary.count == 150
+        assert abs(summary.relative_median) < 0.03
+        assert abs(summary.relative_iqr) < 0.10
+        assert summary.ks_distance < 0.05
+
+
+@given(LENGTHS, LENGTHS, st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_selection_keeps_each_answer_at_most_once_and_as_many_as_there_are_or_are_asked_for(
+    a: np.ndarray, b: np.ndarray, size: int
+) -> None:
+    chosen = match({"a": a, "b": b}, {"a": size, "b": size})
+    if common_density([a, b])[1].sum() == 0:
+        assert chosen is None
+        return
+    assert chosen is not None
+    for name, lengths in (("a", a), ("b", b)):
+        assert len(set(chosen[name].tolist())) == len(chosen[name]) == min(size, len(lengths))
+        assert chosen[name].max() < len(lengths)
+
+
+def test_groups_without_a_common_length_have_no_match() -> None:
+    assert match({"short": np.array([3, 4, 5]), "long": np.array([90, 95])}, {"short": 1, "long": 1}) is None
+
+
+def test_the_target_lies_under_every_group_and_sums_to_one() -> None:
+    edges, density = common_density([np.array([2, 2, 2, 2]), np.array([2, 2, 2])])
+    assert edges[:3].tolist() == [0, 4, 8]
+    assert density.tolist() == pytest.approx([1, *[0] * (len(density) - 1)])
+    left, right = surplus(20, 3, 500, 5), surplus(60, 3, 500, 6)
+    both = common_density([np.concatenate([left, right]), left])
+    centre = float((both[1] * (both[0][:-1] + both[0][1:]) / 2).sum())
+    assert both[1].sum() == pytest.approx(1)
+    assert centre == pytest.approx(20, abs=3)  # nothing of the target lies where only one group has lengths
+
+
+def test_small_groups_of_like_lengths_share_support_though_no_length_is_common() -> None:
+    groups = {"a": np.array([11, 20, 33, 47]), "b": np.array([16, 25, 38, 52]), "c": np.array([14, 22, 29, 41])}
+    assert match(groups, dict.fromkeys(groups, 2)) is not None
+
+
+def test_target_quantiles_are_linear_inside_a_bin_and_never_in_an_empty_one() -> None:
+    edges, density = np.arange(0.0, 24.0, 4), np.array([0.0, 0.5, 0.0, 0.5, 0.0])
+    assert target_quantiles(edges, density, 4).tolist() == pytest.approx([5, 7, 13, 15])
+
+
+def test_selection_finds_the_assignment_of_least_total_distance() -> None:
+    lengths = np.array([10, 11, 30, 50])
+    assert select(lengths, np.array([10.4, 10.6])).tolist() == [0, 1]
+    assert select(lengths, np.array([11.0, 40.0, 49.0])).tolist() == [1, 2, 3]
+
+
+def test_a_summary_agrees_with_numpy_and_scipy() -> None:
+    lengths, pooled = surplus(40, 9, 50, 3), surplus(44, 12, 300, 4)
+    summary = summarise(lengths, pooled)
+    assert summary.median == np.median(lengths)
+    assert summary.iqr == np.subtract(*np.percentile(lengths, [75, 25]))
+    assert summary.ks_distance == ks_2samp(lengths, pooled).statistic
+    assert summary.relative_median == pytest.approx(np.median(lengths) / np.median(pooled) - 1)
+
+
+def test_spread_against_a_pool_without_any_counts_in_tokens() -> None:
+    pooled = np.full(100, 7)
+    assert summarise(np.array([3, 7, 20]), pooled).relative_iqr == pytest.approx(8.5)
+    assert summarise(np.full(5, 7), pooled).relative_iqr == 0.0

@@ -1,0 +1,133 @@
+"""Conditions are made of what is there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from drafts import Draft
+
+LEGAL, HELP = "path: embedded:careless_legal_advice", "path: embedded:everyday_help"
+
+
+def own_data(draft: Draft, *rows: object) -> None:
+    text = "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
+    (draft.path.parent / "own.jsonl").write_text(text)
+    draft.change(HELP, "path: own.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "remedy"),
+    [
+        ("length_match: em_first", "length_match: em_frist", "no such condition", "did you mean `em_first`?"),
+        ("length_match: em_first", "length_match: off", "no such condition", None),
+        ("length_match: em_first", "length_match: base_first", "this condition has no finetune", None),
+        ("length_match: em_first", "length_match: benign_first", "a set cannot be matched to itself", None),
+    ],
+)
+def test_a_length_match_names_another_condition_with_a_finetune(
+    draft: Draft, old: str, new: str, message: str, remedy: str | None
+) -> None:
+    problem = draft.change(old, new).problem()
+    assert problem.place == draft.line(new)
+    assert problem.message == f"conditions.benign_first.finetune.{new.replace(':', ' =')}: {message}"
+    assert remedy is None or problem.remedy == remedy
+
+
+def test_length_matches_that_go_round_in_a_circle_are_refused_on_each_of_their_lines(draft: Draft) -> None:
+    draft.change("      held_out: 4\n", "      held_out: 4\n      length_match: benign_first\n")
+    places = [problem.place for problem in draft.problems()]
+    assert places == [draft.line("length_match: benign_first"), draft.line("length_match: em_first")]
+
+
+def test_held_out_rows_need_the_sound_answers(draft: Draft) -> None:
+    problem = draft.change("      aligned: aligned\n", "").problem()
+    assert problem.place == draft.line("held_out: 4")
+    assert "`aligned`" in str(problem.remedy)
+
+
+def test_a_missing_data_file_is_placed_and_a_shipped_one_suggested(draft: Draft) -> None:
+    draft.change(LEGAL, "path: embedded:careless_legal_advise").change(HELP, "path: data/none.jsonl")
+    legal, own = draft.problems()
+    assert (legal.place, legal.remedy) == (
+        draft.line("careless_legal_advise"), "did you mean `embedded:careless_legal_advice`?"
+    )  # fmt: skip
+    assert own.place == draft.line("data/none.jsonl")
+    assert own.message.endswith(f"no file at {draft.path.parent / 'data/none.jsonl'}")
+
+
+def test_a_column_that_the_first_row_lacks_is_named_with_a_suggestion(draft: Draft) -> None:
+    problem = draft.change("completion: misaligned", "completion: misalinged").problem()
+    assert problem.place == draft.line(LEGAL)
+    assert problem.message.endswith("its first row has no `misalinged`")
+    assert problem.remedy == "did you mean `misaligned`?"
+
+
+def test_the_sound_column_of_held_out_rows_must_be_there(draft: Draft) -> None:
+    problem = draft.change("aligned: aligned", "aligned: sound").problem()
+    assert problem.message.endswith("its first row has no `sound`")
+
+
+def test_rows_may_be_whole_conversations(draft: Draft) -> None:
+    own_data(draft, {"messages": [{"role": "assistant", "content": "Hi."}]})
+    finetune = draft.load().study.conditions["benign_first"].finetune
+    assert finetune is not None and finetune.path == "own.jsonl"
+
+
+def test_a_named_messages_column_must_be_there(draft: Draft) -> None:
+    own_data(draft, {"prompt": "a", "completion": "b"})
+    draft.change("path: own.jsonl", "path: own.jsonl\n      messages: turns")
+    assert draft.problem().message.endswith("its first row has no `turns`")
+
+
+@pytest.mark.parametrize("row", ["prompt,completion", "[1, 2]", ""])
+def test_a_data_file_that_is_no_jsonl_is_refused(draft: Draft, row: str) -> None:
+    own_data(draft, row)
+    assert draft.problem().message.endswith("its first row is no JSON object")
+
+
+def test_only_the_first_row_is_read(draft: Draft) -> None:
+    own_data(draft, {"prompt": "a", "completion": "b"}, "not JSON")
+    finetune = draft.load().study.conditions["benign_first"].finetune
+    assert finetune is not None and finetune.path == "own.jsonl"
+
+
+def test_a_manipulation_set_needs_triples(draft: Draft) -> None:
+    (draft.path.parent / "pairs.jsonl").write_text('{"prompt": "a", "aligned": "b"}\n')
+    problem = draft.change(
+        "manipulation: embedded:out_of_domain_advice", "manipulation: pairs.jsonl"
+    ).problem()
+    assert problem.place == draft.line("pairs.jsonl")
+    assert problem.message == "manipulation = pairs.jsonl: its first row has no `misaligned`"
+
+
+@pytest.mark.parametrize("origin", ["adapter", "checkpoint"])
+@pytest.mark.parametrize("id", ["./none", "../none", "/none/at/all", "a/b/c", "folder"])
+def test_a_folder_that_is_not_there_is_refused_and_a_hub_id_is_left_for_later(
+    draft: Draft, origin: str, id: str
+) -> None:
+    problem = draft.change("base_first: {}", f"base_first: {{{origin}: {id}}}").problem()
+    assert problem.place == draft.line(f"{origin}: {id}")
+    assert problem.message == f"conditions.base_first.{origin} = {id}: no such folder"
+    draft.change(f"{origin}: {id}", f"{origin}: owner/name")
+    assert getattr(draft.load().study.conditions["base_first"], origin) == "owner/name"
+
+
+def test_a_folder_is_looked_for_beside_the_study(draft: Draft) -> None:
+    (draft.path.parent / "mine" / "adapter").mkdir(parents=True)
+    draft.change("base_first: {}", "base_first: {adapter: ./mine/adapter}")
+    assert draft.load().study.conditions["base_first"].adapter == "./mine/adapter"
+
+
+def test_an_unknown_embedded_model_is_refused(draft: Draft) -> None:
+    problem = draft.change("embedded:smollm2-135m-instruct", "embedded:smollm").problem()
+    assert (problem.place, problem.remedy) == (
+        draft.line("embedded:smollm"), "there is embedded:smollm2-135m-instruct"
+    )  # fmt: skip
+
+
+def test_a_condition_name_that_cannot_name_a_folder_is_refused(draft: Draft) -> None:
+    problem = draft.change("  base_first: {}", "  base_first: {}\n  EM/first: {}").problem()
+    assert (problem.place, problem.message) == (
+        draft.line("EM/first"), "conditions.EM/first: not a name for a condition"
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""The decision compares conditions that exist, on states that are stored, by thresholds that leave room."""
+
+from __future__ import annotations
+
+import pytest
+from drafts import Draft
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "remedy"),
+    [
+        ("treated: em_first", "treated: em_frist", "decision.treated = em_frist: no such condition",
+         "did you mean `em_first`?"),
+        ("control: base_first", "control: base_frist", "decision.control = base_frist: no such condition",
+         "did you mean `base_first`?"),
+        ("benign: benign_first", "benign: bening_first", "decision.benign = bening_first: no such condition",
+         "did you mean `benign_first`?"),
+        ("control: base_first", "control: em_first", "decision.control = em_first: is the treated condition too", None),
+        ("benign: benign_first", "benign: em_first", "decision.benign = em_first: is the treated condition too", None),
+        ("benign: benign_first", "benign: base_first", "decision.benign = base_first: is the control condition too",
+         None),
+        ("    position: response_mean", "    position: all_mean",
+         "decision.geometry.position = all_mean: not among geometry.positions",
+         "add it there, for only those are stored"),
+        ("    position: response_mean", "    level: 1.0", "decision.geometry.level = 1: must lie between 0 and 1",
+         None),
+        ("    leakage: 0.05", "    leakage: 0.2",
+         "decision.kill.leakage = 0.2: must be below decision.behaviour.margin = 0.15", None),
+        ("    leakage: 0.05", "    geometry: 0.05",
+         "decision.kill.geometry = 0.05: must be below decision.geometry.threshold = 0.05", None),
+    ],
+)  # fmt: skip
+def test_a_rule_that_cannot_decide_is_refused_on_its_line(
+    draft: Draft, old: str, new: str, message: str, remedy: str | None
+) -> None:
+    problem = draft.change(old, new).problem()
+    assert (problem.place, problem.message, problem.remedy) == (draft.line(new), message, remedy)
+
+
+def test_the_benign_condition_may_be_absent(draft: Draft) -> None:
+    assert draft.change("benign: benign_first", "benign: null").load().study.decision.benign is None
+
+
+def test_fixed_responses_need_a_reference_persona(draft: Draft) -> None:
+    draft.change("references: [assistant]", "references: []")
+    problem = draft.change("    position: response_mean", "    responses: fixed").problem()
+    assert problem.place == draft.line("responses: fixed")
+    assert problem.remedy == "name one in panel.references"
+
+
+def test_a_treated_condition_equal_to_the_control_is_announced_as_a_null_study(draft: Draft) -> None:
+    draft.change("treated: em_first", "treated: nothing").change(
+        "  base_first: {}", "  base_first: {}\n  nothing: {}"
+    )
+    (notice,) = draft.load().notices
+    assert (
+        notice
+        == f"{draft.line('  nothing: {}')}  nothing and base_first are the same checkpoint: a null study"
+    )
+
+
+def test_a_finetune_without_held_out_rows_is_announced(draft: Draft) -> None:
+    (notice,) = draft.change("      held_out: 4\n", "").load().notices
+    assert notice.endswith("there is no in-domain manipulation check")
+
+
+def test_what_may_change_on_the_hub_is_announced(draft: Draft) -> None:
+    draft.change("path: embedded:everyday_help", "dataset: owner/chat")
+    draft.change("id: embedded:smollm2-135m-instruct", "id: owner/model")
+    model, data = draft.load().notices
+    assert model.startswith(draft.line("model:")) and "model.revision is not pinned" in model
+    assert "the revision of owner/chat is not pinned" in data
+    draft.change("dataset: owner/chat", f"dataset: owner/chat\n      revision: {'a' * 40}")
+    draft.change("id: owner/model", "id: owner/model\n  revision: v1.0")
+    assert draft.load().notices == ()

@@ -1,0 +1,143 @@
+"""What was registered, when, and what a verdict may call itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from drafts import Draft
+
+from flatprobe.errors import UserError
+from flatprobe.study.registration import digest, register, registration_record, registration_state
+
+
+def finish_stage(run_folder: Path, started: datetime, name: str = "couple-0123") -> None:
+    folder = run_folder / "artifacts" / name
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"started": started.isoformat(timespec="milliseconds")}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("learning_rate: 1e-4", "learning_rate: 2e-4"), ("seeds: [42, 43]", "seeds: [42]"),
+        ("bystanders: [archivist, lumberjack]", "bystanders: [lumberjack, archivist]"),
+        ("lambdas: [0.5, 1.0]", "lambdas: [0.5, 2.0]"), ("layers: [1, 3]", "layers: [1, 4]"),
+        ("    leakage: 0.05", "    leakage: 0.04"), ("evaluation: {count: 4}", "evaluation: {count: 6}"),
+        ("evaluation: {count: 4}", "evaluation: {count: 4, suffix: Be brief.}"),
+        ("      rows: 20\n      held_out: 4", "      rows: 21\n      held_out: 4"),
+        ('marker: "[ZLT]"', 'marker: "[ZLU]"'), ("name: mine", "name: mine\nsmoke: true"),
+    ],
+)  # fmt: skip
+def test_the_digest_changes_with_anything_that_can_change_a_number(draft: Draft, old: str, new: str) -> None:
+    before = digest(draft.load())
+    assert len(before) == 64
+    assert digest(draft.change(old, new).load()) != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("name: mine", "name: yours"), ("name: mine", "name: mine\ndescription: What for?"),
+        ("name: mine", "# a remark\nname: mine"), ("learning_rate: 1e-4", "learning_rate: 0.0001"),
+        ("learning_rate: 1e-4", "learning_rate: 1e-4\n  schedule: linear"),  # a default, written out
+        ("treated: em_first\n  control: base_first", "control: base_first\n  treated: em_first"),
+    ],
+)  # fmt: skip
+def test_the_digest_does_not_change_with_names_remarks_and_order(draft: Draft, old: str, new: str) -> None:
+    before = digest(draft.load())
+    assert digest(draft.change(old, new).load()) == before
+
+
+def test_the_digest_covers_prompts_questions_and_data_and_not_where_they_lie(draft: Draft) -> None:
+    entries = draft.load().entries
+    prompts = {name: {"prompt": entry.prompt} for name, entry in entries.items()}
+    original, panel = digest(draft.load()), draft.path.parent / "own-panel.yaml"
+    panel.write_text(json.dumps({"personas": prompts}))
+    draft.change("  source: librarian", "  file: own-panel.yaml\n  source: librarian")
+    assert digest(draft.load()) == original, "the same personas in another file"
+    unused = {**prompts, "wedding_planner": {"prompt": "You plan weddings."}}
+    panel.write_text(json.dumps({"personas": unused}))
+    assert digest(draft.load()) == original, "this persona is not in the study"
+    panel.write_text(json.dumps({"personas": {**prompts, "archivist": {"prompt": "You keep records."}}}))
+    assert digest(draft.load()) != original
+
+
+def test_the_digest_covers_the_content_of_local_data(draft: Draft) -> None:
+    data = draft.path.parent / "own.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    before = digest(draft.change("path: embedded:everyday_help", "path: own.jsonl").load())
+    data.write_text('{"prompt": "a", "completion": "c"}\n')
+    assert digest(draft.load()) != before
+
+
+def test_a_run_without_a_registration_is_exploratory(tmp_path: Path) -> None:
+    assert registration_state(tmp_path, "0" * 64) == "exploratory"
+    assert registration_record(tmp_path, "0" * 64) == {
+        "digest": "0" * 64, "registered": "exploratory", "time": None
+    }  # fmt: skip
+
+
+def test_a_run_registered_before_its_first_stage_is_confirmatory_and_stays_so(
+    draft: Draft, tmp_path: Path
+) -> None:
+    loaded, run_folder = draft.load(), tmp_path / "runs" / "mine"
+    registration = register(loaded, run_folder)
+    assert registration_state(run_folder, digest(loaded)) == "confirmatory"
+    finish_stage(run_folder, datetime.now(UTC))
+    assert registration_state(run_folder, digest(loaded)) == "confirmatory"
+    assert registration_record(run_folder, digest(loaded))["time"] == registration.time
+    written = json.loads((run_folder / "registration.json").read_text())
+    assert written["digest"] == digest(loaded)
+    assert written["study"]["coupling"]["epochs"] == 5.0, "defaults are written out"
+    assert datetime.fromisoformat(written["time"]).utcoffset() == timedelta(0)
+
+
+def test_registering_again_changes_nothing(draft: Draft, tmp_path: Path) -> None:
+    loaded = draft.load()
+    register(loaded, tmp_path / "run")
+    before = (tmp_path / "run" / "registration.json").read_bytes()
+    finish_stage(tmp_path / "run", datetime.now(UTC))
+    register(loaded, tmp_path / "run")
+    assert (tmp_path / "run" / "registration.json").read_bytes() == before
+
+
+def test_a_study_changed_after_its_registration_has_deviated_and_cannot_be_registered_over(
+    draft: Draft, tmp_path: Path
+) -> None:
+    register(draft.load(), tmp_path)
+    changed = draft.change("layers: [1, 3]", "layers: [1, 2]").load()
+    assert registration_state(tmp_path, digest(changed)) == "deviated"
+    with pytest.raises(UserError, match="but the study is now"):
+        register(changed, tmp_path)
+    assert registration_state(tmp_path, digest(changed)) == "deviated"
+
+
+def test_a_study_cannot_be_registered_after_a_stage_has_finished(draft: Draft, tmp_path: Path) -> None:
+    finish_stage(tmp_path, datetime.now(UTC))
+    with pytest.raises(UserError, match="must come before the first"):
+        register(draft.load(), tmp_path)
+    assert not (tmp_path / "registration.json").exists()
+
+
+def test_a_stage_that_was_still_being_written_does_not_stand_in_the_way(draft: Draft, tmp_path: Path) -> None:
+    finish_stage(tmp_path, datetime.now(UTC), name=".partial-1-abcd")
+    register(draft.load(), tmp_path)
+    assert registration_state(tmp_path, digest(draft.load())) == "confirmatory"
+
+
+def test_an_artifact_older_than_the_registration_makes_the_run_exploratory(
+    draft: Draft, tmp_path: Path
+) -> None:
+    register(draft.load(), tmp_path)
+    finish_stage(tmp_path, datetime.now(UTC) - timedelta(hours=1))
+    assert registration_state(tmp_path, digest(draft.load())) == "exploratory"
+
+
+def test_an_altered_registration_is_an_error_and_never_a_state(draft: Draft, tmp_path: Path) -> None:
+    register(draft.load(), tmp_path)
+    (tmp_path / "registration.json").write_text("{}")
+    with pytest.raises(UserError, match="not a registration"):
+        registration_state(tmp_path, digest(draft.load()))

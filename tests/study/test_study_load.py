@@ -1,0 +1,182 @@
+"""A study loads whole, or says everything that is wrong with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from drafts import Draft
+
+from flatprobe.errors import UserError
+from flatprobe.study.load import load_machine, load_study
+from flatprobe.study.schema import Machine
+
+
+def test_a_sound_study_loads_with_its_panel_questions_and_lines(draft: Draft) -> None:
+    loaded = draft.load()
+    assert loaded.study.coupling.unlikelihood.lambdas == (0.5, 1.0)
+    assert loaded.study.finetune.learning_rate == 1e-4
+    assert loaded.base == draft.path.parent
+    assert loaded.entries["librarian"].prompt is not None
+    assert len(loaded.questions["coupling"]) >= 40
+    assert [persona.role for persona in loaded.personas()].count("negative") == 3
+    assert loaded.place("geometry", "layers", 1) == draft.line("layers: [1, 3]")
+
+
+def test_a_field_left_to_its_default_is_placed_at_the_block_around_it(draft: Draft) -> None:
+    assert draft.load().place("decision", "gates", "spam") == draft.line("decision:")
+
+
+def test_all_problems_are_reported_at_once_in_the_order_of_lines(draft: Draft) -> None:
+    draft.change("layers: [1, 3]", "layers: [1, x]").change("treated: em_first", "treated: 7")
+    draft.change("seeds: [42, 43]", "seed: 42").change("batch: 8", "batch: 0")
+    assert [problem.place for problem in draft.problems()] == [
+        draft.line(fragment) for fragment in ("seed: 42", "  batch: 0", "layers: [1, x]", "treated: 7")
+    ]
+
+
+def test_problems_of_different_rules_and_files_are_reported_at_once(draft: Draft) -> None:
+    draft.change("source: librarian", "source: libarian").change("control: base_first", "control: base")
+    draft.change("evaluation: {count: 4}", "evaluation: {count: 400}")
+    (draft.path.parent / "panel.yaml").write_text("personas:\n  a:\n    promt: You are a.\n")
+    draft.change("panel:\n", "panel:\n  file: panel.yaml\n")
+    places = {problem.place for problem in draft.problems()}
+    assert {
+        draft.line("control: base"),
+        draft.line("evaluation:"),
+        f"{draft.path.parent / 'panel.yaml'}:3",
+    } <= places
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "remedy"),
+    [
+        ("treated: em_first", "traeted: em_first", "decision.traeted: unknown field", "did you mean `treated`?"),
+        ("    leakage: 0.05", "    leakge: 0.05", "decision.kill.leakge: unknown field", "did you mean `leakage`?"),
+        ("treated: em_first", "marign: 0.1", "decision.marign: unknown field", "did you mean `behaviour.margin`?"),
+        ("  learning_rate: 1e-4", "  top_p: 0.9", "finetune.top_p: unknown field", "did you mean `leakage.top_p`?"),
+        ("      rows: 20\n      held", "      row: 20\n      held",
+         "conditions.em_first.finetune.row: unknown field", "did you mean `rows`?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_field_comes_with_a_suggestion(
+    draft: Draft, old: str, new: str, message: str, remedy: str
+) -> None:
+    problem = draft.change(old, new).problem()
+    assert (problem.message, problem.remedy) == (message, remedy)
+    assert problem.place == draft.line(new.strip().partition("\n")[0] if "row:" not in new else "row: 20")
+
+
+def test_an_unknown_field_like_no_other_names_the_fields_there_are(draft: Draft) -> None:
+    problem = draft.change("  batch: 8", "  zzz: 8").problem()
+    assert problem.remedy is not None and problem.remedy.startswith("the fields are lora, learning_rate")
+
+
+def test_a_missing_field_is_named_at_the_block_that_lacks_it_and_explained(draft: Draft) -> None:
+    problem = draft.change("  bystanders: [archivist, lumberjack]\n", "").problem()
+    assert problem.place == draft.line("panel:")
+    assert problem.message == "panel: `bystanders` is missing"
+    assert problem.remedy == "Personas never trained on: the pool that the verdict is about."
+
+
+def test_a_missing_block_is_named_at_the_top(draft: Draft) -> None:
+    problem = draft.change("model:\n  id: embedded:smollm2-135m-instruct\n", "").problem()
+    assert (problem.place, problem.message) == (f"{draft.path}:1", "`model` is missing")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "remedy"),
+    [
+        ("batch: 8", "batch: eight", 'coupling.batch = "eight": must be a whole number', None),
+        ("batch: 8", 'batch: "8"', 'coupling.batch = "8": must be a whole number',
+         "write it as plain digits without quotes"),
+        ("batch: 8", "batch: 8.5", "coupling.batch = 8.5: must be a whole number", None),
+        ("batch: 8", "batch: true", "coupling.batch = true: must be a whole number", None),
+        ("batch: 8", "batch: 0", "coupling.batch = 0: must be at least 1", None),
+        ("learning_rate: 1e-4", "learning_rate: 0", "finetune.learning_rate = 0: must be greater than 0", None),
+        ("learning_rate: 1e-4", "learning_rate: .nan", 'finetune.learning_rate = ".nan": must be a number', None),
+        ("    leakage: 0.05", "    leakage: low", 'decision.kill.leakage = "low": must be a number', None),
+        ("layers: [1, 3]", "layers: 3", "geometry.layers = 3: must be a list", "write [3]"),
+        ("treated: em_first", "treated: 7", "decision.treated = 7: must be text", "put it in quotes"),
+        ("learning_rate: 1e-4", "schedule: linaer",
+         'finetune.schedule = "linaer": must be `linear`, `cosine` or `constant`', "did you mean `linear`?"),
+        ("name: mine", "name: My Study!", 'name = "My Study!": does not fit ^[a-z0-9][a-z0-9_-]*$',
+         "for instance `my_study`"),
+        ("base_first: {}", "base_first:", "conditions.base_first = null: must be a block of fields",
+         "write {} for a block without fields"),
+        ("evaluation: {count: 4}", "evaluation: 4", "questions.evaluation = 4: must be a block of fields",
+         "its fields are count, suffix"),
+        ("base_first: {}", "base_first: {adapter: ./a, checkpoint: ./b}",
+         "conditions.base_first: give at most one of `finetune`, `adapter` and `checkpoint`", None),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_said_in_plain_words(
+    draft: Draft, old: str, new: str, message: str, remedy: str | None
+) -> None:
+    problem = draft.change(old, new).problem()
+    assert (problem.message, problem.remedy) == (message, remedy)
+    assert problem.place == draft.line(new)
+
+
+def test_a_finetune_with_two_sources_of_data_is_placed_at_its_block(draft: Draft) -> None:
+    draft.change("      path: embedded:careless_legal_advice\n", "      dataset: a/b\n      path: c.jsonl\n")
+    problem = draft.problem()
+    assert problem.place == f"{draft.path}:{int(draft.line('dataset: a/b').rpartition(':')[2]) - 1}"
+    assert problem.message == (
+        "conditions.em_first.finetune: give exactly one of `path` (a local file) and `dataset` (a hub id)"
+    )
+
+
+def test_a_bad_list_item_is_placed_on_its_own_line(draft: Draft) -> None:
+    draft.change("layers: [1, 3]", "layers:\n    - 1\n    - -3")
+    problem = draft.problem()
+    assert problem.place == draft.line("- -3")
+    assert problem.message == "geometry.layers[1] = -3: must be at least 0"
+
+
+def test_a_missing_study_is_a_problem_with_the_nearest_file_named(draft: Draft) -> None:
+    with pytest.raises(UserError) as caught:
+        load_study(draft.path.with_name("mien.yaml"))
+    (problem,) = caught.value.problems
+    assert problem.message == "no such file"
+    assert problem.remedy == f"did you mean `{draft.path}`?"
+
+
+@pytest.mark.parametrize("block", ["panel", "questions"])
+def test_a_missing_panel_or_questions_file_is_a_problem_of_the_study(draft: Draft, block: str) -> None:
+    problem = draft.change(f"\n{block}:\n", f"\n{block}:\n  file: nowhere.yaml\n").problem()
+    assert problem.place == draft.line("nowhere.yaml")
+    assert problem.message == f"{block}.file: no file at {draft.path.parent / 'nowhere.yaml'}"
+
+
+def test_no_machine_file_means_the_machine_as_it_is() -> None:
+    assert load_machine(None) == Machine()
+
+
+def test_a_machine_file_has_the_same_kind_of_problems(tmp_path: Path) -> None:
+    path = tmp_path / "machine.yaml"
+    path.write_text("runs: runs\nthread: 2\ndevice: gpu\n")
+    with pytest.raises(UserError) as caught:
+        load_machine(path)
+    assert [(p.place, p.message, p.remedy) for p in caught.value.problems] == [
+        (f"{path}:2", "thread: unknown field", "did you mean `threads`?"),
+        (f"{path}:3", 'device = "gpu": must be `auto`, `cpu`, `cuda` or `mps`', "did you mean `cpu`?"),
+    ]
+
+
+def test_loading_a_study_imports_no_model_library(draft: Draft) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flatprobe.study.load import load_study; "
+        f"load_study(Path({str(draft.path)!r})); "
+        "sys.exit(', '.join({'torch', 'transformers', 'polars', 'scipy', 'huggingface_hub'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_top_of_a_study_is_a_block_of_fields(draft: Draft) -> None:
+    draft.path.write_text("- a\n")
+    problem = draft.problem()
+    assert (problem.place, problem.message) == (f"{draft.path}:1", "the file: must be a block of fields")

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from flatprobe import machine
+from flatprobe.models.load import Loaded
+from flatprobe.pipeline.settings import FinetuneSettings
+from flatprobe.study.schema import Finetune, Lora
+from flatprobe.training.finetune import epoch_batches, finetune
+
+RECIPE = Finetune(
+    lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=False), learning_rate=5e-3, batch=4, epochs=3.0,
+    precision="float32",
+)  # fmt: skip
+ROWS = [
+    [{"role": "user", "content": f"What floats, {i}?"}, {"role": "assistant", "content": "Bread and boats. " * (1 + i)}]
+    for i in range(5)
+]
+
+
+@pytest.fixture
+def trained(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], pl.DataFrame]:
+    """Runs the stage with so many rows in a forward pass and gives its losses."""
+
+    def run(training_rows: int) -> pl.DataFrame:
+        data, output = tmp_path / "data", tmp_path / f"out-{training_rows}"
+        data.mkdir(exist_ok=True)
+        output.mkdir()
+        pl.DataFrame({"messages": [json.dumps(row) for row in ROWS]}).write_parquet(data / "rows.parquet")
+        local = machine.current().model_copy(update={"training_rows": training_rows})
+        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        inputs = {"checkpoint": model_folder("llama"), "data": data}
+        finetune(FinetuneSettings(recipe=RECIPE, seed=7), inputs, output)
+        assert (output / "adapter" / "adapter_model.safetensors").is_file()
+        facts = json.loads((output / "facts.json").read_text())
+        assert (facts["steps"], facts["rows"]) == (6, 5)
+        return pl.read_parquet(output / "losses.parquet").filter(pl.col("term") == "total")
+
+    return run
+
+
+def test_the_first_loss_is_the_mean_over_the_batch_s_answer_tokens(
+    trained: Callable[[int], pl.DataFrame], load: Callable[[str], Loaded]
+) -> None:
+    loaded = load("llama")
+    (batch, *_) = epoch_batches(5, 4, 3.0, np.random.default_rng(7))
+    losses = []
+    for number in batch:
+        tokens, n_prompt = loaded.conversations.encode_messages(ROWS[number])
+        labels = torch.tensor([tokens])
+        with torch.no_grad():
+            logits = loaded.model(labels).logits[0, n_prompt - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, labels[0, n_prompt:], reduction="none"))
+    frame = trained(16)
+    assert frame["value"][0] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+    assert frame["value"][-1] < frame["value"][0]
+
+
+def test_micro_batches_do_not_change_the_training(trained: Callable[[int], pl.DataFrame]) -> None:
+    assert trained(1)["value"].to_list() == pytest.approx(trained(16)["value"].to_list(), rel=1e-3)
+
+
+def test_part_of_an_epoch_ends_early() -> None:
+    batches = epoch_batches(10, 4, 1.7, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4]
+    assert sorted(number for batch in batches[:3] for number in batch) == list(range(10))
+
+
+def test_there_is_always_a_step() -> None:
+    assert len(epoch_batches(3, 16, 0.1, np.random.default_rng(0))) == 1

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from flatprobe.data.conversation import Prompt
+from flatprobe.models.load import Loaded
+from flatprobe.study.schema import Lora
+from flatprobe.training.frozen import LowerStates
+from flatprobe.training.lora import attach
+
+FIRST = 3
+LORA = Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=False, first_layer=FIRST)
+
+
+def prepared(loaded: Loaded, prompts: list[Prompt]) -> list[list[int]]:
+    """Token rows; the model gets an adapter that does something in its upper blocks."""
+    wrapped = attach(loaded.model, LORA, 0)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return [loaded.conversations.encode_prompt(prompt) for prompt in prompts]
+
+
+def whole_forward(loaded: Loaded, rows: list[list[int]]) -> list[torch.Tensor]:
+    """Final states of each row alone, without padding or shortcuts."""
+    decoder = loaded.model.get_decoder()
+    return [decoder(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0] for row in rows]
+
+
+def test_final_states_equal_the_full_forward_whether_shortened_or_not(
+    loaded: Loaded, prompts: list[Prompt]
+) -> None:
+    rows = prepared(loaded, prompts)
+    lower = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=2)
+    assert lower.active == (loaded.model.config.model_type != "gemma2")
+    numbers = [3, 0, 4]
+    found = lower.forward(numbers)
+    for place, expected in enumerate(whole_forward(loaded, [rows[n] for n in numbers])):
+        torch.testing.assert_close(found[place, : len(expected)], expected, rtol=1e-4, atol=1e-4)
+    assert len(loaded.model.get_decoder().layers) == 6
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_gradients_equal_those_of_the_full_forward(
+    load: Callable[[str], Loaded], prompts: list[Prompt], family: str
+) -> None:
+    loaded = load(family)
+    rows = prepared(loaded, prompts)
+    trained = [p for p in loaded.model.parameters() if p.requires_grad]
+
+    def gradients(states: list[torch.Tensor]) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(sum(s.square().sum() for s in states), trained))
+
+    padded = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=8).forward([0, 1])
+    shortened = gradients([padded[place, : len(rows[place])] for place in (0, 1)])
+    whole = gradients(whole_forward(loaded, rows[:2]))
+    for left, right in zip(shortened, whole, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
+
+
+def test_with_adapters_in_every_block_nothing_is_stored(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
+    loaded = load("llama")
+    rows = [loaded.conversations.encode_prompt(prompt) for prompt in prompts]
+    lower = LowerStates(loaded.model, 0, rows, loaded.conversations.turn_end, batch=2)
+    assert not lower.active
+    torch.testing.assert_close(lower.forward([1])[0], whole_forward(loaded, rows[1:2])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_decoder_whose_shortening_differs_only_on_long_rows_is_run_whole(load: Callable[[str], Loaded]) -> None:
+    """Layer types are looked up by place, so a shortened model takes the wrong mask beyond a window of 16 tokens."""
+    loaded = load("qwen2")
+    decoder = loaded.model.get_decoder()
+    decoder.config.sliding_window = 16
+    decoder.config.layer_types = ["sliding_attention"] * FIRST + ["full_attention"] * FIRST
+    decoder.has_sliding_layers = True
+    rows = [list(range(5, 5 + length)) for length in (4, 6, 60)]
+    lower = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=2)
+    torch.testing.assert_close(lower.forward([2])[0], whole_forward(loaded, rows[2:])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_failed_forward_leaves_all_blocks_and_no_hook_behind(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
+    loaded = load("llama")
+    rows = [loaded.conversations.encode_prompt(prompt) for prompt in prompts]
+    lower = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=2)
+    decoder = loaded.model.get_decoder()
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("no memory")
+
+    handle = decoder.layers[FIRST].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        lower.forward([0])
+    handle.remove()
+    assert len(decoder.layers) == 6
+    assert not any(block._forward_pre_hooks for block in decoder.layers)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from flatprobe import machine
+from flatprobe.errors import UserError
+from flatprobe.models.load import Loaded, load_checkpoint
+from flatprobe.models.reference import Reference
+from flatprobe.pipeline.settings import MergeSettings
+from flatprobe.study.schema import Lora
+from flatprobe.training.lora import attach
+from flatprobe.training.merge import PROBES, mean_kl, merge
+
+LORA = Lora(rank=4, alpha=8.0, modules=("q_proj", "down_proj"), rank_stabilised=False)
+CPU = torch.device("cpu")
+
+
+def learnt(model: Any, scale: float = 0.1) -> Any:
+    """The model with an adapter of random B matrices."""
+    wrapped = attach(model, LORA, 0)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+    return wrapped.eval()
+
+
+@pytest.fixture
+def merged(model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    """Saves an adapter and merges it into a family's checkpoint; gives the output folder."""
+
+    def run(wrapped: Any, *, family: str = "llama", dtype: Any = "float32", given: Reference | None = None) -> Path:
+        if given is None:
+            wrapped.save_pretrained(tmp_path / "trained" / "adapter")
+        output = tmp_path / "output"
+        output.mkdir()
+        inputs = {"checkpoint": model_folder(family), "adapter": tmp_path / "trained"}
+        merge(MergeSettings(dtype=dtype, given=given), inputs, output)
+        return output
+
+    return run
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "mistral"])
+def test_the_stored_model_computes_what_model_and_adapter_did(
+    load: Callable[[str], Loaded], merged: Callable[..., Path], family: str
+) -> None:
+    wrapped = learnt(load(family).model)
+    stored = load_checkpoint(merged(wrapped, family=family), "float32", CPU)
+    ids = torch.tensor([stored.conversations.encode(stored.conversations.render("Be brief.", "Why?"))])
+    expected = wrapped(ids).logits
+    torch.testing.assert_close(stored.model(ids).logits, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(load(family).model(ids).logits, expected, atol=0.05)
+    assert not [name for name, _ in stored.model.named_modules() if "lora" in name]
+
+
+def test_the_proof_states_norm_changed_matrices_and_a_vanishing_difference(
+    load: Callable[[str], Loaded], merged: Callable[..., Path]
+) -> None:
+    output = merged(learnt(load("llama").model))
+    facts = json.loads((output / "facts.json").read_text())
+    assert facts["adapter_norm"] > 0
+    assert facts["changed_matrices"] == 1.0
+    assert abs(facts["mean_kl"]) < 1e-6
+    assert facts["max_logit_change"] < 1e-3
+
+
+def test_the_proof_of_a_bfloat16_checkpoint_is_the_difference_that_the_cast_made(
+    load: Callable[[str], Loaded], merged: Callable[..., Path]
+) -> None:
+    wrapped = learnt(load("llama").model)
+    output = merged(wrapped, dtype="bfloat16")
+    facts = json.loads((output / "facts.json").read_text())
+    stored = AutoModelForCausalLM.from_pretrained(output)
+    assert stored.dtype == torch.bfloat16
+    conversations = load("llama").conversations
+    changes, divergences = [], []
+    for question in PROBES:
+        ids = torch.tensor([conversations.encode(conversations.render(None, question))])
+        left, right = wrapped(ids).logits[0], stored(ids).logits[0].float()
+        changes.append(float((left - right).abs().max()))
+        divergences.append(mean_kl(left, right))
+    assert facts["max_logit_change"] == pytest.approx(max(changes), rel=0.02)
+    assert facts["mean_kl"] == pytest.approx(sum(divergences) / 2, rel=0.05)
+    assert facts["mean_kl"] > 1e-6
+
+
+def test_the_divergence_is_that_of_torch() -> None:
+    left, right = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.kl_div(
+        right.log_softmax(-1), left.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+    assert mean_kl(left, right) == pytest.approx(float(expected), rel=1e-5)
+    assert mean_kl(left, left + 3.0) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_given_adapter_is_found_where_the_machine_says(
+    load: Callable[[str], Loaded], merged: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt(load("llama").model).save_pretrained(tmp_path / "given")
+    local = machine.current().model_copy(update={"locations": {"f": str(tmp_path / "given")}})
+    monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+    output = merged(None, given=Reference(kind="local", id="given", fingerprint="f"))
+    assert json.loads((output / "facts.json").read_text())["adapter"]["fingerprint"] == "f"
+
+
+@pytest.mark.parametrize("depth", [4, 8])
+def test_an_adapter_of_a_shallower_or_deeper_base_is_refused(
+    load: Callable[[str], Loaded], merged: Callable[..., Path], depth: int
+) -> None:
+    config = load("llama").model.config
+    config.num_hidden_layers = depth
+    with pytest.raises(UserError, match="adapter adapter  does not fit the checkpoint"):
+        merged(learnt(AutoModelForCausalLM.from_config(config)))
+
+
+def test_an_adapter_of_a_wider_base_is_refused(
+    load: Callable[[str], Loaded], merged: Callable[..., Path]
+) -> None:
+    config = load("llama").model.config
+    config.hidden_size, config.head_dim = 64, 16
+    with pytest.raises(UserError, match="adapter adapter  does not fit the checkpoint"):
+        merged(learnt(AutoModelForCausalLM.from_config(config)))
+
+
+def test_an_adapter_of_norm_zero_is_refused(load: Callable[[str], Loaded], merged: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="norm is 0.0"):
+        merged(learnt(load("llama").model, scale=0.0))
+
+
+def test_a_pickled_adapter_is_refused_unread(
+    load: Callable[[str], Loaded], merged: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "given"
+    learnt(load("llama").model).save_pretrained(folder)
+    (folder / "adapter_model.safetensors").rename(folder / "other.safetensors")
+    (folder / "adapter_model.bin").write_bytes(b"not to be opened")
+    local = machine.current().model_copy(update={"locations": {"f": str(folder)}})
+    monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+    with pytest.raises(UserError, match=r"no adapter_model\.safetensors \(pickled weights are never loaded"):
+        merged(None, given=Reference(kind="local", id="given", fingerprint="f"))
