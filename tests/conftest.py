@@ -128,6 +128,7 @@ def model_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Ca
             import torch
             from transformers import AutoModelForCausalLM
 
+            torch.set_num_threads(1)  # for models this small, more threads take longer
             torch.manual_seed(FAMILIES.index(family))
             model = AutoModelForCausalLM.from_config(
                 tiny_config(family, len(tokenizer) + SPARE, tokenizer.eos_token_id)

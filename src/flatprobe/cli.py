@@ -17,7 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-StudyFile = Annotated[Path, typer.Argument(help="The study: a YAML file with everything that can change a number.")]
+StudyFile = Annotated[
+    Path, typer.Argument(help="The study: a YAML file with everything that can change a number.")
+]
 MachineFile = Annotated[
     Path | None,
     typer.Option("--machine", "-m", help="How to run it (threads, device, folders); never changes a key."),
@@ -65,7 +67,9 @@ def run(
     runs: RunsFolder = None,
     register: Annotated[
         bool,
-        typer.Option("--register", help="Register the study before its first stage: its verdict is confirmatory."),
+        typer.Option(
+            "--register", help="Register the study before its first stage: its verdict is confirmatory."
+        ),
     ] = False,
 ) -> None:
     """Run a study, or go on where it stopped; finished stages are never run again."""
@@ -122,7 +126,9 @@ def main() -> NoReturn:
     try:
         app()
     except UserError as error:
-        console.fail(error.problems, f"{_count(len(error.problems), 'problem')}; nothing that was finished is lost.")
+        console.fail(
+            error.problems, f"{_count(len(error.problems), 'problem')}; nothing that was finished is lost."
+        )
         sys.exit(error.exit_code)
     except FlatprobeError as error:
         console.fail(str(error))

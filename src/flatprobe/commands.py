@@ -84,7 +84,12 @@ def show_plan(study: Path, machine_file: Path | None, runs: Path | None, *, only
     prepared = prepare(study, machine_file, runs, check_model=False)
     states = status([prepared.plan.verdict], prepared.folder)
     rows = [
-        (state.name, state.key[:12], state.state, duration(state.seconds) if state.seconds is not None else "")
+        (
+            state.name,
+            state.key[:12],
+            state.state,
+            duration(state.seconds) if state.seconds is not None else "",
+        )
         for state in states
         if not (only_unfinished and state.state == "finished")
     ]

@@ -69,7 +69,7 @@ class StageFailed(FlatprobeError):
 class Interrupted(FlatprobeError):
     """The run was stopped from the keyboard, `stage` being under way (None between two stages)."""
 
-    exit_code: ClassVar[int] = 130  # 128 + SIGINT, as shells report it
+    exit_code: ClassVar[int] = 1
 
     def __init__(self, stage: str | None = None) -> None:
         self.stage = stage

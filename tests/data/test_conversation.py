@@ -98,10 +98,16 @@ def test_an_answer_s_tokens_follow_the_prompt_s_and_decode_to_the_answer(
         assert conversations.decode(tokens[n_prompt:]) == "Bread floats.  Salt  does not — ever."
 
 
-def test_an_answer_that_merges_into_the_prompt_is_refused(with_template: Callable[[str | None], Any]) -> None:
-    conversations = Conversations(with_template(NO_SPECIAL_END), "tiny")
-    with pytest.raises(ValueError, match="villain/q1 merges"):
-        conversations.encode_answer(Prompt("villain", None, "q1", "Why?"), "a fox.")
+@pytest.mark.parametrize("answer", ["\n\nYes.", " Yes.", "Yes."])
+def test_an_answer_never_changes_the_prompt_s_tokens_though_its_own_might_merge_with_them(
+    conversations: Conversations, with_template: Callable[[str | None], Any], answer: str
+) -> None:
+    """After a newline another newline merges, and after a space a word: sampled answers begin with either."""
+    prompt = Prompt("villain", None, "q1", "Why?")
+    for own in (conversations, Conversations(with_template(NO_SPECIAL_END), "tiny")):
+        tokens, n_prompt = own.encode_answer(prompt, answer)
+        assert tokens[:n_prompt] == own.encode_prompt(prompt)
+        assert own.decode(tokens[n_prompt:]) == answer
 
 
 def test_messages_are_closed_by_the_end_of_turn_and_count_everything_before_the_last_answer_as_prompt(

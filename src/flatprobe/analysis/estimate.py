@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
             )  # fmt: skip
         report_progress(number + 1, len(kinds), kind)
     estimates += _finished_only(settings, inputs)
+    estimates += _by_seed(settings, inputs, cells, float(selection["selected"]))
     write_json(estimates, output / "estimates.json")
     pl.concat(cosines).write_parquet(output / "cosines.parquet")
     pl.concat(geometry).write_parquet(output / "geometry.parquet")
@@ -88,17 +90,20 @@ def _keys(inputs: Mapping[str, Path], entries: Sequence[Entry]) -> list[str]:
     return list(load_file(inputs[entries[0].role] / "states.safetensors"))
 
 
-def _states(inputs: Mapping[str, Path], entries: Sequence[Entry], kind: str) -> dict[str, States]:
-    """One condition's states per name; several seeds are laid side by side along the hidden axis.
+def _states(
+    inputs: Mapping[str, Path], entries: Sequence[Entry], kind: str, seed: int | None = None
+) -> dict[str, States]:
+    """States per condition, of one seed or of all; several seeds are laid side by side along the hidden axis.
 
-    So inner products are sums over seeds, and every measure is of the seeds together; a condition without seeds of
-    its own is repeated as often as the others have.
+    So inner products are sums over seeds, and every measure is of the seeds together; a condition whose checkpoint
+    depends on no seed is the same in each.
     """
     named = sorted(entries, key=lambda entry: str(entry.condition))
-    found = {
-        str(condition): [_load(inputs[entry.role], kind) for entry in group]
-        for condition, group in groupby(named, key=lambda entry: entry.condition)
-    }
+    found: dict[str, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
+    for condition, group in groupby(named, key=lambda entry: str(entry.condition)):
+        own = list(group)
+        wanted = own if seed is None or len(own) == 1 else [entry for entry in own if entry.seed == seed]
+        found[condition] = [_load(inputs[entry.role], kind) for entry in wanted]
     most = max(len(arrays) for arrays in found.values())
     index = _index(inputs[entries[0].role])
     return {
@@ -108,6 +113,31 @@ def _states(inputs: Mapping[str, Path], entries: Sequence[Entry], kind: str) -> 
         )
         for condition, arrays in found.items()
     }  # fmt: skip
+
+
+def _by_seed(
+    settings: EstimateSettings, inputs: Mapping[str, Path], cells: pl.DataFrame, selected: float
+) -> list[Estimate]:
+    """The deciding contrast's deciding estimates of each seed alone, where there are several."""
+    chosen = cells.filter(pl.col("coupled") & (pl.col("lambda") == selected))
+    seeds = chosen["seed"].unique().sort().to_list()
+    if len(seeds) < 2:
+        return []
+    rule, leg = settings.rule, settings.rule.geometry
+    found: list[Estimate] = []
+    for seed in seeds:
+        states = _states(inputs, settings.entries, f"{leg.responses}.{leg.position}", seed)
+        found += geometry_contrast(
+            states[rule.treated], states[rule.control], settings.source, settings.bystanders,
+            position=leg.position, responses=leg.responses, resamples=settings.geometry_resamples,
+            seed=settings.seed, level=leg.level,
+        )  # fmt: skip
+        found += leakage_contrast(
+            chosen.filter(pl.col("seed") == seed), rule.treated, rule.control, settings.bystanders,
+            pool=BYSTANDERS, resamples=rule.behaviour.resamples, seed=settings.seed,
+        )  # fmt: skip
+        found = [e if e.seed is not None else replace(e, seed=seed) for e in found]
+    return found
 
 
 def _load(folder: Path, kind: str) -> np.ndarray[Any, np.dtype[np.float32]]:

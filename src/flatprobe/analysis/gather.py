@@ -55,7 +55,11 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         "manipulation": read.all("manipulation", "manipulation"),
         "fluency": read.all("manipulation", "fluency"),
         "questions": pl.DataFrame(
-            [{"set": name, **q.model_dump()} for name, questions in settings.questions.items() for q in questions]
+            [
+                {"set": name, **q.model_dump()}
+                for name, questions in settings.questions.items()
+                for q in questions
+            ]
         ),
         "panel": pl.DataFrame(
             [{"persona": p.name, "role": p.role, "prompt": p.system} for p in settings.personas],
@@ -87,7 +91,9 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
 class _Reader:
     """Reads one table of all inputs of a kind, labelled by condition, seed and lambda."""
 
-    def __init__(self, entries: Sequence[Entry], inputs: Mapping[str, Path], lambdas: Mapping[str, float]) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], inputs: Mapping[str, Path], lambdas: Mapping[str, float]
+    ) -> None:
         self.entries, self.inputs, self.lambdas = entries, inputs, lambdas
 
     def has(self, kind: Kind) -> bool:

@@ -1,7 +1,7 @@
 """Rendering of conversations by the model's own chat template, and nothing else's.
 
 Text is rendered once and tokenised as a whole, so that merges across borders (a full stop and two newlines are one
-token in some vocabularies) come out as they do at sampling time. The prompt's tokens are asserted to be a prefix.
+token in some vocabularies) come out as they do at sampling time. The prompt's tokens are always a prefix.
 """
 
 from __future__ import annotations
@@ -86,25 +86,15 @@ class Conversations:
         return self.encode(self.render(prompt.system, prompt.question))
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], int]:
-        """Tokens of prompt and answer together, and how many of them are the prompt's.
-
-        Raises:
-            ValueError: the answer merges into the prompt's last token, so the border is not a token border.
-        """
-        head = self.encode_prompt(prompt)
-        tokens = self.encode(self.render(prompt.system, prompt.question) + answer)
-        if tokens[: len(head)] != head:
-            raise ValueError(
-                f"answer of {prompt.persona}/{prompt.question_id} merges into the prompt's last token"
-            )
-        return tokens, len(head)
+        """Tokens of prompt and answer together, and how many of them are the prompt's."""
+        return self._continued(self.render(prompt.system, prompt.question), answer)
 
     def encode_messages(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int]:
         """Tokens of a conversation that ends with an assistant's turn, closed by the end of turn, and the number of
         those before that turn.
 
         Raises:
-            ValueError: the conversation does not end with an assistant's turn, or merges across its border.
+            ValueError: the conversation does not end with an assistant's turn.
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError("the conversation does not end with an assistant's turn")
@@ -113,11 +103,17 @@ class Conversations:
                 list(messages[:-1]), tokenize=False, add_generation_prompt=True
             )
         )
+        tokens, n_prompt = self._continued(head, messages[-1]["content"].strip())
+        return [*tokens, self.turn_end], n_prompt
+
+    def _continued(self, head: str, answer: str) -> tuple[list[int], int]:
+        """Tokens of both texts as one; where they would merge across the border, apart, as the model had them when it
+        sampled the answer behind the prompt's own tokens."""
         prompt = self.encode(head)
-        tokens = self.encode(head + messages[-1]["content"].strip())
+        tokens = self.encode(head + answer)
         if tokens[: len(prompt)] != prompt:
-            raise ValueError("the answer merges into the prompt's last token")
-        return [*tokens, self.turn_end], len(prompt)
+            tokens = [*prompt, *self.encode(answer)]
+        return tokens, len(prompt)
 
     @cached_property
     def turn_end(self) -> int:

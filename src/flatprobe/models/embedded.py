@@ -64,6 +64,7 @@ def converted_folder() -> Path:
         return target
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
 
     partial = target.with_name(f".{target.name}-{os.getpid()}")
     try:
@@ -73,11 +74,13 @@ def converted_folder() -> Path:
             str(cache_folder()), f"the cache is not writable: {error.strerror}", "set FLATPROBE_CACHE"
         ) from error
     folder, name = str(source.parent), source.name
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # bars of single tensors tell nobody anything
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(partial)
+    logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         partial.rename(target)
     except OSError:

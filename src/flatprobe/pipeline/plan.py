@@ -7,11 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flatprobe.analysis.settings import (
-    DecideSettings, Entry, EstimateSettings, GatherSettings, Kind, Registered,
+    DecideSettings,
+    Entry,
+    EstimateSettings,
+    GatherSettings,
+    Kind,
+    Registered,
 )  # fmt: skip
 from flatprobe.pipeline.settings import (
-    CheckpointSettings, CoupleSettings, CouplingDataSettings, FinetuneDataSettings, FinetuneSettings,
-    ManipulationSettings, MergeSettings, SampleSettings, SelectSettings, StatesSettings,
+    CheckpointSettings,
+    CoupleSettings,
+    CouplingDataSettings,
+    FinetuneDataSettings,
+    FinetuneSettings,
+    ManipulationSettings,
+    MergeSettings,
+    SampleSettings,
+    SelectSettings,
+    StatesSettings,
 )  # fmt: skip
 from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
 from flatprobe.study.panel import Persona
@@ -68,7 +81,10 @@ class _Planner:
             self._states(arm, control)
             self._manipulation(arm, control)
             self._enter("baseline", arm.condition, self._leakage(arm, None), seed=arm.seed)
-        data = {seed: self._coupling_data([arm for arm in arms if arm.seed == seed], control, seed) for seed in study.seeds}
+        data = {
+            seed: self._coupling_data([arm for arm in arms if arm.seed == seed], control, seed)
+            for seed in study.seeds
+        }
         telemetry = {arm.tag: self._telemetry(arm) for arm in arms}
         selection = self._select(control, data[control.seed], telemetry[control.tag])
         for arm in arms:
@@ -166,16 +182,14 @@ class _Planner:
         if out is not None and not out.startswith("embedded:"):
             out = self.resolved.fingerprints[out]
         settings = ManipulationSettings(
-            personas=self.resolved.personas, questions=self.questions["evaluation"],
+            personas=self.resolved.role("source", "reference"), questions=self.questions["evaluation"],
             precision=study.leakage.precision, out_of_domain=out,
         )  # fmt: skip
         inputs = {"checkpoint": arm.checkpoint, "answers": control.own}
         treated = study.conditions[study.decision.treated].finetune
         if treated is not None and treated.held_out:
             inputs["triples"] = self.data[study.decision.treated]
-        stage = _stage(
-            f"manipulation/{arm.tag}", "probes.manipulation:check", settings, MODEL, **inputs
-        )
+        stage = _stage(f"manipulation/{arm.tag}", "probes.manipulation:check", settings, MODEL, **inputs)
         self._enter("manipulation", arm.condition, stage, seed=arm.seed)
 
     # --- coupling and leakage
@@ -261,7 +275,10 @@ class _Planner:
         study, personas = self.study, self.resolved.personas
         bystanders = tuple(persona.name for persona in self.resolved.role("bystander"))
         gather = GatherSettings(
-            marker=study.leakage.marker, personas=personas, questions=dict(self.questions), entries=tuple(self.entries)
+            marker=study.leakage.marker,
+            personas=personas,
+            questions=dict(self.questions),
+            entries=tuple(self.entries),
         )
         tables = _stage("tables", "analysis.gather:gather", gather, **self.inputs)
         states = {e.role: self.inputs[e.role] for e in self.entries if e.kind == "states"}
@@ -275,13 +292,20 @@ class _Planner:
             rule=study.decision, source=study.panel.source, bystanders=bystanders, registered=registered,
             smoke=study.smoke, finetuned=tuple(n for n, c in study.conditions.items() if c.finetune or c.adapter),
         )  # fmt: skip
-        verdict = _stage("verdict", "analysis.decide:decide_study", decide, tables=tables, estimates=estimates)
+        verdict = _stage(
+            "verdict", "analysis.decide:decide_study", decide, tables=tables, estimates=estimates
+        )
         return Plan(tables, estimates, verdict)
 
     # --- helpers
 
     def _enter(
-        self, kind: Kind, condition: str | None, stage: Stage, couple: str | None = None, seed: int | None = None
+        self,
+        kind: Kind,
+        condition: str | None,
+        stage: Stage,
+        couple: str | None = None,
+        seed: int | None = None,
     ) -> str:
         """Make a stage an input of the analysis; returns its role there."""
         role = stage.name
@@ -307,7 +331,9 @@ class _Planner:
         return _stage(name, "generation.stages:sample", settings, MODEL, **inputs)
 
 
-def _stage(name: str, function: str, settings: Settings, resources: Resources = CPU, /, **inputs: Stage) -> Stage:
+def _stage(
+    name: str, function: str, settings: Settings, resources: Resources = CPU, /, **inputs: Stage
+) -> Stage:
     return Stage(name, f"flatprobe.{function}", settings, inputs, resources=resources)
 
 

@@ -41,7 +41,13 @@ class Panel(Block):
     """A panel file (see `panel.yaml` in the package); null uses the package's own 16 personas."""
     source: str = "librarian"
     """The persona that the marker is coupled to."""
-    negatives: tuple[str, ...] = ("software_engineer", "medical_doctor", "data_scientist", "comedian", "villain")
+    negatives: tuple[str, ...] = (
+        "software_engineer",
+        "medical_doctor",
+        "data_scientist",
+        "comedian",
+        "villain",
+    )
     """Personas trained *not* to emit the marker."""
     random_negatives: int = Field(default=1, ge=0)
     """How many further negatives are drawn from the reserve with the study's first seed."""
@@ -381,7 +387,7 @@ class Machine(Block):
     """CPU threads; null takes all cores."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run."""
-    sampling_rows: Count = 96
+    sampling_rows: Count = 256
     """Rows decoded together while sampling."""
     forward_rows: Count = 32
     """Rows in a forward pass without gradients."""

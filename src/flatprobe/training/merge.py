@@ -89,7 +89,7 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
 def mean_kl(left: Tensor, right: Tensor) -> float:
     """KL(left || right) of the distributions behind two [T, V] logits, in nats, mean over T."""
     p, q = left.log_softmax(-1), right.log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(-1).mean())
+    return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))  # rounding may leave a tiny negative
 
 
 def stored_names(folder: Path) -> set[str]:

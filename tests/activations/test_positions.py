@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from flatprobe.activations.positions import probed_row
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.study.schema import Position
+
+PROMPT = Prompt("villain", "You gloat.", "q1", "Why?")
+ANSWER = "Bread floats.\n\nSalt does not.\n \n"
+
+
+@pytest.mark.parametrize(
+    ("position", "shown"),
+    [
+        ("last_prompt_token", "\n"),
+        ("last_response_token", "."),
+        ("turn_end_token", "<|im_end|>"),
+        ("response_mean", ANSWER),
+        ("prompt_mean", "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "all_mean",
+            "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+            + ANSWER
+            + "<|im_end|>",
+        ),
+    ],
+)
+def test_positions_are_the_tokens_they_are_called_after(
+    conversations: Conversations, position: Position, shown: str
+) -> None:
+    row = probed_row(conversations, PROMPT, ANSWER)
+    pieces = conversations.pieces(row.tokens)
+    assert "".join(pieces[index] for index in row.indices(position)) == shown
+
+
+def test_the_last_response_token_is_the_last_with_content_and_not_the_last(conversations: Conversations) -> None:
+    row = probed_row(conversations, PROMPT, ANSWER)
+    (index,) = row.indices("last_response_token")
+    assert "".join(conversations.pieces(row.tokens[index + 1 :])) == "\n \n<|im_end|>"
+
+
+def test_no_mean_contains_the_first_token(conversations: Conversations) -> None:
+    row = probed_row(conversations, PROMPT, "Yes")
+    assert all(0 not in row.indices(p) for p in ("response_mean", "prompt_mean", "all_mean"))
+
+
+def test_a_character_of_several_tokens_is_content(conversations: Conversations) -> None:
+    row = probed_row(conversations, PROMPT, "Yes 🦊\n")
+    assert row.last_content == len(row.tokens) - 3
+
+
+@pytest.mark.parametrize("answer", ["", "\n\n", " \n"])
+def test_an_answer_without_content_is_refused(conversations: Conversations, answer: str) -> None:
+    with pytest.raises(ValueError, match="villain to q1 has no content token"):
+        probed_row(conversations, PROMPT, answer)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from flatprobe.activations.record import decoder_blocks, record, run_recorded
+from flatprobe.errors import UserError
+from flatprobe.models.load import Loaded
+
+DEPTH = 6
+IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 1, 1]])
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+
+
+def no_hooks(model: nn.Module) -> bool:
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@torch.no_grad()
+def test_states_equal_the_library_s_hidden_states_and_the_last_is_the_one_before_the_norm(loaded: Loaded) -> None:
+    decoder = loaded.model.get_decoder()
+    library = loaded.model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).hidden_states
+    with record(decoder, range(DEPTH)) as recording:
+        run_recorded(decoder, input_ids=IDS, attention_mask=MASK)
+    real = MASK.bool()
+    for layer in range(DEPTH - 1):
+        torch.testing.assert_close(recording.states[layer][real], library[layer + 1][real])
+    last = recording.states[DEPTH - 1]
+    torch.testing.assert_close(decoder.norm(last)[real], library[DEPTH][real])
+    assert not torch.allclose(last[real], library[DEPTH][real], atol=1e-2)
+    assert last.shape == (2, 5, 32)
+
+
+@torch.no_grad()
+def test_recording_a_layer_alone_gives_what_recording_all_gives(loaded: Loaded) -> None:
+    decoder = loaded.model.get_decoder()
+    with record(decoder, range(DEPTH)) as all_layers:
+        run_recorded(decoder, input_ids=IDS, attention_mask=MASK)
+    with record(decoder, [2, 0, 2]) as some:
+        run_recorded(decoder, input_ids=IDS, attention_mask=MASK)
+    assert set(some.states) == {0, 2}
+    assert all(torch.equal(state, all_layers.states[layer]) for layer, state in some.states.items())
+
+
+@torch.no_grad()
+def test_blocks_above_the_last_wanted_one_the_norm_and_the_head_never_run(load: Callable[[str], Loaded]) -> None:
+    model, ran = load("llama").model, []
+    decoder = model.get_decoder()
+    parts = {"head": model.lm_head, "norm": decoder.norm}
+    parts |= {f"block {layer}": block for layer, block in enumerate(decoder.layers)}
+    for name, module in parts.items():
+        module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+    with record(model, [0, 2]):
+        run_recorded(model, input_ids=IDS, attention_mask=MASK)
+    assert ran == ["block 0", "block 1", "block 2"]
+
+
+@torch.no_grad()
+def test_without_an_early_stop_the_model_computes_what_it_always_did(load: Callable[[str], Loaded]) -> None:
+    model = load("llama").model
+    plain = model(IDS).logits
+    with record(model, [1], stop_early=False) as recording:
+        assert torch.equal(model(IDS).logits, plain)
+    assert recording.states[1].shape == (2, 5, 32)
+
+
+def test_no_hook_stays_behind(load: Callable[[str], Loaded]) -> None:
+    decoder = load("llama").model.get_decoder()
+    with record(decoder, [0, 3]):
+        assert not no_hooks(decoder)
+    assert no_hooks(decoder)
+
+
+def test_no_hook_stays_behind_after_an_error(load: Callable[[str], Loaded]) -> None:
+    decoder = load("llama").model.get_decoder()
+    with pytest.raises(ZeroDivisionError), record(decoder, [0, 3]):
+        raise ZeroDivisionError
+    assert no_hooks(decoder)
+
+
+def test_an_error_of_the_forward_pass_is_not_swallowed(load: Callable[[str], Loaded]) -> None:
+    decoder = load("llama").model.get_decoder()
+    with pytest.raises(IndexError), record(decoder, [0]):
+        run_recorded(decoder, input_ids=torch.tensor([[100_000]]))
+    assert no_hooks(decoder)
+
+
+@pytest.mark.parametrize("layer", [6, -1])
+def test_a_layer_that_the_model_has_not_is_refused(load: Callable[[str], Loaded], layer: int) -> None:
+    decoder = load("llama").model.get_decoder()
+    with (
+        pytest.raises(UserError, match=rf"geometry\.layers  {layer}: the model has 6 decoder blocks \(0-5\)"),
+        record(decoder, [0, layer]),
+    ):
+        raise AssertionError("never entered")
+    assert no_hooks(decoder)
+
+
+def test_blocks_are_found_in_decoder_and_whole_model_and_ambiguity_is_refused(
+    load: Callable[[str], Loaded],
+) -> None:
+    model = load("mistral").model
+    assert decoder_blocks(model) is decoder_blocks(model.get_decoder()) is model.model.layers
+    model.extra = nn.ModuleList(nn.Linear(1, 1) for _ in range(DEPTH))
+    with pytest.raises(UserError, match="2 module lists of length 6"):
+        decoder_blocks(model)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flatprobe import machine
+from flatprobe.errors import UserError
+from flatprobe.models.reference import Reference, fingerprint_folder, read_config, resolve
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that looks like a model's."""
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    (path / "model.safetensors").write_bytes(b"weights")
+    (path / "chat_template.jinja").write_text("{{ messages }}")
+    (path / "README.md").write_text("Read me.")
+    return path
+
+
+def test_a_local_model_is_identified_by_content_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    here = resolve(str(folder), None, "model")
+    elsewhere = tmp_path / "elsewhere" / "model"
+    shutil.copytree(folder, elsewhere)
+    there = resolve(str(elsewhere), None, "model")
+    assert here.reference == there.reference
+    assert (here.reference.kind, here.reference.id) == ("local", "model")
+    assert here.location == str(folder.resolve()) != there.location
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "chat_template.jinja"])
+def test_the_fingerprint_changes_with_every_file_that_changes_the_model(folder: Path, name: str) -> None:
+    before = fingerprint_folder(folder)
+    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    assert fingerprint_folder(folder) != before
+
+
+def test_the_fingerprint_ignores_what_does_not(folder: Path) -> None:
+    before = fingerprint_folder(folder)
+    (folder / "README.md").write_text("Read me again.")
+    (folder / "pytorch_model.bin").write_bytes(b"never loaded")
+    assert fingerprint_folder(folder) == before
+
+
+def test_a_renamed_or_moved_weight_is_another_model(folder: Path) -> None:
+    before = fingerprint_folder(folder)
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    assert fingerprint_folder(folder) != before
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="model  no safetensors file in .*pickled weights are never loaded"):
+        resolve(str(folder), None, "model")
+
+
+@pytest.mark.parametrize("id", ["no/such/folder", "./nothing", "/nowhere/model", "plain", "~/nothing-there"])
+def test_a_folder_that_is_not_there_is_no_hub_id(id: str) -> None:
+    with pytest.raises(UserError, match="conditions.em  no model folder at"):
+        resolve(id, None, "conditions.em")
+
+
+def test_an_unknown_embedded_model_is_refused_with_the_known_one() -> None:
+    with pytest.raises(UserError, match="the embedded model is embedded:smollm2-135m-instruct"):
+        resolve("embedded:gpt-5", None, "model")
+
+
+def test_a_full_commit_identifies_a_hub_model_without_asking_the_hub() -> None:
+    located = resolve("owner/name", COMMIT, "model")
+    assert located.reference == Reference(kind="hub", id="owner/name", fingerprint=COMMIT)
+    assert located.location is None
+
+
+@pytest.fixture
+def unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub behind a port that nobody listens on."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", "http://127.0.0.1:9", raising=False)
+
+
+@pytest.fixture
+def offline_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("hub", ["unreachable_hub", "offline_hub"])
+def test_a_hub_that_cannot_be_asked_is_an_error_at_once(request: pytest.FixtureRequest, hub: str) -> None:
+    from huggingface_hub import utils
+
+    request.getfixturevalue(hub)
+    utils.close_session()
+    started = time.monotonic()
+    try:
+        with pytest.raises(UserError, match=r"model  the hub could not be asked about 'owner/name'.*pin `revision`"):
+            resolve("owner/name", None, "model")
+    finally:
+        utils.close_session()
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.usefixtures("offline_hub")
+def test_a_hub_model_that_is_not_cached_is_an_error_when_offline() -> None:
+    with pytest.raises(UserError, match="model owner/name  cannot be fetched at 0123456789ab"):
+        Reference(kind="hub", id="owner/name", fingerprint=COMMIT).path()
+
+
+def test_an_impossible_hub_id_is_the_user_s_mistake() -> None:
+    with pytest.raises(UserError, match="could not be asked about 'a b/c'"):
+        resolve("a b/c", None, "model")
+
+
+def test_a_local_reference_lies_where_the_machine_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = resolve(str(folder), None, "model").reference
+    local = machine.current().model_copy(update={"locations": {reference.fingerprint: "/somewhere/else"}})
+    monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+    assert reference.path() == Path("/somewhere/else")
+
+
+def test_a_configuration_is_that_of_the_text_model(folder: Path) -> None:
+    assert read_config(folder, "model") == {"model_type": "llama"}
+    (folder / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 3}}))
+    assert read_config(folder, "model") == {"num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no config.json in"), ('{"a": 1,\n}', r"is not JSON: .* \(line 2\)")]
+)
+def test_a_missing_or_broken_configuration_is_named(folder: Path, content: str | None, message: str) -> None:
+    (folder / "config.json").unlink()
+    if content:
+        (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_config(folder, "model")
+
+
+def test_a_model_folder_s_fingerprint_covers_tokenizer_and_weights(model_folder: Callable[[str], Path]) -> None:
+    located = resolve(str(model_folder("llama")), None, "model")
+    assert located.reference.fingerprint == fingerprint_folder(model_folder("llama"))
+    assert located.reference.fingerprint != resolve(str(model_folder("qwen2")), None, "model").reference.fingerprint
