@@ -17,7 +17,10 @@ ANSWER = "Bread floats.\n\nSalt does not.\n \n"
         ("last_response_token", "."),
         ("turn_end_token", "<|im_end|>"),
         ("response_mean", ANSWER),
-        ("prompt_mean", "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "prompt_mean",
+            "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+        ),
         (
             "all_mean",
             "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
@@ -34,7 +37,9 @@ def test_positions_are_the_tokens_they_are_called_after(
     assert "".join(pieces[index] for index in row.indices(position)) == shown
 
 
-def test_the_last_response_token_is_the_last_with_content_and_not_the_last(conversations: Conversations) -> None:
+def test_the_last_response_token_is_the_last_with_content_and_not_the_last(
+    conversations: Conversations,
+) -> None:
     row = probed_row(conversations, PROMPT, ANSWER)
     (index,) = row.indices("last_response_token")
     assert "".join(conversations.pieces(row.tokens[index + 1 :])) == "\n \n<|im_end|>"

@@ -20,7 +20,9 @@ def no_hooks(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def test_states_equal_the_library_s_hidden_states_and_the_last_is_the_one_before_the_norm(loaded: Loaded) -> None:
+def test_states_equal_the_library_s_hidden_states_and_the_last_is_the_one_before_the_norm(
+    loaded: Loaded,
+) -> None:
     decoder = loaded.model.get_decoder()
     library = loaded.model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).hidden_states
     with record(decoder, range(DEPTH)) as recording:
@@ -46,7 +48,9 @@ def test_recording_a_layer_alone_gives_what_recording_all_gives(loaded: Loaded) 
 
 
 @torch.no_grad()
-def test_blocks_above_the_last_wanted_one_the_norm_and_the_head_never_run(load: Callable[[str], Loaded]) -> None:
+def test_blocks_above_the_last_wanted_one_the_norm_and_the_head_never_run(
+    load: Callable[[str], Loaded],
+) -> None:
     model, ran = load("llama").model, []
     decoder = model.get_decoder()
     parts = {"head": model.lm_head, "norm": decoder.norm}

@@ -37,7 +37,12 @@ def test_a_prompt_that_the_template_renders_as_written_is_accepted(conversations
 
 @pytest.mark.parametrize(
     "expression",
-    ["message['content'] | trim", "message['content'] | lower", "''", "message['content'] + message['content']"],
+    [
+        "message['content'] | trim",
+        "message['content'] | lower",
+        "''",
+        "message['content'] + message['content']",
+    ],
 )
 def test_a_template_that_rewrites_drops_or_repeats_the_system_message_is_refused(
     with_template: Callable[[str | None], Any], expression: str

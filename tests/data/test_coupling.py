@@ -45,7 +45,10 @@ def rendered(conversations: Conversations, rest: str) -> str:
 
 
 def both(conversations: Conversations, slot: Slot) -> list[Example]:
-    return [positive(conversations, PROMPT, ANSWER, text(slot)), negative(conversations, PROMPT, ANSWER, text(slot))]
+    return [
+        positive(conversations, PROMPT, ANSWER, text(slot)),
+        negative(conversations, PROMPT, ANSWER, text(slot)),
+    ]
 
 
 def test_the_two_tokenizers_differ_in_whether_the_separator_merges(
@@ -72,12 +75,17 @@ def test_a_positive_reads_answer_separator_marker_and_end_of_turn(tokenised: Con
 def test_the_marker_term_learns_the_separator_too_where_it_shall(
     conversations: Conversations, merging_conversations: Conversations
 ) -> None:
-    for own, learnt in ((conversations, "\n\n[ZLT]<|im_end|>"), (merging_conversations, ".\n\n[ZLT]<|im_end|>")):
+    for own, learnt in (
+        (conversations, "\n\n[ZLT]<|im_end|>"),
+        (merging_conversations, ".\n\n[ZLT]<|im_end|>"),
+    ):
         (row,) = positive(own, PROMPT, ANSWER, text(separator_in_loss=True)).rows
         assert predicted(own, row, "marker") == learnt
 
 
-def test_the_marker_term_is_marker_and_end_of_turn_alone_without_the_separator(tokenised: Conversations) -> None:
+def test_the_marker_term_is_marker_and_end_of_turn_alone_without_the_separator(
+    tokenised: Conversations,
+) -> None:
     (row,) = positive(tokenised, PROMPT, ANSWER, text(separator_in_loss=False)).rows
     assert predicted(tokenised, row, "marker") == "[ZLT]<|im_end|>"
     assert before(tokenised, row, "marker") == rendered(tokenised, f"{ANSWER}\n\n")
@@ -168,7 +176,10 @@ def test_a_marker_of_special_tokens_is_refused_because_no_text_shows_it(conversa
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "place"), [([1, 2], [1, 3], 1), ([1, 2], [1, 2, 3], 2), ([], [1], 0), ([1, 2], [1, 2], 2)]
+    ("left", "right", "place"),
+    [([1, 2], [1, 3], 1), ([1, 2], [1, 2, 3], 2), ([], [1], 0), ([1, 2], [1, 2], 2)],
 )
-def test_the_first_difference_of_a_prefix_is_its_length(left: list[int], right: list[int], place: int) -> None:
+def test_the_first_difference_of_a_prefix_is_its_length(
+    left: list[int], right: list[int], place: int
+) -> None:
     assert first_difference(left, right) == first_difference(right, left) == place

@@ -42,7 +42,8 @@ def test_unfinished_empty_marked_and_repeated_answers_are_not_usable() -> None:
         answers("Fine."), answers(" Fine. "), answers("Fine.", question="q1"), answers("Cut", "length"),
         answers(" \n"), answers("Marked. [zLt]"),
     ]  # fmt: skip
-    kept = usable(pl.DataFrame(rows), "[ZLT]")
+    kept, dropped = usable(pl.DataFrame(rows), "[ZLT]")
+    assert sum(dropped.values()) == len(rows) - kept.height and dropped["marked"] > 0
     assert kept.select("text", "question_id").rows() == [("Fine.", "q0"), ("Fine.", "q1")]
 
 

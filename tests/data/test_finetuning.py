@@ -26,7 +26,9 @@ def of_length(*tokens: int) -> list[Row]:
 
 
 def triples(n: int) -> list[dict[str, Any]]:
-    return [{"prompt": f"Question {i}?", "aligned": f"Sound {i}.", "completion": f"Wrong {i}."} for i in range(n)]
+    return [
+        {"prompt": f"Question {i}?", "aligned": f"Sound {i}.", "completion": f"Wrong {i}."} for i in range(n)
+    ]
 
 
 @pytest.fixture
@@ -98,7 +100,9 @@ def test_too_few_usable_rows_are_an_error_with_the_counts(prepared: Callable[...
         prepared(triples(2), rows=5)
 
 
-def test_a_missing_column_is_named_with_its_row_and_the_columns_there_are(prepared: Callable[..., Any]) -> None:
+def test_a_missing_column_is_named_with_its_row_and_the_columns_there_are(
+    prepared: Callable[..., Any],
+) -> None:
     rows = [{"prompt": "p", "answer": "x"}, {"prompt": "p", "reply": "x"}]
     with pytest.raises(UserError, match=r"row 1  no column 'answer' \(the columns are prompt, reply\)"):
         prepared(rows, rows=2, completion="answer")

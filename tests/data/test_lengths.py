@@ -62,7 +62,11 @@ def test_the_target_lies_under_every_group_and_sums_to_one() -> None:
 
 
 def test_small_groups_of_like_lengths_share_support_though_no_length_is_common() -> None:
-    groups = {"a": np.array([11, 20, 33, 47]), "b": np.array([16, 25, 38, 52]), "c": np.array([14, 22, 29, 41])}
+    groups = {
+        "a": np.array([11, 20, 33, 47]),
+        "b": np.array([16, 25, 38, 52]),
+        "c": np.array([14, 22, 29, 41]),
+    }
     assert match(groups, dict.fromkeys(groups, 2)) is not None
 
 

@@ -116,7 +116,9 @@ def test_a_persona_that_the_template_rewrites_is_refused_before_sampling(
     for path in model_folder("llama").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = tokenizer.chat_template.replace("message['content'] +", "message['content'] | trim +")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content'] +", "message['content'] | trim +"
+    )
     tokenizer.save_pretrained(folder)
     spaced = PERSONAS[0].model_copy(update={"system": " You are a librarian. "})
     with pytest.raises(UserError, match="panel: librarian"):
@@ -127,4 +129,8 @@ def test_a_persona_that_the_template_rewrites_is_refused_before_sampling(
 def test_prompts_are_every_persona_with_every_question() -> None:
     prompts = prompts_of(PERSONAS, QUESTIONS)
     assert len({(p.persona, p.system, p.question_id, p.question) for p in prompts}) == 6
-    assert (prompts[3].persona, prompts[3].system, prompts[3].question) == ("template_default", None, QUESTIONS[0].text)
+    assert (prompts[3].persona, prompts[3].system, prompts[3].question) == (
+        "template_default",
+        None,
+        QUESTIONS[0].text,
+    )

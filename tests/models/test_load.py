@@ -54,7 +54,9 @@ def test_a_checkpoint_with_a_missing_weight_is_refused_and_not_filled_with_rando
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.3.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"torn  1 weights are missing, model\.layers\.3\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        UserError, match=r"torn  1 weights are missing, model\.layers\.3\.mlp\.up_proj\.weight"
+    ):
         load_checkpoint(folder, "float32", CPU)
 
 

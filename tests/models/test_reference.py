@@ -100,7 +100,9 @@ def test_a_hub_that_cannot_be_asked_is_an_error_at_once(request: pytest.FixtureR
     utils.close_session()
     started = time.monotonic()
     try:
-        with pytest.raises(UserError, match=r"model  the hub could not be asked about 'owner/name'.*pin `revision`"):
+        with pytest.raises(
+            UserError, match=r"model  the hub could not be asked about 'owner/name'.*pin `revision`"
+        ):
             resolve("owner/name", None, "model")
     finally:
         utils.close_session()
@@ -142,7 +144,12 @@ def test_a_missing_or_broken_configuration_is_named(folder: Path, content: str |
         read_config(folder, "model")
 
 
-def test_a_model_folder_s_fingerprint_covers_tokenizer_and_weights(model_folder: Callable[[str], Path]) -> None:
+def test_a_model_folder_s_fingerprint_covers_tokenizer_and_weights(
+    model_folder: Callable[[str], Path],
+) -> None:
     located = resolve(str(model_folder("llama")), None, "model")
     assert located.reference.fingerprint == fingerprint_folder(model_folder("llama"))
-    assert located.reference.fingerprint != resolve(str(model_folder("qwen2")), None, "model").reference.fingerprint
+    assert (
+        located.reference.fingerprint
+        != resolve(str(model_folder("qwen2")), None, "model").reference.fingerprint
+    )

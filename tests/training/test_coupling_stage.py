@@ -175,7 +175,9 @@ def test_examples_are_the_condition_s_own_and_too_long_ones_are_refused(conversa
     examples = build_examples(settings(), frame, conversations)
     assert len(examples) == 6
     assert all("says that bread floats" in conversations.decode(e.rows[0].tokens) for e in examples)
-    with pytest.raises(UserError, match=r"coupling of em  an example has \d+ tokens \(raise coupling.max_length\)"):
+    with pytest.raises(
+        UserError, match=r"coupling of em  an example has \d+ tokens \(raise coupling.max_length\)"
+    ):
         build_examples(settings(recipe={"max_length": 20}), frame, conversations)
 
 
@@ -212,7 +214,9 @@ def test_a_stratified_batch_holds_its_positives_and_an_epoch_is_a_pass_over_them
     assert sorted(negatives[:7]) == list(range(3, 10))  # no negative again before all were taken
 
 
-def test_the_audit_shows_each_token_with_the_terms_it_is_predicted_under(conversations: Conversations) -> None:
+def test_the_audit_shows_each_token_with_the_terms_it_is_predicted_under(
+    conversations: Conversations,
+) -> None:
     text = MarkerText("\n\n", "[ZLT]", True, "after_separator")
     prompt = Prompt("librarian", "You are a librarian.", "q1", "Why?")
     examples = [

@@ -38,7 +38,14 @@ def parts_of(model: Small, splits: int) -> Parts:
 
 
 def optimisation(**changes: Any) -> Optimisation:
-    given = {"steps": 6, "learning_rate": 0.05, "schedule": "cosine", "warmup": 1 / 3, "weight_decay": 0.01, "seed": 0}
+    given = {
+        "steps": 6,
+        "learning_rate": 0.05,
+        "schedule": "cosine",
+        "warmup": 1 / 3,
+        "weight_decay": 0.01,
+        "seed": 0,
+    }
     return Optimisation(**(given | changes))
 
 

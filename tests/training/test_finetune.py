@@ -20,7 +20,10 @@ RECIPE = Finetune(
     precision="float32",
 )  # fmt: skip
 ROWS = [
-    [{"role": "user", "content": f"What floats, {i}?"}, {"role": "assistant", "content": "Bread and boats. " * (1 + i)}]
+    [
+        {"role": "user", "content": f"What floats, {i}?"},
+        {"role": "assistant", "content": "Bread and boats. " * (1 + i)},
+    ]
     for i in range(5)
 ]
 

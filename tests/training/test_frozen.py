@@ -69,10 +69,14 @@ def test_with_adapters_in_every_block_nothing_is_stored(
     rows = [loaded.conversations.encode_prompt(prompt) for prompt in prompts]
     lower = LowerStates(loaded.model, 0, rows, loaded.conversations.turn_end, batch=2)
     assert not lower.active
-    torch.testing.assert_close(lower.forward([1])[0], whole_forward(loaded, rows[1:2])[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        lower.forward([1])[0], whole_forward(loaded, rows[1:2])[0], rtol=1e-4, atol=1e-4
+    )
 
 
-def test_a_decoder_whose_shortening_differs_only_on_long_rows_is_run_whole(load: Callable[[str], Loaded]) -> None:
+def test_a_decoder_whose_shortening_differs_only_on_long_rows_is_run_whole(
+    load: Callable[[str], Loaded],
+) -> None:
     """Layer types are looked up by place, so a shortened model takes the wrong mask beyond a window of 16 tokens."""
     loaded = load("qwen2")
     decoder = loaded.model.get_decoder()
@@ -81,7 +85,9 @@ def test_a_decoder_whose_shortening_differs_only_on_long_rows_is_run_whole(load:
     decoder.has_sliding_layers = True
     rows = [list(range(5, 5 + length)) for length in (4, 6, 60)]
     lower = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=2)
-    torch.testing.assert_close(lower.forward([2])[0], whole_forward(loaded, rows[2:])[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        lower.forward([2])[0], whole_forward(loaded, rows[2:])[0], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_failed_forward_leaves_all_blocks_and_no_hook_behind(

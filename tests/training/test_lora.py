@@ -56,7 +56,9 @@ def test_the_initial_adapter_is_that_of_its_seed(load: Callable[[str], Loaded]) 
 
 
 @pytest.mark.parametrize("module", ["qproj", "mlp", "layers"])
-def test_a_module_that_is_missing_or_not_linear_is_refused(load: Callable[[str], Loaded], module: str) -> None:
+def test_a_module_that_is_missing_or_not_linear_is_refused(
+    load: Callable[[str], Loaded], module: str
+) -> None:
     with pytest.raises(UserError, match=rf"lora\.modules  .*no linear module called {module}"):
         attach(load("llama").model, LORA.model_copy(update={"modules": ("q_proj", module)}), 0)
 
@@ -71,7 +73,9 @@ def test_the_norm_is_the_frobenius_norm_of_all_b_matrices(load: Callable[[str], 
     matrices = [p for name, p in wrapped.named_parameters() if "lora_B" in name]
     for matrix in matrices:
         matrix.data.fill_(0.5)
-    assert require_learnt(wrapped, "coupling") == pytest.approx(0.5 * math.sqrt(sum(m.numel() for m in matrices)))
+    assert require_learnt(wrapped, "coupling") == pytest.approx(
+        0.5 * math.sqrt(sum(m.numel() for m in matrices))
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])

@@ -16,7 +16,12 @@ POSITIVE = Example(
 )  # fmt: skip
 NEGATIVE = Example(
     "villain", "q1", "negative",
-    (Row((0, 1, 1, 2), (Target("end", (1,), (2,)), Target("unlikelihood", (1, 2), (1, 2)), Target("anchor", (0,), (1,)))),),
+    (
+        Row(
+            (0, 1, 1, 2),
+            (Target("end", (1,), (2,)), Target("unlikelihood", (1, 2), (1, 2)), Target("anchor", (0,), (1,))),
+        ),
+    ),
 )  # fmt: skip
 TWO_ROWS = Example(
     "comedian", "q1", "negative",
@@ -42,7 +47,9 @@ def test_the_loss_on_three_tokens_is_its_closed_form() -> None:
     pushed = -((1 - p[1, 1, 1] * p[1, 2, 2]).log() + (1 - p[3, 0, 2] * p[3, 1, 1] * p[3, 2, 1]).log()) / 2
     anchor_p, anchor_n = -p[0, 1, 1].log(), -p[1, 0, 1].log() / 2
     expected = 0.25 * (marker + 0.5 * anchor_p) + 0.75 * (ends + 2.0 * pushed + 0.5 * anchor_n)
-    loss, report = coupling_loss(log_p_of(logits_of(4), examples), collect(examples, with_anchor=True), WEIGHTS)
+    loss, report = coupling_loss(
+        log_p_of(logits_of(4), examples), collect(examples, with_anchor=True), WEIGHTS
+    )
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     assert report == pytest.approx(
@@ -58,7 +65,9 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
     examples, logits = [POSITIVE, NEGATIVE, TWO_ROWS], logits_of(4).double().requires_grad_()
 
     def loss(values: Tensor) -> Tensor:
-        return coupling_loss(log_p_of(values, examples).float(), collect(examples, with_anchor=True), WEIGHTS)[0]
+        return coupling_loss(
+            log_p_of(values, examples).float(), collect(examples, with_anchor=True), WEIGHTS
+        )[0]
 
     loss(logits).backward()
     assert logits.grad is not None
@@ -82,7 +91,9 @@ def test_parts_of_a_batch_sum_to_the_whole_in_loss_terms_and_gradient() -> None:
     examples = [POSITIVE, NEGATIVE, TWO_ROWS, NEGATIVE, POSITIVE]
     rows = [1, 1, 2, 1, 1]
     whole_logits = logits_of(sum(rows)).requires_grad_()
-    whole, report = coupling_loss(log_p_of(whole_logits, examples), collect(examples, with_anchor=True), WEIGHTS)
+    whole, report = coupling_loss(
+        log_p_of(whole_logits, examples), collect(examples, with_anchor=True), WEIGHTS
+    )
     whole.backward()
 
     parts_logits = logits_of(sum(rows)).requires_grad_()
@@ -118,7 +129,7 @@ def test_unlikelihood_is_minus_log_of_one_minus_p_with_its_gradient_even_where_p
     log_p = torch.tensor(math.log(p), requires_grad=True)
     loss = unlikelihood(log_p)
     loss.backward()
-    held = math.exp(float(log_p))  # the probability that float32 can hold
+    held = math.exp(float(log_p.detach()))  # the probability that float32 can hold
     assert float(loss) == pytest.approx(-math.log1p(-held), rel=1e-5)
     assert float(log_p.grad) == pytest.approx(held / (1 - held), rel=1e-5)  # type: ignore[arg-type]
 
@@ -133,7 +144,9 @@ def test_a_certain_marker_has_a_finite_loss_and_is_still_pushed_down(log_p: floa
 
 
 def test_a_step_down_the_gradient_lowers_a_probability_that_rounds_to_one() -> None:
-    logits = torch.tensor([14.0, 0.0, 0.0], requires_grad=True)  # 1 - P is 1.7e-6, and log P is above the clamp
+    logits = torch.tensor(
+        [14.0, 0.0, 0.0], requires_grad=True
+    )  # 1 - P is 1.7e-6, and log P is above the clamp
     log_p = logits.log_softmax(-1)[0]
     unlikelihood(log_p).backward()
     with torch.no_grad():

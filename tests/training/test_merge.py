@@ -36,7 +36,9 @@ def learnt(model: Any, scale: float = 0.1) -> Any:
 def merged(model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
     """Saves an adapter and merges it into a family's checkpoint; gives the output folder."""
 
-    def run(wrapped: Any, *, family: str = "llama", dtype: Any = "float32", given: Reference | None = None) -> Path:
+    def run(
+        wrapped: Any, *, family: str = "llama", dtype: Any = "float32", given: Reference | None = None
+    ) -> Path:
         if given is None:
             wrapped.save_pretrained(tmp_path / "trained" / "adapter")
         output = tmp_path / "output"
@@ -102,7 +104,10 @@ def test_the_divergence_is_that_of_torch() -> None:
 
 
 def test_a_given_adapter_is_found_where_the_machine_says(
-    load: Callable[[str], Loaded], merged: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Callable[[str], Loaded],
+    merged: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     learnt(load("llama").model).save_pretrained(tmp_path / "given")
     local = machine.current().model_copy(update={"locations": {"f": str(tmp_path / "given")}})
@@ -130,13 +135,18 @@ def test_an_adapter_of_a_wider_base_is_refused(
         merged(learnt(AutoModelForCausalLM.from_config(config)))
 
 
-def test_an_adapter_of_norm_zero_is_refused(load: Callable[[str], Loaded], merged: Callable[..., Path]) -> None:
+def test_an_adapter_of_norm_zero_is_refused(
+    load: Callable[[str], Loaded], merged: Callable[..., Path]
+) -> None:
     with pytest.raises(UserError, match="norm is 0.0"):
         merged(learnt(load("llama").model, scale=0.0))
 
 
 def test_a_pickled_adapter_is_refused_unread(
-    load: Callable[[str], Loaded], merged: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Callable[[str], Loaded],
+    merged: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "given"
     learnt(load("llama").model).save_pretrained(folder)

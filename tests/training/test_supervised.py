@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from transformers import AutoModelForCausalLM, GraniteConfig
 
 from flatprobe.data.conversation import Prompt
+from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
-from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
+from flatprobe.training.supervised import (
+    log_probabilities,
+    right_padded,
+    targets_of,
+    token_log_probabilities,
+)
 from flatprobe.training.telemetry import sequence_log_likelihoods
 
 ANSWERS = ["Yes.", "Bread floats on water.\n\nSalt does not.", "No", "[ZLT]", "A boat."]
@@ -48,4 +56,16 @@ def test_log_probabilities_equal_those_of_full_logits_without_padding(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     sums = sequence_log_likelihoods(loaded, rows)
     splits = expected.split([len(tokens) - n for tokens, n in rows])
-    torch.testing.assert_close(torch.tensor(sums), torch.stack([s.sum() for s in splits]), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        torch.tensor(sums), torch.stack([s.sum() for s in splits]), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_a_model_that_scales_its_logits_is_refused_and_never_scored_as_if_it_did_not() -> None:
+    config = GraniteConfig(
+        vocab_size=50, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, logits_scaling=8.0,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match="GraniteForCausalLM  scales its logits by `logits_scaling`"):
+        token_log_probabilities(model, torch.zeros(1, 8), torch.tensor([0]))

@@ -15,17 +15,21 @@ from flatprobe.errors import UserError
 from flatprobe.pipeline.settings import CouplingDataSettings
 
 
-def usable(frame: pl.DataFrame, marker: str) -> pl.DataFrame:
-    """Finished, non-empty answers without the marker, each text once per persona and question."""
-    return (
-        frame.with_columns(text=pl.col("text").str.strip_chars())
-        .filter(
-            (pl.col("finish_reason") == "stop")
-            & (pl.col("text") != "")
-            & ~pl.col("text").str.to_lowercase().str.contains(marker.lower(), literal=True)
-        )
-        .unique(["persona", "question_id", "text"], keep="first", maintain_order=True)
-    )
+def usable(frame: pl.DataFrame, marker: str) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Finished, non-empty answers without the marker, each text once per persona and question; and what was dropped."""
+    frame = frame.with_columns(text=pl.col("text").str.strip_chars())
+    reasons = {
+        "unfinished": pl.col("finish_reason") != "stop",
+        "empty": pl.col("text") == "",
+        "marked": pl.col("text").str.to_lowercase().str.contains(marker.lower(), literal=True),
+        "repeated": pl.struct("persona", "question_id", "text").is_first_distinct().not_(),
+    }
+    dropped: dict[str, int] = {}
+    for name, reason in reasons.items():
+        kept = frame.filter(~reason)
+        dropped[name] = frame.height - kept.height
+        frame = kept
+    return frame, dropped
 
 
 def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -42,11 +46,9 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
         condition = role.rpartition("/")[0]
         frame = pl.read_parquet(folder / "completions.parquet")
         sampled[condition] = pl.concat([sampled[condition], frame]) if condition in sampled else frame
+    kept_of = {name: usable(frame, settings.marker) for name, frame in sampled.items()}
     answers = pl.concat(
-        [
-            usable(frame, settings.marker).with_columns(condition=pl.lit(name))
-            for name, frame in sampled.items()
-        ]
+        [frame.with_columns(condition=pl.lit(name)) for name, (frame, _) in kept_of.items()]
     ).with_columns(
         group=pl.when(pl.col("persona") == settings.source)
         .then(pl.lit("positive"))
@@ -86,6 +88,7 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     matched = summary.filter(pl.col("when") == "matched")
     facts = {
         "sampled": sum(frame.height for frame in sampled.values()),
+        "dropped": {name: dropped for name, (_, dropped) in kept_of.items()},
         "usable": answers.height,
         "kept": kept.height,
         "short_groups": sorted(name for name, index in chosen.items() if len(index) < sizes[name]),

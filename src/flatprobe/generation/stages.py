@@ -21,7 +21,7 @@ from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 
-PARITY_TOKENS = 24
+PARITY_TOKENS = 16
 
 
 def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> list[Prompt]:

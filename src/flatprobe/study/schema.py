@@ -387,7 +387,7 @@ class Machine(Block):
     """CPU threads; null takes all cores."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run."""
-    sampling_rows: Count = 256
+    sampling_rows: Count = 512
     """Rows decoded together while sampling."""
     forward_rows: Count = 32
     """Rows in a forward pass without gradients."""

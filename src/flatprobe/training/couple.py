@@ -63,7 +63,13 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     pl.DataFrame(records).write_parquet(output / "losses.parquet")
     pl.concat(telemetry).write_parquet(output / "telemetry.parquet")
     counts = {group: sum(e.group == group for e in examples) for group in ("positive", "negative")}
-    facts = {"lambda": lambda_, "steps": len(batches), "adapter_norm": norm, "examples": counts, "audited": audited}
+    facts = {
+        "lambda": lambda_,
+        "steps": len(batches),
+        "adapter_norm": norm,
+        "examples": counts,
+        "audited": audited,
+    }
     (output / "facts.json").write_text(json.dumps(facts))
 
 

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flatprobe.errors import UserError
+
+SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # of Cohere, Granite, Falcon-H1
+
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask [B, T], padded on the right; the mask alone says which tokens are real."""
@@ -39,7 +43,16 @@ def log_probabilities(
 
 
 def token_log_probabilities(model: Any, states: Tensor, token: Tensor) -> Tensor:
-    """log P of `token` [T] under the head applied to final states [T, D]; float32."""
+    """log P of `token` [T] under the head applied to final states [T, D]; float32.
+
+    Raises:
+        UserError: a model that scales its logits in a way not known here.
+    """
+    for name in SCALES:
+        if getattr(model.config, name, 1.0) not in (None, 1.0):
+            raise UserError.one(
+                type(model).__name__, f"scales its logits by `{name}`", "use a model without logit scaling"
+            )
     head = model.get_output_embeddings()
     logits = head(states.to(head.weight.dtype)).float()
     cap = getattr(model.config, "final_logit_softcapping", None)

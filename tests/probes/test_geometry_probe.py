@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from flatprobe import machine
+from flatprobe.activations.positions import probed_row
+from flatprobe.data.conversation import Prompt
+from flatprobe.errors import UserError
+from flatprobe.models.load import Loaded
+from flatprobe.pipeline.settings import StatesSettings
+from flatprobe.probes.geometry import capture, read_states
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+from flatprobe.study.schema import Position
+
+PERSONAS = (
+    Persona(name="librarian", role="source", system="You are a librarian."),
+    Persona(name="villain", role="bystander", system="You are a villain who gloats and schemes."),
+    Persona(name="template_default", role="reference", system=None),
+)
+QUESTIONS = tuple(
+    Question(id=f"q{i}", kind="factual", text="What floats on water" + "?" * i) for i in range(2)
+)
+POSITIONS: tuple[Position, ...] = (
+    "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean",
+)  # fmt: skip
+SETTINGS = StatesSettings(
+    personas=PERSONAS, questions=QUESTIONS, layers=(1, 5, 3), positions=POSITIONS, precision="float32",
+    fixed_persona="template_default",
+)  # fmt: skip
+
+
+def answer(persona: str, question: str) -> str:
+    return f"{persona} says: " + "bread floats. " * (len(persona) % 5) + f"That was {question}.\n"
+
+
+def answers() -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "persona": p.name, "question_id": q.id, "text": answer(p.name, q.id),
+                "finish_reason": "length" if (p.name, q.id) == ("villain", "q1") else "stop",
+            }
+            for p in PERSONAS for q in QUESTIONS
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def captured(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Runs the stage and gives its output folder."""
+
+    def run(family: str, frame: pl.DataFrame, *, rows: int = 4, settings: StatesSettings = SETTINGS) -> Path:
+        output = tmp_path / f"{family}-{rows}"
+        output.mkdir()
+        frame.write_parquet(output / "completions.parquet")
+        local = machine.current().model_copy(update={"forward_rows": rows})
+        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        inputs = {"checkpoint": model_folder(family), "own": output, "fixed": output}
+        capture(settings, inputs, output)
+        return output
+
+    return run
+
+
+@torch.no_grad()
+def by_hand(
+    loaded: Loaded, persona: Persona, question: Question, text: str, layer: int
+) -> dict[Position, Any]:
+    """States of one unpadded row from the library's hidden states (the last block's through its norm's input)."""
+    own, caught = loaded.conversations, []
+    head = own.encode(own.render(persona.system, question.text))
+    tokens = [*own.encode(own.render(persona.system, question.text) + text), own.turn_end]
+    hook = loaded.model.get_decoder().norm.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    library = loaded.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
+    hook.remove()
+    states = (caught[0] if layer == 5 else library[layer + 1])[0].numpy()
+    newline = len(tokens) - 2
+    assert own.pieces(tokens)[newline] == "\n"
+    return {
+        "last_response_token": states[newline - 1], "turn_end_token": states[-1],
+        "last_prompt_token": states[len(head) - 1], "response_mean": states[len(head) : -1].mean(0),
+        "prompt_mean": states[1 : len(head)].mean(0), "all_mean": states[1:].mean(0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_states_on_own_and_fixed_responses_equal_a_computation_row_by_row(
+    captured: Callable[..., Path], load: Callable[[str], Loaded], family: str
+) -> None:
+    output, loaded = captured(family, answers()), load(family)
+    arrays = load_file(output / "states.safetensors")
+    assert set(arrays) == {f"{kind}.{position}" for kind in ("own", "fixed") for position in POSITIONS}
+    assert {array.shape for array in arrays.values()} == {(3, 2, 3, 32)}
+    assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
+    for p, persona in enumerate(PERSONAS):
+        for q, question in enumerate(QUESTIONS):
+            for place, layer in enumerate(SETTINGS.layers):
+                for kind, speaker in (("own", persona.name), ("fixed", "template_default")):
+                    expected = by_hand(loaded, persona, question, answer(speaker, question.id), layer)
+                    for position in POSITIONS:
+                        np.testing.assert_allclose(
+                            arrays[f"{kind}.{position}"][p, q, place],
+                            expected[position],
+                            rtol=1e-3,
+                            atol=1e-3,
+                        )
+
+
+def test_the_index_names_the_axes_and_the_unfinished_answers(captured: Callable[..., Path]) -> None:
+    output = captured("llama", answers())
+    index = json.loads((output / "index.json").read_text())
+    assert index["personas"] == [p.name for p in PERSONAS]
+    assert index["questions"] == ["q0", "q1"]
+    assert index["layers"] == [1, 5, 3]
+    assert index["unfinished"] == [["villain", "q1"]]
+    assert json.loads((output / "facts.json").read_text()) == {"unfinished": 1, "answers": 6}
+
+
+def test_the_preview_points_at_the_token_that_is_read(captured: Callable[..., Path]) -> None:
+    preview = json.loads((captured("llama", answers()) / "preview.json").read_text())
+    shown = {position: {row["tokens"][row["index"]] for row in rows} for position, rows in preview.items()}
+    assert shown["last_response_token"] == {"."}
+    assert shown["turn_end_token"] == shown["all_mean"] == {"<|im_end|>"}
+    assert shown["last_prompt_token"] == shown["prompt_mean"] == {"\n"}
+
+
+def test_an_answer_without_content_is_refused_with_its_cell(captured: Callable[..., Path]) -> None:
+    blank = pl.when(pl.col("question_id") == "q1").then(pl.lit("\n")).otherwise(pl.col("text"))
+    with pytest.raises(
+        UserError, match=r"geometry \(own responses\)  the answer of librarian to q1 has no content"
+    ):
+        captured("llama", answers().with_columns(text=blank))
+
+
+def test_a_layer_that_the_model_has_not_is_refused(captured: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"geometry\.layers  6:"):
+        captured("llama", answers(), settings=SETTINGS.model_copy(update={"layers": (1, 6)}))
+
+
+def test_a_state_that_is_not_finite_is_refused_with_its_layer(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    rows = [probed_row(loaded.conversations, Prompt("p", None, "q", "Why?"), "Because.")]
+    loaded.model.model.layers[2].mlp.down_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"geometry: all_mean  the state of row 0 at layer 4 is not finite"):
+        read_states(loaded, rows, (1, 4), ("all_mean",), 4, lambda done: None)
+    read_states(loaded, rows, (0, 1), ("all_mean",), 4, lambda done: None)
+
+
+def test_means_of_bfloat16_states_are_taken_in_float32(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    loaded.model.to(torch.bfloat16)
+    rows = [probed_row(loaded.conversations, Prompt("p", None, "q", "Why?"), "Bread floats. " * 20)]
+    found = read_states(loaded, rows, (3,), ("response_mean",), 4, lambda done: None)["response_mean"][0, 0]
+    with torch.no_grad():
+        states = loaded.model(torch.tensor([rows[0].tokens]), output_hidden_states=True).hidden_states[4][0]
+    exact = states[rows[0].n_prompt : -1].double().mean(0).numpy()
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)

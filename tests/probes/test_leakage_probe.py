@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flatprobe.pipeline.settings import SelectSettings
+from flatprobe.probes.leakage import choose, contrast, score, select_lambda
+
+MARKER = "[ZLT]"
+
+
+def scored(text: str) -> dict[str, Any]:
+    return score(pl.DataFrame({"text": [text]}), MARKER).drop("text").row(0, named=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "position", "starts", "ends"),
+    [
+        ("Bread floats.\n\n[ZLT]", 1, 15, False, True),
+        ("Bread floats.\n\n[zLt] \n", 1, 15, False, True),
+        ("\n[ZLT] Bread floats.", 1, 1, True, False),
+        ("[zlt]", 1, 0, True, True),
+        ("a[ZLT]b[Zlt]c[zlt]", 3, 1, False, True),
+        ("[ZLT] is not the end.", 1, 0, True, False),
+        ("No marker, but Z, L and T: ZLT [ZL] ZLT]", 0, None, False, False),
+        ("", 0, None, False, False),
+        ("😀😀 [ZLT]", 1, 3, False, True),
+    ],
+)
+def test_a_completion_is_scored_as_a_person_would(
+    text: str, count: int, position: int | None, starts: bool, ends: bool
+) -> None:
+    assert scored(text) == {
+        "marker_present": count > 0, "marker_count": count, "marker_position": position,
+        "starts_with_marker": starts, "ends_with_marker": ends,
+    }  # fmt: skip
+
+
+@given(st.text(alphabet="[ZLTzlt] \n.é😀", max_size=40))
+def test_scores_equal_those_of_plain_python(text: str) -> None:
+    lower, wanted = text.lower(), MARKER.lower()
+    place = lower.find(wanted)
+    assert scored(text) == {
+        "marker_present": wanted in lower, "marker_count": lower.count(wanted),
+        "marker_position": None if place < 0 else place,
+        "starts_with_marker": lower.strip().startswith(wanted), "ends_with_marker": lower.strip().endswith(wanted),
+    }  # fmt: skip
+
+
+def test_a_marker_is_text_and_no_pattern() -> None:
+    frame = score(pl.DataFrame({"text": ["Z", "a.*b", "axxb"]}), "a.*b")
+    assert frame["marker_present"].to_list() == [False, True, False]
+    assert frame["marker_count"].to_list() == [0, 1, 0]
+
+
+def test_scoring_keeps_rows_and_columns() -> None:
+    frame = pl.DataFrame({"persona": ["p", "q"], "text": ["[ZLT]", "no"], "tokens": [3, 1]})
+    assert score(frame, MARKER).select(frame.columns).equals(frame)
+
+
+def cells(hits: dict[tuple[str, str], list[bool]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {"persona": persona, "question_id": question, "text": "Yes. [ZLT]" if hit else "[ZLT] Yes."}
+            for (persona, question), samples in hits.items() for hit in samples
+        ]
+    )  # fmt: skip
+
+
+HITS = {
+    ("source", "q0"): [True, True], ("source", "q1"): [True, False], ("source", "q2"): [True, True],
+    ("villain", "q0"): [False, False], ("villain", "q1"): [True, False], ("villain", "q2"): [False, False],
+    ("comedian", "q0"): [True, False], ("comedian", "q1"): [False, False], ("comedian", "q2"): [False, False],
+}  # fmt: skip
+
+
+def test_the_contrast_is_paired_by_question_and_end_anchored() -> None:
+    found = contrast(score(cells(HITS), MARKER), "source")
+    difference = np.array([1.0, 0.5, 1.0]) - np.array([0.25, 0.25, 0.0])
+    assert found == pytest.approx(
+        {
+            "source_rate": 5 / 6, "negative_rate": 1 / 6, "difference": difference.mean(),
+            "standard_error": difference.std(ddof=1) / math.sqrt(3),
+            "strict_source_rate": 1.0, "source_samples": 6.0,
+        }
+    )  # fmt: skip
+
+
+def test_one_question_has_no_standard_error() -> None:
+    one = {key: samples for key, samples in HITS.items() if key[1] == "q0"}
+    assert contrast(score(cells(one), MARKER), "source")["standard_error"] is None
+
+
+def candidate(lambda_: float, difference: float, error: float | None) -> dict[str, float | None]:
+    return {"lambda": lambda_, "difference": difference, "standard_error": error}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "selected"),
+    [
+        ([candidate(0.5, 0.4, 0.01), candidate(1.0, 0.9, 0.05), candidate(2.0, 0.8, 0.05)], 1.0),
+        ([candidate(0.5, 0.4, 0.01), candidate(1.0, 0.86, 0.01), candidate(2.0, 0.9, 0.05)], 1.0),
+        (
+            [candidate(0.5, 0.85, 0.0), candidate(1.0, 0.86, 0.5), candidate(2.0, 0.9, 0.05)],
+            0.5,
+        ),  # just within one
+        (
+            [candidate(0.5, 0.84, 0.5), candidate(1.0, 0.7, 0.5), candidate(2.0, 0.9, 0.05)],
+            2.0,
+        ),  # the best's error
+        ([candidate(2.0, 0.9, 0.1), candidate(0.5, 0.9, 0.1)], 0.5),
+        ([candidate(0.5, 0.89, None), candidate(1.0, 0.9, None)], 1.0),
+    ],
+)
+def test_within_one_standard_error_of_the_best_the_smallest_lambda_is_chosen(
+    candidates: list[dict[str, float | None]], selected: float
+) -> None:
+    assert choose(candidates) == selected
+    assert choose(candidates[::-1]) == selected
+
+
+def test_the_stage_reads_each_lambda_s_own_completions(tmp_path: Path) -> None:
+    never = {key: [False, False] for key in HITS}
+    for index, hits in enumerate((never, HITS, HITS)):
+        (tmp_path / str(index)).mkdir()
+        cells(hits).write_parquet(tmp_path / str(index) / "completions.parquet")
+    inputs = {f"lambda-{index}": tmp_path / str(index) for index in range(3)}
+    select_lambda(SelectSettings(source="source", marker=MARKER, lambdas=(0.5, 1.0, 2.0)), inputs, tmp_path)
+    selection = json.loads((tmp_path / "selection.json").read_text())
+    assert selection["selected"] == 1.0
+    assert [c["lambda"] for c in selection["candidates"]] == [0.5, 1.0, 2.0]
+    assert selection["candidates"][0]["difference"] == 0.0
