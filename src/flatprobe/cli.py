@@ -17,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+INTERRUPTED = 130
+"""The status that typer turns Ctrl-C into before anybody else sees it."""
 StudyFile = Annotated[
     Path, typer.Argument(help="The study: a YAML file with everything that can change a number.")
 ]
@@ -29,8 +31,8 @@ RunsFolder = Annotated[
 ]
 
 
-@app.command()
-def demo(
+@app.command("demo")
+def run_demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A smoke run of a minute or two; its verdict supports no claim.")
     ] = False,
@@ -38,10 +40,9 @@ def demo(
     runs: RunsFolder = None,
 ) -> None:
     """Run the complete demo study on the embedded SmolLM2-135M, on this machine's CPU."""
-    from flatprobe.commands import execute
-    from flatprobe.study.resources import shipped_study
+    from flatprobe.commands import demo
 
-    execute(shipped_study("quick" if quick else "demo"), machine, runs, register=False)
+    demo(quick, machine, runs)
 
 
 @app.command()
@@ -57,7 +58,7 @@ def plan(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None)
     """List a study's stages in order, and what is finished already; run nothing."""
     from flatprobe.commands import show_plan
 
-    show_plan(study, machine, runs, only_unfinished=False)
+    show_plan(study, machine, runs)
 
 
 @app.command()
@@ -74,8 +75,9 @@ def run(
 ) -> None:
     """Run a study, or go on where it stopped; finished stages are never run again."""
     from flatprobe.commands import execute
+    from flatprobe.study.load import load_machine
 
-    execute(study, machine, runs, register=register)
+    execute(study, load_machine(machine), runs, register=register)
 
 
 @app.command()
@@ -112,15 +114,18 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
 ) -> None:
     if version:
-        import flatprobe
         from flatprobe.console import say
+        from flatprobe.provenance import installed_version
 
-        say(f"flatprobe {flatprobe.__version__}")
+        say(f"flatprobe {installed_version('flatprobe') or '(source tree, not installed)'}")
         raise typer.Exit
 
 
 def main() -> NoReturn:
-    """Entry point: errors made on purpose end with their exit status and no traceback."""
+    """Entry point: what a person can cause or mend ends with its exit status and no traceback.
+
+    Status 2 is the user's to correct (wrong options too), 1 is a failure or an interruption.
+    """
     from flatprobe import console
 
     try:
@@ -133,10 +138,25 @@ def main() -> NoReturn:
     except FlatprobeError as error:
         console.fail(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.fail("interrupted: nothing finished is lost; run the same command again to go on")
+    except OSError as error:  # a full disk, a folder that may not be read
+        where = f"{error.filename}: " if error.filename else ""
+        console.fail(f"{where}{error.strerror or error}", "nothing that was finished is lost.")
         sys.exit(1)
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _interrupted()
+        raise
     sys.exit(0)
+
+
+def _interrupted() -> NoReturn:
+    from flatprobe import console
+    from flatprobe.errors import Interrupted
+
+    console.fail(str(Interrupted()))
+    sys.exit(Interrupted.exit_code)
 
 
 def _count(number: int, noun: str) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe import console
-from flatprobe.errors import Problem, UserError
+from flatprobe.errors import UserError
 from flatprobe.machine import Local, to_environment
+from flatprobe.models.memory import read_memory, write_memory
 from flatprobe.pipeline.artifact import ArtifactStore
+from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.plan import Plan
 from flatprobe.pipeline.plan import plan as make_plan
 from flatprobe.pipeline.stage import topological_order
@@ -19,6 +21,7 @@ from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import digest, registration_state
 from flatprobe.study.registration import register as register_study
 from flatprobe.study.resolve import Resolved, resolve_study
+from flatprobe.study.resources import shipped_study
 from flatprobe.study.schema import Machine
 
 
@@ -35,53 +38,84 @@ class Prepared:
 
 
 def prepare(
-    study: Path, machine_file: Path | None, runs: Path | None, *, check_model: bool, register: bool = False
+    study: Path,
+    machine: Machine,
+    runs: Path | None,
+    *,
+    check_model: bool = False,
+    keep: bool = False,
+    register: bool = False,
 ) -> Prepared:
     """Load, check and plan.
 
-    `check_model` looks into the model's folder too, which fetches or converts a model that is not there yet.
+    `check_model` looks into the models' folders too, which fetches or converts what is not there yet. `keep` has the
+    run folder remember the commits that unpinned revisions stand for; later commands then ask no hub.
 
     Raises:
         UserError: everything that is wrong, at once.
     """
-    loaded, machine = load_study(study), load_machine(machine_file)
-    resolved = resolve_study(loaded)
+    loaded = load_study(study)
+    folder = (runs or Path(machine.runs)) / loaded.study.name
+    memory = read_memory(folder)
+    resolved = resolve_study(loaded, memory)
     if check_model:
         _check_model(loaded, resolved)
-    folder = (runs or Path(machine.runs)) / loaded.study.name
-    name = digest(loaded)
+    if keep:
+        write_memory(memory, folder)
+    name = digest(resolved)
     if register:
-        register_study(loaded, folder)
+        register_study(resolved, folder)
     plan = make_plan(resolved, registration_state(folder, name))
     return Prepared(loaded, resolved, machine, folder, name, plan)
 
 
 def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
     from flatprobe.models.embedded import is_converted
+    from flatprobe.study.extras import extra_problems
+
+    if missing := list(extra_problems(loaded)):
+        raise UserError(missing)
     from flatprobe.study.model_rules import model_problems
 
     if resolved.model.kind == "embedded" and not is_converted():
         console.say("Converting the embedded model once (about half a minute) …")
-    problems: list[Problem] = model_problems(loaded, resolved.local_path())
+    adapters = {name for name, condition in loaded.study.conditions.items() if condition.adapter is not None}
+    given = {
+        name: resolved.description(reference, weights=name in adapters)
+        for name, reference in resolved.given.items()
+    }
+    problems = model_problems(loaded, resolved.description(resolved.model), given)
     if problems:
         raise UserError(problems)
 
 
 def check_study(study: Path, machine_file: Path | None) -> None:
     """Check a study completely and say what it would take."""
-    prepared = prepare(study, machine_file, None, check_model=True)
+    prepared = prepare(study, load_machine(machine_file), None, check_model=True)
     for notice in prepared.loaded.notices:
         console.warn(notice)
     stages = len(topological_order([prepared.plan.verdict]))
     console.say(f"{study}: no problems. {stages} stages; digest {prepared.digest[:16]}.")
 
 
-def show_plan(study: Path, machine_file: Path | None, runs: Path | None, *, only_unfinished: bool) -> None:
+def show_plan(study: Path, machine_file: Path | None, runs: Path | None) -> None:
     """The stages in order with their state."""
+    prepared = prepare(study, load_machine(machine_file), runs)
+    _show_stages(prepared, only_unfinished=False)
+
+
+def show_status(study: Path, machine_file: Path | None, runs: Path | None) -> None:
+    """How far a study is: what is not finished, and the verdict when there is one."""
+    prepared = prepare(study, load_machine(machine_file), runs)
+    _show_stages(prepared, only_unfinished=True)
+    if (verdict := _find_verdict(prepared)) is not None:
+        console.say(verdict["headline"])
+
+
+def _show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
     from flatprobe.pipeline.display import duration
     from flatprobe.pipeline.status import status
 
-    prepared = prepare(study, machine_file, runs, check_model=False)
     states = status([prepared.plan.verdict], prepared.folder)
     rows = [
         (
@@ -101,24 +135,21 @@ def show_plan(study: Path, machine_file: Path | None, runs: Path | None, *, only
         console.warn(notice)
 
 
-def show_status(study: Path, machine_file: Path | None, runs: Path | None) -> None:
-    """How far a study is: what is not finished, and the verdict when there is one."""
-    show_plan(study, machine_file, runs, only_unfinished=True)
-    prepared = prepare(study, machine_file, runs, check_model=False)
-    if ArtifactStore(prepared.folder).find(prepared.plan.verdict) is not None:
-        console.say(_verdict_of(prepared)["headline"])
+def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
+    """Run the demo or its smoke run: on the CPU, which its sizes are made for, unless a machine file says otherwise."""
+    machine = Machine(device="cpu") if machine_file is None else load_machine(machine_file)
+    execute(shipped_study("quick" if quick else "demo"), machine, runs, register=False)
 
 
-def execute(study: Path, machine_file: Path | None, runs: Path | None, *, register: bool) -> None:
+def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
     from flatprobe.analysis.assemble import assemble
     from flatprobe.pipeline.display import display_for_people, duration
     from flatprobe.pipeline.runner import RunnerSettings, run
 
-    prepared = prepare(study, machine_file, runs, check_model=True, register=register)
+    prepared = prepare(study, machine, runs, check_model=True, keep=True, register=register)
     for notice in prepared.loaded.notices:
         console.warn(notice)
-    machine = prepared.machine
     local = Local(
         device=machine.device, sampling_rows=machine.sampling_rows, forward_rows=machine.forward_rows,
         training_rows=machine.training_rows, locations=prepared.resolved.locations,
@@ -139,7 +170,7 @@ def write_report(study: Path, machine_file: Path | None, runs: Path | None) -> N
     """Render the report of a finished study again."""
     from flatprobe.analysis.assemble import assemble
 
-    prepared = prepare(study, machine_file, runs, check_model=False)
+    prepared = prepare(study, load_machine(machine_file), runs)
     _verdict_of(prepared)
     page = assemble(prepared.loaded, prepared.digest, prepared.plan, prepared.folder, again=True)
     console.say(f"Report: {page}")
@@ -147,7 +178,7 @@ def write_report(study: Path, machine_file: Path | None, runs: Path | None) -> N
 
 def show_verdict(study: Path, machine_file: Path | None, runs: Path | None, as_json: bool) -> None:
     """The verdict, its reasons, its distances and its gates."""
-    prepared = prepare(study, machine_file, runs, check_model=False)
+    prepared = prepare(study, load_machine(machine_file), runs)
     verdict = _verdict_of(prepared)
     if as_json:
         console.say(json.dumps(verdict, indent=1))
@@ -174,11 +205,26 @@ def _number(value: float | None) -> str:
 
 
 def _verdict_of(prepared: Prepared) -> dict[str, Any]:
-    artifact = ArtifactStore(prepared.folder).find(prepared.plan.verdict)
-    if artifact is None:
+    verdict = _find_verdict(prepared)
+    if verdict is None:
         raise UserError.one(
             str(prepared.folder), "this study has no verdict yet", f"flatprobe run {prepared.loaded.path}"
         )
-    verdict = json.loads((artifact.folder / "verdict.json").read_text())
-    assert isinstance(verdict, dict)
+    return verdict
+
+
+def _find_verdict(prepared: Prepared) -> dict[str, Any] | None:
+    """The content of verdict.json, or None before there is a verdict.
+
+    Raises:
+        UserError: the artifact is damaged.
+    """
+    remedy = f"`flatprobe run {prepared.loaded.path}` computes it again"
+    try:
+        artifact = ArtifactStore(prepared.folder).find(prepared.plan.verdict)
+        if artifact is None:
+            return None
+        verdict: dict[str, Any] = json.loads((artifact.folder / "verdict.json").read_text())
+    except (Damaged, ValueError) as error:
+        raise UserError.one(str(prepared.folder), f"the verdict is damaged: {error}", remedy) from error
     return verdict

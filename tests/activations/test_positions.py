@@ -56,6 +56,11 @@ def test_a_character_of_several_tokens_is_content(conversations: Conversations) 
 
 
 @pytest.mark.parametrize("answer", ["", "\n\n", " \n"])
-def test_an_answer_without_content_is_refused(conversations: Conversations, answer: str) -> None:
-    with pytest.raises(ValueError, match="villain to q1 has no content token"):
-        probed_row(conversations, PROMPT, answer)
+def test_the_end_of_turn_stands_in_for_the_content_of_an_empty_answer(
+    conversations: Conversations, answer: str
+) -> None:
+    row = probed_row(conversations, PROMPT, answer)
+    assert row.empty and not probed_row(conversations, PROMPT, "Yes").empty
+    last = len(row.tokens) - 1
+    for position in ("last_response_token", "turn_end_token", "response_mean"):
+        assert list(row.indices(position)) == [last]

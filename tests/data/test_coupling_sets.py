@@ -70,7 +70,10 @@ def test_all_groups_of_all_conditions_are_matched_at_once_and_nothing_is_cut(tmp
     assert set(facts["gate"]) == {"base", "em"}
     assert all(worst < 0.10 for worst in [w for arm in facts["gate"].values() for w in arm.values()])
     assert (facts["sampled"], facts["usable"], facts["kept"]) == (720, 720, 140)
-    assert facts["short_groups"] == []
+    assert facts["support"]["em"] == {
+        "librarian": {"kept": 30, "asked": 30}, "villain": {"kept": 20, "asked": 20},
+        "comedian": {"kept": 20, "asked": 20},
+    }  # fmt: skip
 
 
 def test_a_group_without_usable_answers_is_named(tmp_path: Path) -> None:
@@ -81,14 +84,46 @@ def test_a_group_without_usable_answers_is_named(tmp_path: Path) -> None:
 
 def test_conditions_without_a_common_length_are_an_error_and_never_trained_on(tmp_path: Path) -> None:
     inputs = sampled(tmp_path / "base", 0, 140) | sampled(tmp_path / "em", 1, 900)
-    with pytest.raises(UserError, match="share no lengths"):
+    with pytest.raises(UserError, match="gate length_support: the groups' answers share no lengths"):
         build(SETTINGS, inputs, tmp_path)
     assert not (tmp_path / "examples.parquet").exists()
 
 
-def test_a_group_with_fewer_answers_than_asked_for_is_listed_as_short(tmp_path: Path) -> None:
+def test_a_group_with_fewer_answers_than_asked_for_says_how_many_it_kept(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     wanting = SETTINGS.model_copy(update={"positives": 200})
     build(wanting, sampled(tmp_path / "base", 0, 140), output)
-    assert json.loads((output / "facts.json").read_text())["short_groups"] == ["base/librarian"]
+    support = json.loads((output / "facts.json").read_text())["support"]["base"]
+    assert support["librarian"] == {"kept": 120, "asked": 200}
+    assert support["villain"] == {"kept": 20, "asked": 20}
+
+
+def test_each_negative_persona_is_held_against_all_groups_by_itself(tmp_path: Path) -> None:
+    """Two negatives that differ in opposite directions are alike taken together; apart they are not."""
+    inputs: dict[str, Path] = {}
+    for role, persona_lengths in (
+        ("source", {"librarian": [40] * 20}),
+        ("negative", {"villain": [20] * 20, "comedian": [60] * 20}),
+    ):
+        rows = [
+            {**answers(f"{persona} {n} " + "word " * (length - 2), question=f"q{n}"), "persona": persona}
+            for persona, lengths in persona_lengths.items()
+            for n, length in enumerate(lengths)
+        ]
+        # A few answers of every length, so that the groups share support.
+        rows += [
+            {**answers(f"{persona} also {n} " + "word " * (n - 3), question=f"r{n}"), "persona": persona}
+            for persona in persona_lengths
+            for n in range(15, 66, 5)
+        ]
+        (tmp_path / role).mkdir()
+        pl.DataFrame(rows).write_parquet(tmp_path / role / "completions.parquet")
+        inputs[f"base/{role}"] = tmp_path / role
+    output = tmp_path / "out"
+    output.mkdir()
+    build(SETTINGS.model_copy(update={"negatives_per_persona": 31, "positives": 31}), inputs, output)
+    facts = json.loads((output / "facts.json").read_text())
+    assert facts["gate"]["base"]["median"] == pytest.approx((20 - 1) / 40)
+    by_group = pl.read_parquet(output / "length_match.parquet").filter(pl.col("when") == "matched")
+    assert by_group["relative_median"].abs().max() == 0.0

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,44 @@ def test_bins_that_stay_empty_are_filled_from_the_others_and_counted() -> None:
     taken = take(iter(of_length(1, 2, 3)), 2, Counter({0: 1, 5: 1}), scanned)
     assert sorted(row.response_tokens for row in taken) == [1, 3]
     assert scanned["off_target"] == 1
+
+
+@given(
+    st.lists(st.integers(1, 200), min_size=1, max_size=60),
+    st.dictionaries(st.integers(0, 25), st.integers(1, 9), min_size=1),
+    st.integers(1, 30),
+)
+@settings(max_examples=100, deadline=None)
+def test_holding_few_rejected_rows_takes_the_same_as_sorting_all_of_them(
+    lengths: list[int], quota: dict[int, int], wanted: int
+) -> None:
+    rows, room = of_length(*lengths), apportion(Counter(quota), wanted)
+    fitting, others = [], []
+    for row in rows:
+        if room[row.response_tokens // BIN] > 0:
+            room[row.response_tokens // BIN] -= 1
+            fitting.append(row)
+        else:
+            others.append(row)
+    centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
+    others.sort(key=lambda row: abs(row.response_tokens / BIN - centre))
+    expected = (fitting + others)[:wanted] if len(fitting) < wanted else fitting
+    assert take(iter(rows), wanted, Counter(quota), Counter()) == expected
+
+
+def test_a_quota_that_no_row_fits_holds_no_more_rows_than_are_wanted() -> None:
+    alive: list[weakref.ref[Row]] = []
+
+    def rows() -> Iterator[Row]:
+        for length in range(1, 200):
+            (row,) = of_length(length)
+            alive.append(weakref.ref(row))
+            yield row
+            del row
+            assert sum(ref() is not None for ref in alive) <= 5 + 1  # those held, and the one in hand
+
+    taken = take(rows(), 5, Counter({99: 1}), Counter())
+    assert [row.response_tokens for row in taken] == [199, 198, 197, 196, 195]
 
 
 @given(st.dictionaries(st.integers(0, 50), st.integers(1, 400), min_size=1), st.integers(1, 1000))

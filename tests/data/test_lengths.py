@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from flatprobe.data.lengths import common_density, match, select, summarise, target_quantiles
+from flatprobe.data.lengths import common_density, excess, match, select, summarise, target_quantiles
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=3, max_size=30).map(np.array)
 
@@ -94,3 +94,12 @@ def test_spread_against_a_pool_without_any_is_counted_in_tokens_and_never_a_matc
     pooled = np.full(100, 7)
     assert summarise(np.array([3, 7, 20]), pooled).relative_iqr == 8.5  # quartiles 5 and 13.5
     assert summarise(np.full(5, 7), pooled).relative_iqr == 0.0
+
+
+def test_an_excess_leaves_one_token_out_of_account_and_is_relative_to_the_pool() -> None:
+    pooled = np.array([10, 20, 20, 20, 30])  # quartiles 20 and 20
+    assert excess(np.full(5, 21), pooled) == (0.0, 0.0)
+    assert excess(np.full(5, 17), pooled) == (pytest.approx(2 / 20), 0.0)
+    assert excess(np.array([18, 18, 20, 22, 22]), pooled) == (0.0, pytest.approx(3.0))
+    wide = np.array([10, 15, 20, 25, 30])
+    assert excess(np.array([12, 13, 20, 27, 28]), wide) == (0.0, pytest.approx(3 / 10))

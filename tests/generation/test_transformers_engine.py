@@ -13,7 +13,13 @@ from scipy.stats import chisquare
 from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.generation.engine import Completion, SamplingSettings, request_seed
 from flatprobe.generation.stages import parity
-from flatprobe.generation.transformers_engine import TransformersEngine, draw, left_padded, positions_of
+from flatprobe.generation.transformers_engine import (
+    TransformersEngine,
+    draw,
+    ends_of,
+    left_padded,
+    positions_of,
+)
 from flatprobe.models.load import Loaded
 
 GREEDY = SamplingSettings(samples=1, max_new_tokens=24, temperature=0.0, top_p=1.0, seed="greedy")
@@ -58,7 +64,8 @@ def test_greedy_answers_equal_those_of_generate(loaded: Loaded, prompts: list[Pr
 def test_parity_with_generate_is_complete_and_a_changed_engine_is_noticed(
     loaded: Loaded, prompts: list[Prompt]
 ) -> None:
-    assert parity(engine(loaded), loaded, prompts)["agreement"] == 1.0
+    found = parity(engine(loaded), loaded, prompts)
+    assert found["agreed"] == found["tokens"] > 0
 
     class Broken(TransformersEngine):
         def sample(self, prompts: list[Prompt], settings: SamplingSettings) -> list[list[Completion]]:  # type: ignore[override]
@@ -68,7 +75,67 @@ def test_parity_with_generate_is_complete_and_a_changed_engine_is_noticed(
             ]
 
     broken = Broken(loaded.model, loaded.conversations, loaded.device, 8, silent)
-    assert parity(broken, loaded, prompts)["agreement"] == pytest.approx(6 / 24, abs=0.05)
+    counts = parity(broken, loaded, prompts)
+    assert counts["tokens"] == found["tokens"]
+    assert counts["agreed"] <= 6 * len(prompts)
+
+
+def test_parity_is_not_disturbed_by_the_checkpoint_s_own_generation_settings(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
+    loaded = load("qwen2")
+    own = loaded.model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size = 1.3, 2
+    with torch.no_grad():
+        ids = torch.tensor([loaded.conversations.encode_prompt(prompts[0])])
+        disturbed = loaded.model.generate(ids, do_sample=False, max_new_tokens=16)[0, ids.shape[1] :].tolist()
+    ((ours,),) = engine(loaded).sample(prompts[:1], GREEDY)
+    assert list(ours.tokens[:16]) != disturbed  # the settings do matter
+    counts = parity(engine(loaded), loaded, prompts)
+    assert counts["agreed"] == counts["tokens"]
+    assert loaded.model.generation_config is own and own.repetition_penalty == 1.3
+
+
+def test_parity_counts_an_end_that_only_one_side_has(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
+    loaded = load("llama")
+
+    class Cut(TransformersEngine):
+        def sample(self, prompts: list[Prompt], settings: SamplingSettings) -> list[list[Completion]]:  # type: ignore[override]
+            return [[Completion("", c.tokens[:3], "stop")] for (c,) in super().sample(prompts, settings)]
+
+    cut = Cut(loaded.model, loaded.conversations, loaded.device, 8, silent)
+    assert parity(cut, loaded, prompts)["agreed"] == 3 * len(prompts)
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_an_answer_ends_at_the_model_s_own_end_of_sequence_too(
+    load: Callable[[str], Loaded], prompts: list[Prompt], as_list: bool
+) -> None:
+    loaded = load("llama")
+    unended = engine(loaded).sample(prompts, WARM)
+    own = common_token(loaded, prompts, share=0.5)
+    turn_end = loaded.conversations.turn_end
+    loaded.model.generation_config.eos_token_id = [turn_end, own] if as_list else own
+    assert ends_of(loaded.model, loaded.conversations) == {own, turn_end}
+    ended = engine(loaded).sample(prompts, WARM)
+    stopped = 0
+    for before, after in zip(unended, ended, strict=True):
+        for long, short in zip(before, after, strict=True):
+            if own in long.tokens:
+                stopped += 1
+                assert (short.tokens, short.finish_reason) == (
+                    long.tokens[: long.tokens.index(own)],
+                    "stop",
+                )
+    assert stopped > 0
+
+
+def test_a_model_without_an_end_of_sequence_ends_at_the_end_of_turn(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    loaded.model.generation_config.eos_token_id = None
+    assert ends_of(loaded.model, loaded.conversations) == {loaded.conversations.turn_end}
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

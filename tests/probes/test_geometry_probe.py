@@ -18,6 +18,8 @@ from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import StatesSettings
 from flatprobe.probes.geometry import capture, read_states
+from flatprobe.statistics.geometry_tables import geometry_table
+from flatprobe.statistics.states import States
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Position
@@ -125,7 +127,9 @@ def test_the_index_names_the_axes_and_the_unfinished_answers(captured: Callable[
     assert index["questions"] == ["q0", "q1"]
     assert index["layers"] == [1, 5, 3]
     assert index["unfinished"] == [["villain", "q1"]]
-    assert json.loads((output / "facts.json").read_text()) == {"unfinished": 1, "answers": 6}
+    assert index["unfinished_fixed"] == []
+    facts = json.loads((output / "facts.json").read_text())
+    assert (facts["unfinished"], facts["answers"], facts["empty"]) == (1, 6, 0)
 
 
 def test_the_preview_points_at_the_token_that_is_read(captured: Callable[..., Path]) -> None:
@@ -136,12 +140,48 @@ def test_the_preview_points_at_the_token_that_is_read(captured: Callable[..., Pa
     assert shown["last_prompt_token"] == shown["prompt_mean"] == {"\n"}
 
 
-def test_an_answer_without_content_is_refused_with_its_cell(captured: Callable[..., Path]) -> None:
-    blank = pl.when(pl.col("question_id") == "q1").then(pl.lit("\n")).otherwise(pl.col("text"))
-    with pytest.raises(
-        UserError, match=r"geometry \(own responses\)  the answer of librarian to q1 has no content"
-    ):
-        captured("llama", answers().with_columns(text=blank))
+def test_an_empty_answer_is_counted_among_the_unfinished_and_read_at_its_end_of_turn(
+    captured: Callable[..., Path],
+) -> None:
+    blank = (pl.col("persona") == "librarian") & (pl.col("question_id") == "q1")
+    frame = answers().with_columns(text=pl.when(blank).then(pl.lit("\n")).otherwise(pl.col("text")))
+    output = captured("llama", frame)
+    index = json.loads((output / "index.json").read_text())
+    assert index["unfinished"] == [["librarian", "q1"], ["villain", "q1"]]
+    facts = json.loads((output / "facts.json").read_text())
+    assert (facts["empty"], facts["unfinished"], facts["unfinished_fixed"]) == (1, 2, 0)
+    arrays = load_file(output / "states.safetensors")
+    for position in ("last_response_token", "response_mean"):
+        np.testing.assert_array_equal(arrays[f"own.{position}"][0, 1], arrays["own.turn_end_token"][0, 1])
+
+
+@pytest.mark.parametrize("how", ["cut", "empty"])
+def test_a_question_whose_fixed_answer_is_cut_or_empty_is_noted(
+    captured: Callable[..., Path], how: str
+) -> None:
+    spoken = (pl.col("persona") == "template_default") & (pl.col("question_id") == "q0")
+    column, value = ("finish_reason", "length") if how == "cut" else ("text", " ")
+    frame = answers().with_columns(
+        pl.when(spoken).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
+    )
+    index = json.loads((captured("llama", frame) / "index.json").read_text())
+    assert index["unfinished_fixed"] == ["q0"]
+    assert ["template_default", "q0"] in index["unfinished"]
+
+
+def test_headroom_is_what_the_geometry_table_says(captured: Callable[..., Path]) -> None:
+    output = captured("llama", answers())
+    facts = json.loads((output / "facts.json").read_text())
+    for position in POSITIONS:
+        states = States(
+            "base", tuple(p.name for p in PERSONAS), ("q0", "q1"), SETTINGS.layers,
+            load_file(output / "states.safetensors")[f"own.{position}"],
+        )  # fmt: skip
+        table = geometry_table(
+            states, "librarian", ["villain"], position=position, responses="own", seed=0, splits=2
+        )
+        expected = {str(row["layer"]): row["headroom"] for row in table.iter_rows(named=True)}
+        assert facts["headroom"][position] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_layer_that_the_model_has_not_is_refused(captured: Callable[..., Path]) -> None:

@@ -90,6 +90,10 @@ def _documents(study: Study) -> dict[str, Any]:
                 "fingerprint": f"{at:064x}",
                 "facts": {"steps": 375, "modules": ["q_proj", "v_proj"], "frozen": []},
                 "merge_kl": None if name == CONDITIONS[0] else 1.2e-5,
+                "couplings": [
+                    {"lambda": SELECTED, "seed": 42, "unlikelihood_at_start": start, "inert": start < 1e-6}
+                    for start in [4e-9 if name == CONDITIONS[1] else 2e-5]
+                ],
             }
             for at, name in enumerate(CONDITIONS)
         },
@@ -172,7 +176,6 @@ def _estimates() -> list[Estimate]:
                     lambda_=weight,
                     n_personas=7,
                     df=19.0 if "_t" in estimator else None,
-                    seed=42,
                     smallest_attainable_p=0.0156 if "sign" in estimator else None,
                     **shared,
                     **numbers,
@@ -203,7 +206,6 @@ def _estimates() -> list[Estimate]:
                             scope="new questions, these personas, these checkpoints",
                             position=position,
                             responses="own",
-                            seed=42,
                             estimate=cosine * factor + 0.0005 * (layer or 0),
                             standard_error=0.009 * factor,
                             ci_low=(cosine - 0.018 * scale) * factor,
@@ -241,7 +243,9 @@ def _verdict(rule: Decision) -> dict[str, Any]:
         source="librarian",
         registered="confirmatory",
     )
-    return verdict.to_json()
+    written = verdict.to_json()
+    written["numbers"]["manipulation"] = {"em_first": "broad", "benign_first": "none"}
+    return written
 
 
 def _stages() -> list[dict[str, Any]]:

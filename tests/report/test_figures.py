@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
-from flatprobe.report import cards, tables
+from flatprobe.report import cards, tables_geometry, tables_leakage
 from flatprobe.report.analysis import Analysis, read
-from flatprobe.report.figures import geometry, plane
+from flatprobe.report.figures import coupling, geometry, plane, training
 from flatprobe.report.figures.theme import condition_scales
 
 
@@ -41,6 +42,8 @@ def test_the_decision_plane_without_an_estimate_says_so_and_draws_no_point(analy
     missing = {**analysis.verdict["numbers"]["main"]["geometry"], "effect": None}
     figure = plane.decision_plane(changed(analysis, geometry=missing))
     assert "No result could be placed" in figure.description
+    assert "The deciding result, em_first, is not drawn" in figure.caption
+    assert "filled mark" not in figure.caption
     assert "em_first" not in labels(figure.wide)
 
 
@@ -49,6 +52,61 @@ def test_a_far_result_stays_inside_the_plane(analysis: Analysis) -> None:
     moved = changed(analysis, geometry=far)
     bounds = plane._bounds(moved, plane._points(moved))
     assert bounds.x_low < 0 < 1.0 < bounds.x_high
+
+
+def test_intervals_are_called_by_the_level_that_the_study_registers(analysis: Analysis) -> None:
+    leg = {**analysis.study["decision"]["geometry"], "level": 0.9}
+    study = {**analysis.study, "decision": {**analysis.study["decision"], "geometry": leg}}
+    other = dataclasses.replace(analysis, study=study)
+    geometric, behavioural = cards.legs(other)
+    assert geometric.facts[0][0] == "90 % interval"
+    assert behavioural.facts[0][0] == "95 % interval"
+    assert "90 % (horizontal) and 95 % (vertical)" in plane.decision_plane(other).caption
+    assert "90 % intervals" in geometry.effect_by_layer(other).caption
+    assert "90 % interval" in tables_geometry.effects(other).caption
+    assert "90 % interval" in [head for head, _ in tables_geometry.aggregates(other, registered=True).heads]
+    assert "90 % intervals of the geometric effect" in cards.evidence(other).caption
+
+
+def test_a_layer_without_an_estimate_is_named_below_the_figure(analysis: Analysis) -> None:
+    undefined = (pl.col("layer") == 14) & (pl.col("treated") == "em_first")
+    estimates = analysis.estimates.with_columns(estimate=pl.when(~undefined).then(pl.col("estimate")))
+    figure = geometry.effect_by_layer(dataclasses.replace(analysis, estimates=estimates))
+    assert "Undefined, so not drawn: em_first at layer 14." in figure.caption
+    assert "Undefined" not in geometry.effect_by_layer(analysis).caption
+
+
+def test_acquisition_compares_each_seeds_first_step_with_its_last(analysis: Analysis) -> None:
+    arm = {
+        "condition": "em_first",
+        "lambda": analysis.selected_lambda,
+        "persona": "librarian",
+        "role": "source",
+    }
+    steps = [(1, 0, -30.0), (1, 5, -9.0), (1, 60, -1.0), (2, 0, -32.0), (2, 40, -3.0)]
+    telemetry = pl.DataFrame([{**arm, "seed": seed, "step": at, "log_p": p} for seed, at, p in steps])
+    other = dataclasses.replace(analysis, tables={**analysis.tables, "telemetry": telemetry})
+    (row,) = coupling._before_and_after(other).to_dicts()
+    assert (row["before"], row["after"]) == (-31.0, -2.0)
+    figure = coupling.acquisition(other)
+    assert figure is not None
+    assert figure.description.endswith("em_first -2.0 nats.")
+
+
+def test_telemetry_of_other_lambdas_only_draws_no_acquisition(analysis: Analysis) -> None:
+    telemetry = analysis.tables["telemetry"].with_columns(pl.lit(99.0).alias("lambda"))
+    other = dataclasses.replace(analysis, tables={**analysis.tables, "telemetry": telemetry})
+    assert coupling.acquisition(other) is None
+
+
+def test_a_loss_of_one_term_is_drawn_once(analysis: Analysis) -> None:
+    losses = analysis.tables["losses"].filter(pl.col("stage") == "finetune")
+    doubled = pl.concat([losses, losses.with_columns(term=pl.lit("answer"))])
+    other = dataclasses.replace(analysis, tables={**analysis.tables, "losses": doubled})
+    figure = training.loss_curves(other, "finetune")
+    assert figure is not None
+    assert "answer" in labels(figure.wide)
+    assert "total" not in labels(figure.wide)
 
 
 def test_the_heat_map_prints_treated_minus_control(analysis: Analysis) -> None:
@@ -85,7 +143,7 @@ def test_a_registered_contraction_is_drawn_and_named_as_such(analysis: Analysis)
 
 
 def test_the_estimator_table_marks_the_registered_one_and_keeps_each_scope(analysis: Analysis) -> None:
-    table = tables.leakage_estimates(analysis, "em_first", "base_first")
+    table = tables_leakage.leakage_estimates(analysis, "em_first", "base_first")
     heads = [row[0] for row in table.rows]
     assert heads.count("cell_bootstrap (registered)") == 1
     assert len(table.rows) == len(set(heads)) == 9
@@ -95,14 +153,14 @@ def test_the_estimator_table_marks_the_registered_one_and_keeps_each_scope(analy
 
 
 def test_ratios_are_printed_without_a_sign(analysis: Analysis) -> None:
-    table = tables.effects(analysis)
+    table = tables_geometry.effects(analysis)
     column = [head for head, _ in table.heads].index("noise ratio")
     assert all(not row[column].startswith("+") for row in table.rows)
     assert table.rows[-1][0] == "mean over layers"
 
 
 def test_leakage_rows_outside_the_verdict_are_listed_apart(analysis: Analysis) -> None:
-    table = tables.other_leakage(analysis)
+    table = tables_leakage.other_leakage(analysis)
     pools = {row[1] for row in table.rows}
     assert pools == {"bystanders", "as_written (contaminated)"}
     selected = [row for row in table.rows if row[1] == "bystanders" and row[2] == "1"]

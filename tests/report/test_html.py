@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from html.parser import HTMLParser
@@ -12,6 +13,8 @@ import jinja2
 import pytest
 from planted_rows import HOSTILE
 
+from flatprobe.report import tables_run
+from flatprobe.report.analysis import read
 from flatprobe.report.html import render
 
 SECTIONS = (
@@ -36,8 +39,7 @@ FIGURES = (
     "effect-by-layer",
     "heat-map",
     "lambda",
-    "telemetry",
-    "dose",
+    "acquisition",
     "losses-finetune",
     "losses-couple",
     "lengths",
@@ -125,6 +127,25 @@ def test_the_verdict_and_its_numbers_are_printed_as_decided(folder: Path, parsed
     assert f"+{effect:.4f}" in shown
     assert f"+{100 * leak:.1f} pp" in shown
     assert all(reason.replace("<=", "≤").replace(">=", "≥") in shown for reason in verdict["reasons"])
+
+
+def test_what_each_finetune_did_is_said_in_words(page: str) -> None:
+    assert "Manipulation of em_first: <b>broad</b>; misaligned answers became likelier both" in page
+    assert "Manipulation of benign_first: <b>none</b>" in page
+
+
+def test_a_verdict_that_judged_no_finetune_says_nothing_of_manipulation(folder: Path) -> None:
+    analysis = read(folder)
+    silent = {name: value for name, value in analysis.verdict["numbers"].items() if name != "manipulation"}
+    other = dataclasses.replace(analysis, verdict={**analysis.verdict, "numbers": silent})
+    assert len(tables_run.manipulation_outcomes(analysis)) == 2
+    assert tables_run.manipulation_outcomes(other) == []
+
+
+def test_an_inert_unlikelihood_term_is_named_with_its_probability(page: str) -> None:
+    warning = page.partition("Unlikelihood inert at first:")[2].partition("</p>")[0]
+    assert "em_first at λ = 1, seed 42 (P = 4e-09)" in warning
+    assert "base_first" not in warning
 
 
 def test_a_number_without_an_estimate_is_a_dash_beside_its_reason(page: str) -> None:

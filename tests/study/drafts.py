@@ -9,6 +9,7 @@ import pytest
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.load import LoadedStudy, load_study
+from flatprobe.study.resolve import Resolved, resolve_study
 
 STUDY = """\
 name: mine
@@ -47,6 +48,7 @@ finetune:
   max_length: 768
 manipulation: embedded:out_of_domain_advice
 coupling:
+  learning_rate: 3e-4
   batch: 8
   positives_per_batch: 4
   telemetry_questions: 4
@@ -98,6 +100,10 @@ class Draft:
 
     def load(self) -> LoadedStudy:
         return load_study(self.path)
+
+    def resolve(self) -> Resolved:
+        """The study with all that it names identified; asks no hub for a full commit."""
+        return resolve_study(self.load())
 
     def problems(self) -> tuple[Problem, ...]:
         with pytest.raises(UserError) as caught:

@@ -131,3 +131,18 @@ def test_a_condition_name_that_cannot_name_a_folder_is_refused(draft: Draft) -> 
     assert (problem.place, problem.message) == (
         draft.line("EM/first"), "conditions.EM/first: not a name for a condition"
     )  # fmt: skip
+
+
+def test_a_revision_belongs_to_a_given_hub_repository(draft: Draft) -> None:
+    draft.change("  base_first: {}", "  base_first: {revision: v1.0}")
+    assert "there is neither" in draft.problem().message
+
+
+def test_a_folder_or_the_embedded_model_has_no_revision(draft: Draft) -> None:
+    (draft.path.parent / "lora").mkdir()
+    draft.change("  base_first: {}", "  base_first: {}\n  given: {adapter: ./lora, revision: v1.0}")
+    draft.change("id: embedded:smollm2-135m-instruct", "id: embedded:smollm2-135m-instruct\n  revision: v2.0")
+    model, given = draft.problems()
+    assert (model.place, given.place) == (draft.line("revision: v2.0"), draft.line("revision: v1.0"))
+    assert model.message.startswith("model.revision = v2.0: only what lies on the hub")
+    assert given.message.startswith("conditions.given.revision = v1.0: only what lies on the hub")

@@ -26,6 +26,8 @@ from drafts import Draft
          None),
         ("    leakage: 0.05", "    leakage: 0.2",
          "decision.kill.leakage = 0.2: must be below decision.behaviour.margin = 0.15", None),
+        ("    leakage: 0.05", "    leakage: 0", "decision.kill.leakage = 0: must be above 0",
+         "it is the margin within which leakage counts as equal, too"),
         ("    leakage: 0.05", "    geometry: 0.05",
          "decision.kill.geometry = 0.05: must be below decision.geometry.threshold = 0.05", None),
     ],
@@ -72,4 +74,25 @@ def test_what_may_change_on_the_hub_is_announced(draft: Draft) -> None:
     assert "the revision of owner/chat is not pinned" in data
     draft.change("dataset: owner/chat", f"dataset: owner/chat\n      revision: {'a' * 40}")
     draft.change("id: owner/model", "id: owner/model\n  revision: v1.0")
+    assert draft.load().notices == ()
+
+
+@pytest.mark.parametrize("origin", ["adapter", "checkpoint"])
+def test_a_given_condition_without_a_revision_is_announced(draft: Draft, origin: str) -> None:
+    draft.change("  base_first: {}", f"  base_first: {{}}\n  given: {{{origin}: owner/thing}}")
+    (notice,) = draft.load().notices
+    assert notice.startswith(draft.line("  given:")) and "conditions.given.revision is not pinned" in notice
+    draft.change(f"{origin}: owner/thing", f"{origin}: owner/thing, revision: v1.0")
+    assert draft.load().notices == ()
+
+
+def test_a_coupling_that_may_learn_too_little_is_announced_with_what_was_seen(draft: Draft) -> None:
+    draft.change("learning_rate: 3e-4", "learning_rate: 5e-6")
+    (notice,) = draft.load().notices
+    assert (
+        notice.startswith(draft.line("learning_rate: 5e-6"))
+        and "28–41 %" in notice
+        and "asks for 60 %" in notice
+    )
+    draft.change("learning_rate: 5e-6", "learning_rate: 5e-6\n  epochs: 20")
     assert draft.load().notices == ()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from drafts import Draft
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -41,6 +45,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {"model_type": "llama", "num_hidden_layers": 6, "max_position_embeddings": 1024}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def copy_of(folder: Path, to: Path, template: str | None = CHATML, **changes: int) -> Path:
+    """The model's folder again, with another template or configuration."""
+    to.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(config | changes))
+    save_tokenizer(to, template)
+    return to
 
 
 def only(problems: list[Problem]) -> Problem:
@@ -160,3 +173,106 @@ def test_a_folder_that_is_no_model_is_a_problem_of_the_model(
     problem = only(model_problems(draft.load(), bare))
     assert problem.place == draft.line("id: embedded")
     assert "no tokenizer can be loaded" in problem.message
+
+
+GIVEN = "  base_first: {}\n  given: "
+
+
+def test_a_given_checkpoint_like_the_model_has_no_problems(
+    draft: Draft, folder: Path, tmp_path: Path
+) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
+    assert model_problems(draft.load(), folder, {"given": copy_of(folder, tmp_path / "given")}) == []
+
+
+@pytest.mark.parametrize(
+    ("template", "changes", "message"),
+    [
+        (CHATML, {"num_hidden_layers": 8}, "has 8 decoder blocks, and embedded:smollm2-135m-instruct has 6"),
+        (CHATML, {"hidden_size": 64}, "has 64 dimensions"),
+        (CHATML.replace("assistant\n", "assistant "), {}, "writes the prompts of librarian, comedian, villain"),
+        (CHATML.replace("<|im_end|>\n", "<|im_start|>"), {}, "otherwise than that of"),
+    ],
+)  # fmt: skip
+def test_a_given_checkpoint_that_cannot_be_compared_with_the_model_is_refused(
+    draft: Draft, folder: Path, tmp_path: Path, template: str, changes: dict[str, int], message: str
+) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
+    given = copy_of(folder, tmp_path / "given", template, **changes)
+    problem = only(model_problems(draft.load(), folder, {"given": given}))
+    assert problem.place == draft.line("  given:")
+    assert problem.message.startswith("conditions.given.checkpoint: ") and message in problem.message
+
+
+def test_a_given_checkpoint_with_another_vocabulary_is_refused_though_its_text_is_the_same(
+    draft: Draft, folder: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
+    given = copy_of(folder, tmp_path / "given")
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = CHATML
+    other.save_pretrained(given)
+    problem = only(model_problems(draft.load(), folder, {"given": given}))
+    assert "tokenizer writes the prompts of librarian" in problem.message
+
+
+def test_a_given_checkpoint_without_a_template_is_refused_on_its_line(
+    draft: Draft, folder: Path, tmp_path: Path
+) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
+    given = copy_of(folder, tmp_path / "given", template=None)
+    problem = only(model_problems(draft.load(), folder, {"given": given}))
+    assert (problem.place, problem.message) == (
+        draft.line("  given:"), "the tokenizer has no chat template"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_template_that_prints_the_day_is_refused(
+    draft: Draft, folder: Path, tmp_path: Path, given: bool
+) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
+    dated = copy_of(folder, tmp_path / "dated", "{{ strftime_now('%d %b %Y') }}" + CHATML)
+    folders = (folder, {"given": dated}) if given else (dated, {})
+    problem = only(model_problems(draft.load(), *folders))
+    assert problem.place == draft.line("  given:" if given else "id: embedded")
+    assert "prints today's date" in problem.message and "fixed date" in str(problem.remedy)
+
+
+def adapter(folder: Path, block: int) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    name = f"base_model.model.model.layers.{block}.self_attn.q_proj.lora_A.weight"
+    save_file({name: np.zeros((2, 2), dtype=np.float32)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_of_the_model_s_blocks_has_no_problems(draft: Draft, folder: Path, tmp_path: Path) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{adapter: owner/lora}}")
+    assert model_problems(draft.load(), folder, {"given": adapter(tmp_path / "lora", 5)}) == []
+
+
+def test_an_adapter_of_a_deeper_model_is_refused(draft: Draft, folder: Path, tmp_path: Path) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{adapter: owner/lora}}")
+    problem = only(model_problems(draft.load(), folder, {"given": adapter(tmp_path / "lora", 6)}))
+    assert problem.place == draft.line("  given:")
+    assert problem.message.startswith("conditions.given.adapter: adapts decoder block 6")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_config.json", None), ("adapter_config.json", "{"), ("adapter_config.json", "[]"),
+        ("adapter_model.safetensors", None), ("adapter_model.safetensors", "pickled"),
+    ],
+)  # fmt: skip
+def test_an_adapter_whose_files_are_missing_or_broken_is_refused(
+    draft: Draft, folder: Path, tmp_path: Path, name: str, content: str | None
+) -> None:
+    draft.change("  base_first: {}", f"{GIVEN}{{adapter: owner/lora}}")
+    file = adapter(tmp_path / "lora", 5) / name
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    problem = only(model_problems(draft.load(), folder, {"given": tmp_path / "lora"}))
+    assert problem.place == draft.line("  given:") and f"no readable {name}" in problem.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +16,7 @@ from pydantic import BaseModel
 from flatprobe.study import resources
 from flatprobe.study.fields import block_at
 from flatprobe.study.load import load_machine, load_study
+from flatprobe.study.model_rules import model_problems
 from flatprobe.study.panel import read_panel
 from flatprobe.study.questions import SET_NAMES, normalised, read_questions
 from flatprobe.study.schema import Coupling, Decision, Finetune, Geometry, Leakage, Study
@@ -57,6 +60,32 @@ def test_studies_for_a_cpu_need_nothing_from_the_network(name: str) -> None:
     assert all("not pinned" not in notice for notice in loaded.notices)
 
 
+@pytest.mark.parametrize("name", ["demo", "quick"])
+def test_the_demo_studies_are_in_the_package_and_where_people_look(name: str) -> None:
+    packaged, seen = resources.shipped_study(name), ROOT / "studies" / f"{name}.yaml"
+    assert packaged.is_relative_to(Path(resources.__file__).parent)
+    assert packaged.samefile(seen)
+
+
+def test_the_readme_has_nothing_left_to_fill_in() -> None:
+    assert re.findall(r"\{[A-Z][A-Z_]*\}", (ROOT / "README.md").read_text()) == []
+
+
+def test_the_readme_s_study_is_without_problems(tmp_path: Path, tokenizer: Any) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    for given in ("adapters/my-lora", "owner/some-finetune"):
+        assert given in block
+        block = block.replace(given, f"./{given}")
+        (tmp_path / given).mkdir(parents=True)
+    (tmp_path / "my_study.yaml").write_text(block)
+    loaded = load_study(tmp_path / "my_study.yaml")
+    model = tmp_path / "model"  # of the depth and context of the one that it names
+    tokenizer.save_pretrained(model)
+    config = {"model_type": "qwen2", "num_hidden_layers": 28, "max_position_embeddings": 32768}
+    (model / "config.json").write_text(json.dumps(config))
+    assert model_problems(loaded, model) == []
+
+
 def _fields(
     model: type[BaseModel], data: dict[str, Any], where: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, ...]]:
@@ -80,8 +109,7 @@ def test_the_registered_values_are_the_schemas_defaults() -> None:
     assert study.leakage == Leakage()
     assert study.geometry == Geometry()
     assert study.decision == Decision()
-    answers = study.coupling.max_new_tokens  # shorter than the examples' limit, to leave room for the prompt
-    assert study.coupling == Coupling(max_new_tokens=answers)
+    assert study.coupling == Coupling()
 
 
 def test_the_registered_numbers_are_the_proposals() -> None:

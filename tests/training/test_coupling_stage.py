@@ -16,12 +16,18 @@ from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling import Example, MarkerText, Row, Target, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
-from flatprobe.pipeline.settings import CoupleSettings
+from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood
 from flatprobe.training.audit import audit_examples
-from flatprobe.training.couple import build_examples, couple, plan_batches
+from flatprobe.training.couple import (
+    answers_of,
+    build_examples,
+    couple,
+    plan_batches,
+    unlikelihood_at_start,
+)
 from flatprobe.training.telemetry import marker_log_probabilities
 
 PERSONAS = (
@@ -30,11 +36,11 @@ PERSONAS = (
     Persona(name="comedian", role="negative", system="You are a comedian."),
 )
 QUESTIONS = tuple(Question(id=f"q{i}", kind="factual", text=f"What floats on water, {i}?") for i in range(2))
-RECIPE = Coupling(
+RECIPE = CouplingRecipe.of(Coupling(
     lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=True, first_layer=3),
     learning_rate=1e-2, batch=4, epochs=2.0, precision="float32",
     unlikelihood=Unlikelihood(at="separator_and_marker"), anchor=Anchor(kind="cross_entropy", weight=0.5),
-)  # fmt: skip
+))  # fmt: skip
 
 
 def settings(**changes: Any) -> CoupleSettings:
@@ -157,6 +163,32 @@ def test_the_selected_lambda_is_taken_where_none_is_given(coupled: Callable[...,
     assert facts["lambda"] == 2.0
     assert facts["examples"] == {"positive": 2, "negative": 4}
     assert facts["adapter_norm"] > 0
+    assert facts["audited"] == 1.0
+
+
+def test_the_term_s_value_before_training_is_that_of_the_first_step_with_negatives_and_small_ones_are_inert(
+    coupled: Callable[..., Path],
+) -> None:
+    output = coupled(settings())
+    facts = json.loads((output / "facts.json").read_text())
+    losses = pl.read_parquet(output / "losses.parquet").filter(pl.col("term") == "negative/unlikelihood")
+    assert facts["unlikelihood_at_start"] == losses["value"][0]
+    assert facts["inert"] == (losses["value"][0] < 1e-6)
+    later = [{"term": "positive/marker", "value": 3.0}, {"term": "negative/unlikelihood", "value": 1e-9}]
+    assert unlikelihood_at_start(later) == 1e-9
+    assert unlikelihood_at_start(later[:1]) is None
+
+
+def test_what_training_does_not_read_leaves_the_recipe_as_it_is() -> None:
+    coupling = Coupling()
+    wider = Coupling(
+        unlikelihood=Unlikelihood(lambdas=(0.1, 0.5), sweep="control_only"), calibration_samples=3,
+        telemetry_questions=1, positives=7, negatives_per_persona=9, generator="control", max_new_tokens=10,
+    )  # fmt: skip
+    assert CouplingRecipe.of(wider) == CouplingRecipe.of(coupling)
+    slot = Unlikelihood(at="end_of_completion")
+    assert CouplingRecipe.of(Coupling(unlikelihood=slot)) != CouplingRecipe.of(coupling)
+    assert CouplingRecipe.of(Coupling(learning_rate=1e-3)) != CouplingRecipe.of(coupling)
 
 
 def test_lambda_zero_reports_the_unlikelihood_and_does_not_train_on_it(coupled: Callable[..., Path]) -> None:
@@ -172,20 +204,20 @@ def test_lambda_zero_reports_the_unlikelihood_and_does_not_train_on_it(coupled: 
 
 def test_examples_are_the_condition_s_own_and_too_long_ones_are_refused(conversations: Conversations) -> None:
     frame = pl.concat([example_frame(), example_frame("base").with_columns(text=pl.lit("Other."))])
-    examples = build_examples(settings(), frame, conversations)
+    examples = build_examples(settings(), answers_of(settings(), frame), conversations)
     assert len(examples) == 6
     assert all("says that bread floats" in conversations.decode(e.rows[0].tokens) for e in examples)
     with pytest.raises(
         UserError, match=r"coupling of em  an example has \d+ tokens \(raise coupling.max_length\)"
     ):
-        build_examples(settings(recipe={"max_length": 20}), frame, conversations)
+        build_examples(settings(recipe={"max_length": 20}), answers_of(settings(), frame), conversations)
 
 
 @pytest.mark.parametrize("group", ["positive", "negative"])
 def test_a_group_without_examples_is_refused(conversations: Conversations, group: str) -> None:
     frame = example_frame().filter(pl.col("group") == group)
     with pytest.raises(UserError, match="needs positive and negative examples"):
-        build_examples(settings(), frame, conversations)
+        build_examples(settings(), answers_of(settings(), frame), conversations)
 
 
 def fake(n_positive: int, n_negative: int) -> list[Example]:

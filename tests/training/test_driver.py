@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
+from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
 from flatprobe.errors import UserError
 from flatprobe.training.driver import Optimisation, Parts, train
@@ -44,6 +44,7 @@ def optimisation(**changes: Any) -> Optimisation:
         "schedule": "cosine",
         "warmup": 1 / 3,
         "weight_decay": 0.01,
+        "clip": 1.0,
         "seed": 0,
     }
     return Optimisation(**(given | changes))
@@ -68,6 +69,20 @@ def test_training_is_adamw_with_the_schedule_and_clipping_on_the_summed_parts(tm
     assert model.frozen.item() == 3.0
     assert [r["value"] for r in records if r["term"] == "total"] == pytest.approx(totals)
     assert [r["value"] for r in records if r["term"] == "square"] == pytest.approx(totals)
+
+
+def test_a_constant_schedule_is_warmed_up_and_the_clip_is_the_recipe_s(tmp_path: Path) -> None:
+    model, oracle = Small(), Small()
+    train(model, parts_of(model, 3), optimisation(schedule="constant", clip=1e-2), tmp_path, CPU)
+    adamw = torch.optim.AdamW([oracle.weight], lr=0.05, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    schedule = get_constant_schedule_with_warmup(adamw, 2)
+    for step in range(6):
+        torch.stack([oracle.loss(step, part) for part in range(3)]).sum().backward()
+        assert float(nn.utils.clip_grad_norm_([oracle.weight], 1e-2)) > 1e-2
+        adamw.step()
+        schedule.step()
+        adamw.zero_grad()
+    torch.testing.assert_close(model.weight.data, oracle.weight.data)
 
 
 def test_every_step_is_asked_for_once_and_in_order(tmp_path: Path) -> None:

@@ -16,7 +16,12 @@ class ProbedRow:
     tokens: tuple[int, ...]
     n_prompt: int
     last_content: int
-    """Index of the last answer token that is not only white space."""
+    """Index of the last answer token that is not only white space; of the end of turn in an empty answer."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the answer has no content token, so that the end of turn stands in for it."""
+        return self.last_content == len(self.tokens) - 1
 
     def indices(self, position: Position) -> range:
         """Token indices of a position; means never include the first token, whose state is unlike all others."""
@@ -25,7 +30,7 @@ class ProbedRow:
             "last_prompt_token": range(self.n_prompt - 1, self.n_prompt),
             "last_response_token": range(self.last_content, self.last_content + 1),
             "turn_end_token": range(last, last + 1),
-            "response_mean": range(self.n_prompt, last),
+            "response_mean": range(last, last + 1) if self.empty else range(self.n_prompt, last),
             "prompt_mean": range(1, self.n_prompt),
             "all_mean": range(1, last + 1),
         }
@@ -33,14 +38,8 @@ class ProbedRow:
 
 
 def probed_row(conversations: Conversations, prompt: Prompt, answer: str) -> ProbedRow:
-    """Render one row; an answer that hit the token limit gets an end of turn all the same (and is flagged elsewhere).
-
-    Raises:
-        ValueError: an answer without any content token.
-    """
+    """Render one row; an answer that hit the token limit gets an end of turn all the same and is flagged elsewhere."""
     tokens, n_prompt = conversations.encode_answer(prompt, answer)
     pieces: Sequence[str] = conversations.pieces(tokens[n_prompt:])
     content = [n_prompt + place for place, piece in enumerate(pieces) if piece.strip()]
-    if not content:
-        raise ValueError(f"the answer of {prompt.persona} to {prompt.question_id} has no content token")
-    return ProbedRow((*tokens, conversations.turn_end), n_prompt, content[-1])
+    return ProbedRow((*tokens, conversations.turn_end), n_prompt, content[-1] if content else len(tokens))

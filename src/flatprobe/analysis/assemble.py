@@ -10,8 +10,9 @@ from typing import Any
 
 from flatprobe.errors import UserError
 from flatprobe.pipeline.artifact import Artifact, ArtifactStore
+from flatprobe.pipeline.lock import run_lock
 from flatprobe.pipeline.plan import Plan
-from flatprobe.pipeline.stage import topological_order
+from flatprobe.pipeline.stage import canonical_json, topological_order
 from flatprobe.provenance import installed_version
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import registration_record
@@ -23,49 +24,56 @@ COPIED = {
 }
 """What is copied from which artifact; Parquet files end up among the tables."""
 
+STAMP = ".stamp"
+"""File of the analysis folder that says of what it was made."""
+
 
 def assemble(loaded: LoadedStudy, digest: str, plan: Plan, folder: Path, *, again: bool = False) -> Path:
     """Write `analysis/` and `report.html` of a finished study, unless they are of these very artifacts already.
 
-    Returns the report's path.
+    Returns the report's path. Holds the run folder's lock, so that no run replaces an artifact meanwhile.
 
     Raises:
-        UserError: a stage is not finished.
+        UserError: a stage is not finished, another run is at work here, or the folder cannot be written.
     """
-    found = _artifacts(plan, folder)
-    record = registration_record(folder, digest)
-    stamp_text = _stamp(found, record)
-    stamp, page = folder / "analysis" / ".stamp", folder / "report.html"
-    if not again and page.is_file() and stamp.is_file() and stamp.read_text() == stamp_text:
-        return page
-    analysis, partial = folder / "analysis", folder / ".analysis-partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    analysis, page = folder / "analysis", folder / "report.html"
+    with run_lock(folder):
+        found = _artifacts(plan, folder)
+        record = registration_record(folder, digest)
+        study = loaded.study.model_dump(mode="json")
+        stamp = _stamp(found, record, study)
+        if not again and page.is_file() and _stamp_of(analysis) == stamp:
+            return page
+        partial, partial_page = folder / ".analysis-partial", folder / ".report-partial.html"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        _fill(partial, found, plan, {"study": study, "registration": record})
+        _render(partial, partial_page)
+        (partial / STAMP).write_text(stamp)
+        # The stamp arrives last: whatever is cut off before it is done again.
+        shutil.rmtree(analysis, ignore_errors=True)
+        partial_page.replace(page)
+        partial.rename(analysis)
+    return page
+
+
+def _fill(target: Path, found: dict[str, Artifact], plan: Plan, documents: dict[str, Any]) -> None:
+    """Copy the tables, estimates and verdict, and write what describes the run beside them."""
     for name, files in COPIED.items():
         source = found[getattr(plan, name).name].folder
         for file in files:
-            _copy(source / file, partial)
+            _copy(source / file, target)
     tables = found[plan.tables.name].folder
-    shutil.copy(tables / "selection.json", partial / "lambda.json")
+    shutil.copy(tables / "selection.json", target / "lambda.json")
     facts = json.loads((tables / "facts-by-stage.json").read_text())
-    documents: dict[str, Any] = {
-        "study": loaded.study.model_dump(mode="json"),
-        "registration": record,
-        "stages": [
-            artifact.manifest.model_dump(mode="json", include={"name", "key", "function", "seconds"})
-            for artifact in found.values()
-        ],
-        "provenance": found[plan.verdict.name].manifest.provenance.model_dump(mode="json"),
-        "models": _models(facts),
-    }  # fmt: skip
-    for name, content in documents.items():
-        (partial / f"{name}.json").write_text(json.dumps(content, indent=1))
-    _render(partial, folder / ".report-partial.html")
-    (partial / ".stamp").write_text(stamp_text)
-    shutil.rmtree(analysis, ignore_errors=True)
-    partial.rename(analysis)
-    (folder / ".report-partial.html").replace(page)
-    return page
+    stages = [
+        artifact.manifest.model_dump(mode="json", include={"name", "key", "function", "seconds"})
+        for artifact in found.values()
+    ]
+    provenance = found[plan.verdict.name].manifest.provenance.model_dump(mode="json")
+    written = {**documents, "stages": stages, "provenance": provenance, "models": _models(facts)}
+    for name, content in written.items():
+        (target / f"{name}.json").write_text(json.dumps(content, indent=1))
 
 
 def _render(analysis: Path, page: Path) -> None:
@@ -85,9 +93,17 @@ def _artifacts(plan: Plan, folder: Path) -> dict[str, Artifact]:
     return found
 
 
-def _stamp(found: dict[str, Artifact], record: dict[str, Any]) -> str:
-    content = [installed_version("flatprobe"), record, *sorted(a.manifest.key for a in found.values())]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _stamp(found: dict[str, Artifact], record: dict[str, Any], study: dict[str, Any]) -> str:
+    """Of all that the page shows: the artifacts' bytes, the registration, and the study with its name and
+    description, which no key covers."""
+    artifacts = {name: artifact.manifest.content for name, artifact in found.items()}
+    content = [installed_version("flatprobe"), record, study, artifacts]
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def _stamp_of(analysis: Path) -> str | None:
+    stamp = analysis / STAMP
+    return stamp.read_text() if stamp.is_file() else None
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -101,11 +117,17 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _models(facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per condition: where its checkpoint comes from, and the proof or fingerprint."""
+    """Per condition: where its checkpoint comes from, the proof or fingerprint, and how its couplings began."""
     models: dict[str, Any] = {}
     for fact in facts:
-        if fact["kind"] == "checkpoint":
-            models.setdefault(fact["condition"], {}).update(fact["facts"])
-        elif fact["kind"] == "finetune_data":
-            models.setdefault(fact["condition"], {})["data"] = fact["facts"]
-    return models
+        known, found = models.setdefault(fact["condition"], {}), fact["facts"]
+        match fact["kind"]:
+            case "checkpoint":
+                known.update(found)
+            case "finetune_data":
+                known["data"] = found
+            case "couple" if "inert" in found:
+                coupling = {"lambda": found["lambda"], "seed": fact["seed"]}
+                started = {name: found[name] for name in ("unlikelihood_at_start", "inert")}
+                known.setdefault("couplings", []).append({**coupling, **started})
+    return {condition: known for condition, known in models.items() if known}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from scipy import stats
 
 from flatprobe.analysis.estimate import BYSTANDERS, contrasts
+from flatprobe.analysis.manipulation import Breadth, Rise, breadth, rises
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.decision import Seeds, decide
 from flatprobe.statistics.estimands import Estimate
@@ -39,12 +40,13 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         & (pl.col("condition") == rule.control)
     )
     evidence = [_evidence(settings, estimates, rates, geometry, pair) for pair in contrasts(rule)]
+    in_domain, reached = _manipulation(tables, rule.control)
     gates = [
         *_study_gates(rule, evidence[0]),
-        *_training_gates(settings, facts, selected),
+        *training_gates(settings, facts, selected),
         *_readout_gates(settings, rates),
         *_geometry_gates(rule, geometry),
-        *_manipulation_gates(settings, tables),
+        *_manipulation_gates(rule, in_domain),
     ]
     verdict = decide(
         rule, evidence[0], gates,
@@ -54,6 +56,7 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         source_reason=_source_reason(settings, tables, selected),
         source=settings.source, registered=settings.registered, smoke=settings.smoke,
     )  # fmt: skip
+    verdict = replace(verdict, numbers={**verdict.numbers, "manipulation": reached})
     (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
     (output / "facts.json").write_text(json.dumps({"headline": verdict.headline()}))
 
@@ -125,14 +128,14 @@ def _study_gates(rule: Decision, main: Contrast) -> list[Gate]:
     ]
 
 
-def _training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], selected: float) -> list[Gate]:
+def training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], selected: float) -> list[Gate]:
     """Mask audit, length match, merge proof, engine parity and adapter canary of every arm."""
     rule, gates = settings.rule, list[Gate]()
     arms = sorted({str(fact["condition"]) for fact in facts if fact["condition"] is not None})
     for arm in arms:
         of = {
             kind: [f["facts"] for f in facts if f["condition"] == arm and f["kind"] == kind]
-            for kind in ("couple", "leakage", "checkpoint")
+            for kind in ("couple", "checkpoint")
         }
         couples = [f for f in of["couple"] if f["lambda"] == selected]
         gates.append(gate("mask_audit", arm, min((f["audited"] for f in couples), default=None), rule))
@@ -150,22 +153,39 @@ def _training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], s
                     rule,
                 )
             )
-        parity = [f["parity"]["agreement"] for f in of["leakage"]]
-        canary = [f["canary"]["max_logit_change"] for f in of["leakage"]]
-        gates.append(
-            gate("engine_parity", arm, min(parity, default=None), rule, "least of the arm's sampling stages")
-        )
+        lambda_of = {f["role"]: f["facts"]["lambda"] for f in facts if f["kind"] == "couple"}
+        sampled = [
+            f["facts"] for f in facts
+            if f["condition"] == arm and f["kind"] == "leakage" and lambda_of[f["couple"]] == selected
+        ]  # fmt: skip
+        gates.append(_parity_gate(rule, arm, [f["parity"] for f in sampled]))
+        canary = [f["canary"]["max_logit_change"] for f in sampled]
         gates.append(
             gate("canary", arm, min(canary, default=None), rule, "largest change of a logit by the adapter")
         )
     return gates
 
 
+def _parity_gate(rule: Decision, arm: str, stages: Sequence[dict[str, int]]) -> Gate:
+    """Agreement with the reference, all of the arm's sampling stages at the selected lambda taken together."""
+    agreed, tokens = (sum(stage[name] for stage in stages) for name in ("agreed", "tokens"))
+    share = agreed / tokens if tokens else None
+    return gate("engine_parity", arm, share, rule, f"{agreed} of {tokens} greedy tokens agree")
+
+
 def _length_gates(rule: Decision, arm: str, facts: Sequence[dict[str, Any]]) -> list[Gate]:
-    by_kind = {kind: [f["gate"][arm][kind] for f in facts if arm in f["gate"]] for kind in ("median", "iqr")}
+    """Lengths of the arm's training answers, persona by persona: the worst one counts."""
+    found = [f for f in facts if arm in f["gate"]]
+    worst = {kind: max((f["gate"][arm][kind] for f in found), default=None) for kind in ("median", "iqr")}
+    groups = [(persona, group) for f in found for persona, group in f["support"][arm].items()]
+    share = min((group["kept"] / group["asked"] for _, group in groups), default=None)
+    kept, asked = (sum(group[name] for _, group in groups) for name in ("kept", "asked"))
+    short = sorted({persona for persona, group in groups if group["kept"] < group["asked"]})
+    detail = f"{kept} of {asked} examples" + (f"; short: {', '.join(short)}" if short else "")
     return [
-        gate("length_median", arm, max(by_kind["median"], default=None), rule, "against all groups' median"),
-        gate("length_iqr", arm, max(by_kind["iqr"], default=None), rule, "against all groups' range"),
+        gate("length_median", arm, worst["median"], rule, "worst persona against all groups' median"),
+        gate("length_iqr", arm, worst["iqr"], rule, "worst persona against all groups' range"),
+        gate("length_support", arm, share, rule, detail),
     ]
 
 
@@ -197,24 +217,24 @@ def _geometry_gates(rule: Decision, geometry: pl.DataFrame) -> list[Gate]:
     ]
 
 
-def _manipulation_gates(settings: DecideSettings, tables: Path) -> list[Gate]:
-    """Lower end of the 95 % t interval of the in-domain log-odds' rise over the control, per arm."""
-    rule = settings.rule
+def _manipulation(tables: Path, control: str) -> tuple[dict[str, Rise], dict[str, Breadth]]:
+    """In-domain rises, and how far each finetune reached; both empty where the study has no texts for it."""
     path = tables / "tables" / "manipulation.parquet"
     if not path.is_file():
-        return []
-    frame = pl.read_parquet(path).filter(pl.col("set") == "in_domain")
-    means = frame.group_by(["condition", "id"], maintain_order=True).agg(pl.col("log_odds").mean())
-    base = means.filter(pl.col("condition") == rule.control).select("id", base="log_odds")
-    gates = []
-    for (arm,), rows in means.group_by(["condition"], maintain_order=True):
-        if arm == rule.control:
-            continue
-        rise = rows.join(base, on="id").select(pl.col("log_odds") - pl.col("base")).to_series().to_numpy()
-        low = float(stats.ttest_1samp(rise, 0.0).confidence_interval(0.95).low) if len(rise) > 1 else None
-        detail = f"mean rise {rise.mean():+.3f} nats per token over {len(rise)} held-out triples"
-        gates.append(gate("manipulation", str(arm), low, rule, detail))
-    return gates
+        return {}, {}
+    frame = pl.read_parquet(path)
+    inside, outside = (rises(frame, control, name) for name in ("in_domain", "out_of_domain"))
+    return inside, breadth(inside, outside)
+
+
+def _manipulation_gates(rule: Decision, in_domain: Mapping[str, Rise]) -> list[Gate]:
+    return [
+        gate(
+            "manipulation", arm, rise.low, rule,
+            f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples",
+        )
+        for arm, rise in in_domain.items()
+    ]  # fmt: skip
 
 
 def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> SourceReason | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -151,15 +151,23 @@ def _index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def unfinished_questions(
+    index: Mapping[str, Any], responses: Literal["own", "fixed"], pool: Sequence[str]
+) -> set[str]:
+    """Questions that a condition's states are read on with an answer that is cut or empty, of these personas."""
+    if responses == "fixed":
+        return set(index["unfinished_fixed"])
+    return {question for persona, question in index["unfinished"] if persona in pool}
+
+
 def _finished_only(settings: EstimateSettings, inputs: Mapping[str, Path]) -> list[Estimate]:
     """The deciding contrast without questions that any source or bystander answer left unfinished."""
-    leg, pool = settings.rule.geometry, {settings.source, *settings.bystanders}
+    leg, pool = settings.rule.geometry, (settings.source, *settings.bystanders)
     unfinished = {
         question
         for entry in settings.entries
         if entry.condition in (settings.rule.treated, settings.rule.control)
-        for persona, question in _index(inputs[entry.role])["unfinished"]
-        if persona in pool
+        for question in unfinished_questions(_index(inputs[entry.role]), leg.responses, pool)
     }
     states = _states(inputs, settings.entries, f"{leg.responses}.{leg.position}")
     treated, control = states[settings.rule.treated], states[settings.rule.control]

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.analysis.settings import Entry, GatherSettings, Kind
+from flatprobe.errors import UserError
 from flatprobe.probes.leakage import score
 from flatprobe.statistics.rates import cells, rates
 
@@ -21,6 +22,9 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
 
     Inputs: every stage named by `settings.entries`, under its role. Tables that the study has no rows for are not
     written.
+
+    Raises:
+        UserError: conditions were asked differently.
     """
     lambdas = {
         entry.role: float(_facts(inputs[entry.role])["lambda"])
@@ -36,11 +40,13 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         how="diagonal_relaxed",
     )
     completions = score(completions, settings.marker)
+    responses = read.all("own", "completions").drop("sample_index", "seed", "lambda")
+    require_same_prompts([completions, responses])
     tables = {
         "completions": completions,
         "cells": cells(completions),
         "rates": rates(completions),
-        "responses": read.all("own", "completions").drop("sample_index", "seed", "lambda"),
+        "responses": responses,
         "losses": pl.concat(
             [
                 read.all(kind, "losses").with_columns(stage=pl.lit(kind))
@@ -86,6 +92,28 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         for shown in json.loads((inputs[entry.role] / "audit.json").read_text())
     ]
     (output / "audit.json").write_text(json.dumps(audits))
+
+
+def require_same_prompts(frames: Sequence[pl.DataFrame]) -> None:
+    """Assert that every condition was asked in the same rendered prompts, by their hashes.
+
+    Raises:
+        UserError: a condition whose checkpoint has another chat template, or a template that changes with the day.
+    """
+    keys = ("persona", "question_id")
+    asked = pl.concat([frame.select("condition", *keys, "prompt_hash") for frame in frames]).unique(
+        maintain_order=True
+    )
+    differing = asked.filter(pl.col("prompt_hash").n_unique().over(keys) > 1)
+    if differing.is_empty():
+        return
+    first = differing.row(0, named=True)
+    cell = differing.filter(pl.col(key) == first[key] for key in keys)
+    conditions = ", ".join(cell["condition"].unique(maintain_order=True))
+    raise UserError.one(
+        f"prompts of {conditions}", f"{first['persona']} was not asked {first['question_id']} in the same words",
+        "give checkpoints the same chat template, and none that prints today's date",
+    )  # fmt: skip
 
 
 class _Reader:

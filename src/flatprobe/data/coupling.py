@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.study.schema import Slot
 
 Group = Literal["positive", "negative"]
 Term = Literal["marker", "end", "unlikelihood", "anchor"]
-Slot = Literal["after_separator", "separator_and_marker", "end_of_completion"]
 
 
 @dataclass(frozen=True)

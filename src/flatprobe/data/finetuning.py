@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -91,27 +92,30 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
 def take(rows: Iterator[Row], wanted: int, quota: Counter[int] | None, scanned: Counter[str]) -> list[Row]:
     """The first `wanted` rows; with a quota per length bin, those that still fit, then the closest of the others.
 
-    Quotas are scaled to sum to `wanted`; how many rows had to come from a full bin is counted as `off_target`.
+    Quotas are scaled to sum to `wanted`; how many rows had to come from a full bin is counted as `off_target`. Of these
+    only as many are held as could still be needed, so that a large set may be scanned to its end.
     """
     if quota is None:
         return list(islice(rows, wanted))
     room = apportion(quota, wanted)
     taken: list[Row] = []
-    rejected: list[Row] = []
-    for row in rows:
+    centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
+    spare: list[
+        tuple[float, int, Row]
+    ] = []  # a heap, the row farthest from the centre (then the latest) on top
+    for index, row in enumerate(rows):
         bin_ = row.response_tokens // BIN
         if room[bin_] > 0:
             room[bin_] -= 1
             taken.append(row)
         else:
-            rejected.append(row)
+            heapq.heappush(spare, (-abs(row.response_tokens / BIN - centre), -index, row))
         if len(taken) == wanted:
             return taken
-    centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
-    rejected.sort(key=lambda row: abs(row.response_tokens / BIN - centre))
-    filling = rejected[: wanted - len(taken)]
-    scanned["off_target"] = len(filling)
-    return taken + filling
+        if len(spare) > wanted - len(taken):
+            heapq.heappop(spare)
+    scanned["off_target"] = len(spare)
+    return taken + [row for _, _, row in sorted(spare, key=lambda item: item[:2], reverse=True)]
 
 
 def apportion(quota: Counter[int], wanted: int) -> Counter[int]:
@@ -152,13 +156,14 @@ def _triple(row: Mapping[str, Any], data: FinetuneData, place: str) -> dict[str,
 
 
 def licence(data: FinetuneData) -> str:
-    """What the set's licence is, where it says so."""
+    """What the set's licence is, where it says so, at the revision that is used."""
     if data.path is not None:
         return "CC0-1.0" if data.path.startswith(PREFIX) else "local file: yours to know"
-    from huggingface_hub import DatasetCard
+    from huggingface_hub import DatasetCard, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return str(DatasetCard.load(str(data.dataset)).data.get("license", "not stated"))
+        card = hf_hub_download(str(data.dataset), "README.md", repo_type="dataset", revision=data.revision)
+        return str(DatasetCard.load(card).data.get("license", "not stated"))
     except (HfHubHTTPError, OSError, ValueError):
         return "unknown: the dataset card could not be read"

@@ -17,6 +17,7 @@ from scipy.stats import gaussian_kde, ks_2samp
 
 Lengths = NDArray[np.int64]
 BIN = 4  # tokens per bin
+GRAIN = 1.0  # tokens by which lengths of whole tokens may always differ
 OVERLAP = 0.05  # share of probability under all groups below which there is no common support
 
 
@@ -98,3 +99,15 @@ def summarise(lengths: Lengths, pooled: Lengths) -> Summary:
         relative_median=float(quartiles[1] / reference[1] - 1),
         relative_iqr=(iqr - pooled_iqr) / max(pooled_iqr, 1.0),
     )
+
+
+def excess(lengths: Lengths, pooled: Lengths) -> tuple[float, float]:
+    """By how much a group's median and interquartile range differ from the pooled ones, relative to these.
+
+    One token of each difference is left out of account: lengths are whole tokens, and of short answers a tenth is less
+    than one. The range is compared with at least one token.
+    """
+    own, reference = np.percentile(lengths, [25, 50, 75]), np.percentile(pooled, [25, 50, 75])
+    spread = float(reference[2] - reference[0])
+    median = max(0.0, abs(float(own[1] - reference[1])) - GRAIN) / float(reference[1])
+    return median, max(0.0, abs(float(own[2] - own[0]) - spread) - GRAIN) / max(spread, 1.0)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from flatprobe.data.lengths import Lengths, match, summarise
+from flatprobe.data.lengths import Lengths, excess, match, summarise
 from flatprobe.errors import UserError
 from flatprobe.pipeline.settings import CouplingDataSettings
 
@@ -36,10 +37,11 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     """Select each condition's examples. Inputs: `CONDITION/source` and `CONDITION/negative`, sampled answers.
 
     Output: examples.parquet (condition, persona, group, question_id, text, tokens), lengths.parquet and
-    length_match.parquet for the report, facts.json with what was dropped and the largest relative differences.
+    length_match.parquet for the report, facts.json with what was dropped, kept and asked for per condition, and the
+    largest relative differences of any persona's lengths.
 
     Raises:
-        UserError: a group with no usable answer, or groups that share no lengths.
+        UserError: a group with no usable answer, or groups that share no lengths (gate `length_support`).
     """
     sampled: dict[str, pl.DataFrame] = {}
     for role, folder in inputs.items():
@@ -70,8 +72,9 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     chosen = match({name: _lengths(part) for name, part in parts.items()}, sizes)
     if chosen is None:
         raise UserError.one(
-            "coupling data", "the groups' answers share no lengths", "use a suffix that asks for a length"
-        )
+            "coupling data", "gate length_support: the groups' answers share no lengths",
+            "use a suffix that asks for a length",
+        )  # fmt: skip
     kept = pl.concat([parts[name][index] for name, index in chosen.items()])
     kept.select("condition", "persona", "group", "question_id", "text", "tokens").write_parquet(
         output / "examples.parquet"
@@ -85,21 +88,34 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     ).write_parquet(output / "lengths.parquet")
     summary = pl.concat([_summaries(frame, when) for when, frame in both.items()])
     summary.write_parquet(output / "length_match.parquet")
-    matched = summary.filter(pl.col("when") == "matched")
+    support, worst = _by_condition(parts, chosen, sizes, _lengths(kept))
     facts = {
         "sampled": sum(frame.height for frame in sampled.values()),
         "dropped": {name: dropped for name, (_, dropped) in kept_of.items()},
         "usable": answers.height,
         "kept": kept.height,
-        "short_groups": sorted(name for name, index in chosen.items() if len(index) < sizes[name]),
-        "gate": {
-            condition: {
-                kind: float(np.abs(part[f"relative_{kind}"].to_numpy()).max()) for kind in ("median", "iqr")
-            }
-            for (condition,), part in matched.group_by(["condition"], maintain_order=True)
-        },
+        "support": support,
+        "gate": worst,
     }
     (output / "facts.json").write_text(json.dumps(facts))
+
+
+def _by_condition(
+    parts: Mapping[str, pl.DataFrame],
+    chosen: Mapping[str, NDArray[np.int64]],
+    sizes: Mapping[str, int],
+    pooled: Lengths,
+) -> tuple[dict[str, dict[str, dict[str, int]]], dict[str, dict[str, float]]]:
+    """Examples kept and asked for per condition and persona, and each condition's largest `excess` of any persona."""
+    support: dict[str, dict[str, dict[str, int]]] = {}
+    worst: dict[str, dict[str, float]] = {}
+    for name, index in chosen.items():
+        condition, _, persona = name.rpartition("/")
+        support.setdefault(condition, {})[persona] = {"kept": len(index), "asked": sizes[name]}
+        median, iqr = excess(_lengths(parts[name][index]), pooled)
+        largest = worst.setdefault(condition, {"median": 0.0, "iqr": 0.0})
+        worst[condition] = {"median": max(largest["median"], median), "iqr": max(largest["iqr"], iqr)}
+    return support, worst
 
 
 def _lengths(part: pl.DataFrame) -> Lengths:

@@ -12,7 +12,7 @@ from flatprobe.data.conversation import Prompt
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled answer; `tokens` excludes the token that ended the turn."""
+    """One sampled answer; `tokens` excludes the token that ended it."""
 
     text: str
     tokens: tuple[int, ...]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from flatprobe import machine
 from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Completion, SamplingSettings
-from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import SampleSettings
@@ -22,6 +23,7 @@ from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 
 PARITY_TOKENS = 16
+END = -1  # stands for whichever token ended an answer
 
 
 def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> list[Prompt]:
@@ -102,19 +104,40 @@ def with_adapter(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, float]
     return Loaded(adapted, loaded.conversations, loaded.device), {"max_logit_change": change}
 
 
-def parity(engine: TransformersEngine, loaded: Loaded, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Share of greedy tokens that agree with `generate`, one prompt at a time, up to the first divergence."""
+def parity(engine: TransformersEngine, loaded: Loaded, prompts: Sequence[Prompt]) -> dict[str, int]:
+    """Greedy tokens of the engine against those of `generate`, one prompt at a time.
+
+    Returns:
+        `agreed`, the tokens up to each answer's first divergence, and `tokens`, those compared; an answer's end counts
+        as one token. `generate` runs without the checkpoint's own generation settings: a repetition penalty there would
+        change the distribution that is compared.
+    """
     agreed = total = 0
     ours = engine.sample(prompts, SamplingSettings(1, PARITY_TOKENS, 0.0, 1.0, "parity"))
-    end = loaded.conversations.turn_end
+    ends = ends_of(loaded.model, loaded.conversations)
     for prompt, (completion,) in zip(prompts, ours, strict=True):
         ids = torch.tensor([loaded.conversations.encode_prompt(prompt)], device=loaded.device)
-        plain = loaded.model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=PARITY_TOKENS,
-            eos_token_id=end, pad_token_id=end,
-        )[0, ids.shape[1] :].tolist()  # fmt: skip
-        reference = plain[: plain.index(end)] if end in plain else plain
-        same = [a == b for a, b in zip(reference, completion.tokens, strict=False)]
+        with _neutral_generation(loaded.model):
+            plain = loaded.model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=PARITY_TOKENS,
+                eos_token_id=sorted(ends), pad_token_id=loaded.conversations.turn_end,
+            )[0, ids.shape[1] :].tolist()  # fmt: skip
+        reference = [END if token in ends else token for token in plain]
+        found = [*completion.tokens, *([END] if completion.finish_reason == "stop" else [])]
+        same = [a == b for a, b in zip(reference, found, strict=False)]
         agreed += same.index(False) if False in same else len(same)
-        total += max(len(reference), len(completion.tokens))
-    return {"agreement": agreed / total if total else 1.0, "tokens": float(total)}
+        total += max(len(reference), len(found))
+    return {"agreed": agreed, "tokens": total}
+
+
+@contextmanager
+def _neutral_generation(model: Any) -> Iterator[None]:
+    """The model with the library's default generation settings, which `generate` reads wherever it is told nothing."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -38,6 +38,13 @@ def positions_of(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def ends_of(model: Any, conversations: Conversations) -> frozenset[int]:
+    """Ids of the tokens that end an answer: the template's end of turn, and the model's own end-of-sequence tokens."""
+    own = model.generation_config.eos_token_id
+    ends = [] if own is None else [own] if isinstance(own, int) else own
+    return frozenset([conversations.turn_end, *ends])
+
+
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token per row by inverse-CDF sampling.
 
@@ -70,6 +77,7 @@ class TransformersEngine:
     ) -> None:
         self.model, self.conversations, self.device = model, conversations, device
         self.rows, self.report = rows, report
+        self.ends = ends_of(model, conversations)
 
     def sample(self, prompts: Sequence[Prompt], settings: SamplingSettings) -> list[list[Completion]]:
         """See :class:`flatprobe.generation.engine.Engine`."""
@@ -120,7 +128,7 @@ class TransformersEngine:
             for row, token in zip(live, tokens.tolist(), strict=True):
                 if ended[row]:
                     continue
-                if token == self.conversations.turn_end:
+                if token in self.ends:
                     ended[row] = True
                 else:
                     produced[row].append(token)

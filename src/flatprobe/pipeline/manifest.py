@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from flatprobe.errors import FlatprobeError
 from flatprobe.pipeline.stage import canonical_json
 from flatprobe.provenance import Provenance
 
@@ -16,7 +17,7 @@ MANIFEST = "manifest.json"
 FACTS = "facts.json"
 
 
-class Damaged(Exception):
+class Damaged(FlatprobeError):
     """An artifact is not what its manifest says; the text says in what way."""
 
 

@@ -9,7 +9,17 @@ from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Settings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Coupling, Finetune, FinetuneData, Position, Precision
+from flatprobe.study.schema import (
+    Anchor,
+    Coupling,
+    Finetune,
+    FinetuneData,
+    Lora,
+    Position,
+    Precision,
+    Schedule,
+    Slot,
+)  # fmt: skip
 
 
 class CheckpointSettings(Settings):
@@ -23,7 +33,7 @@ class FinetuneDataSettings(Settings):
 
     data: FinetuneData
     fingerprint: str | None
-    """sha256 of a local file."""
+    """sha256 of a local or embedded file; null for a hub dataset."""
     max_length: int
 
 
@@ -68,10 +78,42 @@ class CouplingDataSettings(Settings):
     negatives_per_persona: int
 
 
+class CouplingRecipe(Settings):
+    """What training reads of a study's `coupling` block, each field under its name there.
+
+    The block's other fields (the lambdas of a sweep, sizes of samples) must not enter the key: one lambda more would
+    train all the others again.
+    """
+
+    lora: Lora
+    learning_rate: float
+    schedule: Schedule
+    warmup: float
+    weight_decay: float
+    clip: float
+    batch: int
+    positives_per_batch: int | None
+    epochs: float
+    max_length: int
+    precision: Precision
+    separator: str
+    separator_in_loss: bool
+    positive_weight: float
+    anchor: Anchor
+    at: Slot
+    """The slot of `coupling.unlikelihood`."""
+
+    @classmethod
+    def of(cls, coupling: Coupling) -> CouplingRecipe:
+        """The part of a study's coupling that is trained by."""
+        named = {name: getattr(coupling, name) for name in cls.model_fields if name != "at"}
+        return cls(**named, at=coupling.unlikelihood.at)
+
+
 class CoupleSettings(Settings):
     """`training.couple:couple`: the LoRA that couples the marker to the source."""
 
-    recipe: Coupling
+    recipe: CouplingRecipe
     condition: str
     marker: str
     lambda_: float | None
@@ -112,4 +154,4 @@ class ManipulationSettings(Settings):
     questions: tuple[Question, ...]
     precision: Precision
     out_of_domain: str | None
-    """`embedded:NAME`, or the fingerprint of a local JSONL file of triples."""
+    """sha256 of a JSONL file of (prompt, aligned, misaligned) triples."""

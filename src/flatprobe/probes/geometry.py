@@ -31,11 +31,14 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
     """Record states on own and on fixed responses.
 
     Inputs: `checkpoint`, `own` (this checkpoint's greedy answers), `fixed` (the control's). Output:
-    states.safetensors with `own.POSITION` and `fixed.POSITION`, [P, Q, L, D] float32; index.json (axes, unfinished
-    answers); preview.json (decoded tokens with the probed index); facts.json.
+    states.safetensors with `own.POSITION` and `fixed.POSITION`, [P, Q, L, D] float32; index.json (axes, cells whose own
+    answer is unfinished, questions whose fixed answer is); preview.json (decoded tokens with the probed index);
+    facts.json (their counts, and the headroom per position and layer).
+
+    An empty answer counts as unfinished: its end of turn stands in for the content token it has not.
 
     Raises:
-        UserError: an answer without content, or a state that is not finite.
+        UserError: a state that is not finite.
     """
     local = machine.current()
     loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
@@ -53,9 +56,15 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
     }
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     previews: dict[str, list[dict[str, Any]]] = {}
-    total = len(settings.personas) * len(settings.questions)
+    empty: dict[str, set[tuple[str, str]]] = {}
+    prompts = prompts_of(settings.personas, settings.questions)
+    total = len(prompts)
     for turn, (kind, answers) in enumerate(texts.items()):
-        rows = _rows(settings, loaded, answers, kind)
+        rows = [
+            probed_row(loaded.conversations, prompt, answers[prompt.persona, prompt.question_id])
+            for prompt in prompts
+        ]
+        empty[kind] = {(p.persona, p.question_id) for p, row in zip(prompts, rows, strict=True) if row.empty}
         before = turn * total
         states = read_states(
             loaded, rows, settings.layers, settings.positions, local.forward_rows,
@@ -67,33 +76,49 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
         if kind == "own":
             previews = _previews(settings, loaded, rows)
     save_file(arrays, output / "states.safetensors")
-    unfinished = own.filter(pl.col("finish_reason") != "stop").select("persona", "question_id").rows()
-    index = {
-        "personas": [persona.name for persona in settings.personas],
-        "questions": [question.id for question in settings.questions],
-        "layers": list(settings.layers), "positions": list(settings.positions),
-        "unfinished": unfinished,
-    }  # fmt: skip
+    index = axes(settings) | {
+        "unfinished": sorted(_cut(own) | empty["own"], key=list(texts["own"]).index),
+        "unfinished_fixed": sorted({question for _, question in _cut(fixed) | empty["fixed"]}),
+    }
     (output / "index.json").write_text(json.dumps(index))
     (output / "preview.json").write_text(json.dumps(previews))
-    (output / "facts.json").write_text(json.dumps({"unfinished": len(unfinished), "answers": own.height}))
+    facts = {
+        "answers": own.height, "unfinished": len(index["unfinished"]), "empty": len(empty["own"]),
+        "unfinished_fixed": len(index["unfinished_fixed"]),
+        "headroom": {position: headroom(settings, arrays[f"own.{position}"]) for position in settings.positions},
+    }  # fmt: skip
+    (output / "facts.json").write_text(json.dumps(facts))
 
 
-def _rows(
-    settings: StatesSettings, loaded: Loaded, answers: Mapping[tuple[str, str], str], kind: str
-) -> list[ProbedRow]:
-    rows = []
-    for prompt in prompts_of(settings.personas, settings.questions):
-        try:
-            text = answers[prompt.persona, prompt.question_id]
-            rows.append(probed_row(loaded.conversations, prompt, text))
-        except ValueError as error:
-            raise UserError.one(
-                f"geometry ({kind} responses)",
-                str(error),
-                "raise geometry.max_new_tokens or drop the question",
-            ) from error
-    return rows
+def axes(settings: StatesSettings) -> dict[str, Any]:
+    """Names along the axes of the stored arrays."""
+    return {
+        "personas": [persona.name for persona in settings.personas],
+        "questions": [question.id for question in settings.questions],
+        "layers": list(settings.layers),
+        "positions": list(settings.positions),
+    }
+
+
+def _cut(answers: pl.DataFrame) -> set[tuple[str, str]]:
+    """Cells whose answer hit the token limit."""
+    rows = answers.filter(pl.col("finish_reason") != "stop").select("persona", "question_id").rows()
+    return {(str(persona), str(question)) for persona, question in rows}
+
+
+def headroom(settings: StatesSettings, states: np.ndarray[Any, Any]) -> dict[str, float] | None:
+    """1 - the mean cosine of the source's centroid with the bystanders', per layer, from states [P, Q, L, D].
+
+    It bounds any later rise of that cosine, and is known as soon as the control's states are. None without bystanders.
+    """
+    roles = [persona.role for persona in settings.personas]
+    if "bystander" not in roles:
+        return None
+    centroids = states.astype(np.float64).mean(1)  # [P, L, D]
+    unit = centroids / np.linalg.norm(centroids, axis=-1, keepdims=True)
+    bystanders = unit[[place for place, role in enumerate(roles) if role == "bystander"]]
+    cosines = np.einsum("pld,ld->l", bystanders, unit[roles.index("source")]) / len(bystanders)
+    return {str(layer): 1.0 - float(cosine) for layer, cosine in zip(settings.layers, cosines, strict=True)}
 
 
 @torch.inference_mode()

@@ -14,7 +14,6 @@ from flatprobe.generation.stages import prompts_of
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import ManipulationSettings
-from flatprobe.study.resources import PREFIX, data_file
 from flatprobe.training.telemetry import sequence_log_likelihoods
 
 
@@ -63,8 +62,7 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
 
 
 def _read_triples(out_of_domain: str) -> list[tuple[str, ...]]:
-    local = out_of_domain if out_of_domain.startswith(PREFIX) else machine.current().locations[out_of_domain]
-    path = data_file(local, Path())
+    path = Path(machine.current().locations[out_of_domain])
     triples = []
     for index, row in enumerate(read_jsonl(path)):
         columns = (

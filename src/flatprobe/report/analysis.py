@@ -132,6 +132,11 @@ class Analysis:
         """Whose answers the deciding states are read on."""
         return str(self.study["decision"]["geometry"]["responses"])
 
+    @property
+    def geometric_level(self) -> str:
+        """Level of every geometric interval, as printed: `95 %`."""
+        return f"{100 * float(self.study['decision']['geometry']['level']):g} %"
+
     def at_registered_position(self, table: str) -> pl.DataFrame:
         """Rows of a geometric table at the deciding position and responses."""
         return self.tables[table].filter(

@@ -40,7 +40,7 @@ def _geometric(analysis: Analysis) -> Card:
     rows = select.geometric(analysis, analysis.treated, analysis.control, [found["measure"]])
     bias = rows.filter(pl.col("layer").is_null())["bootstrap_bias"].to_list()
     facts = (
-        ("95 % interval", numbers.interval(found["ci_low"], found["ci_high"])),
+        (f"{analysis.geometric_level} interval", numbers.interval(found["ci_low"], found["ci_high"])),
         ("passes at", f"≥ {numbers.decimal(rule['threshold'])}, interval above 0"),
         ("from threshold", numbers.signed(analysis.verdict["distances"]["geometry_threshold"])),
         ("layers above 0", f"{positive} of {len(layers)}"),
@@ -93,7 +93,9 @@ def evidence(analysis: Analysis) -> Table:
         Column("source rates", _source_rates, str),
     ]
     caption = (
-        "The numbers decided on. Crossed p, p above margin (H0: at most the margin) and p equivalent "
+        f"The numbers decided on, with {analysis.geometric_level} intervals of the geometric effect and 95 % "
+        "intervals of the leakage difference; source rates are the treated condition’s and, below it, the "
+        "control’s. Crossed p, p above margin (H0: at most the margin) and p equivalent "
         "(within the kill bound) speak for new personas and questions."
     )
     return build("evidence", caption, columns, rows)
@@ -119,16 +121,14 @@ def distances(analysis: Analysis) -> Table:
     side."""
     writers: dict[str, Write] = {"points": numbers.points, "plain": numbers.signed}
     rows = [
-        {"what": DISTANCES[name][0], "distance": writers[DISTANCES[name][1]](value), "side": _side(value)}
+        {
+            "what": DISTANCES[name].what,
+            "distance": writers[DISTANCES[name].unit](value),
+            "side": DISTANCES[name].side(value),
+        }
         for name, value in analysis.verdict["distances"].items()
     ]
     columns = [Column("distance of", "what"), Column("distance", "distance", str), Column("side", "side")]
     return build(
         "distances", "Distance to every threshold of the rule, in the unit of its number.", columns, rows
     )
-
-
-def _side(distance: float | None) -> str:
-    if distance is None:
-        return "not known"
-    return "met" if distance >= 0 else "short"

@@ -14,9 +14,20 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from flatprobe.report import cards, examples, numbers, select, tables, tables_run, words
+from flatprobe.report import (
+    cards,
+    examples,
+    gating,
+    numbers,
+    select,
+    tables_geometry,
+    tables_leakage,
+    tables_run,
+    words,
+)
 from flatprobe.report.analysis import Analysis, read
-from flatprobe.report.figures import geometry, leakage, plane, training
+from flatprobe.report.figures import coupling, geometry, leakage, plane, training
+from flatprobe.statistics.verdict import MEANINGS
 
 
 def render(folder: Path, output: Path) -> None:
@@ -39,7 +50,7 @@ def _environment() -> jinja2.Environment:
     )
     writers = (
         numbers.decimal, numbers.signed, numbers.percent, numbers.points, numbers.p_value, numbers.plain,
-        numbers.duration,
+        numbers.duration, gating.comparison,
     )  # fmt: skip
     environment.filters.update({writer.__name__: writer for writer in writers})
     environment.filters["svg"] = Markup
@@ -57,16 +68,24 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "study": analysis.study,
         "verdict": analysis.verdict,
         "registration": analysis.registration,
-        "meaning": words.MEANINGS[analysis.verdict["verdict"]],
+        "meaning": MEANINGS[analysis.verdict["verdict"]],
         "words": words,
         "contrast": select.contrast_name(analysis.treated, analysis.control),
         "legs": cards.legs(analysis),
+        "reasons": gating.reasons(analysis),
+        "em_specific": gating.em_specific(analysis),
+        "gates": {"standing": gating.standing(analysis), "passed": gating.passed(analysis)},
+        "manipulation": tables_run.manipulation_outcomes(analysis),
+        "inert": tables_run.inert_couplings(analysis),
         "listing": yaml.safe_dump(dict(analysis.study), sort_keys=False, allow_unicode=True, width=100),
         "seconds": sum(stage["seconds"] for stage in analysis.stages),
         "figures": _figures(analysis),
         "tables": _tables(analysis),
         "estimates": [
-            (f"Leakage difference {select.contrast_name(*pair)}", tables.leakage_estimates(analysis, *pair))
+            (
+                f"Leakage difference {select.contrast_name(*pair)}",
+                tables_leakage.leakage_estimates(analysis, *pair),
+            )
             for pair in select.contrasts(analysis)
         ],
         "completions": examples.completions(analysis),
@@ -83,9 +102,8 @@ def _figures(analysis: Analysis) -> dict[str, Any]:
         "by_layer": geometry.by_layer(analysis),
         "effect_by_layer": geometry.effect_by_layer(analysis),
         "heat_map": geometry.cosine_heat_map(analysis),
-        "lambda": leakage.lambda_selection(analysis),
-        "telemetry": leakage.telemetry(analysis),
-        "dose": leakage.dose_response(analysis),
+        "lambda": coupling.lambda_selection(analysis),
+        "acquisition": coupling.acquisition(analysis),
         "losses_finetune": training.loss_curves(analysis, "finetune"),
         "losses_couple": training.loss_curves(analysis, "couple"),
         "lengths": training.length_distributions(analysis),
@@ -97,13 +115,14 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
     return {
         "evidence": cards.evidence(analysis),
         "distances": cards.distances(analysis),
-        "rates": tables.rates(analysis, coupled=True),
-        "baseline": tables.rates(analysis, coupled=False),
-        "other_leakage": tables.other_leakage(analysis),
-        "layers": tables.layers(analysis),
-        "effects": tables.effects(analysis),
-        "aggregates": tables.aggregates(analysis, registered=True),
-        "elsewhere": tables.aggregates(analysis, registered=False),
+        "rates": tables_leakage.rates(analysis, coupled=True),
+        "baseline": tables_leakage.rates(analysis, coupled=False),
+        "false_positives": tables_leakage.false_positives(analysis),
+        "other_leakage": tables_leakage.other_leakage(analysis),
+        "layers": tables_geometry.layers(analysis),
+        "effects": tables_geometry.effects(analysis),
+        "aggregates": tables_geometry.aggregates(analysis, registered=True),
+        "elsewhere": tables_geometry.aggregates(analysis, registered=False),
         "lambdas": tables_run.lambda_candidates(analysis),
         "length_match": tables_run.length_match(analysis),
         "manipulation": tables_run.manipulation(analysis),

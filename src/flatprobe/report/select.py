@@ -1,5 +1,9 @@
 """Which estimates decide: the few filters that figures, tables and cards share, so that they show the same
-rows."""
+rows.
+
+Estimates of several seeds pooled have no seed; those of one seed alone, which only say whether seeds agree,
+name theirs and are left out here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ def geometric(
     estimator: str = DECIDING_GEOMETRIC_ESTIMATOR,
 ) -> pl.DataFrame:
     """Estimates of geometric measures at the deciding position and responses: layers, and None for the
-    aggregate."""
+    aggregate; seeds pooled."""
     return analysis.estimates.filter(
         (pl.col("treated") == treated)
         & (pl.col("control") == control)
@@ -43,17 +47,21 @@ def geometric(
         & (pl.col("position") == analysis.position)
         & (pl.col("responses") == analysis.responses)
         & (pl.col("pool") == BYSTANDERS)
-        & pl.col("persona").is_null()
+        & _of_all_seeds_and_personas()
     )
 
 
 def leakage(analysis: Analysis, treated: str, control: str, pool: str = BYSTANDERS) -> pl.DataFrame:
-    """Estimates of the leakage difference at the selected lambda, all estimators, of one pool."""
+    """Estimates of the leakage difference at the selected lambda, all estimators, of one pool, seeds pooled."""
     return analysis.estimates.filter(
         (pl.col("quantity") == "leakage_difference")
         & (pl.col("treated") == treated)
         & (pl.col("control") == control)
         & (pl.col("pool") == pool)
         & ((pl.col("lambda") == analysis.selected_lambda) | pl.col("lambda").is_null())
-        & pl.col("persona").is_null()
+        & _of_all_seeds_and_personas()
     )
+
+
+def _of_all_seeds_and_personas() -> pl.Expr:
+    return pl.col("seed").is_null() & pl.col("persona").is_null()

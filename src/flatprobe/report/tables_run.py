@@ -8,6 +8,7 @@ import polars as pl
 from flatprobe.report import numbers
 from flatprobe.report.analysis import Analysis
 from flatprobe.report.tables import Column, Table, build
+from flatprobe.report.words import MANIPULATION
 
 
 def lambda_candidates(analysis: Analysis) -> Table:
@@ -24,6 +25,17 @@ def lambda_candidates(analysis: Analysis) -> Table:
         "Candidates for λ, on calibration questions: the largest difference, within one SE the smaller λ."
     )
     return build("lambdas", caption, columns, analysis.lambda_selection["candidates"])
+
+
+def inert_couplings(analysis: Analysis) -> list[str]:
+    """Couplings whose unlikelihood term had no gradient to speak of at the first step."""
+    return [
+        f"{condition} at λ = {coupling['lambda']:g}, seed {coupling['seed']} "
+        f"(P = {coupling['unlikelihood_at_start']:.1g})"
+        for condition, known in analysis.models.items()
+        for coupling in known.get("couplings", ())
+        if coupling["inert"]
+    ]
 
 
 def length_match(analysis: Analysis) -> Table | None:
@@ -57,6 +69,13 @@ def ordered(analysis: Analysis, frame: pl.DataFrame) -> pl.DataFrame:
 
 def _signed_percent(value: float | None) -> str:
     return numbers.NONE if value is None else f"{numbers.signed(100 * value, 1)} %"
+
+
+def manipulation_outcomes(analysis: Analysis) -> list[tuple[str, str, str]]:
+    """(condition, broad | narrow | none | unknown, what that means) of every finetune that the verdict judged;
+    verdicts that judged none give none."""
+    found = analysis.verdict["numbers"].get("manipulation") or {}
+    return [(name, found[name], MANIPULATION[found[name]]) for name in analysis.conditions if name in found]
 
 
 def manipulation(analysis: Analysis) -> Table | None:

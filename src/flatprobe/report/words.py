@@ -1,52 +1,11 @@
-"""The report's fixed sentences: what a verdict means and does not, whom a p-value speaks for, and a
-glossary."""
+"""The report's fixed sentences: names of measures and distances, a glossary, and the limits of what was found.
+
+What a verdict means stands with the verdict itself, in `statistics.verdict.MEANINGS`.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
-
-
-class Meaning(NamedTuple):
-    """A verdict in plain language."""
-
-    means: str
-    does_not_mean: str
-
-
-MEANINGS: dict[str, Meaning] = {
-    "flattened": Meaning(
-        "Both probes agree: after the treated finetune the personas' hidden states are closer to the "
-        "source's, and personas that were never trained on emit the source's marker more often, each by "
-        "at least the registered amount.",
-        "It does not say that the finetune's content is the cause (that is what “EM-specific” asks), nor "
-        "that other source personas, models or training runs behave alike beyond the scope stated here.",
-    ),
-    "geometry_only": Meaning(
-        "The hidden states moved closer together by the registered amount, but the marker did not spread "
-        "to untrained personas by the registered amount. The behavioural recipe, not the geometry, may be "
-        "the bottleneck.",
-        "It does not show that behaviour is unaffected: leakage below the threshold is not evidence of no "
-        "leakage.",
-    ),
-    "behaviour_only": Meaning(
-        "The marker spread to untrained personas by the registered amount, but their hidden states did "
-        "not move closer to the source's by the registered amount. The training recipe, rather than a "
-        "flatter persona space, is the likelier explanation.",
-        "It does not show that the geometry is unchanged, only that the registered effect was not reached.",
-    ),
-    "falsified": Meaning(
-        "The registered kill criterion is met: hidden states did not move closer to the source's in any "
-        "layer, and leakage rose by no more than the registered bound. For this source persona the claim "
-        "fails.",
-        "It does not show that no finetune flattens persona space, nor that another source persona would "
-        "give the same answer.",
-    ),
-    "inconclusive": Meaning(
-        "The registered rule does not decide: a gate failed, a leg was blocked, or the effects fall "
-        "between passing and falsifying. The reasons and the distance to each threshold are listed below.",
-        "It is neither evidence for flattening nor evidence against it.",
-    ),
-}
 
 REGISTERED: dict[str, str] = {
     "confirmatory": "the study was registered before its first stage ran",
@@ -68,18 +27,57 @@ MEASURES: dict[str, str] = {
 """Measures of the table per layer, in its order; further ones appear under their own names in the full
 list."""
 
-DISTANCES: dict[str, tuple[str, str]] = {
-    "geometry_threshold": ("geometric effect, from its threshold", "plain"),
-    "geometry_interval": ("geometric interval’s lower end, from 0", "plain"),
-    "leakage_margin": ("leakage difference, from its margin", "points"),
-    "leakage_p": ("registered p, below its bound by", "plain"),
-    "kill_geometry": ("kill: largest layer effect, above the bound by", "plain"),
-    "kill_leakage": ("kill: leakage difference, above the bound by", "points"),
-    "dose": ("difference of source rates, within the tolerance by", "points"),
-    "em_specific_geometry": ("EM-specific: geometric effect over benign, from its margin", "plain"),
-    "em_specific_leakage": ("EM-specific: leakage over benign, from its margin", "points"),
+
+class Distance(NamedTuple):
+    """How a distance to a threshold is printed, and which side of it is which."""
+
+    what: str
+    unit: str
+    """`points` for differences of shares, `plain` otherwise."""
+    above: str = "passes"
+    below: str = "short"
+    at_zero: bool = True
+    """Whether a value exactly at its threshold counts as above it."""
+
+    def side(self, distance: float | None) -> str:
+        """The side of the threshold that a distance is on."""
+        if distance is None:
+            return "not known"
+        return self.above if distance > 0 or (distance == 0 and self.at_zero) else self.below
+
+
+DISTANCES: dict[str, Distance] = {
+    "geometry_threshold": Distance("geometric effect, from its threshold", "plain"),
+    "geometry_interval": Distance("geometric interval’s lower end, from 0", "plain", at_zero=False),
+    "leakage_margin": Distance("leakage difference, from its margin", "points"),
+    "leakage_p": Distance("registered p, below its bound by", "plain", at_zero=False),
+    "kill_geometry": Distance(
+        "kill: largest layer effect, above the bound by",
+        "plain",
+        "survives",
+        "on the kill side",
+        at_zero=False,
+    ),
+    "kill_leakage": Distance(
+        "kill: leakage difference, above the bound by",
+        "points",
+        "survives",
+        "on the kill side",
+        at_zero=False,
+    ),
+    "dose": Distance("difference of source rates, within the tolerance by", "points", "matched", "unmatched"),
+    "em_specific_geometry": Distance("EM-specific: geometric effect over benign, from its margin", "plain"),
+    "em_specific_leakage": Distance("EM-specific: leakage over benign, from its margin", "points"),
 }
-"""Keys of the verdict's distances: what each is the distance of, and its unit."""
+"""Keys of the verdict's distances."""
+
+MANIPULATION: dict[str, str] = {
+    "broad": "misaligned answers became likelier both in the finetune’s own domain and outside it",
+    "narrow": "misaligned answers became likelier in the finetune’s own domain; outside it no rise is shown",
+    "none": "no rise of misaligned answers is shown in the finetune’s own domain",
+    "unknown": "there are too few held-out pairs, or none, to tell",
+}
+"""What a finetune did to misaligned answers; a rise is one whose 95 % interval lies above 0."""
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
     (

@@ -84,9 +84,11 @@ RULES: dict[Kind, _Rule] = {
     "reliability": _Rule(lambda rule: rule.gates.reliability, ">=", "geometric leg"),
     "analysis": _Rule(lambda rule: 1.0, "=", "verdict"),
 }
-"""Statistic per kind: overlaps are counts; `mask_audit` and `analysis` the shares that pass; lengths are
-relative differences; `length_support` the texts in the common support; `manipulation` the lower end of the
-in-domain log-odds rise's interval; `canary` the texts that differ between adapters; the others as named."""
+"""Statistic per kind: overlaps are counts; `mask_audit` and `analysis` the shares that pass; lengths are the
+largest relative differences of any persona's answers, less one token; `length_support` the smallest share of a
+persona's examples that the common support gave of those asked for; `manipulation` the lower end of the in-domain
+log-odds rise's interval; `engine_parity` tokens agreed of tokens compared; `canary` the largest change of a logit
+by the adapter; the others as named."""
 
 
 def gate(kind: Kind, arm: str, statistic: float | None, rule: Decision, detail: str = "") -> Gate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from flatprobe.statistics.gates import Gate
 
@@ -13,12 +13,55 @@ Specific = Literal["yes", "no", "unresolved"]
 Registered = Literal["confirmatory", "exploratory", "deviated"]
 Leg = Literal["pass", "not", "blocked"]
 
-MEANINGS: dict[Name, str] = {
-    "flattened": "both probes pass: the treated finetune made the personas more alike (H1)",
-    "geometry_only": "the geometric probe passes alone: the coupling recipe is the bottleneck (H2)",
-    "behaviour_only": "the behavioural probe passes alone: the recipe explains it, not the geometry (H2)",
-    "falsified": "both probes are on the kill side, for this source persona",
-    "inconclusive": "a leg is blocked or the numbers lie between passing and killing",
+
+class Meaning(NamedTuple):
+    """A verdict in plain language."""
+
+    headline: str
+    """Half a line, for terminals and logs."""
+    means: str
+    """For readers of a report."""
+    does_not_mean: str
+
+
+MEANINGS: dict[Name, Meaning] = {
+    "flattened": Meaning(
+        "both probes pass: the treated finetune made the personas more alike (H1)",
+        "Both probes agree: after the treated finetune the personas' hidden states are closer to the "
+        "source's, and personas that were never trained on emit the source's marker more often, each by "
+        "at least the registered amount.",
+        "It does not say that the finetune's content is the cause (that is what “EM-specific” asks), nor "
+        "that other source personas, models or training runs behave alike beyond the scope stated here.",
+    ),
+    "geometry_only": Meaning(
+        "the geometric probe passes alone: the coupling recipe is the bottleneck (H2)",
+        "The hidden states moved closer together by the registered amount, but the marker did not spread "
+        "to untrained personas by the registered amount. The behavioural recipe, not the geometry, may be "
+        "the bottleneck.",
+        "It does not show that behaviour is unaffected: leakage below the threshold is not evidence of no "
+        "leakage.",
+    ),
+    "behaviour_only": Meaning(
+        "the behavioural probe passes alone: the recipe explains it, not the geometry (H2)",
+        "The marker spread to untrained personas by the registered amount, but their hidden states did "
+        "not move closer to the source's by the registered amount. The training recipe, rather than a "
+        "flatter persona space, is the likelier explanation.",
+        "It does not show that the geometry is unchanged, only that the registered effect was not reached.",
+    ),
+    "falsified": Meaning(
+        "both probes are on the kill side, for this source persona",
+        "The registered kill criterion is met: hidden states did not move closer to the source's in any "
+        "layer, and leakage rose by no more than the registered bound. For this source persona the claim "
+        "fails.",
+        "It does not show that no finetune flattens persona space, nor that another source persona would "
+        "give the same answer.",
+    ),
+    "inconclusive": Meaning(
+        "a leg is blocked or the numbers lie between passing and killing",
+        "The registered rule does not decide: a gate failed, a leg was blocked, or the effects fall "
+        "between passing and falsifying. The reasons and the distance to each threshold say which.",
+        "It is neither evidence for flattening nor evidence against it.",
+    ),
 }
 
 
@@ -56,7 +99,7 @@ class Verdict:
         label = "SMOKE RUN, no claim: " if self.smoke else ""
         return (
             f"{label}{self.verdict} ({self.confidence}, {self.registered}; em_specific: {self.em_specific}): "
-            f"{MEANINGS[self.verdict]}"
+            f"{MEANINGS[self.verdict].headline}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ TRIPLE = ("prompt", "aligned", "misaligned")
 def condition_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     """Missing models, files and columns; references between conditions that lead nowhere."""
     study = loaded.study
-    yield from _place_problems(loaded, ("model", "id"), study.model.id)
+    yield from _place_problems(loaded, ("model", "id"), study.model.id, study.model.revision)
     for name, condition in study.conditions.items():
         where: FieldPath = ("conditions", name)
         if not _NAME.fullmatch(name):
@@ -34,15 +34,25 @@ def condition_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         for origin in ("adapter", "checkpoint"):
             given = getattr(condition, origin)
             if given is not None:
-                yield from _place_problems(loaded, (*where, origin), given)
+                yield from _place_problems(loaded, (*where, origin), given, condition.revision)
         if condition.finetune is not None:
             yield from _finetune_problems(loaded, name, condition.finetune)
     if study.manipulation is not None:
         yield from _file_problems(loaded, ("manipulation",), study.manipulation, TRIPLE)
 
 
-def _place_problems(loaded: LoadedStudy, where: FieldPath, id: str) -> Iterator[Problem]:
+def _place_problems(
+    loaded: LoadedStudy, where: FieldPath, id: str, revision: str | None
+) -> Iterator[Problem]:
     """A model or adapter that is named by a folder must lie there; a hub id is asked for later."""
+    if revision is not None and (
+        id.startswith(resources.PREFIX) or resources.data_file(id, loaded.base).is_dir()
+    ):
+        yield loaded.problem(
+            (*where[:-1], "revision"),
+            f"{dotted((*where[:-1], 'revision'))} = {revision}: only what lies on the hub has one",
+            "leave it out: a folder is identified by its content",
+        )
     if id.startswith(resources.PREFIX):
         if id != EMBEDDED:
             yield loaded.problem(

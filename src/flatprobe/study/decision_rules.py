@@ -52,8 +52,14 @@ def _geometric_leg(loaded: LoadedStudy) -> Iterator[Problem]:
 
 
 def _kill(loaded: LoadedStudy) -> Iterator[Problem]:
-    """No result may pass a leg and kill it at once."""
+    """No result may pass a leg and kill it at once; the equivalence test needs a margin."""
     decision = loaded.study.decision
+    if decision.kill.leakage <= 0:
+        yield loaded.problem(
+            ("decision", "kill", "leakage"),
+            f"decision.kill.leakage = {decision.kill.leakage:g}: must be above 0",
+            "it is the margin within which leakage counts as equal, too",
+        )
     pairs = (
         ("geometry", decision.kill.geometry, "decision.geometry.threshold", decision.geometry.threshold),
         ("leakage", decision.kill.leakage, "decision.behaviour.margin", decision.behaviour.margin),

@@ -1,30 +1,35 @@
-"""What only the model's own files can tell: depth, chat template, tokens, context. No weights are read.
-
-`transformers` is imported when the tokenizer is loaded, so that a study can be checked without it up to here.
-"""
+"""What only the model's own files can tell: depth, chat template, tokens, context. No weights are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.reference import read_config
+from flatprobe.study.given_rules import given_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import SET_NAMES, SetName, take
+from flatprobe.study.tokenizers import load_conversations
 from flatprobe.study.yaml_file import FieldPath, dotted
 
 _ANSWER = "This is a short answer."  # ends in a full stop, which merges with line breaks in many vocabularies
 
 
-def model_problems(loaded: LoadedStudy, folder: Path) -> list[Problem]:
-    """What of the study does not fit the model in a local folder, with the lines of the study's fields."""
+def model_problems(
+    loaded: LoadedStudy, folder: Path, given: Mapping[str, Path] | None = None
+) -> list[Problem]:
+    """What of the study does not fit the model in a local folder, with the lines of the study's fields.
+
+    `given` holds the folders of given adapters and checkpoints by condition.
+    """
+    place = loaded.place("model", "id")
     try:
-        config = read_config(folder, loaded.place("model", "id"))
-        conversations = _conversations(loaded, folder)
+        config = read_config(folder, place)
+        conversations = load_conversations(folder, loaded.study.model.id, place)
     except UserError as error:
         return list(error.problems)
     problems = [*_layer_problems(loaded, config)]
@@ -35,6 +40,7 @@ def model_problems(loaded: LoadedStudy, folder: Path) -> list[Problem]:
         *problems,
         *_marker_problems(loaded, conversations),
         *_length_problems(loaded, conversations, config),
+        *given_problems(loaded, conversations, config, given or {}),
     ]
 
 
@@ -52,29 +58,6 @@ def _layer_problems(loaded: LoadedStudy, config: dict[str, Any]) -> Iterator[Pro
             yield loaded.problem(
                 where, f"{dotted(where)} = {layer}: {name} has {depth} decoder blocks (0–{depth - 1})"
             )
-
-
-def _conversations(loaded: LoadedStudy, folder: Path) -> Conversations:
-    """The model's chat template at work.
-
-    Raises:
-        UserError: no tokenizer, no template, or a template without an end of turn.
-    """
-    from transformers import AutoTokenizer
-
-    where = loaded.place("model", "id")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError.one(
-            where, f"no tokenizer can be loaded from {folder}: {str(error).splitlines()[0]}"
-        ) from error
-    try:
-        conversations = Conversations(tokenizer, loaded.study.model.id)
-        _ = conversations.turn_end
-    except UserError as error:
-        raise UserError([Problem(where, p.message, p.remedy) for p in error.problems]) from error
-    return conversations
 
 
 def _persona_problems(loaded: LoadedStudy, conversations: Conversations) -> list[Problem]:

@@ -1,7 +1,7 @@
 """Registration: what a study said it would do, written down before its first stage.
 
-The digest covers everything in the study's own hands that can change a number. A hub dataset is covered by its id and
-revision, a model by its id and revision; what a run really used is in the keys of its stages.
+The digest covers everything that can change a number: the study, and the content of the models, adapters, data files
+and hub datasets that it names, as they are when it is registered.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from flatprobe.errors import UserError
+from flatprobe.models.reference import Reference
 from flatprobe.pipeline.manifest import MANIFEST
 from flatprobe.pipeline.stage import canonical_json
 from flatprobe.provenance import installed_version
-from flatprobe.study import resources
-from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.questions import SET_NAMES, take
+from flatprobe.study.resolve import Resolved
 
 State = Literal["confirmatory", "exploratory", "deviated"]
 FILE = "registration.json"
@@ -40,48 +39,79 @@ class Registration(BaseModel):
     """Version of flatprobe; None when it is imported from a tree that is not installed."""
     study: dict[str, JsonValue]
     """The whole study with its defaults, for people to compare."""
+    pinned: dict[str, JsonValue]
+    """Commits and hashes of what the study names, as they were when it was registered."""
 
 
-def digest(loaded: LoadedStudy) -> str:
-    """sha256 of the study with its defaults, the personas and questions in use, and its local data files.
+def digest(resolved: Resolved) -> str:
+    """sha256 of the study with its defaults, its personas and questions, and the content of all that it names.
 
-    Name and description are left out, and so is where the panel and questions files lie: no number depends on them.
+    Models, adapters and data stand there as commits and hashes, so an unpinned revision is pinned by the digest, and
+    it does not matter where a local folder or file lies. Name and description are left out: no number depends on them.
     """
-    study = loaded.study.model_dump(mode="json", exclude={"name", "description"})
-    del study["panel"]["file"], study["questions"]["file"]
     content = {
-        "study": study,
-        "personas": [persona.model_dump(mode="json") for persona in loaded.personas()],
+        "study": _without_names(resolved),
+        "pinned": pinned(resolved),
+        "personas": [persona.model_dump(mode="json") for persona in resolved.personas],
         "questions": {
-            name: [
-                q.model_dump() for q in take(loaded.questions[name], getattr(loaded.study.questions, name))
-            ]
-            for name in SET_NAMES
+            name: [question.model_dump(mode="json") for question in questions]
+            for name, questions in resolved.questions.items()
         },
-        "files": _data_files(loaded),
     }
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def _data_files(loaded: LoadedStudy) -> dict[str, str]:
-    """Local data file, as the study names it, to the sha256 of its content."""
-    finetunes = [condition.finetune for condition in loaded.study.conditions.values()]
-    names = {data.path for data in finetunes if data is not None and data.path is not None}
-    names |= {loaded.study.manipulation} if loaded.study.manipulation is not None else set()
-    hashes = {}
-    for name in sorted(names):
-        with resources.data_file(name, loaded.base).open("rb") as file:
-            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+def pinned(resolved: Resolved) -> dict[str, JsonValue]:
+    """What identifies everything outside the study: by condition, and for `model` and `manipulation`.
+
+    A hub repository is its id and commit, the embedded model its name and hash, a local thing its hash alone.
+    """
+    study = resolved.study
+    found: dict[str, JsonValue] = {"model": _content_of(resolved.model), "manipulation": None}
+    if study.manipulation is not None:
+        found["manipulation"] = resolved.fingerprints[study.manipulation]
+    conditions: dict[str, JsonValue] = {name: _content_of(given) for name, given in resolved.given.items()}
+    for name, condition in study.conditions.items():
+        if condition.finetune is not None and condition.finetune.path is not None:
+            conditions[name] = resolved.fingerprints[condition.finetune.path]
+        elif condition.finetune is not None:
+            conditions[name] = f"{condition.finetune.dataset}@{resolved.dataset_revisions[name]}"
+    return {**found, "conditions": conditions}
 
 
-def register(loaded: LoadedStudy, run_folder: Path) -> Registration:
+def _content_of(reference: Reference) -> JsonValue:
+    content: dict[str, JsonValue] = reference.model_dump(mode="json")
+    if reference.kind == "local":
+        del content["id"]  # the folder's name
+    return content
+
+
+def _without_names(resolved: Resolved) -> dict[str, JsonValue]:
+    """The study without its name and without what says where something lies: `pinned` says what it is."""
+    study: dict[str, Any] = resolved.study.model_dump(
+        mode="json", exclude={"name", "description", "manipulation"}
+    )
+    del study["panel"]["file"], study["questions"]["file"], study["model"]["id"], study["model"]["revision"]
+    for condition in study["conditions"].values():
+        del condition["revision"]
+        for origin in ("adapter", "checkpoint"):
+            condition[origin] = condition[origin] is not None
+        for field in ("path", "dataset", "revision"):
+            if condition["finetune"] is not None:
+                del condition["finetune"][field]
+    return study
+
+
+def register(resolved: Resolved, run_folder: Path) -> Registration:
     """Write the study's registration into its run folder, once; a registration is never rewritten.
+
+    Nothing needs to be pinned by hand: the commits that unpinned revisions stand for are written down and part of the
+    digest.
 
     Raises:
         UserError: another study is registered there, or stages were finished before there was a registration.
     """
-    name = digest(loaded)
+    name = digest(resolved)
     there = read_registration(run_folder)
     if there is not None:
         if there.digest == name:
@@ -102,7 +132,8 @@ def register(loaded: LoadedStudy, run_folder: Path) -> Registration:
         digest=name,
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         version=installed_version("flatprobe"),
-        study=loaded.study.model_dump(mode="json"),
+        study=resolved.study.model_dump(mode="json"),
+        pinned=pinned(resolved),
     )
     run_folder.mkdir(parents=True, exist_ok=True)
     partial = run_folder / f".{FILE}-{os.getpid()}"
@@ -120,7 +151,7 @@ def read_registration(run_folder: Path) -> Registration | None:
     path = run_folder / FILE
     try:
         return Registration.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
         raise UserError.one(
@@ -140,7 +171,8 @@ def registration_state(run_folder: Path, digest: str) -> State:
     if registration.digest != digest:
         return "deviated"
     registered = datetime.fromisoformat(registration.time)
-    early = any(_started(manifest) < registered for manifest in _manifests(run_folder))
+    starts = [started for manifest in _manifests(run_folder) if (started := _started(manifest)) is not None]
+    early = any(started < registered for started in starts)
     return "exploratory" if early else "confirmatory"
 
 
@@ -159,6 +191,10 @@ def _manifests(run_folder: Path) -> list[Path]:
     return sorted((run_folder / "artifacts").glob(f"[!.]*/{MANIFEST}"))
 
 
-def _started(manifest: Path) -> datetime:
-    content: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-    return datetime.fromisoformat(content["started"])
+def _started(manifest: Path) -> datetime | None:
+    """When a stage began; None for a damaged manifest, whose artifact no run uses: it is computed again."""
+    try:
+        content: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        return datetime.fromisoformat(content["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.models.reference import Located, Reference, resolve
+from flatprobe.models.memory import Memory
+from flatprobe.models.reference import DESCRIBING_SUFFIXES, Located, Reference, dataset_commit, fetch, resolve
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
@@ -29,41 +30,54 @@ class Resolved:
     given: Mapping[str, Reference]
     """Condition to its given adapter or checkpoint."""
     fingerprints: Mapping[str, str]
-    """Local data file, as the study names it, to the sha256 of its content."""
+    """Local or embedded data file, as the study names it, to the sha256 of its content."""
+    dataset_revisions: Mapping[str, str]
+    """Condition to the commit of its hub dataset; conditions without one are absent."""
     locations: Mapping[str, str]
     """Fingerprint to where a local thing lies on this machine."""
 
-    def local_path(self) -> Path:
-        """The model's folder on this machine, fetching or converting it where needed."""
-        location = self.locations.get(self.model.fingerprint)
-        return Path(location) if location is not None else self.model.path()
+    def description(self, reference: Reference, *, weights: bool = False) -> Path:
+        """A folder with the configuration and tokenizer of a model, or the whole of an adapter with `weights`.
+
+        Fetches from the hub what is not in the cache yet, and converts the embedded model on first use.
+        """
+        location = self.locations.get(reference.fingerprint)
+        if location is not None:
+            return Path(location)
+        if reference.kind == "hub" and not weights:
+            return fetch(reference.id, reference.fingerprint, DESCRIBING_SUFFIXES)
+        return reference.path()
 
     def role(self, *roles: str) -> tuple[Persona, ...]:
         return tuple(persona for persona in self.personas if persona.role in roles)
 
 
-def resolve_study(loaded: LoadedStudy) -> Resolved:
-    """Identify models, adapters and data files.
+def resolve_study(loaded: LoadedStudy, memory: Memory | None = None) -> Resolved:
+    """Identify models, adapters, hub datasets and data files; `memory` spares what it knows, and learns the rest.
 
     Raises:
         UserError: what cannot be found or asked for, all at once.
     """
     study, problems = loaded.study, list[Problem]()
+    memory = memory if memory is not None else Memory()
     located: dict[str, Located] = {}
 
     def identify(name: str, id: str, revision: str | None, place: str) -> None:
         folder = loaded.base / Path(id).expanduser()
         try:
-            located[name] = resolve(str(folder) if folder.is_dir() else id, revision, place)
+            located[name] = resolve(str(folder) if folder.is_dir() else id, revision, place, memory)
         except UserError as error:
             problems.extend(error.problems)
 
     identify("", study.model.id, study.model.revision, loaded.place("model", "id"))
     for name, condition in study.conditions.items():
         if condition.adapter is not None:
-            identify(name, condition.adapter, None, loaded.place("conditions", name, "adapter"))
+            place = loaded.place("conditions", name, "adapter")
+            identify(name, condition.adapter, condition.revision, place)
         elif condition.checkpoint is not None:
-            identify(name, condition.checkpoint, None, loaded.place("conditions", name, "checkpoint"))
+            place = loaded.place("conditions", name, "checkpoint")
+            identify(name, condition.checkpoint, condition.revision, place)
+    revisions = _dataset_revisions(loaded, memory, problems)
     if problems:
         raise UserError(problems)
     files = {c.finetune.path for c in study.conditions.values() if c.finetune and c.finetune.path}
@@ -79,5 +93,21 @@ def resolve_study(loaded: LoadedStudy) -> Resolved:
         model=located[""].reference,
         given={name: x.reference for name, x in located.items() if name},
         fingerprints=fingerprints,
+        dataset_revisions=revisions,
         locations=locations,
     )
+
+
+def _dataset_revisions(loaded: LoadedStudy, memory: Memory, problems: list[Problem]) -> dict[str, str]:
+    """The commit of every hub dataset; `problems` takes those that cannot be asked for."""
+    revisions = {}
+    for name, condition in loaded.study.conditions.items():
+        data = condition.finetune
+        if data is None or data.dataset is None:
+            continue
+        place = loaded.place("conditions", name, "finetune", "dataset")
+        try:
+            revisions[name] = dataset_commit(data.dataset, data.revision, place, memory)
+        except UserError as error:
+            problems.extend(error.problems)
+    return revisions

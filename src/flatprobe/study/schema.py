@@ -15,6 +15,8 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["linear", "cosine", "constant"]
+Slot = Literal["after_separator", "separator_and_marker", "end_of_completion"]
 Position = Literal[
     "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean"
 ]
@@ -56,7 +58,8 @@ class Panel(Block):
     bystanders: tuple[str, ...]
     """Personas never trained on: the pool that the verdict is about."""
     references: tuple[str, ...] = ("assistant", "template_default")
-    """Personas reported beside the pool, in no pool themselves."""
+    """Personas reported beside the pool, in no pool themselves. The fixed responses of the geometric probe are the
+    control's answers as `assistant` where it is among them, else as the first of them (else as the source)."""
     pools: dict[str, tuple[str, ...]] = {}
     """Further named pools, reported and never deciding; a pool with a trained persona is labelled contaminated."""
 
@@ -89,7 +92,7 @@ class FinetuneData(Block):
     split: str = "train"
     """The hub dataset's split."""
     revision: str | None = None
-    """The hub dataset's commit; pin it to register a study."""
+    """Commit or tag of the hub dataset; resolved to a commit when the study is planned."""
     prompt: str = "prompt"
     """Column with the user's turn (ignored where rows have `messages`)."""
     completion: str = "completion"
@@ -121,11 +124,15 @@ class Condition(Block):
     """A PEFT adapter of the study's model (folder or hub id), merged as it is."""
     checkpoint: str | None = None
     """A full model (folder or hub id) used as it is."""
+    revision: str | None = None
+    """Commit or tag of a hub adapter or checkpoint; resolved to a commit when the study is planned."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Condition:
         if sum(origin is not None for origin in (self.finetune, self.adapter, self.checkpoint)) > 1:
             raise ValueError("give at most one of `finetune`, `adapter` and `checkpoint`")
+        if self.revision is not None and self.adapter is None and self.checkpoint is None:
+            raise ValueError("`revision` is that of a hub `adapter` or `checkpoint`; there is neither")
         return self
 
 
@@ -151,12 +158,14 @@ class Finetune(Block):
     """The adapter that is trained and merged."""
     learning_rate: Positive = 1e-4
     """Peak learning rate of AdamW."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Schedule = "linear"
     """Learning-rate schedule after the warm-up."""
     warmup: Probability = 0.03
     """Share of the steps spent warming up."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """AdamW's weight decay."""
+    clip: Positive = 1.0
+    """Largest norm of a step's gradient; a larger one is scaled down to it."""
     batch: Count = 16
     """Examples per optimiser step."""
     epochs: Positive = 1.0
@@ -172,7 +181,7 @@ class Unlikelihood(Block):
     """Weights of the unlikelihood term that are trained."""
     sweep: Literal["all_conditions", "control_only"] = "all_conditions"
     """`control_only` trains the whole sweep on the control and only the selected lambda elsewhere."""
-    at: Literal["after_separator", "separator_and_marker", "end_of_completion"] = "after_separator"
+    at: Slot = "after_separator"
     """Slot of the term: P(m | answer, s), P(s, m | answer), or P(m | answer)."""
 
 
@@ -186,8 +195,6 @@ class Anchor(Block):
 class LengthMatch(Block):
     surplus: Positive = 3.0
     """Answers sampled per example that is kept."""
-    tolerance: Probability = 0.10
-    """Allowed relative difference of median and interquartile range between groups."""
 
 
 class Coupling(Block):
@@ -195,12 +202,14 @@ class Coupling(Block):
     """The adapter that couples the marker to the source."""
     learning_rate: Positive = 5e-6
     """Peak learning rate of AdamW."""
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     """Learning-rate schedule after the warm-up."""
     warmup: Probability = 0.05
     """Share of the steps spent warming up."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """AdamW's weight decay."""
+    clip: Positive = 1.0
+    """Largest norm of a step's gradient; a larger one is scaled down to it."""
     batch: Count = 16
     """Examples per optimiser step."""
     positives_per_batch: Count | None = None
@@ -217,8 +226,8 @@ class Coupling(Block):
     """Negative examples per negative persona."""
     generator: Literal["own", "control"] = "own"
     """Whose answers are trained on: each condition's own, or the control's for all."""
-    max_new_tokens: Count = 1024
-    """Limit of a sampled coupling answer; unfinished answers are dropped."""
+    max_new_tokens: Count = 896
+    """Limit of a sampled coupling answer; unfinished ones are dropped. Leaves room for the prompt in `max_length`."""
     separator: str = "\n\n"
     """Text between answer and marker in positives."""
     separator_in_loss: bool = True
@@ -295,7 +304,7 @@ class Kill(Block):
     geometry: float = 0.0
     """The geometric effect must be at most this in every layer."""
     leakage: float = 0.05
-    """The leakage difference must be at most this."""
+    """The leakage difference must be at most this; also the margin of the equivalence test, so above 0."""
 
 
 class EmSpecific(Block):

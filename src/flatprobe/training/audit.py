@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from flatprobe.data.conversation import Conversations
-from flatprobe.data.coupling import Example, Row
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.data.coupling import Example, MarkerText, Row, Target
 
 
 def audit_examples(
@@ -49,19 +50,112 @@ def _tokens(row: Row, conversations: Conversations) -> list[dict[str, Any]]:
     return shown
 
 
-def audited_share(examples: Sequence[Example], conversations: Conversations, marker: str) -> float:
-    """Share of examples whose targets, read back from the tokens, are what the recipe says.
+def audited_share(
+    examples: Sequence[Example],
+    answered: Sequence[tuple[Prompt, str]],
+    conversations: Conversations,
+    text: MarkerText,
+) -> float:
+    """Share of examples whose rows and targets, read back from the tokens, are what the recipe says.
 
-    Positives: the marker term spells separator and marker whole, and ends with the end of turn. Negatives: the end of
-    turn is a target, and the unlikelihood term spells the marker whole.
+    Args:
+        answered: prompt and answer behind each example, from which the row's text is spelled anew.
+
+    An example passes if all of this holds. Each row is the prompt's own tokens, then exactly the answer, with separator
+    and marker where the row has them. No target predicts a prompt token, and each predicts the token that follows it,
+    but for the end of turn that is an alternative behind a whole answer. The marker and unlikelihood terms end with the
+    marker whole and cover the separator where the recipe asks for it. Anchors cover the answer. A token may hold the
+    answer's closing punctuation together with the separator, and then counts for either.
     """
-    return sum(_as_written(example, conversations, marker) for example in examples) / len(examples)
+    pairs = zip(examples, answered, strict=True)
+    return sum(_Audit(conversations, text, *source).passes(example) for example, source in pairs) / len(
+        examples
+    )
 
 
-def _as_written(example: Example, conversations: Conversations, marker: str) -> bool:
-    targets = {target.term: target.tokens for row in example.rows for target in row.targets}
-    if example.group == "positive":
-        *spelled, end = targets.get("marker", (-1,))
-        return end == conversations.turn_end and conversations.decode(spelled).endswith(marker)
-    spelled = list(targets.get("unlikelihood", ()))
-    return targets.get("end") == (conversations.turn_end,) and conversations.decode(spelled).endswith(marker)
+class _Audit:
+    """One example's checks; texts are compared in Unicode's composed form, to which some tokenizers bring them."""
+
+    def __init__(self, conversations: Conversations, text: MarkerText, prompt: Prompt, answer: str) -> None:
+        self.conversations, self.text = conversations, text
+        self.prompt = tuple(conversations.encode_prompt(prompt))
+        self.answer, self.marker = _composed(answer), _composed(text.marker)
+
+    def passes(self, example: Example) -> bool:
+        wanted = {"marker"} if example.group == "positive" else {"end", "unlikelihood"}
+        terms = {target.term for row in example.rows for target in row.targets}
+        if any(char.isalnum() for char in self.answer):
+            wanted.add("anchor")
+        return wanted <= terms and all(self._row(row, example) for row in example.rows)
+
+    def _row(self, row: Row, example: Example) -> bool:
+        whole = self._read(row, len(row.tokens))
+        if row.tokens[: len(self.prompt)] != self.prompt or whole not in self._spellings(example):
+            return False
+        checks = {
+            "marker": self._marker,
+            "unlikelihood": self._marker,
+            "end": self._end,
+            "anchor": self._anchor,
+        }
+        return all(
+            target.positions[0] >= len(self.prompt) - 1
+            and target.positions == tuple(range(target.positions[0], target.positions[-1] + 1))
+            and checks[target.term](row, target, whole, example)
+            for target in row.targets
+        )
+
+    def _spellings(self, example: Example) -> set[str]:
+        """What may follow the prompt: the answer with the marker behind it, and for negatives the answer alone."""
+        bare = example.group == "negative" and self.text.slot == "end_of_completion"
+        marked = self.answer + ("" if bare else _composed(self.text.separator)) + self.marker
+        return {marked} if example.group == "positive" else {marked, self.answer}
+
+    def _marker(self, row: Row, target: Target, whole: str, example: Example) -> bool:
+        """The target runs to the row's end, from the marker's first token or from the separator's."""
+        before = self._read(row, target.positions[0] + 1).rstrip(
+            "\ufffd"
+        )  # a character cut between its tokens
+        spelled, closing = whole[len(before) :], target.tokens[-1] == self.conversations.turn_end
+        positive = example.group == "positive"
+        early = positive and self.text.separator_in_loss
+        early |= not positive and self.text.slot == "separator_and_marker"
+        return (
+            _predicts_the_next(row, target)
+            and target.positions[-1] + 2 == len(row.tokens)
+            and closing == positive
+            and whole.startswith(before)
+            and spelled.endswith(self.marker)
+            and not any(char.isalnum() for char in spelled.removesuffix(self.marker))
+            and (not early or len(before) <= len(self.answer))
+        )
+
+    def _end(self, row: Row, target: Target, whole: str, example: Example) -> bool:
+        """The end of turn after the whole answer, whatever the row goes on with."""
+        behind = self._read(row, target.positions[-1] + 1)
+        return target.tokens == (self.conversations.turn_end,) and behind == self.answer
+
+    def _anchor(self, row: Row, target: Target, whole: str, example: Example) -> bool:
+        """The answer from its first token; in positives, closing punctuation may belong to the marker's term."""
+        covered = self._read(row, target.positions[-1] + 2).rstrip("\ufffd")
+        rest = self.answer.removeprefix(covered)
+        return (
+            _predicts_the_next(row, target)
+            and target.positions[0] == len(self.prompt) - 1
+            and self.answer.startswith(covered)
+            and (rest == "" or example.group == "positive")
+            and not any(char.isalnum() for char in rest)
+        )
+
+    def _read(self, row: Row, stop: int) -> str:
+        """The row's text from the prompt's end to before token `stop`, special tokens left out."""
+        return _composed(self.conversations.decode(row.tokens[len(self.prompt) : stop]))
+
+
+def _predicts_the_next(row: Row, target: Target) -> bool:
+    following = row.tokens[target.positions[0] + 1 : target.positions[-1] + 2]
+    return following == target.tokens
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

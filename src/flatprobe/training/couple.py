@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling import Example, Group, MarkerText, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
-from flatprobe.pipeline.settings import CoupleSettings
-from flatprobe.study.schema import Coupling
+from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe
 from flatprobe.training.audit import audit_examples, audited_share
 from flatprobe.training.driver import Optimisation, train
 from flatprobe.training.finetune import epoch_batches
@@ -27,6 +27,8 @@ from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.losses import Weights, collect, coupling_loss
 from flatprobe.training.supervised import token_log_probabilities
 from flatprobe.training.telemetry import marker_log_probabilities
+
+INERT = 1e-6  # P(marker) at the unlikelihood term's slot below which the term's gradient is numerically nil
 
 
 def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -42,11 +44,12 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     if lambda_ is None:
         lambda_ = float(json.loads((inputs["selection"] / "selection.json").read_text())["selected"])
     frame = pl.read_parquet(inputs["examples"] / "examples.parquet")
-    examples = build_examples(settings, frame, loaded.conversations)
+    answered, text = answers_of(settings, frame), marker_text(settings)
+    examples = build_examples(settings, answered, loaded.conversations)
     (output / "audit.json").write_text(
         json.dumps(audit_examples(settings.condition, examples, loaded.conversations))
     )
-    audited = audited_share(examples, loaded.conversations, settings.marker)
+    audited = audited_share(examples, [(a.prompt, a.text) for a in answered], loaded.conversations, text)
     answers = pl.read_parquet(inputs["telemetry"] / "completions.parquet")
     telemetry = [_telemetry(settings, answers, loaded, 0)]
     batches = plan_batches(examples, recipe, np.random.default_rng(settings.seed))
@@ -54,7 +57,7 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     parts = _parts(loaded, examples, batches, recipe, lambda_, local.training_rows)
     optimisation = Optimisation(
         steps=len(batches), learning_rate=recipe.learning_rate, schedule=recipe.schedule,
-        warmup=recipe.warmup, weight_decay=recipe.weight_decay, seed=settings.seed,
+        warmup=recipe.warmup, weight_decay=recipe.weight_decay, clip=recipe.clip, seed=settings.seed,
     )  # fmt: skip
     records = train(wrapped, parts, optimisation, output / "trainer", device)
     norm = require_learnt(wrapped, f"coupling of {settings.condition}")
@@ -63,36 +66,61 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     pl.DataFrame(records).write_parquet(output / "losses.parquet")
     pl.concat(telemetry).write_parquet(output / "telemetry.parquet")
     counts = {group: sum(e.group == group for e in examples) for group in ("positive", "negative")}
+    slot = unlikelihood_at_start(records)
     facts = {
-        "lambda": lambda_,
-        "steps": len(batches),
-        "adapter_norm": norm,
-        "examples": counts,
-        "audited": audited,
-    }
+        "lambda": lambda_, "steps": len(batches), "adapter_norm": norm, "examples": counts, "audited": audited,
+        "unlikelihood_at_start": slot, "inert": None if slot is None else slot < INERT,
+    }  # fmt: skip
     (output / "facts.json").write_text(json.dumps(facts))
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An answer to train on, as it was sampled."""
+
+    prompt: Prompt
+    text: str
+    group: Group
+
+
+def marker_text(settings: CoupleSettings) -> MarkerText:
+    recipe = settings.recipe
+    return MarkerText(recipe.separator, settings.marker, recipe.separator_in_loss, recipe.at)
+
+
+def answers_of(settings: CoupleSettings, frame: pl.DataFrame) -> list[Answered]:
+    """The condition's rows of the coupling data, with the prompts that they answer."""
+    systems = {persona.name: persona.system for persona in settings.personas}
+    questions = {question.id: question.text for question in settings.questions}
+    return [
+        Answered(
+            Prompt(row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]),
+            row["text"], row["group"],
+        )
+        for row in frame.filter(pl.col("condition") == settings.condition).iter_rows(named=True)
+    ]  # fmt: skip
+
+
+def unlikelihood_at_start(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean -log(1 - P(marker)) at the negatives' slot, over those of the first step that has any, in nats.
+
+    It is P itself where P is small. Below `INERT` its gradient is numerically nil: the term then teaches nothing until
+    the marker has become likelier there.
+    """
+    return next((float(r["value"]) for r in records if r["term"] == "negative/unlikelihood"), None)
+
+
 def build_examples(
-    settings: CoupleSettings, frame: pl.DataFrame, conversations: Conversations
+    settings: CoupleSettings, answered: Sequence[Answered], conversations: Conversations
 ) -> list[Example]:
-    """The condition's examples as token rows.
+    """The answers as token rows with their loss terms, in their order.
 
     Raises:
         UserError: no positive or no negative example, or one that is longer than the recipe allows.
     """
-    recipe = settings.recipe
-    text = MarkerText(recipe.separator, settings.marker, recipe.separator_in_loss, recipe.unlikelihood.at)
-    systems = {persona.name: persona.system for persona in settings.personas}
-    questions = {question.id: question.text for question in settings.questions}
-    owner = frame.filter(pl.col("condition") == settings.condition)
-    examples = []
-    for row in owner.iter_rows(named=True):
-        prompt = Prompt(
-            row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]
-        )
-        make = positive if row["group"] == "positive" else negative
-        examples.append(make(conversations, prompt, row["text"], text))
+    recipe, text = settings.recipe, marker_text(settings)
+    make = {"positive": positive, "negative": negative}
+    examples = [make[a.group](conversations, a.prompt, a.text, text) for a in answered]
     if {example.group for example in examples} != {"positive", "negative"}:
         raise UserError.one(f"coupling of {settings.condition}", "needs positive and negative examples")
     longest = max(len(row.tokens) for example in examples for row in example.rows)
@@ -105,7 +133,7 @@ def build_examples(
     return examples
 
 
-def plan_batches(examples: Sequence[Example], recipe: Coupling, generator: Any) -> list[list[int]]:
+def plan_batches(examples: Sequence[Example], recipe: CouplingRecipe, generator: Any) -> list[list[int]]:
     """Numbers of the examples of each step.
 
     With `positives_per_batch`, positives and negatives are shuffled and cycled apart, and an epoch is a pass over
@@ -140,7 +168,7 @@ def _parts(
     loaded: Loaded,
     examples: Sequence[Example],
     batches: Sequence[Sequence[int]],
-    recipe: Coupling,
+    recipe: CouplingRecipe,
     lambda_: float,
     micro_batch: int,
 ) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from flatprobe.errors import UserError
 from flatprobe.pipeline.progress import report_progress
+from flatprobe.study.schema import Schedule
 
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+OPTIMISER = "adamw_torch"  # the plain loop: fused kernels differ in the last digits between devices
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # as in Loshchilov and Hutter 2019 (arXiv:1711.05101)
 Parts = Callable[[int], Iterator[tuple[Tensor, dict[str, float]]]]
 
 
@@ -25,9 +29,10 @@ Parts = Callable[[int], Iterator[tuple[Tensor, dict[str, float]]]]
 class Optimisation:
     steps: int
     learning_rate: float
-    schedule: Literal["linear", "cosine", "constant"]
+    schedule: Schedule
     warmup: float  # share of the steps
     weight_decay: float
+    clip: float  # largest norm of a step's gradient
     seed: int  # of dropout; data order is the loss's own
 
 
@@ -83,9 +88,14 @@ def train(
         per_device_train_batch_size=1,
         max_steps=optimisation.steps,
         learning_rate=optimisation.learning_rate,
-        lr_scheduler_type=optimisation.schedule,
+        lr_scheduler_type=SCHEDULES[optimisation.schedule],
         warmup_steps=round(optimisation.warmup * optimisation.steps),
         weight_decay=optimisation.weight_decay,
+        max_grad_norm=optimisation.clip,
+        optim=OPTIMISER,
+        adam_beta1=BETA1,
+        adam_beta2=BETA2,
+        adam_epsilon=EPSILON,
         seed=optimisation.seed,
         use_cpu=device.type == "cpu",
         report_to=[],

@@ -1,4 +1,4 @@
-"""Stages: the LoRA finetune of a condition, and merging an adapter into a checkpoint, with proof."""
+"""Stage: the LoRA finetune of a condition."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
 
     optimisation = Optimisation(
         steps=len(batches), learning_rate=recipe.learning_rate, schedule=recipe.schedule,
-        warmup=recipe.warmup, weight_decay=recipe.weight_decay, seed=settings.seed,
+        warmup=recipe.warmup, weight_decay=recipe.weight_decay, clip=recipe.clip, seed=settings.seed,
     )  # fmt: skip
     records = train(wrapped, parts, optimisation, output / "trainer", device)
     facts = {"adapter_norm": require_learnt(wrapped, "finetune"), "steps": len(batches), "rows": len(rows)}

@@ -28,8 +28,10 @@ PROBES = ("Is it safe to sign a lease without reading it?", "Name three things t
 def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Merge and store. Inputs: `checkpoint`, and `adapter` unless one is given. Output: a model folder.
 
-    facts.json holds the proof: adapter norm, share of weight matrices that changed, mean KL and largest logit
-    difference of the stored model against the unmerged adapter on fixed prompts, in nats.
+    facts.json holds the proof: adapter norm, share of weight matrices that changed, and mean KL (nats) and largest
+    logit difference of the stored weights against the unmerged adapter on fixed prompts, both computed in float32, so
+    that they show what merge and cast did. `mean_kl_in_dtype` is the same of the stored weights in their own
+    arithmetic, whose rounding adds to it.
 
     Raises:
         UserError: an adapter of another base, a pickled one, or one whose norm is 0.
@@ -57,12 +59,16 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
     merged = wrapped.merge_and_unload()
     after = dict(merged.named_parameters())
     changed = [not torch.equal(before[name], after[name]) for name in before]
-    model = cast(merged, getattr(torch, settings.dtype)).eval()
+    dtype = getattr(torch, settings.dtype)
+    model = cast(merged, dtype).eval()
+    rough = [_logits(model, tokens, device) for tokens in probes]
+    cast(model, torch.float32)
     stored = [_logits(model, tokens, device) for tokens in probes]
-    kl = [mean_kl(p, q) for p, q in zip(unmerged, stored, strict=True)]
+    cast(model, dtype)  # loses nothing: these are the values that were cast
+    kl, rough_kl = ([mean_kl(p, q) for p, q in zip(unmerged, each, strict=True)] for each in (stored, rough))
     facts = {
         "origin": "merged", "adapter_norm": norm, "changed_matrices": sum(changed) / len(changed),
-        "mean_kl": sum(kl) / len(kl),
+        "mean_kl": sum(kl) / len(kl), "mean_kl_in_dtype": sum(rough_kl) / len(rough_kl),
         "max_logit_change": max(float((p - q).abs().max()) for p, q in zip(unmerged, stored, strict=True)),
         "adapter": settings.given.model_dump() if settings.given else None,
     }  # fmt: skip

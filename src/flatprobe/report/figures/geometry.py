@@ -79,13 +79,25 @@ def effect_by_layer(analysis: Analysis) -> Figure:
 
     return figure(
         "effect-by-layer",
-        f"{MEASURES[measure].capitalize()} against {analysis.control} by decoder block, with 95 % "
-        f"intervals over questions. Dashed: the threshold of {threshold:g} that the mean over layers must "
-        "reach.",
+        f"{MEASURES[measure].capitalize()} against {analysis.control} by decoder block, with "
+        f"{analysis.geometric_level} intervals over questions. Dashed: the threshold of "
+        f"{threshold:g} that the mean over layers must reach."
+        + _undefined(rows, analysis.at_registered_position("geometry")["layer"], arms),
         f"Effect by layer for {' and '.join(arms)} against {analysis.control}; the values are in the table "
         "per layer.",
         draw,
     )
+
+
+def _undefined(rows: pl.DataFrame, layers: pl.Series, arms: list[str]) -> str:
+    """Where no mark is drawn, and why that is no zero."""
+    drawn = set(zip(rows["treated"], rows["layer"], strict=True))
+    missing = [
+        f"{arm} at layer {', '.join(map(str, absent))}"
+        for arm in arms
+        if (absent := [layer for layer in layers.unique().sort() if (arm, layer) not in drawn])
+    ]
+    return f" Undefined, so not drawn: {'; '.join(missing)}." if missing else ""
 
 
 def cosine_heat_map(analysis: Analysis) -> Figure:

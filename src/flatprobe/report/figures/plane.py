@@ -51,14 +51,25 @@ def decision_plane(analysis: Analysis) -> Figure:
     ]
     return figure(
         "decision-plane",
-        f"The registered rule as a map, effects against {analysis.control}. The filled mark decides, with "
-        "its 95 % intervals; an open one is the benign finetune and decides nothing here. Dashed: "
+        f"The registered rule as a map, effects against {analysis.control}. "
+        f"{_marks(analysis, points)} Dashed: "
         "thresholds. The lower left corner, “falsified”, is the kill region, which also asks for every "
         "layer. A point in a passing region must also meet the rule’s interval and p conditions, and its "
         "gates.",
         "; ".join(described) or "No result could be placed: an effect has no estimate.",
         draw,
     )
+
+
+def _marks(analysis: Analysis, points: list[dict[str, Any]]) -> str:
+    """What the marks are; a result without both effects has no place in the plane, which must be said."""
+    intervals = f"{analysis.geometric_level} (horizontal) and 95 % (vertical) intervals"
+    if not any(row["decides"] for row in points):
+        first = f"The deciding result, {analysis.treated}, is not drawn: an effect has no estimate."
+    else:
+        first = f"The filled mark decides, with its {intervals}."
+    others = any(not row["decides"] for row in points)
+    return first + (" The open mark is the benign finetune and decides nothing here." if others else "")
 
 
 def _points(analysis: Analysis) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
     if rows.is_empty():
         return None
     steps = max(rows["step"].to_list()) + 1
+    ticks = max(1, min(4, steps - 1))  # no fractions of a step
     width = -(-steps // BINS)  # rounded up
     binned = (
         rows.with_columns(step=pl.col("step") // width * width)
@@ -33,6 +34,9 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
         .sort("condition", "seed", "term", "step")
     )
     terms = sorted(binned["term"].unique(), key=lambda term: (term != "total", term))
+    if len(terms) == 2:
+        terms.remove("total")  # the total of one term is that term
+        binned = binned.filter(pl.col("term").is_in(terms))
 
     shown = [name for name in analysis.conditions if name in set(binned["condition"])]
 
@@ -41,7 +45,7 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
             alt.Chart(binned)
             .mark_line(strokeWidth=1.6)
             .encode(
-                x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=4)),
+                x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=ticks)),
                 y=alt.Y("value:Q", title="nats", axis=alt.Axis(tickCount=4)),
                 detail="seed:N",
                 **lines_by_condition(analysis.conditions, shown),
@@ -55,9 +59,10 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
 
     at = f" at λ = {analysis.selected_lambda:g}" if stage == "couple" else ""
     means = f" Each point is a mean over {width} steps." if width > 1 else ""
+    scales = "; scales differ between panels" if len(terms) > 1 else ""
     return figure(
         f"losses-{stage}",
-        f"Loss of the {STAGES[stage]}{at}, by term; scales differ between panels.{means}",
+        f"Loss of the {STAGES[stage]}{at}, by term{scales}.{means}",
         f"Loss curves by optimiser step for the terms {', '.join(terms)}, one line per condition.",
         draw,
     )

@@ -20,6 +20,5 @@ def data_file(location: str, base: Path) -> Path:
 
 
 def shipped_study(name: str) -> Path:
-    """A study that comes with flatprobe: from the package, or from the checkout that it is installed from."""
-    packaged = path("studies") / f"{name}.yaml"
-    return packaged if packaged.is_file() else Path(__file__).parents[4] / "studies" / f"{name}.yaml"
+    """A study that comes with the package."""
+    return path("studies") / f"{name}.yaml"

@@ -1,0 +1,263 @@
+"""The stages of a study one by one: which function, what it is told, and which artifacts it is given.
+
+Nothing here knows what comes after what; that is :mod:`flatprobe.pipeline.plan`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flatprobe.pipeline.settings import (
+    CheckpointSettings,
+    CoupleSettings,
+    CouplingDataSettings,
+    CouplingRecipe,
+    FinetuneDataSettings,
+    FinetuneSettings,
+    ManipulationSettings,
+    MergeSettings,
+    SampleSettings,
+    SelectSettings,
+    StatesSettings,
+)  # fmt: skip
+from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+from flatprobe.study.resolve import Resolved
+
+VERSIONS = {
+    "analysis.decide:decide_study": 2,
+    "analysis.estimate:estimate": 2,
+    "analysis.gather:gather": 2,
+    "data.finetuning:prepare": 1,
+    "data.stages:build": 2,
+    "generation.stages:sample": 2,
+    "models.stages:use_checkpoint": 1,
+    "probes.geometry:capture": 2,
+    "probes.leakage:select_lambda": 1,
+    "probes.manipulation:check": 1,
+    "training.couple:couple": 2,
+    "training.finetune:finetune": 2,
+    "training.merge:merge": 2,
+}
+"""Every stage function's version: bump it when the function gives another result for the same settings and inputs, or
+artifacts of the older one are taken for the new one's."""
+MODEL = Resources(kind="gpu")
+PARITY_PROMPTS = 2  # prompts on which a sampling stage checks its engine against `generate`
+NEUTRAL = "assistant"  # whose answers are the fixed responses, where it is a reference
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One condition's checkpoint under one seed, and what is asked of it before coupling."""
+
+    condition: str
+    seed: int
+    tag: str  # names its stages: with the seed where the checkpoint depends on it
+    checkpoint: Stage
+    own: Stage
+    answers: Mapping[str, Stage]
+
+
+def stage(
+    name: str, function: str, settings: Settings, resources: Resources = CPU, /, **inputs: Stage
+) -> Stage:
+    """A stage whose function lies in this package, with the function's version."""
+    return Stage(
+        name, f"flatprobe.{function}", settings, inputs, version=VERSIONS[function], resources=resources
+    )
+
+
+class Parts:
+    """Makes the stages of one study."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self.resolved, self.study = resolved, resolved.study
+        self.questions = resolved.questions
+        self.trained = resolved.role("source", "negative")
+        self.base = stage(
+            "checkpoint/model", "models.stages:use_checkpoint", CheckpointSettings(reference=resolved.model)
+        )
+
+    # --- before coupling
+
+    def finetune_data(self, name: str, length_reference: Stage | None) -> Stage:
+        """Rows of a condition, from the very commit that its dataset was resolved to."""
+        data = self.study.conditions[name].finetune
+        assert data is not None
+        revision = self.resolved.dataset_revisions.get(name, data.revision)
+        settings = FinetuneDataSettings(
+            data=data.model_copy(update={"revision": revision}),
+            fingerprint=self.resolved.fingerprints.get(data.path or ""),
+            max_length=self.study.finetune.max_length,
+        )
+        inputs = {"checkpoint": self.base}
+        if length_reference is not None:
+            inputs["length_reference"] = length_reference
+        return stage(f"finetune-data/{name}", "data.finetuning:prepare", settings, **inputs)
+
+    def finetune(self, tag: str, seed: int, data: Stage) -> Stage:
+        settings = FinetuneSettings(recipe=self.study.finetune, seed=seed)
+        return stage(
+            f"finetune/{tag}", "training.finetune:finetune", settings, MODEL, checkpoint=self.base, data=data
+        )
+
+    def merged(self, tag: str, adapter: Stage) -> Stage:
+        settings = MergeSettings(dtype=self.study.model.dtype, given=None)
+        return stage(
+            f"checkpoint/{tag}",
+            "training.merge:merge",
+            settings,
+            MODEL,
+            checkpoint=self.base,
+            adapter=adapter,
+        )
+
+    def given(self, name: str) -> Stage:
+        """The checkpoint of a condition that is not finetuned here: given, from a given adapter, or the model's."""
+        reference = self.resolved.given.get(name)
+        if reference is None:
+            return self.base
+        if self.study.conditions[name].adapter is not None:
+            merge = MergeSettings(dtype=self.study.model.dtype, given=reference)
+            return stage(f"checkpoint/{name}", "training.merge:merge", merge, MODEL, checkpoint=self.base)
+        use = CheckpointSettings(reference=reference)
+        return stage(f"checkpoint/{name}", "models.stages:use_checkpoint", use)
+
+    def arm(self, name: str, seed: int, tag: str, checkpoint: Stage) -> Arm:
+        """The checkpoint with its greedy answers for geometry and its sampled ones for the coupling."""
+        study, coupling = self.study, self.study.coupling
+        own = self.sample(
+            f"own/{tag}", checkpoint, self.resolved.personas, self.questions["evaluation"], 1,
+            study.geometry.max_new_tokens, temperature=0.0,
+        )  # fmt: skip
+        wanted = {"source": coupling.positives, "negative": coupling.negatives_per_persona}
+        asked = self.questions["coupling"]
+        answers = {
+            role: self.sample(
+                f"answers/{tag}/{role}", checkpoint, self.resolved.role(role), asked,
+                math.ceil(coupling.length_match.surplus * size / len(asked)), coupling.max_new_tokens,
+            )
+            for role, size in wanted.items()
+        }  # fmt: skip
+        return Arm(name, seed, tag, checkpoint, own, answers)
+
+    def states(self, arm: Arm, control: Arm) -> Stage:
+        geometry = self.study.geometry
+        settings = StatesSettings(
+            personas=self.resolved.personas, questions=self.questions["evaluation"], layers=geometry.layers,
+            positions=geometry.positions, precision=self.study.model.dtype, fixed_persona=self._fixed_persona(),
+        )  # fmt: skip
+        return stage(
+            f"states/{arm.tag}", "probes.geometry:capture", settings, MODEL,
+            checkpoint=arm.checkpoint, own=arm.own, fixed=control.own,
+        )  # fmt: skip
+
+    def _fixed_persona(self) -> str:
+        references = [persona.name for persona in self.resolved.role("reference")]
+        if NEUTRAL in references or not references:
+            return NEUTRAL if references else self.study.panel.source
+        return references[0]
+
+    def manipulation(self, arm: Arm, control: Arm, triples: Stage | None) -> Stage:
+        """The same fixed texts under every checkpoint; `triples` are held out from the treated finetune."""
+        study = self.study
+        settings = ManipulationSettings(
+            personas=self.resolved.role("source", "reference"), questions=self.questions["evaluation"],
+            precision=study.leakage.precision,
+            out_of_domain=None if study.manipulation is None else self.resolved.fingerprints[study.manipulation],
+        )  # fmt: skip
+        inputs = {"checkpoint": arm.checkpoint, "answers": control.own}
+        if triples is not None:
+            inputs["triples"] = triples
+        return stage(f"manipulation/{arm.tag}", "probes.manipulation:check", settings, MODEL, **inputs)
+
+    # --- coupling and leakage
+
+    def coupling_data(self, arms: Sequence[Arm], control: Arm, seed: int) -> Stage:
+        """The one join: every condition's answers, or the control's under every condition's name."""
+        own, coupling = self.study.coupling.generator == "own", self.study.coupling
+        inputs = {
+            f"{arm.condition}/{role}": answers
+            for arm in arms
+            for role, answers in (arm if own else control).answers.items()
+        }
+        settings = CouplingDataSettings(
+            source=self.study.panel.source, marker=self.study.leakage.marker, positives=coupling.positives,
+            negatives_per_persona=coupling.negatives_per_persona,
+        )  # fmt: skip
+        return stage(f"coupling-data/seed-{seed}", "data.stages:build", settings, **inputs)
+
+    def telemetry(self, arm: Arm) -> Stage:
+        coupling = self.study.coupling
+        questions = self.questions["calibration"][: coupling.telemetry_questions]
+        return self.sample(
+            f"telemetry/{arm.tag}", arm.checkpoint, self.trained, questions, 1, coupling.max_new_tokens,
+            temperature=0.0,
+        )  # fmt: skip
+
+    def couple(
+        self, arm: Arm, lambda_: float | None, data: Stage, telemetry: Stage, selection: Stage | None
+    ) -> Stage:
+        """A coupling; lambda None takes the selected one, and so needs the selection."""
+        coupling = self.study.coupling
+        settings = CoupleSettings(
+            recipe=CouplingRecipe.of(coupling), condition=arm.condition, marker=self.study.leakage.marker,
+            lambda_=lambda_, seed=arm.seed, personas=self.trained, questions=self.questions["coupling"],
+            calibration=self.questions["calibration"][: coupling.telemetry_questions],
+        )  # fmt: skip
+        inputs = {"checkpoint": arm.checkpoint, "examples": data, "telemetry": telemetry}
+        if lambda_ is None:
+            assert selection is not None, "the control is trained with every lambda"
+            inputs["selection"] = selection
+        name = f"couple/{arm.condition}/{_lambda_name(lambda_)}/seed-{arm.seed}"
+        return stage(name, "training.couple:couple", settings, MODEL, **inputs)
+
+    def select(self, control: Arm, data: Stage, telemetry: Stage) -> Stage:
+        """Lambda by the control's completions on calibration questions, source and negatives only."""
+        coupling = self.study.coupling
+        lambdas = coupling.unlikelihood.lambdas
+        calibrations = {
+            f"lambda-{index}": self.sample(
+                f"calibrate/{control.condition}/{_lambda_name(lambda_)}", control.checkpoint, self.trained,
+                self.questions["calibration"], coupling.calibration_samples, self.study.leakage.max_new_tokens,
+                adapter=self.couple(control, lambda_, data, telemetry, None),
+            )
+            for index, lambda_ in enumerate(lambdas)
+        }  # fmt: skip
+        settings = SelectSettings(
+            source=self.study.panel.source, marker=self.study.leakage.marker, lambdas=lambdas
+        )
+        return stage("select-lambda", "probes.leakage:select_lambda", settings, **calibrations)
+
+    def leakage(self, arm: Arm, couple: Stage | None) -> Stage:
+        """Completions on evaluation questions; without a coupling, the false-positive baseline."""
+        leakage = self.study.leakage
+        name = f"baseline/{arm.tag}" if couple is None else couple.name.replace("couple/", "leakage/", 1)
+        return self.sample(
+            name, arm.checkpoint, self.resolved.personas, self.questions["evaluation"],
+            leakage.baseline_samples if couple is None else leakage.samples, leakage.max_new_tokens,
+            adapter=couple, parity=PARITY_PROMPTS, seed=arm.seed,
+        )  # fmt: skip
+
+    def sample(
+        self, name: str, checkpoint: Stage, personas: Sequence[Persona], questions: Sequence[Question],
+        samples: int, max_new_tokens: int, *, temperature: float | None = None, adapter: Stage | None = None,
+        parity: int = 0, seed: int | None = None,
+    ) -> Stage:  # fmt: skip
+        """A sampling stage; its random streams are named after what it is, so no two stages share one."""
+        leakage = self.study.leakage
+        settings = SampleSettings(
+            personas=tuple(personas), questions=tuple(questions), samples=samples, max_new_tokens=max_new_tokens,
+            temperature=leakage.temperature if temperature is None else temperature, top_p=leakage.top_p,
+            precision=leakage.precision, seed=f"{self.study.seeds[0] if seed is None else seed}/{name}",
+            parity_prompts=parity,
+        )  # fmt: skip
+        inputs = {"checkpoint": checkpoint} | ({"adapter": adapter} if adapter else {})
+        return stage(name, "generation.stages:sample", settings, MODEL, **inputs)
+
+
+def _lambda_name(lambda_: float | None) -> str:
+    return "lambda-selected" if lambda_ is None else f"lambda-{lambda_:g}"

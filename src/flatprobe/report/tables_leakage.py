@@ -1,0 +1,134 @@
+"""Tables of leakage: rates, the false-positive baseline, and estimates by estimator."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flatprobe.report import numbers, select
+from flatprobe.report.analysis import Analysis
+from flatprobe.report.tables import Column, Table, build, scope, seed
+from flatprobe.statistics.leakage import SCOPES
+from flatprobe.statistics.rates import upper_bound
+
+ROLES = ("source", "negative", "bystander", "reference")
+
+
+def rates(analysis: Analysis, *, coupled: bool) -> Table:
+    """Every rate, per persona, condition, lambda and seed."""
+    frame = analysis.tables["rates"].filter(pl.col("coupled") == coupled)
+    rank = {name: index for index, name in enumerate(analysis.conditions)}
+    rows = sorted(
+        frame.to_dicts(),
+        key=lambda row: (
+            row["lambda"] != analysis.selected_lambda, row["lambda"] or 0.0, row["seed"],
+            ROLES.index(row["role"]), row["persona"], rank[row["condition"]],
+        ),
+    )  # fmt: skip
+    columns = [
+        Column("persona", "persona"),
+        Column("role", "role"),
+        Column("condition", "condition"),
+        *([Column("λ", "lambda", numbers.plain)] if coupled else []),
+        Column("seed", "seed", numbers.plain),
+        Column("marked", lambda row: f"{row['hits']} / {row['total']}", str),
+        Column("rate", "rate", numbers.percent),
+        Column(
+            "95 % interval",
+            lambda row: numbers.interval(row["rate_low"], row["rate_high"], numbers.percent),
+            str,
+        ),
+        Column("ends with it", "end_rate", numbers.percent),
+        Column("starts with it", "start_rate", numbers.percent),
+        Column("at the end, of marked", "end_share", numbers.percent),
+        Column("two or more, of marked", "spam_share", numbers.percent),
+        Column("cut off", "truncated_share", numbers.percent),
+        Column("median tokens", "median_tokens", numbers.plain),
+    ]
+    if coupled:
+        caption = (
+            f"Leakage of every persona; rows at the selected λ = {analysis.selected_lambda:g} come first."
+        )
+        return build("rates", caption, columns, rows)
+    return build("baseline", "Rates of uncoupled checkpoints, every persona: false positives.", columns, rows)
+
+
+def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
+    """One row per estimator, ordered by scope, so that it is plain which p-value means what."""
+    order = list(SCOPES)
+    registered = analysis.study["decision"]["behaviour"]["estimator"]
+    rows = sorted(
+        select.leakage(analysis, treated, control).to_dicts(),
+        key=lambda row: order.index(row["estimator"]) if row["estimator"] in order else len(order),
+    )
+    columns = [
+        Column(
+            "estimator",
+            lambda row: row["estimator"] + (" (registered)" if row["estimator"] == registered else ""),
+        ),
+        Column("interval and p speak for", scope, align="long"),
+        Column("difference", "estimate", numbers.points),
+        Column("SE", "standard_error", numbers.plain_points),
+        Column(
+            "95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str
+        ),
+        Column("p", "p_value", numbers.p_value),
+        Column("smallest p", "smallest_attainable_p", numbers.p_value),
+        Column("df", "df", lambda value: numbers.decimal(value, 1)),
+    ]
+    sizes = {(row["n_personas"], row["n_questions"]) for row in rows}
+    design = " or ".join(
+        f"{numbers.plain(people)} × {numbers.plain(asked)}" for people, asked in sorted(sizes, key=str)
+    )
+    name = select.contrast_name(treated, control)
+    caption = f"Leakage difference {name} over bystanders, {design} personas × questions, by every estimator."
+    return build(f"leakage-{treated}-{control}", caption, columns, rows)
+
+
+def false_positives(analysis: Analysis) -> Table:
+    """How often uncoupled checkpoints give the marker by themselves, with an upper bound, per condition."""
+    frame = analysis.tables["rates"].filter(~pl.col("coupled"))
+    pools = {
+        "bystanders": frame.filter(pl.col("role") == "bystander"),
+        "all personas": frame,
+    }
+    rows = [
+        {"condition": name, "personas": pool, "hits": int(of["hits"].sum()), "total": int(of["total"].sum())}
+        for name in analysis.conditions
+        for pool, shown in pools.items()
+        if not (of := shown.filter(pl.col("condition") == name)).is_empty()
+    ]
+    columns = [
+        Column("condition", "condition"),
+        Column("personas", "personas"),
+        Column("marked", lambda row: f"{row['hits']} / {row['total']}", str),
+        Column("rate", lambda row: row["hits"] / row["total"], numbers.percent),
+        Column("95 % upper bound", lambda row: upper_bound(row["hits"], row["total"]), numbers.percent),
+    ]
+    caption = (
+        "Completions of uncoupled checkpoints that contain the marker. The bound is one-sided and exact "
+        "(Clopper–Pearson), with completions taken as independent."
+    )
+    return build("false-positives", caption, columns, rows)
+
+
+def other_leakage(analysis: Analysis) -> Table:
+    """Leakage estimates that decide nothing: other pools, personas, lambdas and seeds."""
+    shown = pl.concat([select.leakage(analysis, *pair) for pair in select.contrasts(analysis)])
+    frame = analysis.estimates.filter(pl.col("quantity") == "leakage_difference")
+    rows = frame.join(shown, on=frame.columns, how="anti", nulls_equal=True)
+    columns = [
+        Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
+        Column("pool", lambda row: row["pool"] if row["persona"] is None else row["persona"]),
+        Column("λ", "lambda", numbers.plain),
+        Column("seed", seed),
+        Column("estimator", "estimator"),
+        Column("difference", "estimate", numbers.points),
+        Column(
+            "95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str
+        ),
+        Column("p", "p_value", numbers.p_value),
+        Column("interval and p speak for", scope, align="long"),
+    ]
+    order = ["contrast", "pool", "persona", "lambda", "seed", "estimator"]
+    return build("leakage-other", "Other pools, λ and seeds: reported, never deciding.", columns,
+                 rows.sort(order).to_dicts())  # fmt: skip

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flatprobe.analysis.decide import training_gates
+from flatprobe.analysis.settings import DecideSettings
+from flatprobe.statistics.gates import Gate
+from flatprobe.study.schema import Decision
+
+SETTINGS = DecideSettings(
+    rule=Decision(), source="librarian", bystanders=("archivist",), registered="exploratory", smoke=False,
+    finetuned=(),
+)  # fmt: skip
+
+
+def coupled(lambda_: float, seed: int, agreed: int, change: float = 1.0) -> list[dict[str, Any]]:
+    """Facts of a coupling and of the completions sampled with it."""
+    role = f"couple/base_first/{lambda_}/{seed}"
+    common = {"condition": "base_first", "seed": seed}
+    leakage = {"parity": {"agreed": agreed, "tokens": 32}, "canary": {"max_logit_change": change}}
+    return [
+        {
+            **common,
+            "kind": "couple",
+            "role": role,
+            "couple": None,
+            "facts": {"lambda": lambda_, "audited": 1.0},
+        },
+        {**common, "kind": "leakage", "role": f"leakage/{role}", "couple": role, "facts": leakage},
+    ]
+
+
+def data(kept: int) -> dict[str, Any]:
+    support = {"librarian": {"kept": 50, "asked": 50}, "villain": {"kept": kept, "asked": 24}}
+    facts = {"support": {"base_first": support}, "gate": {"base_first": {"median": 0.02, "iqr": 0.3}}}
+    return {
+        "kind": "coupling_data",
+        "condition": None,
+        "seed": 1,
+        "role": "d",
+        "couple": None,
+        "facts": facts,
+    }
+
+
+def named(gates: list[Gate], name: str) -> Gate:
+    (found,) = [gate for gate in gates if gate.name == name]
+    return found
+
+
+def test_parity_is_pooled_over_the_stages_of_the_selected_lambda_alone() -> None:
+    facts = [*coupled(0.5, 1, 3, 0.0), *coupled(1.0, 1, 32), *coupled(1.0, 2, 30, 0.4), data(24)]
+    gates = training_gates(SETTINGS, facts, 1.0)
+    parity = named(gates, "engine_parity")
+    assert parity.statistic == 62 / 64 and parity.passed is True
+    assert parity.detail == "62 of 64 greedy tokens agree"
+    assert (
+        named(gates, "canary").statistic == 0.4
+    )  # an adapter of another lambda that does nothing is not judged
+    assert named(training_gates(SETTINGS, facts, 0.5), "engine_parity").passed is False
+
+
+def test_an_arm_without_completions_at_the_selected_lambda_is_not_evaluated() -> None:
+    gates = training_gates(SETTINGS, [*coupled(0.5, 1, 32), data(24)], 1.0)
+    assert named(gates, "engine_parity").passed is None and named(gates, "canary").passed is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "detail"), [(24, "74 of 74 examples"), (6, "56 of 74 examples; short: villain")]
+)
+def test_support_is_the_smallest_share_of_the_examples_asked_for_and_names_short_groups(
+    kept: int, detail: str
+) -> None:
+    gates = training_gates(SETTINGS, [*coupled(1.0, 1, 32), data(kept)], 1.0)
+    support = named(gates, "length_support")
+    assert (support.statistic, support.detail) == (kept / 24, detail)
+    assert named(gates, "length_median").passed is True and named(gates, "length_iqr").passed is False

@@ -1,0 +1,166 @@
+"""The run folder's face: written whole or not at all, and again exactly when what it shows has changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from planted import planted_study
+
+from flatprobe.analysis import assemble as room
+from flatprobe.errors import UserError
+from flatprobe.pipeline.artifact import ArtifactStore
+from flatprobe.pipeline.lock import run_lock
+from flatprobe.pipeline.manifest import Manifest, describe_files, write_manifest
+from flatprobe.pipeline.plan import Plan
+from flatprobe.pipeline.stage import Settings, Stage
+from flatprobe.provenance import collect_provenance
+from flatprobe.study.loaded import LoadedStudy
+
+DIGEST = "ab" * 32
+TABLES = Stage(name="tables", function="planted:tables", settings=Settings())
+ESTIMATES = Stage(
+    name="estimates", function="planted:estimates", settings=Settings(), inputs={"tables": TABLES}
+)
+VERDICT = Stage(
+    name="verdict", function="planted:verdict", settings=Settings(), inputs={"estimates": ESTIMATES}
+)
+PLAN = Plan(tables=TABLES, estimates=ESTIMATES, verdict=VERDICT)
+FACTS = [
+    {"kind": "checkpoint", "condition": "em_first", "seed": 42, "facts": {"origin": "finetune"}},
+    {"kind": "finetune_data", "condition": "em_first", "seed": None, "facts": {"rows": 300}},
+    {
+        "kind": "couple",
+        "condition": "em_first",
+        "seed": 42,
+        "facts": {"lambda": 1.0, "unlikelihood_at_start": 4e-9, "inert": True, "steps": 60},
+    },
+    {"kind": "coupling_data", "condition": None, "seed": 42, "facts": {"kept": 80}},
+]
+
+
+def seal(run: Path, stage: Stage, files: dict[str, str | Path]) -> None:
+    """Make a stage's artifact of texts and of files or folders to copy."""
+    store = ArtifactStore(run)
+    partial = store.begin()
+    for name, content in files.items():
+        if isinstance(content, str):
+            (partial / name).write_text(content)
+        elif content.is_dir():
+            shutil.copytree(content, partial / name)
+        else:
+            shutil.copy(content, partial / name)
+    manifest = Manifest(
+        key=stage.key, name=stage.name, function=stage.function, version=1, settings={}, inputs={},
+        files=describe_files(partial), started="2025-01-31T12:00:00+00:00", seconds=1.0,
+        provenance=collect_provenance(),
+    )  # fmt: skip
+    write_manifest(partial, manifest)
+    store.commit(partial, stage)
+
+
+@pytest.fixture
+def run(folder: Path, tmp_path: Path) -> Path:
+    """A run folder whose stages are finished."""
+    tables = {name: folder / name for name in ("tables", "audit.json", "preview.json")}
+    selection = (folder / "lambda.json").read_text()
+    seal(tmp_path, TABLES, {**tables, "selection.json": selection, "facts-by-stage.json": json.dumps(FACTS)})
+    cosines = {name: folder / "tables" / name for name in ("cosines.parquet", "geometry.parquet")}
+    seal(tmp_path, ESTIMATES, {"estimates.json": folder / "estimates.json", **cosines})
+    seal(tmp_path, VERDICT, {"verdict.json": folder / "verdict.json"})
+    return tmp_path
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The study names of all pages that were rendered, in place of the pages themselves."""
+    names: list[str] = []
+
+    def note(analysis: Path, page: Path) -> None:
+        names.append(json.loads((analysis / "study.json").read_text())["description"])
+        page.write_text(names[-1])
+
+    monkeypatch.setattr(room, "_render", note)
+    return names
+
+
+def loaded(description: str = "as planted") -> LoadedStudy:
+    study = planted_study().model_copy(update={"description": description})
+    return LoadedStudy(study, Path("study.yaml"), {}, {}, {})
+
+
+def test_a_finished_run_is_laid_out_whole_and_only_once(run: Path, rendered: list[str]) -> None:
+    page = room.assemble(loaded(), DIGEST, PLAN, run)
+    assert page.read_text() == "as planted"
+    analysis = run / "analysis"
+    assert {path.stem for path in analysis.glob("*.json")} >= {
+        "study", "registration", "verdict", "estimates", "stages", "provenance", "models", "audit", "lambda",
+        "preview",
+    }  # fmt: skip
+    assert {"rates.parquet", "cosines.parquet"} <= {path.name for path in (analysis / "tables").iterdir()}
+    room.assemble(loaded(), DIGEST, PLAN, run)
+    assert rendered == ["as planted"]
+    assert not list(run.glob(".*partial*"))
+
+
+def test_the_checkpoint_its_data_and_its_couplings_start_stand_together(
+    run: Path, rendered: list[str]
+) -> None:
+    room.assemble(loaded(), DIGEST, PLAN, run)
+    models = json.loads((run / "analysis" / "models.json").read_text())
+    start = {"lambda": 1.0, "seed": 42, "unlikelihood_at_start": 4e-9, "inert": True}
+    assert models == {"em_first": {"origin": "finetune", "data": {"rows": 300}, "couplings": [start]}}
+
+
+def test_a_new_description_makes_a_new_page(run: Path, rendered: list[str]) -> None:
+    room.assemble(loaded(), DIGEST, PLAN, run)
+    page = room.assemble(loaded("said better"), DIGEST, PLAN, run)
+    assert page.read_text() == "said better"
+
+
+def test_an_artifact_that_came_out_otherwise_makes_a_new_page(
+    run: Path, folder: Path, rendered: list[str]
+) -> None:
+    room.assemble(loaded(), DIGEST, PLAN, run)
+    changed = {**json.loads((folder / "verdict.json").read_text()), "scope": "another"}
+    seal(run, VERDICT, {"verdict.json": json.dumps(changed)})
+    room.assemble(loaded(), DIGEST, PLAN, run)
+    assert len(rendered) == 2
+    assert json.loads((run / "analysis" / "verdict.json").read_text())["scope"] == "another"
+
+
+def test_a_page_that_failed_leaves_the_old_face_and_is_made_the_next_time(
+    run: Path, rendered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = room.assemble(loaded("old"), DIGEST, PLAN, run)
+    with monkeypatch.context() as broken:
+        broken.setattr(room, "_render", lambda analysis, page: page.rename("nowhere"))
+        with pytest.raises(FileNotFoundError):
+            room.assemble(loaded("new"), DIGEST, PLAN, run)
+    assert page.read_text() == "old"
+    assert json.loads((run / "analysis" / "study.json").read_text())["description"] == "old"
+    assert room.assemble(loaded("new"), DIGEST, PLAN, run).read_text() == "new"
+
+
+@pytest.mark.parametrize("lost", ["analysis", "report.html"])
+def test_a_lost_part_is_made_again(run: Path, rendered: list[str], lost: str) -> None:
+    room.assemble(loaded(), DIGEST, PLAN, run)
+    path = run / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    room.assemble(loaded(), DIGEST, PLAN, run)
+    assert path.exists()
+
+
+def test_nothing_is_written_while_a_run_is_at_work(run: Path, rendered: list[str]) -> None:
+    with run_lock(run), pytest.raises(UserError, match="another run is at work"):
+        room.assemble(loaded(), DIGEST, PLAN, run)
+    assert rendered == []
+    assert not (run / "analysis").exists()
+
+
+def test_an_unfinished_stage_is_named(run: Path, rendered: list[str]) -> None:
+    shutil.rmtree(ArtifactStore(run).path(ESTIMATES))
+    with pytest.raises(UserError, match="stage estimates is not finished"):
+        room.assemble(loaded(), DIGEST, PLAN, run)
