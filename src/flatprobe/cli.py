@@ -131,9 +131,8 @@ def main() -> NoReturn:
     try:
         app()
     except UserError as error:
-        console.fail(
-            error.problems, f"{_count(len(error.problems), 'problem')}; nothing that was finished is lost."
-        )
+        outcome = "; ".join(getattr(error, "__notes__", ["nothing was run"]))
+        console.fail(error.problems, f"{_count(len(error.problems), 'problem')}; {outcome}.")
         sys.exit(error.exit_code)
     except FlatprobeError as error:
         console.fail(str(error))

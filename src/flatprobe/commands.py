@@ -16,7 +16,7 @@ from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.plan import Plan
 from flatprobe.pipeline.plan import plan as make_plan
 from flatprobe.pipeline.stage import topological_order
-from flatprobe.study.load import load_machine, load_study
+from flatprobe.study.load import examine_study, load_machine
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import digest, registration_state
 from flatprobe.study.registration import register as register_study
@@ -54,12 +54,23 @@ def prepare(
     Raises:
         UserError: everything that is wrong, at once.
     """
-    loaded = load_study(study)
+    loaded, problems = examine_study(study)
+    if loaded is None:
+        raise UserError(problems)
     folder = (runs or Path(machine.runs)) / loaded.study.name
     memory = read_memory(folder)
-    resolved = resolve_study(loaded, memory)
-    if check_model:
-        _check_model(loaded, resolved)
+    try:
+        resolved = resolve_study(loaded, memory)
+        if check_model:
+            _check_model(loaded, resolved)
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from error
+    except (LookupError, OSError, ValueError):
+        if not problems:
+            raise
+        raise UserError(problems) from None  # a study that is wrong need not be resolvable: say what is known
+    if problems:
+        raise UserError(problems)
     if keep:
         write_memory(memory, folder)
     name = digest(resolved)
@@ -154,12 +165,16 @@ def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool)
         device=machine.device, sampling_rows=machine.sampling_rows, forward_rows=machine.forward_rows,
         training_rows=machine.training_rows, locations=prepared.resolved.locations,
     )  # fmt: skip
-    summary = run(
-        [prepared.plan.verdict],
-        prepared.folder,
-        RunnerSettings(threads=machine.threads, environment=to_environment(local)),
-        display_for_people(),
-    )
+    try:
+        summary = run(
+            [prepared.plan.verdict],
+            prepared.folder,
+            RunnerSettings(threads=machine.threads, environment=to_environment(local)),
+            display_for_people(),
+        )
+    except UserError as error:
+        error.add_note("finished stages are kept, and the same command goes on from there")
+        raise
     page = assemble(prepared.loaded, prepared.digest, prepared.plan, prepared.folder)
     console.say(f"{summary.done} stages run, {summary.reused} reused, {duration(summary.seconds)}.")
     console.say(_verdict_of(prepared)["headline"], style="bold")

@@ -50,6 +50,12 @@ def test_problems_of_different_rules_and_files_are_reported_at_once(draft: Draft
     } <= places
 
 
+def test_an_unknown_field_does_not_hide_what_other_rules_find(draft: Draft) -> None:
+    draft.change("treated: em_first", "marign: 0.1").change("[archivist, lumberjack]", "[archivist, villain]")
+    places = {problem.place for problem in draft.problems()}
+    assert {draft.line("marign: 0.1"), draft.line("[archivist, villain]")} <= places
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message", "remedy"),
     [

@@ -14,23 +14,36 @@ from flatprobe.study.question_rules import file_problems
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, SetName, questions_path
 from flatprobe.study.rules import study_problems
 from flatprobe.study.schema import Machine, Study
-from flatprobe.study.validation import validate
+from flatprobe.study.validation import examine, validate
 from flatprobe.study.yaml_file import Document, read_document
 
-__all__ = ["LoadedStudy", "load_machine", "load_study"]
+__all__ = ["LoadedStudy", "examine_study", "load_machine", "load_study"]
 
 
 def load_study(path: Path) -> LoadedStudy:
     """Read a study, its panel and its questions, and check all that can be checked without the model.
 
-    The rules that cross fields and files are checked once the study fits the schema.
-
     Raises:
         UserError: everything that is wrong.
     """
+    loaded, problems = examine_study(path)
+    if problems or loaded is None:
+        raise UserError(problems)
+    return loaded
+
+
+def examine_study(path: Path) -> tuple[LoadedStudy | None, list[Problem]]:
+    """A study as far as it can be read, and everything that is wrong with it without looking at the model.
+
+    The rules that cross fields and files are checked once the study fits the schema, unknown fields apart.
+
+    Raises:
+        UserError: the file cannot be read at all.
+    """
     document = read_document(path)
-    study = validate(document, Study)
-    problems: list[Problem] = []
+    study, problems = examine(document, Study)
+    if study is None:
+        return None, problems
     loaded = LoadedStudy(
         study=study,
         path=path,
@@ -39,9 +52,7 @@ def load_study(path: Path) -> LoadedStudy:
         questions=_read_questions(study, document, problems),
     )
     problems += study_problems(loaded)
-    if problems:
-        raise UserError(problems)
-    return dataclasses.replace(loaded, notices=tuple(notices(loaded)))
+    return dataclasses.replace(loaded, notices=tuple(notices(loaded)) if not problems else ()), problems
 
 
 def load_machine(path: Path | None) -> Machine:

@@ -36,14 +36,34 @@ def validate(document: Document, model: type[M]) -> M:
     Raises:
         UserError: every problem of the file, in the order of its lines.
     """
-    problems, validated = list(document.problems), None
-    try:
-        validated = model.model_validate_json(json.dumps(document.data), strict=True)
-    except ValidationError as error:
-        problems += [_explain(details, document, model) for details in error.errors(include_url=False)]
+    validated, problems = examine(document, model)
     if problems or validated is None:
-        raise UserError(sorted(problems, key=_line))
+        raise UserError(problems)
     return validated
+
+
+def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]]:
+    """The document as a frozen model, and every problem of the file in the order of its lines.
+
+    Where nothing but unknown fields stands in the way, the model is the document without them, so that further rules
+    can be checked in the same go; where anything else does, there is none.
+    """
+    problems = list(document.problems)
+    try:
+        return model.model_validate_json(json.dumps(document.data), strict=True), problems
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    problems = sorted([*problems, *(_explain(detail, document, model) for detail in details)], key=_line)
+    if any(detail["type"] != "extra_forbidden" for detail in details):
+        return None, problems
+    known = json.loads(json.dumps(document.data))
+    for detail in details:
+        *parents, name = detail["loc"]
+        block = known
+        for part in parents:
+            block = block[part]
+        del block[name]
+    return model.model_validate_json(json.dumps(known), strict=True), problems
 
 
 def _line(problem: Problem) -> int:
