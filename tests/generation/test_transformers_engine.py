@@ -19,6 +19,7 @@ from flatprobe.generation.transformers_engine import (
     ends_of,
     left_padded,
     positions_of,
+    shared_heads,
 )
 from flatprobe.models.load import Loaded
 
@@ -288,3 +289,25 @@ def test_bfloat16_logits_are_drawn_from_in_float32() -> None:
 def test_temperature_zero_takes_the_likeliest_token_whatever_the_stream() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0]]).expand(3, -1)
     assert draw(logits, torch.tensor([0.0, 0.5, 0.99]), 0.0, 0.5).tolist() == [1, 1, 1]
+
+
+def test_heads_are_what_a_groups_prompts_begin_with_and_leave_a_token_over() -> None:
+    rows = [[1, 2, 3, 4], [1, 2, 5], [1, 9, 9, 9], [1, 9, 9, 9]]
+    assert shared_heads(rows, ["a", "a", "b", "b"]) == [2, 2, 3, 3]
+    assert shared_heads([[1, 2], [3, 4]], ["a", "a"]) == [0, 0]
+
+
+def test_a_shared_head_gives_the_same_next_token_distribution_as_the_whole_prompt(
+    load: Callable[[str], Loaded],
+) -> None:
+    loaded = load("llama")
+    engine = TransformersEngine(
+        loaded.model, loaded.conversations, loaded.device, 8, lambda done, total: None
+    )
+    rows = [[5, 6, 7, 8, 9], [5, 6, 7, 3], [4, 4, 2, 7, 1, 1, 9]]
+    with torch.inference_mode():
+        _, _, shared = engine._prefill(rows, shared_heads(rows, ["a", "a", "b"]))
+        _, _, whole = engine._prefill(rows, [0, 0, 0])
+        alone = torch.stack([loaded.model(torch.tensor([row])).logits[0, -1] for row in rows])
+    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ make a completion independent of batch size and order, up to the arithmetic of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,26 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
+def shared_heads(rows: Sequence[Sequence[int]], groups: Sequence[Hashable]) -> list[int]:
+    """For each row, how many first tokens it shares with all rows of its group; at least one token is left over."""
+    heads: dict[Hashable, tuple[Sequence[int], int]] = {}
+    for row, group in zip(rows, groups, strict=True):
+        first, length = heads.get(group, (row, len(row) - 1))
+        length = min(length, len(row) - 1)
+        while length and first[:length] != row[:length]:
+            length -= 1
+        heads[group] = (first, length)
+    shortest = min(length for _, length in heads.values())
+    return [heads[group][1] if shortest else 0 for group in groups]
+
+
+def windowed(model: Any) -> bool:
+    """Whether any block attends to a window of its past only."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    return "sliding_attention" in kinds if kinds else getattr(config, "sliding_window", None) is not None
+
+
 class TransformersEngine:
     """Samples from one loaded model; `rows` is how many sequences are decoded together."""
 
@@ -92,28 +112,60 @@ class TransformersEngine:
                 for index in chunk
                 for k in range(settings.samples)
             ]
-            completions = self._decode([encoded[index] for index in chunk], seeds, settings)
+            batch = [encoded[index] for index in chunk]
+            heads = shared_heads(batch, [prompts[index].system for index in chunk])
+            completions = self._decode(batch, heads, seeds, settings)
             for place, index in enumerate(chunk):
                 results[index] = completions[place * settings.samples : (place + 1) * settings.samples]
             self.report(min(start + step, len(order)) * settings.samples, len(order) * settings.samples)
         return results
 
-    @torch.inference_mode()
-    def _decode(
-        self, rows: list[list[int]], seeds: list[int], settings: SamplingSettings
-    ) -> list[Completion]:
-        """Decode `samples` sequences per row; shapes: B rows of prompts, N = B * samples live sequences at first."""
-        ids, mask = left_padded(rows, self.conversations.turn_end, self.device)
-        output = self.model(
+    def _prefill(self, rows: list[list[int]], heads: list[int]) -> tuple[Any, Tensor, Tensor]:
+        """The prompts' cache, mask [B, T] and next-token logits [B, V].
+
+        Tokens that all prompts of a persona begin with are run once and their cache repeated. The pads between head
+        and rest are masked and take no position; sliding windows count them all the same, so models with windows
+        get their prompts whole.
+        """
+        pad = self.conversations.turn_end
+        if windowed(self.model) or not all(heads):
+            ids, mask = left_padded(rows, pad, self.device)
+            output = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions_of(mask), use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            return output.past_key_values, mask, output.logits[:, -1]
+        unique = list(dict.fromkeys(tuple(row[:head]) for row, head in zip(rows, heads, strict=True)))
+        group = [unique.index(tuple(row[:head])) for row, head in zip(rows, heads, strict=True)]
+        ids, mask = left_padded(unique, pad, self.device)
+        cache = self.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions_of(mask),
             use_cache=True,
             logits_to_keep=1,
+        ).past_key_values
+        index = torch.tensor(group, device=self.device)
+        cache.batch_select_indices(index)
+        rest, rest_mask = left_padded(
+            [row[head:] for row, head in zip(rows, heads, strict=True)], pad, self.device
         )
-        cache, repeat = output.past_key_values, settings.samples
+        mask = torch.cat([mask[index], rest_mask], dim=1)
+        logits = self.model(
+            input_ids=rest, attention_mask=mask, position_ids=positions_of(mask)[:, -rest.shape[1] :],
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        ).logits  # fmt: skip
+        return cache, mask, logits[:, -1]
+
+    @torch.inference_mode()
+    def _decode(
+        self, rows: list[list[int]], heads: list[int], seeds: list[int], settings: SamplingSettings
+    ) -> list[Completion]:
+        """Decode `samples` sequences per row; shapes: B rows of prompts, N = B * samples live sequences at first."""
+        repeat = settings.samples
+        cache, mask, logits = self._prefill(rows, heads)
         cache.batch_repeat_interleave(repeat)
-        logits = output.logits[:, -1].repeat_interleave(repeat, 0)
+        logits = logits.repeat_interleave(repeat, 0)
         mask = mask.repeat_interleave(repeat, 0)
         streams = [np.random.default_rng(seed) for seed in seeds]
         uniforms = torch.empty(0)
