@@ -12,6 +12,8 @@ from flatprobe.report.analysis import Analysis
 from flatprobe.report.figures.theme import INK, Figure, condition_scales, figure, rule
 from flatprobe.report.words import MEASURES
 
+NAME_SHARE = 0.36  # of the width, left of the threshold: the regions there are named too
+
 
 class Bounds(NamedTuple):
     """Drawn part of the plane: geometric effect in its own units, leakage difference in [−1, 1]."""
@@ -110,9 +112,11 @@ def _bounds(analysis: Analysis, points: list[dict[str, Any]]) -> Bounds:
     xs = [row[key] for row in points for key in ("x", "x_low", "x_high") if row[key] is not None]
     ys = [row[key] for row in points for key in ("y", "y_low", "y_high") if row[key] is not None]
     pad_x, pad_y = 1.3 * abs(threshold), max(margin, 10.0)
+    x_high = max([threshold + pad_x, *(x + 0.3 * pad_x for x in xs)])
+    room = threshold - NAME_SHARE / (1 - NAME_SHARE) * (x_high - threshold)
     return Bounds(
-        min([float(decision["kill"]["geometry"]) - pad_x, *(x - 0.2 * pad_x for x in xs)]),
-        max([threshold + pad_x, *(x + 0.3 * pad_x for x in xs)]),
+        min([float(decision["kill"]["geometry"]) - pad_x, room, *(x - 0.2 * pad_x for x in xs)]),
+        x_high,
         min([-0.9 * pad_y, *(y - 0.3 * pad_y for y in ys)]),
         max([margin + 1.1 * pad_y, *(y + 0.3 * pad_y for y in ys)]),
     )
@@ -134,7 +138,7 @@ def _regions(analysis: Analysis, bounds: Bounds, narrow: bool) -> list[alt.Chart
         for _, a, b, c, d, fill, opacity in regions
     ]
     names = [{"name": name, "x": a, "y": d} for name, a, _, _, d, _, _ in regions]
-    names.append({"name": "inconclusive", "x": max(kill_x, x_low), "y": up})
+    names.append({"name": "inconclusive", "x": x_low, "y": up})
     x = alt.X("x:Q", scale=alt.Scale(domain=[x_low, x_high], nice=False), axis=alt.Axis(tickCount=5))
     y = alt.Y("y:Q", scale=alt.Scale(domain=[y_low, y_high], nice=False), axis=alt.Axis(tickCount=7))
     box = (
