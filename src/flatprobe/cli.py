@@ -34,7 +34,7 @@ RunsFolder = Annotated[
 @app.command("demo")
 def run_demo(
     quick: Annotated[
-        bool, typer.Option("--quick", help="A smoke run of a minute or two; its verdict supports no claim.")
+        bool, typer.Option("--quick", help="A smoke run of a few minutes; its verdict supports no claim.")
     ] = False,
     machine: MachineFile = None,
     runs: RunsFolder = None,
