@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flatprobe import cli, commands
+from flatprobe import cli
+from flatprobe.commands import study as commands
 from flatprobe.errors import UserError
 from flatprobe.models.memory import FILE, Memory, write_memory
 from flatprobe.pipeline.manifest import Damaged

@@ -40,7 +40,7 @@ def run_demo(
     runs: RunsFolder = None,
 ) -> None:
     """Run the complete demo study on the embedded SmolLM2-135M, on this machine's CPU."""
-    from flatprobe.commands import demo
+    from flatprobe.commands.study import demo
 
     demo(quick, machine, runs)
 
@@ -48,7 +48,7 @@ def run_demo(
 @app.command()
 def check(study: StudyFile, machine: MachineFile = None) -> None:
     """Report everything that is wrong with a study, with file and line; run nothing."""
-    from flatprobe.commands import check_study
+    from flatprobe.commands.study import check_study
 
     check_study(study, machine)
 
@@ -56,7 +56,7 @@ def check(study: StudyFile, machine: MachineFile = None) -> None:
 @app.command()
 def plan(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
     """List a study's stages in order, and what is finished already; run nothing."""
-    from flatprobe.commands import show_plan
+    from flatprobe.commands.study import show_plan
 
     show_plan(study, machine, runs)
 
@@ -74,7 +74,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a study, or go on where it stopped; finished stages are never run again."""
-    from flatprobe.commands import execute
+    from flatprobe.commands.study import execute
     from flatprobe.study.load import load_machine
 
     execute(study, load_machine(machine), runs, register=register)
@@ -83,7 +83,7 @@ def run(
 @app.command()
 def status(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
     """Say how far a study is: stages finished, running and missing."""
-    from flatprobe.commands import show_status
+    from flatprobe.commands.study import show_status
 
     show_status(study, machine, runs)
 
@@ -91,7 +91,7 @@ def status(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = Non
 @app.command()
 def report(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
     """Write report.html of a finished study again, and say where it is."""
-    from flatprobe.commands import write_report
+    from flatprobe.commands.study import write_report
 
     write_report(study, machine, runs)
 
@@ -104,7 +104,7 @@ def verdict(
     as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json instead of text.")] = False,
 ) -> None:
     """Print the verdict of a finished study with the numbers and gates it was decided on."""
-    from flatprobe.commands import show_verdict
+    from flatprobe.commands.study import show_verdict
 
     show_verdict(study, machine, runs, as_json)
 
