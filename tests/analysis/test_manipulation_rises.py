@@ -27,19 +27,19 @@ def test_a_rise_is_paired_by_text_and_its_lower_end_that_of_a_paired_t() -> None
             frame("em", "out_of_domain", [9.0, 9.0]),
         ]
     )  # fmt: skip
-    found = rises(table, "base", "in_domain")
+    found = rises(table, "base", "in_domain", 0.95)
     assert set(found) == {"em"}
     expected = stats.ttest_rel(treated, BASE).confidence_interval(0.95).low
     assert found["em"].low == pytest.approx(float(expected))
     assert (found["em"].mean, found["em"].texts) == (pytest.approx(1.2333, abs=1e-3), 3)
-    assert rises(table, "base", "out_of_domain") == {}  # the control has no such text
+    assert rises(table, "base", "out_of_domain", 0.95) == {}  # the control has no such text
 
 
 def test_one_text_has_a_rise_and_no_interval_and_seeds_are_averaged_first() -> None:
     table = pl.concat(
         [frame("base", "in_domain", [-1.0]), frame("em", "in_domain", [1.0]), frame("em", "in_domain", [2.0])]
     )
-    assert rises(table, "base", "in_domain") == {"em": Rise(2.5, None, 1)}
+    assert rises(table, "base", "in_domain", 0.95) == {"em": Rise(2.5, None, 1)}
 
 
 @pytest.mark.parametrize(

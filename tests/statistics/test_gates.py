@@ -33,16 +33,16 @@ def test_a_statistic_that_could_not_be_had_is_neither_passed_nor_failed() -> Non
 
 def test_a_source_that_never_rose_failed_to_couple() -> None:
     before = [-12.0, -11.0, -13.0, -12.5]
-    assert low_source_rate_reason(before, before, before) == "coupling_failed"
+    assert low_source_rate_reason(before, before, before, level=0.95) == "coupling_failed"
 
 
 def test_a_source_that_rose_with_the_negatives_is_not_separable() -> None:
     before = [-12.0, -11.0, -13.0, -12.5]
     source, negatives = [-3.0, -2.5, -3.2, -2.8], [-2.9, -2.6, -3.1, -2.9]
-    assert low_source_rate_reason(source, negatives, before) == "source_not_separable"
+    assert low_source_rate_reason(source, negatives, before, level=0.95) == "source_not_separable"
 
 
 def test_a_source_that_rose_alone_only_lacks_dose() -> None:
     before = [-12.0, -11.0, -13.0, -12.5]
-    assert low_source_rate_reason([-3.0, -2.5, -3.2, -2.8], before, before) == "coupling_failed"
-    assert low_source_rate_reason([-3.0], [-9.0], [-9.0]) is None
+    assert low_source_rate_reason([-3.0, -2.5, -3.2, -2.8], before, before, level=0.95) == "coupling_failed"
+    assert low_source_rate_reason([-3.0], [-9.0], [-9.0], level=0.95) is None

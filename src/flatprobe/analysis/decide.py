@@ -20,6 +20,7 @@ from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geomet
 from flatprobe.statistics.explain import SourceReason
 from flatprobe.statistics.gates import Gate, gate, low_source_rate_reason
 from flatprobe.statistics.geometry_tables import headroom, reliability
+from flatprobe.study.questions import normalised
 from flatprobe.study.schema import Decision
 
 
@@ -40,9 +41,9 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         & (pl.col("condition") == rule.control)
     )
     evidence = [_evidence(settings, estimates, rates, geometry, pair) for pair in contrasts(rule)]
-    in_domain, reached = _manipulation(tables, rule.control)
+    in_domain, reached = _manipulation(tables, rule)
     gates = [
-        *_study_gates(rule, evidence[0]),
+        *study_gates(settings, tables / "tables", evidence[0]),
         *training_gates(settings, facts, selected),
         *_readout_gates(settings, rates),
         *_geometry_gates(rule, geometry),
@@ -77,7 +78,7 @@ def _evidence(
         geometric_evidence(main, settings.rule, contrast, headroom(geometry)),
         behavioural_evidence(
             main, settings.rule, contrast, BYSTANDERS,
-            _source_rate(settings, rates, treated), _source_rate(settings, rates, control),
+            source_rate(settings, rates, treated), source_rate(settings, rates, control),
         ),
     )  # fmt: skip
 
@@ -106,25 +107,35 @@ def _seeds(
     return Seeds(count=len(seeds), agree=len(legs) == 1)
 
 
-def _source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -> float | None:
+def source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -> float | None:
+    """Share of the source's completions that count by the rule's match, over all its rows; None without any."""
     rows = rates.filter((pl.col("condition") == condition) & (pl.col("persona") == settings.source))
     total = int(rows["total"].sum())
-    return int(rows["hits"].sum()) / total if total else None
+    share = {"strict": "rate", "end_anchored": "end_rate"}[settings.rule.gates.source_match]
+    hits = round(
+        float((rows[share] * rows["total"]).sum())
+    )  # counts again: a threshold is met exactly or not
+    return hits / total if total else None
 
 
-def _study_gates(rule: Decision, main: Contrast) -> list[Gate]:
-    """Overlaps are refused when a study is loaded, so a study that ran has none; the analysis must be whole."""
+def study_gates(settings: DecideSettings, tables: Path, main: Contrast) -> list[Gate]:
+    """Overlaps, counted in what the run really used (the loader refuses them too), and a whole analysis."""
+    rule = settings.rule
+    trained = set(pl.read_parquet(tables / "lengths.parquet")["persona"])
+    shared = sorted(trained & set(settings.bystanders))
+    asked = pl.read_parquet(tables / "questions.parquet")["text"].map_elements(
+        normalised, return_dtype=pl.String
+    )
+    repeated = len(asked) - asked.n_unique()
     returned = [main.geometry.effect is not None, main.behaviour.effect is not None]
+    share = sum(returned) / len(returned)
+    trained_on = f": {', '.join(shared)}" if shared else f" of {len(settings.bystanders)}"
     return [
-        gate("role_overlap", "study", 0.0, rule, "checked when the study is loaded"),
-        gate("question_overlap", "study", 0.0, rule, "checked when the study is loaded"),
+        gate("role_overlap", "study", len(shared), rule, f"bystanders with training examples{trained_on}"),
         gate(
-            "analysis",
-            "study",
-            sum(returned) / len(returned),
-            rule,
-            "share of the deciding estimates that exist",
+            "question_overlap", "study", repeated, rule, f"questions asked twice, of {len(asked)} in all sets"
         ),
+        gate("analysis", "study", share, rule, "share of the deciding estimates that exist"),
     ]
 
 
@@ -192,6 +203,7 @@ def _length_gates(rule: Decision, arm: str, facts: Sequence[dict[str, Any]]) -> 
 def _readout_gates(settings: DecideSettings, rates: pl.DataFrame) -> list[Gate]:
     """Source rate of each arm; end anchoring, spam and truncation over all its coupled completions."""
     rule, gates = settings.rule, list[Gate]()
+    match = f"{rule.gates.source_match.replace('_', '-')} match"
     for (arm,), rows in rates.group_by(["condition"], maintain_order=True):
         name = str(arm)
         total, hits = int(rows["total"].sum()), int(rows["hits"].sum())
@@ -200,7 +212,7 @@ def _readout_gates(settings: DecideSettings, rates: pl.DataFrame) -> list[Gate]:
             c: float((marked[c] * marked["hits"]).sum()) / hits if hits else None
             for c in ("end_share", "spam_share")
         }
-        gates.append(gate("source_rate", name, _source_rate(settings, rates, name), rule, "strict match"))
+        gates.append(gate("source_rate", name, source_rate(settings, rates, name), rule, match))
         gates.append(
             gate("marker_at_end", name, weighted["end_share"], rule, f"of {hits} marked completions")
         )
@@ -217,13 +229,15 @@ def _geometry_gates(rule: Decision, geometry: pl.DataFrame) -> list[Gate]:
     ]
 
 
-def _manipulation(tables: Path, control: str) -> tuple[dict[str, Rise], dict[str, Breadth]]:
+def _manipulation(tables: Path, rule: Decision) -> tuple[dict[str, Rise], dict[str, Breadth]]:
     """In-domain rises, and how far each finetune reached; both empty where the study has no texts for it."""
     path = tables / "tables" / "manipulation.parquet"
     if not path.is_file():
         return {}, {}
     frame = pl.read_parquet(path)
-    inside, outside = (rises(frame, control, name) for name in ("in_domain", "out_of_domain"))
+    inside, outside = (
+        rises(frame, rule.control, name, rule.gates.level) for name in ("in_domain", "out_of_domain")
+    )
     return inside, breadth(inside, outside)
 
 
@@ -253,4 +267,4 @@ def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> S
         .drop_nulls()
     )
     source, negative, before = (by_question[name].to_list() for name in ("source", "negative", "before"))
-    return low_source_rate_reason(source, negative, before)
+    return low_source_rate_reason(source, negative, before, settings.rule.gates.level)

@@ -11,7 +11,6 @@ from scipy import stats
 
 Breadth = Literal["broad", "narrow", "none", "unknown"]
 Set = Literal["in_domain", "out_of_domain"]
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Rise:
     mean: float
     """Nats per token."""
     low: float | None
-    """Lower end of the 95 % t interval over texts; None with fewer than two."""
+    """Lower end of the t interval over texts; None with fewer than two."""
     texts: int
 
     @property
@@ -29,10 +28,11 @@ class Rise:
         return None if self.low is None else self.low > 0
 
 
-def rises(frame: pl.DataFrame, control: str, set_: Set) -> dict[str, Rise]:
+def rises(frame: pl.DataFrame, control: str, set_: Set, level: float) -> dict[str, Rise]:
     """Each other condition's rise on one set of texts; means over seeds first.
 
-    `frame`: columns condition, set, id, log_odds. Conditions without a text that the control has are left out.
+    `level` is that of the t interval. `frame`: columns condition, set, id, log_odds. Conditions without a text that
+    the control has are left out.
     """
     means = (
         frame.filter(pl.col("set") == set_)
@@ -45,7 +45,7 @@ def rises(frame: pl.DataFrame, control: str, set_: Set) -> dict[str, Rise]:
     for (condition,), rows in paired.group_by(["condition"], maintain_order=True):
         values = (rows["log_odds"] - rows["base"]).to_numpy()
         several = len(values) > 1
-        low = float(stats.ttest_1samp(values, 0.0).confidence_interval(LEVEL).low) if several else None
+        low = float(stats.ttest_1samp(values, 0.0).confidence_interval(level).low) if several else None
         found[str(condition)] = Rise(float(values.mean()), low, len(values))
     return found
 

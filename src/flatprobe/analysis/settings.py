@@ -46,6 +46,7 @@ class EstimateSettings(Settings):
     trained: tuple[str, ...]
     """Personas that no pool may hold without being called contaminated."""
     geometry_resamples: int
+    reliability_splits: int
     seed: int
     entries: tuple[Entry, ...]
 

@@ -133,7 +133,8 @@ class _Planner:
         estimate = EstimateSettings(
             rule=study.decision, source=study.panel.source, bystanders=bystanders, pools=study.panel.pools,
             trained=tuple(persona.name for persona in self.parts.trained),
-            geometry_resamples=study.geometry.resamples, seed=study.seeds[0],
+            geometry_resamples=study.geometry.resamples,
+            reliability_splits=study.geometry.reliability_splits, seed=study.seeds[0],
             entries=tuple(entry for entry in self.entries if entry.kind == "states"),
         )  # fmt: skip
         estimates = stage("estimates", "analysis.estimate:estimate", estimate, tables=tables, **states)

@@ -11,11 +11,6 @@ from flatprobe.statistics.gates import Blocks, Gate, complete
 from flatprobe.statistics.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
 from flatprobe.study.schema import Decision
 
-SIGNIFICANCE = 0.05
-"""Level of the crossed analyses that raise or lower a confidence; part of the rule, not of a study."""
-SEEDS = 3
-"""Training runs from which on agreement between seeds means something."""
-
 
 @dataclass(frozen=True)
 class Seeds:
@@ -64,7 +59,7 @@ def decide(
     }
     return Verdict(
         verdict=name,
-        confidence=_confidence(name, main.behaviour, seeds, dose_unmatched),
+        confidence=_confidence(rule, name, main.behaviour, seeds, dose_unmatched),
         as_registered_confidence=_AS_REGISTERED[name],
         em_specific=specific,
         em_specific_reason=specific_reason,
@@ -150,11 +145,11 @@ def _dose_unmatched(rule: Decision, evidence: BehaviouralEvidence) -> bool | Non
 
 
 def _confidence(
-    name: Name, evidence: BehaviouralEvidence, seeds: Seeds, dose_unmatched: bool | None
+    rule: Decision, name: Name, evidence: BehaviouralEvidence, seeds: Seeds, dose_unmatched: bool | None
 ) -> Confidence:
     """Unknown support is no support: a missing crossed p, TOST or source rate never raises a confidence."""
-    several = seeds.count >= SEEDS and seeds.agree is not False
-    crossed = evidence.crossed_p is not None and evidence.crossed_p < SIGNIFICANCE
+    several = seeds.count >= rule.confidence.seeds and seeds.agree is not False
+    crossed = evidence.crossed_p is not None and evidence.crossed_p < rule.confidence.significance
     match name:
         case "flattened":
             if crossed and several and seeds.agree is True:
@@ -163,7 +158,9 @@ def _confidence(
         case "geometry_only" | "behaviour_only":
             return "MODERATE" if several else "LOW"
         case "falsified":
-            supported = evidence.crossed_tost_p is not None and evidence.crossed_tost_p < SIGNIFICANCE
+            supported = (
+                evidence.crossed_tost_p is not None and evidence.crossed_tost_p < rule.confidence.significance
+            )
             return "HIGH" if supported else "MODERATE"
         case "inconclusive":
             return "LOW"

@@ -146,7 +146,7 @@ def low_source_rate_reason(
     source_log_p: Sequence[float],
     negative_log_p: Sequence[float],
     uncoupled_log_p: Sequence[float],
-    level: float = 0.95,
+    level: float,
 ) -> Literal["coupling_failed", "source_not_separable"] | None:
     """What a low source rate means, by teacher-forced log P(s, m | own answer), one value per calibration
     question.

@@ -274,6 +274,8 @@ class Geometry(Block):
     """Limit of the greedy answers whose states are read."""
     resamples: Count = 2000
     """Joint question resamples for intervals."""
+    reliability_splits: Count = 100
+    """Random halves of the questions behind a split-half reliability."""
 
 
 class GeometricLeg(Block):
@@ -298,6 +300,8 @@ class BehaviouralLeg(Block):
     """The deciding estimator."""
     resamples: Count = 10000
     """Resamples of the bootstraps."""
+    level: Probability = 0.95
+    """Level of the intervals of leakage differences."""
 
 
 class Kill(Block):
@@ -314,13 +318,24 @@ class EmSpecific(Block):
     """Margin of treated minus benign leakage."""
 
 
+class ConfidenceRule(Block):
+    significance: Probability = 0.05
+    """The p of the crossed analyses, of no difference and of equivalence, must be below this to raise a confidence."""
+    seeds: Count = 3
+    """Training seeds from which on agreement between them raises a confidence."""
+
+
 class Gates(Block):
+    level: Probability = 0.95
+    """Level of the intervals that gates look at: manipulation, and what a low source rate means."""
     length_tolerance: Probability = 0.10
     """Largest relative difference of length medians and interquartile ranges between training groups."""
     merge_kl: Positive = 1e-3
     """Largest mean KL between merged and unmerged model, in nats."""
     source_rate: Probability = 0.60
-    """Smallest strict source rate."""
+    """Smallest source rate."""
+    source_match: Literal["strict", "end_anchored"] = "strict"
+    """Which completions of the source count for its rate: with the marker anywhere, or at the end."""
     marker_at_end: Probability = 0.80
     """Smallest share of marked completions that end with the marker."""
     spam: Probability = 0.05
@@ -352,6 +367,8 @@ class Decision(Block):
     """What falsifies."""
     em_specific: EmSpecific = EmSpecific()
     """What makes an effect specific."""
+    confidence: ConfidenceRule = ConfidenceRule()
+    """What raises a confidence."""
     gates: Gates = Gates()
     """Thresholds of the gates."""
 
