@@ -56,6 +56,22 @@ def test_both_legs_passing_is_flattened() -> None:
     assert result.reasons == ()
 
 
+def test_the_conjunction_bears_the_larger_p_of_its_legs_and_none_where_one_is_unknown() -> None:
+    both = Contrast(replace(GEOMETRY, p_value=0.004), LEAKAGE)
+    assert verdict(both).numbers["conjunction_p"] == 0.004
+    assert verdict(Contrast(replace(GEOMETRY, p_value=None), LEAKAGE)).numbers["conjunction_p"] is None
+
+
+def test_an_effect_at_its_threshold_up_to_rounding_reaches_it() -> None:
+    below = 0.15 - 3e-17 - 2.8e-17
+    assert below < RULE.behaviour.margin
+    at_margin = Contrast(GEOMETRY, replace(LEAKAGE, effect=below))
+    assert verdict(at_margin).verdict == "flattened"
+    at_kill = replace(NULL.behaviour, effect=0.1 * 3 - 0.25)
+    assert at_kill.effect is not None and at_kill.effect > RULE.kill.leakage
+    assert verdict(replace(NULL, behaviour=at_kill)).verdict == "falsified"
+
+
 def test_a_planted_null_is_falsified_and_high_only_with_equivalence_shown() -> None:
     result = verdict(NULL)
     assert (result.verdict, result.confidence) == ("falsified", "HIGH")

@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from planted_states import BYSTANDERS, LAYERS, PERSONAS, QUESTIONS, planted_states
+from scipy import stats
 
 from flatprobe.errors import UserError
+from flatprobe.statistics.bootstrap import draw_weights
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.geometry import geometry_contrast
+from flatprobe.statistics.measures import MEASURES
 from flatprobe.statistics.states import States
 
 BASE = planted_states("base_first")
@@ -72,9 +75,9 @@ def test_less_noise_moves_the_raw_cosine_and_its_noise_share_but_not_the_crossva
     assert values["cosine_difference"] > 0.008
     assert values["noise_share"] == pytest.approx(values["cosine_difference"], rel=0.1)
     assert abs(values["crossvalidated_cosine_difference"]) < 0.1 * values["cosine_difference"]
-    # Less noise shortens the states a little, and both ratios are on states of equal norm.
-    assert values["noise_ratio"] * values["norm_ratio"] ** 2 == pytest.approx(1 / 64, rel=0.05)
-    assert values["contraction"] == pytest.approx(2 * np.log(values["norm_ratio"]), abs=0.05)
+    assert values["noise_ratio"] == pytest.approx(1 / 64, rel=0.05)
+    assert values["contraction"] == pytest.approx(0, abs=0.05)
+    assert values["norm_ratio"] == pytest.approx(1, abs=0.005)
     assert values["contraction_minus_noise"] == pytest.approx(-np.log(64), abs=0.15)
 
 
@@ -84,10 +87,11 @@ def test_a_rotation_and_a_common_scale_move_no_measure_but_the_norm(
 ) -> None:
     values = aggregate(planted_states("em_first", **change))
     assert values.pop("norm_ratio") == pytest.approx(norm, rel=1e-5)
-    if (
-        "rotated" in change
-    ):  # turning the common direction is a translation too, with cosines unchanged in total
-        del values["translation_share"], values["cosine_difference_minus_translation"]
+    for name in ("unscaled_scatter_ratio", "unscaled_noise_ratio"):
+        assert values.pop(name) == pytest.approx(norm**2, rel=1e-4)
+    if "rotated" in change:  # the largest dimensions are no longer those of the control
+        for name in ("translation_share", "cosine_difference_minus_translation", "trimmed_cosine_difference"):
+            del values[name]
     else:
         assert values.pop("translation_share") == pytest.approx(
             -values.pop("cosine_difference_minus_translation"), abs=1e-6
@@ -127,32 +131,13 @@ def test_the_registered_cosine_and_its_jackknife_agree_with_averaged_states() ->
     assert jackknife.standard_error == pytest.approx(error, rel=1e-6) and jackknife.df == 11
 
 
-def test_crossvalidated_cosine_agrees_with_a_loop_over_distinct_questions() -> None:
-    treated = planted_states("em_first", persona=0.7, seed=6)
-
-    def product(h_QD: np.ndarray, k_QD: np.ndarray) -> float:
-        pairs = [(q, r) for q in range(12) for r in range(12) if q != r]
-        return float(np.mean([h_QD[q] @ k_QD[r] for q, r in pairs]))
-
-    def oracle(states: States) -> float:
-        h_PQD = states.h_PQLD[:, :, 0].astype(np.float64)
-        values = []
-        for name in BYSTANDERS:
-            source, other = h_PQD[0], h_PQD[PERSONAS.index(name)]
-            values.append(product(source, other) / np.sqrt(product(source, source) * product(other, other)))
-        return float(np.mean(values))
-
-    row = contrast(treated)["crossvalidated_cosine_difference", "question_bootstrap", 3]
-    assert row.estimate == pytest.approx(oracle(treated) - oracle(BASE), abs=1e-9)
-
-
 def test_bootstrap_draws_are_those_of_resampled_centroids() -> None:
     treated = planted_states("em_first", persona=0.7)
     row = contrast(treated, resamples=200)["cosine_difference", "question_bootstrap", 3]
-    weights = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12), size=200)
+    weights = draw_weights(12, 200, np.random.default_rng(1))
     draws = []
     for weight in weights:
-        drawn = np.repeat(np.arange(12), weight).tolist()
+        drawn = np.repeat(np.arange(12), weight.astype(int)).tolist()
         draws.append(mean_centroid_cosine(treated, 3, drawn) - mean_centroid_cosine(BASE, 3, drawn))
     assert (row.ci_low, row.ci_high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
     assert row.bootstrap_bias == pytest.approx(np.mean(draws) - row.estimate, abs=1e-9)
@@ -177,9 +162,66 @@ def test_personas_without_scatter_leave_contraction_undefined_with_a_reason() ->
     assert cosines.estimate is not None and cosines.estimate > 0.02
 
 
-def test_persona_t_takes_bystanders_as_the_random_factor() -> None:
-    row = contrast(planted_states("em_first", persona=0.5))["cosine_difference", "persona_t", None]
-    assert row.df == 3 and "new personas" in row.scope and row.p_value is not None
+def test_the_persona_jackknife_of_the_cosine_is_the_t_over_the_bystanders_own_differences() -> None:
+    treated = planted_states("em_first", persona=0.5)
+    row = contrast(treated)["cosine_difference", "persona_jackknife_t", None]
+    own = [
+        np.mean(
+            [bystander_cosine(treated, layer, name) - bystander_cosine(BASE, layer, name) for layer in LAYERS]
+        )
+        for name in BYSTANDERS
+    ]
+    test = stats.ttest_1samp(own, 0.0)
+    assert (row.df, row.estimate) == (
+        3,
+        pytest.approx(np.mean(own), abs=1e-9),
+    ) and "new personas" in row.scope
+    assert row.standard_error == pytest.approx(stats.sem(own), rel=1e-9)
+    assert row.p_value == pytest.approx(test.pvalue, rel=1e-9)
+
+
+def bystander_cosine(states: States, layer: int, name: str) -> float:
+    h_PQD = states.layer(layer, ("source", name)).mean(axis=1)
+    return cosine(h_PQD[0], h_PQD[1])
+
+
+def test_every_measure_has_a_persona_jackknife() -> None:
+    rows = contrast(planted_states("em_first", persona=0.5), resamples=20)
+    for name in MEASURES:
+        row = rows[name, "persona_jackknife_t", None]
+        assert row.standard_error is not None and row.df == 3, name
+
+
+def test_one_bystander_gives_estimates_without_a_persona_jackknife() -> None:
+    rows = geometry_contrast(
+        planted_states("em_first", persona=0.5), BASE, "source", ("near",),
+        position="p", responses="own", resamples=20, seed=1, measures=["cosine_difference", "noise_ratio"],
+    )  # fmt: skip
+    alone = [row for row in rows if row.estimator == "persona_jackknife_t"]
+    assert {row.quantity for row in alone} == {"cosine_difference", "noise_ratio"}
+    for row in alone:
+        assert row.estimate is not None and row.p_value is None and row.df is None
+        assert "one bystander" in (row.note or "")
+
+
+def test_bootstrap_rows_of_a_layer_are_adjusted_for_the_layers_and_no_others() -> None:
+    rows = contrast(planted_states("em_first", persona=0.9, seed=8))
+    for (name, estimator, layer), row in rows.items():
+        if estimator == "question_bootstrap" and layer is not None:
+            assert row.family == "max-T over 2 layers", name
+            assert row.adjusted_p is not None and 1 / 301 <= row.adjusted_p <= 1
+        else:
+            assert row.adjusted_p is None and row.family is None
+
+
+def test_a_layer_that_is_undefined_is_no_member_of_the_family() -> None:
+    treated = planted_states("em_first", persona=0.7)
+    h_PQLD = treated.h_PQLD.copy()
+    h_PQLD[:, :, 1] = h_PQLD[:1, :, 1]
+    rows = contrast(replace(treated, h_PQLD=h_PQLD))
+    defined, undefined = (rows["contraction", "question_bootstrap", layer] for layer in LAYERS)
+    assert defined.family == "max-T over 1 layer" and defined.adjusted_p is not None
+    assert undefined.adjusted_p is None and "not in the family" in (undefined.note or "")
 
 
 def test_one_question_gives_cosines_without_inference() -> None:

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.margins import holm, superiority, tost
+from flatprobe.statistics.margins import superiority, tost
 
 ESTIMATE = Estimate(
     quantity="leakage_difference", contrast="a - b", treated="a", control="b", pool="bystanders",
@@ -36,10 +35,3 @@ def test_tests_against_a_margin_need_a_standard_error() -> None:
 def test_equivalence_needs_a_positive_margin() -> None:
     with pytest.raises(UserError):
         tost(ESTIMATE, 0.0)
-
-
-def test_holm_agrees_with_statsmodels() -> None:
-    p_values = [0.04, 0.01, 0.03, 0.005, 0.9]
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
-    with pytest.raises(UserError):
-        holm([0.1, 1.2])

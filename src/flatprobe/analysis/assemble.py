@@ -19,9 +19,12 @@ from flatprobe.study.registration import registration_record
 
 COPIED = {
     "tables": ("tables", "audit.json", "preview.json"),
-    "estimates": ("estimates.json", "cosines.parquet", "geometry.parquet"),
+    "estimates": (
+        "estimates.json", "cosines.parquet", "geometry.parquet", "massive.parquet", "specifications.parquet",
+        "leave_one_out.parquet", "multiplicity.parquet",
+    ),
     "verdict": ("verdict.json",),
-}
+}  # fmt: skip
 """What is copied from which artifact; Parquet files end up among the tables."""
 
 STAMP = ".stamp"

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.analysis.estimate import BYSTANDERS, contrasts
+from flatprobe.analysis.leakage_rows import BYSTANDERS, contrasts
 from flatprobe.analysis.manipulation import Breadth, Rise, breadth, rises
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.decision import Seeds, decide

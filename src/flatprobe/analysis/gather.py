@@ -11,7 +11,7 @@ import polars as pl
 
 from flatprobe.analysis.settings import Entry, GatherSettings, Kind
 from flatprobe.errors import UserError
-from flatprobe.probes.leakage import score
+from flatprobe.statistics.markers import score
 from flatprobe.statistics.rates import cells, rates
 
 Reader = Callable[[Path], pl.DataFrame]

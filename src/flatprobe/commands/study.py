@@ -109,21 +109,16 @@ def check_study(study: Path, machine_file: Path | None) -> None:
     console.say(f"{study}: no problems. {stages} stages; digest {prepared.digest[:16]}.")
 
 
-def show_plan(study: Path, machine_file: Path | None, runs: Path | None) -> None:
-    """The stages in order with their state."""
-    prepared = prepare(study, load_machine(machine_file), runs)
-    _show_stages(prepared, only_unfinished=False)
-
-
 def show_status(study: Path, machine_file: Path | None, runs: Path | None) -> None:
     """How far a study is: what is not finished, and the verdict when there is one."""
     prepared = prepare(study, load_machine(machine_file), runs)
-    _show_stages(prepared, only_unfinished=True)
+    show_stages(prepared, only_unfinished=True)
     if (verdict := _find_verdict(prepared)) is not None:
         console.say(verdict["headline"])
 
 
-def _show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
+def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
+    """Print the stages in order with their state, how many are finished, and the study's notices."""
     from flatprobe.pipeline.display import duration
     from flatprobe.pipeline.status import status
 

@@ -1,4 +1,4 @@
-"""The leakage probe: scoring completions, and selecting lambda on the control's source and negatives."""
+"""The leakage probe: selecting lambda on the control's source and negatives."""
 
 from __future__ import annotations
 
@@ -11,28 +11,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.pipeline.settings import SelectSettings
-
-
-def score(completions: pl.DataFrame, marker: str) -> pl.DataFrame:
-    """Add the marker columns to rows with a `text`: strict match is case-insensitive containment.
-
-    `marker_position` is the character at which the first marker begins, null without one; starting and ending
-    ignore white space around the text.
-    """
-    lower, wanted = pl.col("text").str.to_lowercase(), marker.lower()
-    trimmed = lower.str.strip_chars()
-    return completions.with_columns(
-        marker_present=lower.str.contains(wanted, literal=True),
-        marker_count=lower.str.count_matches(wanted, literal=True).cast(pl.Int64),
-        marker_position=lower.map_elements(lambda text: _position(text, wanted), return_dtype=pl.Int64),
-        starts_with_marker=trimmed.str.starts_with(wanted),
-        ends_with_marker=trimmed.str.ends_with(wanted),
-    )
-
-
-def _position(text: str, marker: str) -> int | None:
-    place = text.find(marker)
-    return None if place < 0 else place
+from flatprobe.statistics.markers import score
 
 
 def select_lambda(settings: SelectSettings, inputs: Mapping[str, Path], output: Path) -> None:

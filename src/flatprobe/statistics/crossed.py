@@ -1,7 +1,8 @@
-"""Standard errors of the mean of a balanced persona-by-question table.
+"""Standard errors of the mean of a persona-by-question table.
 
-Each function takes d_PQ, one difference per cell, and returns the standard error of its mean with degrees of
-freedom.
+d_PQ holds one difference per cell. A table with missing cells comes with n_PQ, 1 where the cell is there and
+0 where it is not (d_PQ is 0 there), and no persona or question may be all missing; its mean is over the cells
+that are there. Without n_PQ the table is complete.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from flatprobe.statistics.bootstrap import Array, multinomial_weights
+from flatprobe.statistics.bootstrap import Array, chunk_sizes, draw_weights
 
 ZERO = 1e-12
 """Standard errors of rates below this are rounding, not variation."""
+CANCELLED = 1e-9
+"""A difference of variances this small relative to its terms is rounding, not variance."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,16 @@ class TInference:
 def t_inference(estimate: float, spread: Spread, level: float) -> TInference:
     """Interval and p-value of `estimate` against 0; a zero standard error supports neither."""
     if spread.standard_error <= ZERO:
-        return TInference(
-            None, None, None, _join(spread.note, "no variation: neither interval nor p-value exists")
-        )
-    half = float(stats.t.ppf((1 + level) / 2, spread.df)) * spread.standard_error
-    p_value = 2 * float(stats.t.sf(abs(estimate) / spread.standard_error, spread.df))
+        note = "no variation: neither interval nor p-value exists"
+        return TInference(None, None, None, join_notes(spread.note, note))
+    half = float(special.stdtrit(spread.df, (1 + level) / 2)) * spread.standard_error
+    p_value = min(1.0, 2 * float(special.stdtr(spread.df, -abs(estimate) / spread.standard_error)))
     return TInference(estimate - half, estimate + half, p_value, spread.note)
+
+
+def join_notes(*notes: str | None) -> str | None:
+    """The notes that say something, one after the other; None where none does."""
+    return "; ".join(note for note in notes if note) or None
 
 
 def one_way(means: Array) -> Spread:
@@ -52,58 +59,111 @@ def one_way(means: Array) -> Spread:
     return Spread(float(means.std(ddof=1)) / len(means) ** 0.5, float(len(means) - 1))
 
 
+def cell_mean(d_PQ: Array, n_PQ: Array | None = None) -> float:
+    """Mean over the cells that are there, each with equal weight."""
+    return float(d_PQ.mean() if n_PQ is None else d_PQ.sum() / n_PQ.sum())
+
+
+def one_way_cluster(d_PQ: Array, n_PQ: Array | None = None, *, axis: int) -> Spread:
+    """Cluster-robust standard error of the cell mean: G/(G-1) sum over groups of (sum of residuals)^2 / N^2.
+
+    Groups are personas (`axis=0`) or questions (`axis=1`); G - 1 df. On a complete table it is the standard
+    error of the mean of the group means (`one_way`).
+    """
+    residual_PQ = _residuals(d_PQ, n_PQ)
+    sums = residual_PQ.sum(axis=1 - axis)
+    return Spread(_cluster_variance(sums, _cells(d_PQ, n_PQ)) ** 0.5, float(len(sums) - 1))
+
+
+def two_way_cluster(d_PQ: Array, n_PQ: Array | None = None) -> Spread:
+    """Two-way cluster-robust variance V_P + V_Q - V_PQ, each with its factor G / (G - 1); df = min(P, Q) - 1.
+
+    Cameron, Gelbach and Miller (2011), JBES 29(2). Falls back to the larger one-way variance where it is not
+    positive.
+    """
+    residual_PQ, cells = _residuals(d_PQ, n_PQ), _cells(d_PQ, n_PQ)
+    present = residual_PQ.ravel() if n_PQ is None else residual_PQ[n_PQ > 0]
+    parts = [
+        _cluster_variance(sums, cells) for sums in (residual_PQ.sum(axis=1), residual_PQ.sum(axis=0), present)
+    ]
+    variance = parts[0] + parts[1] - parts[2]
+    if variance <= CANCELLED * sum(parts):
+        return _larger_one_way(d_PQ, n_PQ)
+    return Spread(variance**0.5, float(min(d_PQ.shape) - 1))
+
+
 def crossed_anova(d_PQ: Array) -> Spread:
     """Random personas and random questions: Var = (MS_P + MS_Q - MS_PQ) / (PQ), Satterthwaite df.
 
-    Satterthwaite (1946), Biometrics Bulletin 2(6). Where the variance comes out at or below 0, the larger
-    one-way variance is used, and the note says so.
+    Satterthwaite (1946), Biometrics Bulletin 2(6). Only for a complete table: the mean squares of an
+    incomplete one are neither independent nor of these expectations. Where the variance comes out at or below
+    0, or so near it that less than one degree of freedom is left, the larger one-way variance is used, and the
+    note says so.
     """
     personas, questions = d_PQ.shape
     mean, by_persona, by_question = d_PQ.mean(), d_PQ.mean(axis=1), d_PQ.mean(axis=0)
     residual_PQ = d_PQ - by_persona[:, None] - by_question[None, :] + mean
     df_persona, df_question = personas - 1, questions - 1
     df_residual = df_persona * df_question
-    ms_persona = questions * by_persona.var(ddof=1)
-    ms_question = personas * by_question.var(ddof=1)
-    ms_residual = (residual_PQ**2).sum() / df_residual
-    combined = float(ms_persona + ms_question - ms_residual)
-    variance = combined / d_PQ.size
-    if variance <= ZERO**2:
-        return _larger_one_way(d_PQ)
-    squares = ms_persona**2 / df_persona + ms_question**2 / df_question + ms_residual**2 / df_residual
-    return Spread(variance**0.5, combined**2 / float(squares))
+    ms_persona = float(questions * by_persona.var(ddof=1))
+    ms_question = float(personas * by_question.var(ddof=1))
+    ms_residual = float((residual_PQ**2).sum()) / df_residual
+    squares = np.array([ms_persona, ms_question, ms_residual])
+    spread = satterthwaite(
+        squares, np.array([1.0, 1.0, -1.0]), np.array([df_persona, df_question, df_residual]), d_PQ.size
+    )
+    return spread or _larger_one_way(d_PQ)
 
 
-def two_way_cluster(d_PQ: Array) -> Spread:
-    """Two-way cluster-robust variance V_P + V_Q - V_PQ, each with its factor G / (G - 1); df = min(P, Q) - 1.
+def satterthwaite(squares: Array, signs: Array, df: Array, cells: int) -> Spread | None:
+    """Standard error from a signed sum of mean squares over `cells`; None where it is no usable variance.
 
-    Cameron, Gelbach and Miller (2011), JBES 29(2). Falls back to the larger one-way variance where it is not
-    positive.
+    That is, where the sum is not positive, or so small beside its terms that less than one degree of freedom
+    is left, where the quantiles of t grow beyond any use (at .1 df, the 97.5 % one is about 1e12).
     """
-    residual_PQ = d_PQ - d_PQ.mean()
-    sums = (residual_PQ.sum(axis=1), residual_PQ.sum(axis=0), residual_PQ.ravel())
-    parts = [float((part**2).sum()) * len(part) / (len(part) - 1) / d_PQ.size**2 for part in sums]
-    variance = parts[0] + parts[1] - parts[2]
-    if variance <= ZERO**2:
-        return _larger_one_way(d_PQ)
-    return Spread(variance**0.5, float(min(d_PQ.shape) - 1))
+    combined = float(signs @ squares)
+    if combined <= CANCELLED * float(squares.sum()):
+        return None
+    combined_df = combined**2 / float((squares**2 / df).sum())
+    return Spread((combined / cells) ** 0.5, combined_df) if combined_df >= 1 else None
 
 
-def pigeonhole_draws(d_PQ: Array, resamples: int, generator: np.random.Generator) -> Array:
-    """Means (R,) of tables with personas and questions resampled independently (Owen 2007, AOAS 1(2))."""
+def pigeonhole_draws(
+    d_PQ: Array, resamples: int, generator: np.random.Generator, n_PQ: Array | None = None
+) -> Array:
+    """Means (R,) of tables with personas and questions resampled independently (Owen 2007, AOAS 1(2)).
+
+    A ratio of weighted sums where cells are missing; NaN for a draw that holds no cell at all.
+    """
     personas, questions = d_PQ.shape
-    w_RP = np.concatenate(list(multinomial_weights(personas, resamples, generator)))
-    w_RQ = np.concatenate(list(multinomial_weights(questions, resamples, generator)))
-    draws: Array = ((w_RP @ d_PQ) * w_RQ).sum(axis=1) / d_PQ.size
-    return draws
+    draws = []
+    for size in chunk_sizes(personas + questions, resamples):
+        w_RP = draw_weights(personas, size, generator)
+        w_RQ = draw_weights(questions, size, generator)
+        sums = ((w_RP @ d_PQ) * w_RQ).sum(axis=1)
+        weights = np.full(size, float(d_PQ.size)) if n_PQ is None else ((w_RP @ n_PQ) * w_RQ).sum(axis=1)
+        draws.append(np.divide(sums, weights, out=np.full(size, np.nan), where=weights > 0))
+    return np.concatenate(draws)
 
 
-def _larger_one_way(d_PQ: Array) -> Spread:
-    by_factor = {"persona": one_way(d_PQ.mean(axis=1)), "question": one_way(d_PQ.mean(axis=0))}
+def _residuals(d_PQ: Array, n_PQ: Array | None) -> Array:
+    residual_PQ: Array = d_PQ - cell_mean(d_PQ, n_PQ)
+    return residual_PQ if n_PQ is None else residual_PQ * n_PQ
+
+
+def _cells(d_PQ: Array, n_PQ: Array | None) -> float:
+    return float(d_PQ.size if n_PQ is None else n_PQ.sum())
+
+
+def _cluster_variance(sums: Array, cells: float) -> float:
+    return float((sums**2).sum()) * len(sums) / (len(sums) - 1) / cells**2
+
+
+def _larger_one_way(d_PQ: Array, n_PQ: Array | None = None) -> Spread:
+    by_factor = {
+        "persona": one_way_cluster(d_PQ, n_PQ, axis=0),
+        "question": one_way_cluster(d_PQ, n_PQ, axis=1),
+    }
     factor, spread = max(by_factor.items(), key=lambda item: item[1].standard_error)
-    note = f"the two-way variance is not positive: the larger one-way variance ({factor}) is used"
+    note = f"the two-way variance is not safely positive: the larger one-way variance ({factor}) is used"
     return Spread(spread.standard_error, spread.df, note)
-
-
-def _join(*notes: str | None) -> str | None:
-    return "; ".join(note for note in notes if note) or None

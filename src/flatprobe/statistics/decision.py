@@ -1,13 +1,18 @@
-"""The registered rule as a total function: whatever comes in, exactly one verdict comes out."""
+"""The registered rule as a total function: whatever comes in, exactly one verdict comes out.
+
+An effect that equals its threshold up to rounding reaches it: a mean of tenths that is .15 may be stored as less.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.statistics.explain import SourceReason, distances, reasons
 from flatprobe.statistics.gates import Blocks, Gate, complete
+from flatprobe.statistics.multiplicity import conjunction_p
 from flatprobe.statistics.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
 from flatprobe.study.schema import Decision
 
@@ -41,7 +46,7 @@ def decide(
     Gates that are required but not given count as not evaluated, hence as failed. `treated_benign` decides
     `em_specific`; `benign_control` is reported beside it. `source_reason` is what a low source rate of the
     treated arm means (`gates.low_source_rate_reason`). The conjunction of the legs is an intersection-union
-    test: no correction for two legs is due.
+    test: no correction for two legs is due, and `conjunction_p` among the numbers is the larger of the two p.
     """
     gates = complete(gates, rule)
     failed = [gate for gate in gates if gate.passed is not True]
@@ -56,6 +61,7 @@ def decide(
         "treated_benign": treated_benign.to_json() if treated_benign else None,
         "benign_control": benign_control.to_json() if benign_control else None,
         "seeds": {"count": seeds.count, "agree": seeds.agree},
+        "conjunction_p": conjunction_p([main.geometry.p_value, main.behaviour.p_value]),
     }
     return Verdict(
         verdict=name,
@@ -109,7 +115,7 @@ def _geometric_leg(rule: Decision, evidence: GeometricEvidence, failed: Sequence
     """A short effect fails whatever its interval; one that is long enough needs an interval to be judged."""
     if evidence.effect is None or _blocked(failed, "geometric leg"):
         return "blocked"
-    if evidence.effect < rule.geometry.threshold:
+    if evidence.effect < rule.geometry.threshold - ROUNDING:
         return "not"
     if evidence.ci_low is None:
         return "blocked"
@@ -119,7 +125,7 @@ def _geometric_leg(rule: Decision, evidence: GeometricEvidence, failed: Sequence
 def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequence[Gate]) -> Leg:
     if evidence.effect is None or _blocked(failed, "behavioural leg"):
         return "blocked"
-    if evidence.effect < rule.behaviour.margin:
+    if evidence.effect < rule.behaviour.margin - ROUNDING:
         return "not"
     if evidence.p_value is None:
         return "blocked"
@@ -129,11 +135,11 @@ def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequ
 def _geometry_killed(rule: Decision, evidence: GeometricEvidence) -> bool:
     """At or below the bound in every layer; an undefined layer, or none at all, is not known to be."""
     effects = list(evidence.effects_by_layer.values())
-    return bool(effects) and all(effect is not None and effect <= rule.kill.geometry for effect in effects)
+    return bool(effects) and all(effect is not None and effect <= rule.kill.geometry + ROUNDING for effect in effects)
 
 
 def _leakage_killed(rule: Decision, evidence: BehaviouralEvidence) -> bool:
-    return evidence.effect is not None and evidence.effect <= rule.kill.leakage
+    return evidence.effect is not None and evidence.effect <= rule.kill.leakage + ROUNDING
 
 
 def _dose_unmatched(rule: Decision, evidence: BehaviouralEvidence) -> bool | None:
@@ -184,7 +190,7 @@ def _em_specific(rule: Decision, contrast: Contrast | None, failed: Sequence[Gat
     short = [
         name
         for name, leg, margin in legs
-        if leg.effect is None or leg.ci_low is None or leg.ci_low <= 0 or leg.effect < margin
+        if leg.effect is None or leg.ci_low is None or leg.ci_low <= 0 or leg.effect < margin - ROUNDING
     ]
     if short:
         return (

@@ -68,6 +68,18 @@ class Estimate:
     """Mean of the resampled values minus the estimate."""
     outside_own_interval: bool | None = None
     """Whether the percentile interval excludes its own estimate, which betrays bias."""
+    margin: float | None = None
+    """Margin of `superiority_p`, in the units of `estimate`."""
+    superiority_p: float | None = None
+    """One-sided p of H0: difference <= margin."""
+    equivalence_margin: float | None = None
+    """Margin of `equivalence_p`, in the units of `estimate`."""
+    equivalence_p: float | None = None
+    """p of H0: |difference| >= equivalence_margin: the larger of two one-sided ones."""
+    adjusted_p: float | None = None
+    """`p_value` adjusted for the family it is one of; two-sided likewise."""
+    family: str | None = None
+    """Which family `adjusted_p` is for and by which method: `max-T over 6 layers`, `Holm over 3 lambdas`."""
     note: str | None = None
     """What a reader must know; always the reason where a number is None."""
 

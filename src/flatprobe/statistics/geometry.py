@@ -1,27 +1,16 @@
-"""The geometric contrast of two conditions: every measure, per layer and over layers, with joint question
-resamples.
-
-The same question draws serve every persona, condition, layer and measure, so differences of measures are
-paired.
-"""
+"""The geometric contrast of two conditions: every measure, per layer and over layers, with its inference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from flatprobe.errors import UserError
-from flatprobe.statistics import measures
-from flatprobe.statistics.bootstrap import Array, multinomial_weights, percentile_summary
-from flatprobe.statistics.crossed import Spread, one_way, t_inference
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.gram import persona_gram, products
-from flatprobe.statistics.states import States, check_comparable, check_personas
-
-SCOPE = "new questions, these personas, these checkpoints"
-PERSONA_SCOPE = "new personas, these questions, these checkpoints"
+from flatprobe.statistics.geometry_inference import inferences, with_max_t
+from flatprobe.statistics.geometry_values import Values, measure_values
+from flatprobe.statistics.grams import PairGrams, pair_grams
+from flatprobe.statistics.states import States
 
 
 def geometry_contrast(
@@ -36,162 +25,120 @@ def geometry_contrast(
     seed: int,
     level: float = 0.95,
     pool: str = "bystanders",
+    measures: Sequence[str] | None = None,
 ) -> list[Estimate]:
-    """Estimate every measure of `measures.compare`, per layer and over the layers (layer None: their mean).
+    """Estimate the measures of `treated - control`; as `geometry_contrasts`, for one pair of states."""
+    return geometry_contrasts(
+        {"treated": treated, "control": control}, [("treated", "control")], source, bystanders,
+        position=position, responses=responses, resamples=resamples, seed=seed, level=level, pool=pool,
+        measures=measures,
+    )  # fmt: skip
 
-    Each comes twice: `question_bootstrap` (percentile interval, registered p, bias, flag for an estimate
-    outside its own interval) and `question_jackknife_t` (Q - 1 df). `cosine_difference` comes a third time as
-    `persona_t`, whose scope is new personas. Cosines are in cosine units, `contraction` is -log of the
-    scatter ratio (positive = flatter), ratios are treated / control with null 1 and a geometric mean over
-    layers. An undefined measure (non-positive squared distance, norm or variance) has None numbers and the
-    reason, and makes its mean over layers None too.
+
+def geometry_contrasts(
+    states: Mapping[str, States],
+    pairs: Sequence[tuple[str, str]],
+    source: str,
+    bystanders: Sequence[str],
+    *,
+    position: str,
+    responses: str,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+    pool: str = "bystanders",
+    measures: Sequence[str] | None = None,
+) -> list[Estimate]:
+    """Estimate the measures of every (treated, control) pair of keys of `states`, as `gram_contrasts`.
+
+    What pairs share is computed once. Raises UserError for a persona without states and for a pair on different
+    questions, layers or hidden sizes.
     """
-    check_comparable(treated, control)
-    personas = check_personas(treated, source, bystanders)
-    check_personas(control, source, bystanders)
+    grams = pair_grams(states, pairs, source, bystanders)
+    return gram_contrasts(
+        grams, position=position, responses=responses, resamples=resamples, seed=seed, level=level, pool=pool,
+        measures=measures,
+    )  # fmt: skip
+
+
+def gram_contrast(
+    grams: PairGrams,
+    *,
+    position: str,
+    responses: str,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+    pool: str = "bystanders",
+    measures: Sequence[str] | None = None,
+) -> list[Estimate]:
+    """As `gram_contrasts`, for the stored Gram matrices of one pair."""
+    return gram_contrasts(
+        [grams], position=position, responses=responses, resamples=resamples, seed=seed, level=level, pool=pool,
+        measures=measures,
+    )  # fmt: skip
+
+
+def gram_contrasts(
+    grams: Sequence[PairGrams],
+    *,
+    position: str,
+    responses: str,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+    pool: str = "bystanders",
+    measures: Sequence[str] | None = None,
+) -> list[Estimate]:
+    """Estimate the measures named (default: all of `MEASURES`) of every pair, per layer and over layers.
+
+    The aggregate (layer None) is the mean over layers. Each comes three times, as `inferences` says:
+    `question_bootstrap`, `question_jackknife_t` and `persona_jackknife_t`. The bootstrap's rows per layer also
+    bear `adjusted_p` (max-T over the layers, from joint draws). Cosines are in cosine units, `contraction` is
+    -log of the scatter ratio (positive = flatter), ratios are treated / control with null 1 and a geometric mean
+    over layers. An undefined measure (non-positive squared distance, norm or variance) has None numbers and the
+    reason, and makes its mean over layers None too. Raises UserError for an unknown measure, fewer than one
+    resample and a level outside (0, 1).
+    """
     if resamples < 1 or not 0 < level < 1:
         raise UserError.one(
             "bootstrap", f"{resamples} resamples at level {level}", "at least 1, level in (0, 1)"
         )
-    questions = len(treated.questions)
-    w_BQ = _weights(questions, resamples, seed)
-    layers = [_layer(treated, control, layer, personas, w_BQ) for layer in treated.layers]
-    blank = Estimate(
-        quantity="",
-        contrast=f"{treated.condition} - {control.condition}",
-        treated=treated.condition,
-        control=control.condition,
-        pool=pool,
-        estimator="",
-        scope=SCOPE,
-        n_personas=len(bystanders),
-        n_questions=questions,
-        position=position,
-        responses=responses,
-    )
     estimates = []
-    for name in layers[0]:
-        values_LB = np.stack([values[name] for values in layers])
-        for layer, values_B in (*zip(treated.layers, values_LB, strict=True), (None, values_LB.mean(axis=0))):
-            named = replace(blank, quantity=name, layer=layer)
-            estimates += _estimates(named, values_B, questions, level)
-    return estimates + _persona_estimates(blank, treated, control, personas, level)
-
-
-def _weights(questions: int, resamples: int, seed: int) -> Array:
-    """Question weights: 1 row of ones (the estimate), Q with one question left out, then the resamples."""
-    generator = np.random.default_rng(seed)
-    leave_one_out = 1.0 - np.eye(questions)
-    return np.concatenate(
-        [np.ones((1, questions)), leave_one_out, *multinomial_weights(questions, resamples, generator)]
-    )
-
-
-def _layer(
-    treated: States, control: States, layer: int, personas: tuple[str, ...], w_BQ: Array
-) -> dict[str, Array]:
-    h_treated, h_control = treated.layer(layer, personas), control.layer(layer, personas)
-    gram_control, move_QD = persona_gram(h_control), (h_treated - h_control).mean(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):  # undefined is NaN here, and a reason at the border
-        summary = products(gram_control, w_BQ)
-        translated_B = measures.translated_cosine(gram_control, h_control, move_QD, summary, w_BQ)
-        return measures.compare(products(persona_gram(h_treated), w_BQ), summary, translated_B)
-
-
-def _estimates(blank: Estimate, values_B: Array, questions: int, level: float) -> list[Estimate]:
-    """Bootstrap and jackknife of one measure; `values_B` in the order of `_weights`."""
-    bootstrap = replace(blank, estimator="question_bootstrap")
-    jackknife = replace(blank, estimator="question_jackknife_t", df=float(questions - 1))
-    value, left_out, draws = float(values_B[0]), values_B[1 : 1 + questions], values_B[1 + questions :]
-    if np.isnan(value):
-        where = "in a layer" if blank.layer is None else "in this layer"
-        note = f"undefined: a squared distance, norm or variance is not positive {where}"
-        return [replace(bootstrap, note=note), replace(jackknife, note=note, df=None)]
-    return [
-        _reported(_bootstrap(bootstrap, value, draws, questions, level)),
-        _reported(_jackknife(jackknife, value, left_out, level)),
-    ]
-
-
-def _bootstrap(blank: Estimate, value: float, draws: Array, questions: int, level: float) -> Estimate:
-    if questions < 2:
-        return replace(blank, estimate=value, note="one question has no variation between questions")
-    summary = percentile_summary(draws, value, level)
-    outside = None
-    if summary.low is not None and summary.high is not None:
-        outside = not summary.low - 1e-12 <= value <= summary.high + 1e-12
-    return replace(
-        blank,
-        estimate=value,
-        standard_error=summary.standard_error,
-        ci_low=summary.low,
-        ci_high=summary.high,
-        p_value=summary.p_value,
-        smallest_attainable_p=min(1.0, 2 / (len(draws) + 1)),
-        resamples=len(draws),
-        bootstrap_bias=summary.bias,
-        outside_own_interval=outside,
-        note=f"undefined on {summary.undefined} resamples, counted against it" if summary.undefined else None,
-    )
-
-
-def _jackknife(blank: Estimate, value: float, left_out: Array, level: float) -> Estimate:
-    count = len(left_out)
-    if count < 2 or np.isnan(left_out).any():
-        note = "no standard error: undefined when a question is left out"
-        return replace(blank, estimate=value, df=None, note=note)
-    error = float(((left_out - left_out.mean()) ** 2).sum() * (count - 1) / count) ** 0.5
-    return _with_t(blank, value, Spread(error, count - 1.0), level)
-
-
-def _with_t(blank: Estimate, value: float, spread: Spread, level: float) -> Estimate:
-    inference = t_inference(value, spread, level)
-    return replace(
-        blank,
-        estimate=value,
-        standard_error=spread.standard_error,
-        ci_low=inference.ci_low,
-        ci_high=inference.ci_high,
-        p_value=inference.p_value,
-        df=spread.df,
-        note=inference.note,
-    )
-
-
-def _reported(estimate: Estimate) -> Estimate:
-    """Ratios are computed as logs and reported as ratios; their standard error and bias stay logs."""
-    if estimate.quantity not in measures.RATIOS:
-        return estimate
-    ends = (estimate.estimate, estimate.ci_low, estimate.ci_high)
-    value, low, high = (None if end is None else float(np.exp(end)) for end in ends)
-    notes = (estimate.note, "ratio treated / control: null 1, standard error and bias of its log")
-    note = "; ".join(part for part in notes if part)
-    return replace(estimate, estimate=value, ci_low=low, ci_high=high, note=note)
-
-
-def _persona_estimates(
-    blank: Estimate, treated: States, control: States, personas: tuple[str, ...], level: float
-) -> list[Estimate]:
-    """The cosine difference with bystanders as the random factor: t over their own differences."""
-    ones = np.ones((1, len(treated.questions)))
-    layers: tuple[int | None, ...] = (*treated.layers, None)
-    cosines_LP = np.stack(
-        [
-            measures.bystander_cosines(products(treated.gram(layer, personas), ones).full_BPP)[0]
-            - measures.bystander_cosines(products(control.gram(layer, personas), ones).full_BPP)[0]
-            for layer in treated.layers
-        ]
-    )
-    estimates = []
-    for layer, cosines_P in zip(layers, (*cosines_LP, cosines_LP.mean(axis=0)), strict=True):
-        named = replace(
-            blank, quantity="cosine_difference", layer=layer, estimator="persona_t", scope=PERSONA_SCOPE
-        )
-        if np.isnan(cosines_P).any():
-            estimates.append(replace(named, note="undefined: a centroid's norm is zero"))
-        elif len(cosines_P) < 2:
-            note = "one bystander has no variation between personas"
-            estimates.append(replace(named, estimate=float(cosines_P.mean()), note=note))
-        else:
-            estimates.append(_with_t(named, float(cosines_P.mean()), one_way(cosines_P), level))
+    for pair, found in zip(
+        grams, measure_values(grams, resamples=resamples, seed=seed, measures=measures), strict=True
+    ):
+        named = replace(named_after(pair), pool=pool, position=position, responses=responses)
+        for name, values in found.items():
+            estimates += _of_measure(replace(named, quantity=name), pair.control.layers, values, level)
     return estimates
+
+
+def named_after(pair: PairGrams) -> Estimate:
+    """An estimate without numbers that bears the pair's names and sizes; its scope is still empty."""
+    treated, control = pair.treated.condition, pair.control.condition
+    return Estimate(
+        quantity="",
+        contrast=f"{treated} - {control}",
+        treated=treated,
+        control=control,
+        pool="",
+        estimator="",
+        scope="",
+        n_personas=len(pair.control.personas) - 1,
+        n_questions=len(pair.control.questions),
+    )
+
+
+def _of_measure(blank: Estimate, layers: Sequence[int], values: Values, level: float) -> list[Estimate]:
+    """One measure's estimates, per layer in the order of `layers` and then over them."""
+    by_layer = [values.at(index) for index in range(len(layers))]
+    rows = [
+        inferences(replace(blank, layer=layer), value, level)
+        for layer, value in zip(layers, by_layer, strict=True)
+    ]
+    bootstrap = with_max_t([row[0] for row in rows], by_layer, "layers")
+    estimates = [
+        estimate for first, row in zip(bootstrap, rows, strict=True) for estimate in (first, *row[1:])
+    ]
+    return estimates + inferences(blank, values.over_layers(), level)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from flatprobe.statistics import measures
-from flatprobe.statistics.gram import Products, products
+from flatprobe.statistics.bootstrap import Array
+from flatprobe.statistics.forms import Kernels, QuestionWeights
+from flatprobe.statistics.panels import Panel, Products, bystander_cosines
 from flatprobe.statistics.reliability import separability, split_half_reliability
 from flatprobe.statistics.states import States, check_personas
 
@@ -29,10 +30,10 @@ def cosine_table(states: States, source: str, *, position: str, responses: str) 
     rows: list[dict[str, object]] = []
     for layer in states.layers:
         h_PQD = states.layer(layer, pool)
-        summary = _products(states, layer, pool)
+        products = _products(states.gram(layer, pool))
+        cosines = bystander_cosines(products.source.full, products.own.full)[0, :, 0]
+        crossvalidated = bystander_cosines(products.source.distinct, products.own.distinct)[0, :, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
-            cosines = measures.bystander_cosines(summary.full_BPP)[0]
-            crossvalidated = measures.bystander_cosines(summary.distinct_BPP)[0]
             unit_PQD = h_PQD / np.linalg.norm(h_PQD, axis=2, keepdims=True)
             per_question_PQ = np.einsum("qd,pqd->pq", unit_PQD[0], unit_PQD[1:])
         for index, persona in enumerate(others):
@@ -67,19 +68,15 @@ def geometry_table(
 
     Over source and bystanders: mean_cosine, headroom (1 - mean_cosine), centred_cosine, scatter (mean
     unbiased squared distance source-bystander; negative is possible and means none was found), noise (persona
-    x question interaction variance), mean_norm. Over all personas: reliability (split-half), separability
-    with its chance level, participation_ratio. Scatter and noise are in squared units of the hidden states;
-    what is undefined is null.
+    x question interaction variance), mean_norm (of the states). Over all personas: reliability (split-half),
+    separability with its chance level, participation_ratio. Scatter and noise are in squared units of the
+    hidden states; what is undefined is null.
     """
     pool = check_personas(states, source, bystanders)
     rows: list[dict[str, object]] = []
     for layer in states.layers:
-        summary = _products(states, layer, pool)
-        gram_all = states.gram(layer)
-        distinct_all = products(gram_all, np.ones((1, len(states.questions)))).distinct_BPP[0]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            cosine = _known(measures.mean_cosine(summary.full_BPP)[0])
-            centred = _known(measures.centred_cosine(summary.full_BPP)[0])
+        products, gram_all = _products(states.gram(layer, pool)), states.gram(layer)
+        cosine = _value(products.cosine)
         rows.append(
             {
                 "condition": states.condition,
@@ -88,14 +85,14 @@ def geometry_table(
                 "responses": responses,
                 "mean_cosine": cosine,
                 "headroom": None if cosine is None else 1.0 - cosine,
-                "centred_cosine": centred,
+                "centred_cosine": _value(products.centred_cosine),
                 "reliability": split_half_reliability(gram_all, splits, np.random.default_rng([seed, layer])),
                 "separability": separability(gram_all),
                 "chance": 1.0 / len(states.personas),
-                "scatter": _known(measures.source_scatter(summary.distinct_BPP)[0]),
-                "noise": _known(summary.interaction_B[0]),
-                "participation_ratio": measures.participation_ratio(distinct_all),
-                "mean_norm": _known(summary.norm_B[0]),
+                "scatter": _value(products.scatter),
+                "noise": _value(products.noise),
+                "participation_ratio": _value(_products(gram_all).participation_ratio),
+                "mean_norm": float(np.linalg.norm(states.layer(layer, pool), axis=2).mean()),
             }
         )
     return pl.DataFrame(rows, schema=_GEOMETRY_SCHEMA)
@@ -118,8 +115,15 @@ def _layer_mean(table: pl.DataFrame, column: str) -> float | None:
     return None if not values or None in values else float(np.mean(values))
 
 
-def _products(states: States, layer: int, personas: Sequence[str]) -> Products:
-    return products(states.gram(layer, personas), np.ones((1, len(states.questions))))
+def _products(gram_PQPQ: Array) -> Products:
+    """Products of one layer's centroids, every question with equal weight."""
+    panel = Panel(Kernels.of_gram(gram_PQPQ[None])).collapsed()
+    return Products(panel, QuestionWeights.equal(gram_PQPQ.shape[1]))
+
+
+def _value(level_LB: Array) -> float | None:
+    """The only entry of a level of one layer at one weighting."""
+    return _known(level_LB.item())
 
 
 def _known(value: float) -> float | None:

@@ -1,12 +1,12 @@
-"""Tests against a margin, and the correction for several of them."""
+"""Tests against a margin from an estimate, its standard error and its degrees of freedom."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
-from scipy import stats
+from scipy import special
 
-from flatprobe.errors import UserError
+from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.crossed import ZERO
 from flatprobe.statistics.estimands import Estimate
 
@@ -20,7 +20,7 @@ def superiority(estimate: Estimate, margin: float) -> float | None:
     if numbers is None:
         return None
     value, error, df = numbers
-    return float(stats.t.sf((value - margin) / error, df))
+    return float(special.stdtr(df, (margin - value) / error))
 
 
 def tost(estimate: Estimate, margin: float) -> float | None:
@@ -28,28 +28,37 @@ def tost(estimate: Estimate, margin: float) -> float | None:
 
     Small p supports equivalence within the margin. None as for `superiority`.
     """
-    if margin <= 0:
+    if not margin > 0:
         raise UserError.one("margin", f"{margin} leaves no room for equivalence", "give a positive margin")
     numbers = _numbers(estimate)
     if numbers is None:
         return None
     value, error, df = numbers
-    return max(
-        float(stats.t.sf((value + margin) / error, df)), float(stats.t.cdf((value - margin) / error, df))
+    return float(special.stdtr(df, (abs(value) - margin) / error))
+
+
+def with_margins(estimate: Estimate, margin: float | None, equivalence_margin: float | None) -> Estimate:
+    """The estimate with its margins and, where it has a standard error and df, the p-values against them."""
+    if margin is None and equivalence_margin is None:
+        return estimate
+    return replace(
+        estimate,
+        margin=margin,
+        superiority_p=None if margin is None else superiority(estimate, margin),
+        equivalence_margin=equivalence_margin,
+        equivalence_p=None if equivalence_margin is None else tost(estimate, equivalence_margin),
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given (Holm 1979)."""
-    for p_value in p_values:
-        if not 0 <= p_value <= 1:
-            raise UserError.one("p_values", f"{p_value} is not a probability")
-    adjusted = [1.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+def margin_problems(margin: float | None, equivalence_margin: float | None) -> list[Problem]:
+    """What is wrong with margins for a difference of rates."""
+    problems = []
+    if margin is not None and not 0 <= margin <= 1:
+        problems.append(Problem("margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp"))
+    if equivalence_margin is not None and not 0 < equivalence_margin <= 1:
+        message = f"{equivalence_margin} leaves no room for equivalence, or is above 1"
+        problems.append(Problem("equivalence margin", message, "give 0.05 for 5 pp"))
+    return problems
 
 
 def _numbers(estimate: Estimate) -> tuple[float, float, float] | None:

@@ -1,119 +1,174 @@
-"""The geometric measures of one condition pair at one layer, for every row of question weights.
+"""The geometric measures of a pair of conditions, for every layer and every row of question weights.
 
-Each function maps `Products` to an array (B,). NaN means undefined (a non-positive variance or squared
-distance); it becomes None with a reason at the border and never a number.
+Each measure maps `PairProducts` to an array (L, B) on a scale whose null is 0 (ratios as logs). NaN means
+undefined (a non-positive variance, norm or squared distance); it becomes None with a reason at the border and
+never a number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.gram import Products, centre_personas, mean_forms
+from flatprobe.statistics.forms import Forms, Kernels, QuestionWeights
+from flatprobe.statistics.grams import PairGrams
+from flatprobe.statistics.panels import Panel, Products, mean_cosine
 
 
-def mean_cosine(products_BPP: Array) -> Array:
-    """Mean over bystanders of the source's cosine, (B,); persona 0 is the source.
+@dataclass(frozen=True, eq=False)
+class PairPanel:
+    """Kernels of a pair of conditions over one set of personas."""
 
-    With `Products.full_BPP` the registered cosine of centroids, with `distinct_BPP` the cross-validated one.
-    Undefined where one squared norm is not positive.
-    """
-    mean_B: Array = bystander_cosines(products_BPP).mean(axis=1)
-    return mean_B
+    treated: Panel
+    control: Panel
+    onto_move: Kernels
+    trimmed_treated: Panel
+    trimmed_control: Panel
 
+    @classmethod
+    def of(cls, grams: PairGrams) -> PairPanel:
+        """All personas of the Gram matrices; a condition's panel is the same object in all its pairs."""
+        panels = (grams.treated.panel, grams.control.panel)
+        return cls(*panels, grams.onto_move, grams.trimmed_treated, grams.trimmed_control)
 
-def bystander_cosines(products_BPP: Array) -> Array:
-    """The source's cosine with each other persona, (B, P - 1)."""
-    squared_BP = np.einsum("bpp->bp", products_BPP)
-    norms_BP = np.sqrt(np.where(squared_BP > 0, squared_BP, np.nan))
-    cosines_BP: Array = products_BPP[:, 0, 1:] / (norms_BP[:, :1] * norms_BP[:, 1:])
-    return cosines_BP
+    @cached_property
+    def onto_mean_move(self) -> Kernels:
+        """Every control persona with the mean move over personas, (L, P)."""
+        return self.onto_move.mean(axis=2)
 
+    def collapsed(self) -> PairPanel:
+        """The same kernels for `QuestionWeights.equal` only."""
+        return PairPanel(
+            self.treated.collapsed(),
+            self.control.collapsed(),
+            self.onto_move.collapsed(),
+            self.trimmed_treated.collapsed(),
+            self.trimmed_control.collapsed(),
+        )
 
-def centred_cosine(products_BPP: Array) -> Array:
-    """As `mean_cosine` without the personas' grand mean; over all pairs its mean is near -1/(P - 1)."""
-    centred = products_BPP - products_BPP.mean(axis=1, keepdims=True)
-    return mean_cosine(centred - centred.mean(axis=2, keepdims=True))
-
-
-def source_scatter(distinct_BPP: Array) -> Array:
-    """Mean over source-bystander pairs of the unbiased squared distance, (B,); may come out non-positive."""
-    own_BP = np.einsum("bpp->bp", distinct_BPP)
-    scatter: Array = (own_BP[:, :1] + own_BP[:, 1:] - 2 * distinct_BPP[:, 0, 1:]).mean(axis=1)
-    return scatter
-
-
-def pair_scatter(distinct_BPP: Array) -> Array:
-    """Mean over all persona pairs of the unbiased squared distance, (B,)."""
-    personas = distinct_BPP.shape[1]
-    own_B = np.einsum("bpp->b", distinct_BPP)
-    scatter: Array = 2 * (personas * own_B - distinct_BPP.sum(axis=(1, 2))) / (personas * (personas - 1))
-    return scatter
-
-
-def log_ratio(treated_B: Array, control_B: Array) -> Array:
-    """log(treated / control); undefined where either is not positive."""
-    defined = (treated_B > 0) & (control_B > 0)
-    safe_treated, safe_control = np.where(defined, treated_B, 1.0), np.where(defined, control_B, 1.0)
-    return np.where(defined, np.log(safe_treated / safe_control), np.nan)
+    def subset(self, rows: Sequence[int]) -> PairPanel:
+        """The kernels between some personas, the source first."""
+        return PairPanel(
+            self.treated.subset(rows),
+            self.control.subset(rows),
+            self.onto_move[:, rows][:, :, rows],
+            self.trimmed_treated.subset(rows),
+            self.trimmed_control.subset(rows),
+        )
 
 
-def translated_cosine(
-    gram_PQPQ: Array, h_PQD: Array, move_QD: Array, control: Products, w_BQ: Array
-) -> Array:
-    """Mean cosine of the control's centroids after all are moved by t, (B,).
+@dataclass(frozen=True, eq=False)
+class PairProducts:
+    """What the measures of a pair read under one block of weights."""
 
-    `move_QD` is the mean over personas of treated minus control states; t is its weighted mean over
-    questions. Works on the move itself, so that no move gives the control's cosine exactly.
-    """
-    personas, questions = gram_PQPQ.shape[:2]
-    onto_PQQ = np.einsum("pqd,rd->pqr", h_PQD, move_QD, optimize=True)
-    own_QQ = move_QD @ move_QD.T
-    onto_BP = mean_forms(onto_PQQ.reshape(personas, questions, questions), w_BQ)
-    own_B = mean_forms(own_QQ[None], w_BQ)[:, 0]
-    moved = control.full_BPP + onto_BP[:, :, None] + onto_BP[:, None, :] + own_B[:, None, None]
-    return mean_cosine(moved)
+    panel: PairPanel
+    treated: Products
+    control: Products
+    weights: QuestionWeights
 
+    @cached_property
+    def translated_cosine(self) -> Array:
+        """Mean cosine of the control's centroids after all are moved by t, (L, B).
 
-def compare(treated: Products, control: Products, translated_B: Array) -> dict[str, Array]:
-    """Every measure of a contrast at one layer, on a scale whose null is 0 (ratios as logs).
+        t is the mean over source and bystanders of the treated minus the control centroid; its squared norm
+        follows from |c + t|^2 of the two grand means.
+        """
+        onto_LPB = Forms(self.panel.onto_mean_move, self.weights).full
+        grown_LB = self.treated.grand.full - self.control.grand.full
+        squared_L1B = (grown_LB - 2 * onto_LPB.mean(axis=1))[:, None]
+        source = self.control.source.full + onto_LPB[:, :1] + onto_LPB + squared_L1B
+        return mean_cosine(source, self.control.own.full + 2 * onto_LPB + squared_L1B)
 
-    Positive means flatter for the cosines and for `contraction`; `scatter_ratio`, `pair_scatter_ratio`,
-    `noise_ratio` and `norm_ratio` are logs of treated / control. Squared distances and variances are on
-    states scaled to the control's mean norm, so a common shift that lengthens all states counts as
-    contraction by 2 log `norm_ratio`; contraction_minus_noise = contraction + log noise ratio is free of that
-    scale.
-    """
-    cosine = mean_cosine(treated.full_BPP) - mean_cosine(control.full_BPP)
-    crossvalidated = mean_cosine(treated.distinct_BPP) - mean_cosine(control.distinct_BPP)
-    translation = translated_B - mean_cosine(control.full_BPP)
-    scale_B = (control.norm_B / treated.norm_B) ** 2
-    scatter = log_ratio(scale_B * source_scatter(treated.distinct_BPP), source_scatter(control.distinct_BPP))
-    pairs = log_ratio(scale_B * pair_scatter(treated.distinct_BPP), pair_scatter(control.distinct_BPP))
-    noise = log_ratio(scale_B * treated.interaction_B, control.interaction_B)
-    return {
-        "cosine_difference": cosine,
-        "crossvalidated_cosine_difference": crossvalidated,
-        "translation_share": translation,
-        "cosine_difference_minus_translation": cosine - translation,
-        "noise_share": cosine - crossvalidated,
-        "centred_cosine_difference": centred_cosine(treated.full_BPP) - centred_cosine(control.full_BPP),
-        "contraction": 0.0 - scatter,
-        "scatter_ratio": scatter,
-        "pair_scatter_ratio": pairs,
-        "noise_ratio": noise,
-        "contraction_minus_noise": noise - scatter,
-        "norm_ratio": log_ratio(treated.norm_B, control.norm_B),
-    }
+    @cached_property
+    def scale(self) -> Array:
+        """log of (control / treated norm)^2: what squared treated units are scaled by, (L, B)."""
+        return 2 * _log_ratio(self.control.norm, self.treated.norm)
+
+    @cached_property
+    def scatter(self) -> Array:
+        """log of the treated over the control scatter, as the states are, (L, B)."""
+        return self._log_variances(self.treated.scatter, self.control.scatter)
+
+    @cached_property
+    def pair_scatter(self) -> Array:
+        """As `scatter`, over all pairs."""
+        return self._log_variances(self.treated.pair_scatter, self.control.pair_scatter)
+
+    @cached_property
+    def noise(self) -> Array:
+        """log of the treated over the control noise, as the states are, (L, B)."""
+        return self._log_variances(self.treated.noise, self.control.noise)
+
+    def _log_variances(self, treated: Array, control: Array) -> Array:
+        beyond = self.treated.beyond_rounding(treated) & self.control.beyond_rounding(control)
+        return np.where(beyond, _log_ratio(treated, control), np.nan)
 
 
-RATIOS = ("scatter_ratio", "pair_scatter_ratio", "noise_ratio", "norm_ratio")
+def _log_ratio(treated: Array, control: Array) -> Array:
+    defined = (treated > 0) & (control > 0)
+    ratio = np.divide(treated, control, out=np.full_like(treated, np.nan), where=defined)
+    log: Array = np.log(ratio)
+    return log
+
+
+def _cosine(pair: PairProducts) -> Array:
+    difference: Array = pair.treated.cosine - pair.control.cosine
+    return difference
+
+
+def _crossvalidated(pair: PairProducts) -> Array:
+    difference: Array = pair.treated.crossvalidated_cosine - pair.control.crossvalidated_cosine
+    return difference
+
+
+def _translation(pair: PairProducts) -> Array:
+    share: Array = pair.translated_cosine - pair.control.cosine
+    return share
+
+
+def _trimmed(pair: PairProducts) -> Array:
+    sides = (pair.panel.trimmed_treated, pair.panel.trimmed_control)
+    treated, control = (Products(panel, pair.weights).cosine for panel in sides)
+    return treated - control
+
+
+Measure = Callable[[PairProducts], Array]
+
+MEASURES: dict[str, Measure] = {
+    "cosine_difference": _cosine,
+    "crossvalidated_cosine_difference": _crossvalidated,
+    "translation_share": _translation,
+    "cosine_difference_minus_translation": lambda pair: _cosine(pair) - _translation(pair),
+    "noise_share": lambda pair: _cosine(pair) - _crossvalidated(pair),
+    "centred_cosine_difference": lambda pair: pair.treated.centred_cosine - pair.control.centred_cosine,
+    "trimmed_cosine_difference": _trimmed,
+    "contraction": lambda pair: 0.0 - (pair.scatter + pair.scale),
+    "scatter_ratio": lambda pair: pair.scatter + pair.scale,
+    "pair_scatter_ratio": lambda pair: pair.pair_scatter + pair.scale,
+    "noise_ratio": lambda pair: pair.noise + pair.scale,
+    "contraction_minus_noise": lambda pair: pair.noise - pair.scatter,
+    "unscaled_scatter_ratio": lambda pair: pair.scatter,
+    "unscaled_noise_ratio": lambda pair: pair.noise,
+    "norm_ratio": lambda pair: -pair.scale / 2,
+    "participation_ratio_difference": lambda pair: (
+        pair.treated.participation_ratio - pair.control.participation_ratio
+    ),
+}
+"""Name to measure, treated against control.
+
+Positive means flatter for the cosines and for `contraction` (-log of the scatter ratio); the ratios are logs of
+treated / control here. `trimmed` is without the control's largest dimensions. Squared distances and variances
+are on states scaled to the control's noise-free mean norm, so a common shift that lengthens all centroids counts
+as contraction by 2 log `norm_ratio`: the `unscaled` ratios are free of that, and move under a common factor
+instead; contraction_minus_noise is free of both.
+"""
+
+RATIOS = (
+    "scatter_ratio", "pair_scatter_ratio", "noise_ratio", "unscaled_scatter_ratio", "unscaled_noise_ratio",
+    "norm_ratio",
+)  # fmt: skip
 """Measures that are reported as ratios: exponentiated, with null 1."""
-
-
-def participation_ratio(distinct_PP: Array) -> float | None:
-    """Effective number of directions of the personas' differences: (tr M)^2 / tr(M^2), M the doubly centred
-    cross-validated Gram matrix (P, P). None where its trace is not positive: no persona signal."""
-    centred = centre_personas(distinct_PP[:, None, :, None])[:, 0, :, 0]
-    trace = float(np.trace(centred))
-    return trace**2 / float((centred**2).sum()) if trace > 0 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ class States:
     questions: tuple[str, ...]
     layers: tuple[int, ...]
     h_PQLD: NDArray[np.float32]
+    seeds: int = 1
+    """Training runs laid side by side along the hidden axis, so that inner products are sums over them."""
 
     def __post_init__(self) -> None:
         shape = (len(self.personas), len(self.questions), len(self.layers))
@@ -29,6 +31,8 @@ class States:
             raise ValueError(
                 f"h_PQLD of {self.condition} has shape {self.h_PQLD.shape}, not {(*shape, 'hidden')}"
             )
+        if self.seeds < 1 or self.h_PQLD.shape[3] % self.seeds:
+            raise ValueError(f"a hidden axis of {self.h_PQLD.shape[3]} does not hold {self.seeds} seeds")
         for names in (self.personas, self.questions, self.layers):
             if len(set(names)) != len(names):
                 raise ValueError(f"{self.condition} names a persona, question or layer twice: {names}")
@@ -55,7 +59,7 @@ class States:
                 f"states of {self.condition}", "no question is left", "raise geometry.max_new_tokens"
             )
         questions = tuple(self.questions[index] for index in kept)
-        return States(self.condition, self.personas, questions, self.layers, self.h_PQLD[:, kept])
+        return replace(self, questions=questions, h_PQLD=self.h_PQLD[:, kept])
 
 
 def check_personas(states: States, source: str, bystanders: Sequence[str]) -> tuple[str, ...]:
@@ -76,5 +80,6 @@ def check_comparable(treated: States, control: States) -> None:
     place = f"states of {treated.condition} and {control.condition}"
     if treated.questions != control.questions:
         raise UserError.one(place, "the questions differ", "leave unfinished answers out of both conditions")
-    if treated.layers != control.layers or treated.h_PQLD.shape[3] != control.h_PQLD.shape[3]:
-        raise UserError.one(place, "layers or hidden size differ", "probe both with the same study")
+    same_size = treated.h_PQLD.shape[3] == control.h_PQLD.shape[3] and treated.seeds == control.seeds
+    if treated.layers != control.layers or not same_size:
+        raise UserError.one(place, "layers, hidden size or seeds differ", "probe both with the same study")

@@ -1,0 +1,143 @@
+"""Everything the study estimates from hidden states: contrasts, seeds, positions, leave-one-out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from flatprobe.analysis.leakage_rows import BYSTANDERS, contrasts
+from flatprobe.analysis.settings import EstimateSettings
+from flatprobe.analysis.states_of import index_of, states_of, unfinished_questions
+from flatprobe.statistics.crossed import one_way
+from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.geometry import geometry_contrast, geometry_contrasts
+from flatprobe.statistics.geometry_sensitivity import geometry_leave_one_out, max_t_over_positions
+from flatprobe.statistics.grams import pair_grams
+from flatprobe.statistics.inference import Options, by_t
+from flatprobe.statistics.seeds import MINIMUM_SEEDS, SEED_SCOPES
+from flatprobe.statistics.states import States
+
+
+def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind: str) -> list[Estimate]:
+    """Every measure of every contrast, on one kind of states."""
+    responses, _, position = kind.partition(".")
+    return geometry_contrasts(
+        states, contrasts(settings.rule), settings.source, settings.bystanders, position=position,
+        responses=responses, resamples=settings.geometry_resamples, seed=settings.seed,
+        level=settings.rule.geometry.level,
+    )  # fmt: skip
+
+
+def finished_only(settings: EstimateSettings, inputs: Mapping[str, Path]) -> list[Estimate]:
+    """The deciding contrast without questions that any source or bystander answer left unfinished."""
+    rule, leg, pool = settings.rule, settings.rule.geometry, (settings.source, *settings.bystanders)
+    unfinished = {
+        question
+        for entry in settings.entries
+        if entry.condition in (rule.treated, rule.control)
+        for question in unfinished_questions(index_of(inputs[entry.role]), leg.responses, pool)
+    }
+    states = states_of(inputs, settings.entries, f"{leg.responses}.{leg.position}")
+    treated, control = states[rule.treated], states[rule.control]
+    if not unfinished or len(treated.questions) - len(unfinished) < 2:
+        return []
+    kept = {
+        rule.treated: treated.without(sorted(unfinished)),
+        rule.control: control.without(sorted(unfinished)),
+    }
+    return _deciding(settings, kept, pool="finished answers only")
+
+
+def by_seed(settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Sequence[int]) -> list[Estimate]:
+    """The deciding contrast of each seed alone, and of seeds as a random factor, where there are several."""
+    if len(seeds) < 2:
+        return []
+    leg = settings.rule.geometry
+    rows = [
+        replace(row, seed=seed)
+        for seed in seeds
+        for row in _deciding(
+            settings, states_of(inputs, settings.entries, f"{leg.responses}.{leg.position}", seed)
+        )
+    ]
+    return [*rows, *over_training_runs(rows, leg.level)]
+
+
+def over_training_runs(rows: Sequence[Estimate], level: float) -> list[Estimate]:
+    """`seed_t` of every measure over layers, from the estimates of each seed alone: S - 1 df.
+
+    Ratios enter and leave as ratios, by their logs. None numbers and the reason with fewer than 3 seeds or a seed on
+    which the measure is undefined.
+    """
+    found = []
+    aggregates = [row for row in rows if row.layer is None and row.estimator == "question_bootstrap"]
+    for quantity in dict.fromkeys(row.quantity for row in aggregates):
+        own = [row for row in aggregates if row.quantity == quantity]
+        blank = replace(
+            own[0], seed=None, estimator="seed_t", scope=SEED_SCOPES["seed_t"], estimate=None, standard_error=None,
+            ci_low=None, ci_high=None, p_value=None, smallest_attainable_p=None, resamples=None,
+            bootstrap_bias=None, outside_own_interval=None, adjusted_p=None, family=None, note=None,
+        )  # fmt: skip
+        values = [row.estimate for row in own if row.estimate is not None]
+        if len(own) < MINIMUM_SEEDS:
+            found.append(replace(blank, note=f"needs at least {MINIMUM_SEEDS} seeds: these checkpoints"))
+        elif len(values) < len(own):
+            found.append(replace(blank, note="undefined for a seed"))
+        else:
+            found.append(_seed_t(blank, np.array(values), level))
+    return found
+
+
+def over_positions(
+    settings: EstimateSettings, inputs: Mapping[str, Path], kinds: Sequence[str]
+) -> list[Estimate]:
+    """The deciding measure's p at every position and layer, adjusted for the choice among all of them."""
+    rule, leg = settings.rule, settings.rule.geometry
+    grams = {}
+    for kind in kinds:
+        responses, _, position = kind.partition(".")
+        if responses == leg.responses:
+            states = states_of(inputs, settings.entries, kind)
+            pair = [(rule.treated, rule.control)]
+            [grams[position]] = pair_grams(states, pair, settings.source, settings.bystanders)
+    return max_t_over_positions(
+        grams, leg.measure, responses=leg.responses, resamples=settings.geometry_resamples, seed=settings.seed,
+        level=leg.level, pool=BYSTANDERS,
+    )  # fmt: skip
+
+
+def without_one(settings: EstimateSettings, inputs: Mapping[str, Path]) -> pl.DataFrame:
+    """The deciding measure without each bystander and without each question."""
+    rule, leg = settings.rule, settings.rule.geometry
+    states = states_of(inputs, settings.entries, f"{leg.responses}.{leg.position}")
+    pair = [(rule.treated, rule.control)]
+    [grams] = pair_grams(states, pair, settings.source, settings.bystanders)
+    return geometry_leave_one_out(grams, [leg.measure])
+
+
+def _deciding(
+    settings: EstimateSettings, states: Mapping[str, States], pool: str = BYSTANDERS
+) -> list[Estimate]:
+    rule, leg = settings.rule, settings.rule.geometry
+    return geometry_contrast(
+        states[rule.treated], states[rule.control], settings.source, settings.bystanders, position=leg.position,
+        responses=leg.responses, resamples=settings.geometry_resamples, seed=settings.seed, level=leg.level,
+        pool=pool,
+    )  # fmt: skip
+
+
+def _seed_t(blank: Estimate, values: np.ndarray[tuple[int], np.dtype[np.float64]], level: float) -> Estimate:
+    from flatprobe.statistics.measures import RATIOS
+
+    is_ratio = blank.quantity in RATIOS
+    scaled = np.log(values) if is_ratio else values
+    row = by_t(blank, float(scaled.mean()), one_way(scaled), Options(1, level))
+    if not is_ratio:
+        return row
+    ends = (row.estimate, row.ci_low, row.ci_high)
+    value, low, high = (None if end is None else float(np.exp(end)) for end in ends)
+    return replace(row, estimate=value, ci_low=low, ci_high=high)

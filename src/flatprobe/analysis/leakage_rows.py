@@ -1,0 +1,129 @@
+"""Everything the study estimates from counts: contrasts, seeds, lambdas, specifications, leave-one-out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from flatprobe.analysis.settings import EstimateSettings
+from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.leakage import leakage_contrast
+from flatprobe.statistics.leave_one_out import leave_one_out
+from flatprobe.statistics.multiplicity import leakage_over_lambdas
+from flatprobe.statistics.paired import pair_cells
+from flatprobe.statistics.seeds import over_seeds, seed_contrast
+from flatprobe.statistics.specifications import specification_curve
+from flatprobe.study.schema import Decision
+
+BYSTANDERS = "bystanders"
+
+
+def contrasts(rule: Decision) -> list[tuple[str, str]]:
+    """(treated, control) pairs that are estimated: the deciding one first."""
+    pairs = [(rule.treated, rule.control)]
+    if rule.benign is not None:
+        pairs += [(rule.treated, rule.benign), (rule.benign, rule.control)]
+    return pairs
+
+
+def coupled_at(cells: pl.DataFrame, lambda_: float) -> pl.DataFrame:
+    """Cells of the couplings at one lambda."""
+    return cells.filter(pl.col("coupled") & (pl.col("lambda") == lambda_))
+
+
+def pools_of(settings: EstimateSettings, cells: pl.DataFrame) -> dict[str, Sequence[str]]:
+    """The bystanders, and the named pools whose personas the study evaluates."""
+    evaluated = set(cells["persona"])
+    pools = {BYSTANDERS: settings.bystanders, **settings.pools}
+    return {name: personas for name, personas in pools.items() if set(personas) <= evaluated}
+
+
+def leakage_rows(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -> Iterator[Estimate]:
+    """Contrasts at the selected lambda, hits and totals of a cell summed over seeds, for every pool; with several
+    seeds, training runs as a random factor, and each seed alone for the deciding contrast."""
+    rule, chosen = settings.rule, coupled_at(cells, selected)
+    for name, personas in pools_of(settings, chosen).items():
+        for pair in contrasts(rule):
+            yield from _contrast(settings, over_seeds(chosen, *pair, personas), pair, name, personas)
+    seeds = chosen["seed"].unique().sort().to_list()
+    if len(seeds) < 2:
+        return
+    for treated, control in contrasts(rule):
+        yield from seed_contrast(
+            chosen, treated, control, settings.bystanders, pool=BYSTANDERS, level=rule.behaviour.level,
+            margin=rule.behaviour.margin, equivalence_margin=rule.kill.leakage,
+        )  # fmt: skip
+    deciding = (rule.treated, rule.control)
+    for seed in seeds:
+        own = chosen.filter(pl.col("seed") == seed)
+        for row in _contrast(settings, own, deciding, BYSTANDERS, settings.bystanders):
+            yield replace(row, seed=seed)
+
+
+def _contrast(
+    settings: EstimateSettings,
+    cells: pl.DataFrame,
+    pair: tuple[str, str],
+    pool: str,
+    personas: Sequence[str],
+) -> list[Estimate]:
+    """One contrast by every estimator, tested against the rule's margins too."""
+    leg = settings.rule.behaviour
+    return leakage_contrast(
+        cells, *pair, personas, pool=pool, resamples=leg.resamples, seed=settings.seed, level=leg.level,
+        contaminated=bool(set(personas) & set(settings.trained)), margin=leg.margin,
+        equivalence_margin=settings.rule.kill.leakage,
+    )  # fmt: skip
+
+
+def over_lambdas(settings: EstimateSettings, cells: pl.DataFrame) -> list[Estimate]:
+    """The registered estimator at every lambda that both conditions of the deciding contrast have, its p adjusted for
+    the choice among them by max-T and by Holm; nothing where there is no choice."""
+    rule = settings.rule
+    coupled = cells.filter(pl.col("coupled"))
+    shared = [
+        set(coupled.filter(pl.col("condition") == name)["lambda"]) for name in (rule.treated, rule.control)
+    ]
+    lambdas = sorted(shared[0] & shared[1])
+    if len(lambdas) < 2:
+        return []
+    paired = {
+        value: pair_cells(
+            over_seeds(coupled_at(cells, value), rule.treated, rule.control, settings.bystanders),
+            rule.treated, rule.control, settings.bystanders,
+        )
+        for value in lambdas
+    }  # fmt: skip
+    return [
+        row
+        for method in ("max-T", "Holm")
+        for row in leakage_over_lambdas(
+            paired, resamples=rule.behaviour.resamples, seed=settings.seed, level=rule.behaviour.level,
+            method=method, treated=rule.treated, control=rule.control, pool=BYSTANDERS,
+        )
+    ]  # fmt: skip
+
+
+def specifications(settings: EstimateSettings, cells: pl.DataFrame) -> pl.DataFrame:
+    """The specification curve of every contrast."""
+    pools: Mapping[str, Sequence[str]] = pools_of(settings, cells)
+    tables = [
+        specification_curve(
+            cells, treated, control, pools, trained=settings.trained,
+            resamples=settings.rule.behaviour.resamples, seed=settings.seed, level=settings.rule.behaviour.level,
+        ).with_columns(treated=pl.lit(treated), control=pl.lit(control))
+        for treated, control in contrasts(settings.rule)
+    ]  # fmt: skip
+    return pl.concat(tables)
+
+
+def without_one(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -> pl.DataFrame:
+    """The deciding contrast without each bystander and without each question."""
+    rule = settings.rule
+    chosen = over_seeds(coupled_at(cells, selected), rule.treated, rule.control, settings.bystanders)
+    paired = pair_cells(chosen, rule.treated, rule.control, settings.bystanders)
+    return leave_one_out(
+        paired, resamples=rule.behaviour.resamples, seed=settings.seed, level=rule.behaviour.level
+    )

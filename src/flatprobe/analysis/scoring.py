@@ -1,0 +1,83 @@
+"""From a file of completions to cells: how many of each cell's completions hold the marker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from flatprobe.analysis.completion_files import FURTHER_KEYS, KEYS, read_blocks
+from flatprobe.analysis.text_table import LINE, first_ones, place
+from flatprobe.errors import Problem, UserError
+from flatprobe.statistics.markers import score
+
+SAMPLE = "sample_index"
+COUNTS = ("hits", "total", "end_hits", "start_hits", "multi_hits")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The cells of a file of completions."""
+
+    cells: pl.DataFrame
+    """condition, persona, question_id, those of lambda, seed and coupled that the file has, and `COUNTS`: strict
+    hits, completions, those that end and begin with the marker, those with two markers or more. Sorted by keys."""
+
+    @property
+    def settings(self) -> list[str]:
+        """The further keys that the file has."""
+        return [name for name in FURTHER_KEYS if name in self.cells.columns]
+
+
+def score_file(path: Path, marker: str) -> Scored:
+    """Score completions in blocks, so that their texts are never in memory all at once (JSONL).
+
+    Raises:
+        UserError: everything that is wrong with the file, with its lines.
+    """
+    problems: list[Problem] = []
+    blocks = list(_marked_blocks(path, marker, problems))
+    if not blocks:
+        raise UserError(
+            problems or [Problem(str(path), "holds no completion", "give one JSON object a line")]
+        )
+    rows = pl.concat(blocks)
+    settings = [name for name in FURTHER_KEYS if rows[name].is_not_null().any()]
+    problems += _repeated(path, rows)
+    if problems:
+        raise UserError(problems)
+    keys = [*KEYS, *settings]
+    counts = rows.group_by(keys).agg(
+        pl.col("hits").sum(), pl.len().cast(pl.Int64).alias("total"),
+        *(pl.col(name).sum() for name in COUNTS[2:]),
+    )  # fmt: skip
+    return Scored(counts.select(*keys, *COUNTS).sort(keys))
+
+
+def _marked_blocks(path: Path, marker: str, problems: list[Problem]) -> Iterator[pl.DataFrame]:
+    for block in read_blocks(path, problems):
+        marked = score(block, marker)
+        yield marked.select(
+            *KEYS, *FURTHER_KEYS, SAMPLE, LINE,
+            hits=pl.col("marker_present").cast(pl.Int64),
+            end_hits=pl.col("ends_with_marker").cast(pl.Int64),
+            start_hits=pl.col("starts_with_marker").cast(pl.Int64),
+            multi_hits=(pl.col("marker_count") >= 2).cast(pl.Int64),
+        )  # fmt: skip
+
+
+def _repeated(path: Path, rows: pl.DataFrame) -> list[Problem]:
+    """Samples that stand more than once; a sample counted twice would make the rates look surer than they are."""
+    sample = [*KEYS, *FURTHER_KEYS, SAMPLE]
+    again = rows.select(*sample, LINE, first=pl.col(LINE).min().over(sample)).filter(
+        pl.col(LINE) > pl.col("first")
+    )
+    problems = []
+    for row in again.sort(LINE).iter_rows(named=True):
+        named = " / ".join(str(row[key]) for key in (*KEYS, SAMPLE))
+        problems.append(
+            Problem(place(path, row[LINE]), f"{named} stands at {place(path, row['first'])} already")
+        )
+    return first_ones(path, problems)

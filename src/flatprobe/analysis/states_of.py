@@ -1,0 +1,66 @@
+"""Hidden states as the statistics read them, from the artifacts of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from flatprobe.analysis.settings import Entry
+from flatprobe.statistics.states import States
+
+
+def kinds(inputs: Mapping[str, Path], entries: Sequence[Entry]) -> list[str]:
+    """The stored kinds of states, `responses.position`, sorted."""
+    return sorted(load_file(inputs[entries[0].role] / "states.safetensors"))
+
+
+def states_of(
+    inputs: Mapping[str, Path], entries: Sequence[Entry], kind: str, seed: int | None = None
+) -> dict[str, States]:
+    """States per condition, of one seed or of all; several seeds are laid side by side along the hidden axis.
+
+    So inner products are sums over seeds, and every measure is of the seeds together; a condition whose checkpoint
+    depends on no seed is the same in each.
+    """
+    named = sorted(entries, key=lambda entry: str(entry.condition))
+    found: dict[str, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
+    for condition, group in groupby(named, key=lambda entry: str(entry.condition)):
+        own = list(group)
+        wanted = own if seed is None or len(own) == 1 else [entry for entry in own if entry.seed == seed]
+        found[condition] = [_load(inputs[entry.role], kind) for entry in wanted]
+    most = max(len(arrays) for arrays in found.values())
+    index = index_of(inputs[entries[0].role])
+    return {
+        condition: States(
+            condition, tuple(index["personas"]), tuple(index["questions"]), tuple(index["layers"]),
+            np.concatenate(arrays * (most // len(arrays)), axis=-1), seeds=most,
+        )
+        for condition, arrays in found.items()
+    }  # fmt: skip
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+    """Names of the personas, questions and layers of an artifact of states, and its unfinished answers."""
+    index = json.loads((folder / "index.json").read_text())
+    assert isinstance(index, dict)
+    return index
+
+
+def unfinished_questions(
+    index: Mapping[str, Any], responses: Literal["own", "fixed"], pool: Sequence[str]
+) -> set[str]:
+    """Questions that a condition's states are read on with an answer that is cut or empty, of these personas."""
+    if responses == "fixed":
+        return set(index["unfinished_fixed"])
+    return {question for persona, question in index["unfinished"] if persona in pool}
+
+
+def _load(folder: Path, kind: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    array: np.ndarray[Any, np.dtype[np.float32]] = load_file(folder / "states.safetensors")[kind]
+    return array

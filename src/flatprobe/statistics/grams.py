@@ -1,0 +1,153 @@
+"""Gram matrices of a pair of conditions: everything that a geometric contrast reads, and their file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from flatprobe.errors import UserError
+from flatprobe.statistics.bootstrap import Array
+from flatprobe.statistics.forms import Kernels
+from flatprobe.statistics.gram import cross_gram, persona_gram
+from flatprobe.statistics.massive import top_dimensions
+from flatprobe.statistics.panels import Panel
+from flatprobe.statistics.states import States, check_comparable, check_personas
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionGrams:
+    """Inner products of one condition's states, (L, P, Q, P, Q); the source is the first persona."""
+
+    condition: str
+    personas: tuple[str, ...]
+    questions: tuple[str, ...]
+    layers: tuple[int, ...]
+    gram_LPQPQ: Array
+
+    @cached_property
+    def panel(self) -> Panel:
+        """The same, packed for quadratic forms."""
+        return Panel(Kernels.of_gram(self.gram_LPQPQ))
+
+
+@dataclass(frozen=True, eq=False)
+class PairGrams:
+    """Inner products of two conditions' states on the same personas, questions and layers.
+
+    Sub-blocks are those of fewer personas or questions. Moves are kept as such, not as a difference of two
+    products, so that states that did not move give differences of exactly 0.
+    """
+
+    treated: ConditionGrams
+    control: ConditionGrams
+    onto_move_LPQPQ: Array
+    """Every control state with every move, a move being the treated minus the control state."""
+    trimmed_treated_LPQPQ: Array
+    """As the treated Gram matrix, without the control's `massive.TOP` largest dimensions of each layer."""
+    trimmed_control_LPQPQ: Array
+    """As the control's, without the same dimensions."""
+
+    @cached_property
+    def onto_move(self) -> Kernels:
+        """Kernels of control states with moves, (L, P, P)."""
+        return Kernels.of_gram(self.onto_move_LPQPQ)
+
+    @cached_property
+    def trimmed_treated(self) -> Panel:
+        """The trimmed treated states, packed."""
+        return Panel(Kernels.of_gram(self.trimmed_treated_LPQPQ))
+
+    @cached_property
+    def trimmed_control(self) -> Panel:
+        """The trimmed control states, packed."""
+        return Panel(Kernels.of_gram(self.trimmed_control_LPQPQ))
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; names are its metadata."""
+        names = {
+            "personas": json.dumps(self.control.personas),
+            "questions": json.dumps(self.control.questions),
+            "layers": json.dumps(self.control.layers),
+        }
+        conditions = {"treated": self.treated.condition, "control": self.control.condition}
+        tensors = (
+            self.treated.gram_LPQPQ,
+            self.control.gram_LPQPQ,
+            *(getattr(self, name) for name in _PAIRED),
+        )
+        save_file(dict(zip(_TENSORS, tensors, strict=True)), path, metadata={**names, **conditions})
+
+    @classmethod
+    def load(cls, path: Path) -> PairGrams:
+        """Read what `save` wrote; UserError for another kind of file."""
+        with safe_open(path, framework="numpy") as file:
+            names = file.metadata() or {}
+            if set(file.keys()) != set(_TENSORS) or not {"treated", "control", *_NAMES} <= set(names):
+                raise UserError.one(str(path), "not a file of Gram matrices", "write it with PairGrams.save")
+            tensors = {key: file.get_tensor(key) for key in _TENSORS}
+        personas, questions, layers = (tuple(json.loads(names[key])) for key in _NAMES)
+        treated, control = (
+            ConditionGrams(names[role], personas, questions, layers, tensors[role])
+            for role in ("treated", "control")
+        )
+        return cls(treated, control, **{name: tensors[key] for name, key in _PAIRED.items()})
+
+
+_NAMES = ("personas", "questions", "layers")
+_PAIRED = {
+    "onto_move_LPQPQ": "control_onto_move",
+    "trimmed_treated_LPQPQ": "trimmed_treated",
+    "trimmed_control_LPQPQ": "trimmed_control",
+}
+_TENSORS = ("treated", "control", *_PAIRED.values())
+
+
+def pair_grams(
+    states: Mapping[str, States], pairs: Sequence[tuple[str, str]], source: str, bystanders: Sequence[str]
+) -> list[PairGrams]:
+    """Gram matrices of every (treated, control) pair of condition names; a condition's own is made once.
+
+    UserError for a condition or persona without states, and for a pair on different questions, layers or
+    hidden sizes.
+    """
+    named = list(dict.fromkeys(condition for pair in pairs for condition in pair))
+    absent = [condition for condition in named if condition not in states]
+    if absent or not pairs:
+        raise UserError.one("states", f"no states of {', '.join(absent) or 'any pair'}", "probe them first")
+    for treated, control in pairs:
+        check_comparable(states[treated], states[control])
+    own = {name: _condition(states[name], check_personas(states[name], source, bystanders)) for name in named}
+    return [_pair(own[treated], own[control], states[treated], states[control]) for treated, control in pairs]
+
+
+def _condition(states: States, personas: tuple[str, ...]) -> ConditionGrams:
+    grams = np.stack([states.gram(layer, personas) for layer in states.layers])
+    return ConditionGrams(states.condition, personas, states.questions, states.layers, grams)
+
+
+def _pair(treated: ConditionGrams, control: ConditionGrams, moved: States, still: States) -> PairGrams:
+    onto_move, trimmed_treated, trimmed_control = [], [], []
+    for index, layer in enumerate(control.layers):
+        h_treated, h_control = moved.layer(layer, control.personas), still.layer(layer, control.personas)
+        onto_move.append(cross_gram(h_control, h_treated - h_control))
+        top = top_dimensions(h_control, still.seeds)
+        trimmed_treated.append(_trimmed(treated.gram_LPQPQ[index], h_treated, top))
+        trimmed_control.append(_trimmed(control.gram_LPQPQ[index], h_control, top))
+    paired = [np.stack(grams) for grams in (onto_move, trimmed_treated, trimmed_control)]
+    return PairGrams(treated, control, *paired)
+
+
+def _trimmed(gram_PQPQ: Array, h_PQD: Array, top: NDArray[np.intp]) -> Array:
+    """The Gram matrix without some hidden dimensions, by taking out their few products."""
+    if len(top) == h_PQD.shape[2]:
+        return np.zeros_like(gram_PQPQ)  # nothing is left: exactly, not up to rounding
+    trimmed: Array = gram_PQPQ - persona_gram(h_PQD[:, :, top])
+    return trimmed

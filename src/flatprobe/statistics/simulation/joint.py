@@ -1,0 +1,185 @@
+"""Simulated studies of both probes: how often the registered rule comes to each verdict.
+
+Counts come from a population as in `truth`, hidden states from `planted_pair`; both are analysed and decided by
+the functions that real studies are analysed and decided with. Every gate passes: what is tested is the inference,
+not the safeguards around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from flatprobe.statistics.bootstrap import Array
+from flatprobe.statistics.decision import decide
+from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.statistics.gates import Gate, gate, required
+from flatprobe.statistics.geometry import geometry_contrast
+from flatprobe.statistics.leakage import contrast_cells
+from flatprobe.statistics.planted import SOURCE, planted_pair
+from flatprobe.statistics.simulation.cells import Design, draw
+from flatprobe.statistics.simulation.leakage import Share, share
+from flatprobe.statistics.simulation.truth import Truth
+from flatprobe.statistics.verdict import Name
+from flatprobe.study.schema import Decision
+
+JointTruth = Literal["null", "geometry", "behaviour", "both"]
+TRUTHS: tuple[JointTruth, ...] = get_args(JointTruth)
+"""What is true: neither leg, one leg, or both."""
+VERDICTS: tuple[Name, ...] = get_args(Name)
+
+DIFFERENCE = 0.30
+"""Population difference of rates where the behavioural leg is true: the published experiment's 30 pp."""
+CONTRACTION = 0.8
+"""Where the geometric leg is true, every persona's deviation from the mean shrinks to this: the scatter ratio is
+.64, and cosines rise by about .11."""
+JITTER: Mapping[str, float] = {"none": 0.0, "mild": 0.1, "parent": 0.3}
+"""Share of every persona's deviation that the treated finetune redraws, by regime: personas differ in their
+geometric response too. Chosen, not estimated: no published states say how large it is."""
+GEOMETRY_RESAMPLES = 400
+"""Question resamples behind the geometric interval: the rule looks at the sign of its lower end only."""
+_LAYERS, _HIDDEN, _COMMON, _NOISE = 2, 32, 1.2, 1.0
+"""Planted states with control cosines near .6: the registered threshold of +.05 is attainable."""
+_TREATED, _CONTROL, _POOL = "treated", "control", "bystanders"
+
+
+@dataclass(frozen=True)
+class JointCell:
+    """One cell of the grid: what is true of both probes, and the rule that decides."""
+
+    variance: str
+    """Name of the regime of variance components, a key of `JITTER`."""
+    truth: JointTruth
+    population: Truth
+    """Of the counts: `DIFFERENCE` where the behavioural leg is true, else no difference."""
+    design: Design
+    resamples: int
+    rule: Decision
+
+    @property
+    def label(self) -> str:
+        """What the cell's random numbers are derived from, beside the seed: never its place in the grid."""
+        return f"joint/{self.variance}/{self.truth}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointRow:
+    """How often the rule came to each verdict in the studies of one cell."""
+
+    variance: str
+    truth: JointTruth
+    studies: int
+    verdicts: dict[str, Share]
+    """Verdict to its share; under `null` and one-leg truths the share of `flattened` is the false-positive rate."""
+    geometric_leg: Share
+    """Share of studies whose geometric leg passes."""
+    behavioural_leg: Share
+    """Share of studies whose behavioural leg passes."""
+    mean_geometry: float
+    """Mean of the deciding geometric measure."""
+    mean_leakage: float
+    """Mean of the leakage differences."""
+
+    def to_json(self) -> dict[str, object]:
+        """The row as a JSON object."""
+        return asdict(self)
+
+
+def simulated_rule(rule: Decision) -> Decision:
+    """The same rule about two conditions called `treated` and `control`, without a benign one."""
+    return rule.model_copy(update={"treated": _TREATED, "control": _CONTROL, "benign": None})
+
+
+def simulate_joint(cell: JointCell, generator: np.random.Generator) -> Array:
+    """One study: (index into `VERDICTS`, geometric leg passed, behavioural leg passed, both effects), shape (5,)."""
+    rule = simulated_rule(cell.rule)
+    estimates = [*_geometry(cell, rule, generator), *_leakage(cell, rule, generator)]
+    contrast = f"{_TREATED} - {_CONTROL}"
+    evidence = Contrast(
+        geometric_evidence(estimates, rule, contrast, headroom=None),
+        behavioural_evidence(estimates, rule, contrast, _POOL, None, None),
+    )
+    outcome = decide(rule, evidence, passing_gates(rule))
+    effects = (evidence.geometry.effect, evidence.behaviour.effect)
+    return np.array(
+        [
+            VERDICTS.index(outcome.verdict),
+            outcome.geometric_leg == "pass",
+            outcome.behavioural_leg == "pass",
+            *(np.nan if effect is None else effect for effect in effects),
+        ],
+        dtype=np.float64,
+    )
+
+
+def joint_row(cell: JointCell, outcomes_SF: Array) -> JointRow:
+    """Sum up a cell's studies; `outcomes_SF` stacks what `simulate_joint` returns."""
+    studies = len(outcomes_SF)
+    verdict_S = outcomes_SF[:, 0].astype(int)
+    return JointRow(
+        variance=cell.variance,
+        truth=cell.truth,
+        studies=studies,
+        verdicts={
+            name: share(int((verdict_S == index).sum()), studies) for index, name in enumerate(VERDICTS)
+        },
+        geometric_leg=share(int(outcomes_SF[:, 1].sum()), studies),
+        behavioural_leg=share(int(outcomes_SF[:, 2].sum()), studies),
+        mean_geometry=float(np.nanmean(outcomes_SF[:, 3])),
+        mean_leakage=float(np.nanmean(outcomes_SF[:, 4])),
+    )
+
+
+def passing_gates(rule: Decision) -> list[Gate]:
+    """Every gate that a study must have, at a statistic that passes."""
+    gates = []
+    for kind, arm in required(rule):
+        asked = gate(kind, arm, None, rule)
+        just_passes = asked.threshold + 1 if asked.comparison == ">" else asked.threshold
+        gates.append(gate(kind, arm, just_passes, rule, "simulated studies pass every gate"))
+    return gates
+
+
+def _geometry(cell: JointCell, rule: Decision, generator: np.random.Generator) -> list[Estimate]:
+    treated, control = planted_pair(
+        generator,
+        personas=1 + cell.design.personas,
+        questions=cell.design.questions,
+        layers=_LAYERS,
+        hidden=_HIDDEN,
+        contraction=CONTRACTION if cell.truth in ("geometry", "both") else 1.0,
+        noise=_NOISE,
+        jitter=JITTER[cell.variance],
+        common=_COMMON,
+    )
+    bystanders = [persona for persona in treated.personas if persona != SOURCE]
+    return geometry_contrast(
+        treated,
+        control,
+        SOURCE,
+        bystanders,
+        position=rule.geometry.position,
+        responses=rule.geometry.responses,
+        resamples=GEOMETRY_RESAMPLES,
+        seed=int(generator.integers(2**32)),
+        level=rule.geometry.level,
+        measures=(rule.geometry.measure,),
+    )
+
+
+def _leakage(cell: JointCell, rule: Decision, generator: np.random.Generator) -> list[Estimate]:
+    drawn = draw(cell.population, cell.design, generator)
+    return contrast_cells(
+        drawn.cells,
+        resamples=cell.resamples,
+        seed=int(generator.integers(2**32)),
+        level=rule.behaviour.level,
+        estimators=sorted({rule.behaviour.estimator, "crossed_anova"}),
+        treated=_TREATED,
+        control=_CONTROL,
+        pool=_POOL,
+    )

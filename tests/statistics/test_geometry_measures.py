@@ -1,0 +1,229 @@
+"""Measures from Gram matrices against explicit loops, and what each moves under."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from geometry_oracle import oracle
+
+from flatprobe.errors import UserError
+from flatprobe.statistics.bootstrap import draw_weights
+from flatprobe.statistics.forms import QuestionWeights
+from flatprobe.statistics.geometry import geometry_contrast
+from flatprobe.statistics.geometry_values import measure_values
+from flatprobe.statistics.grams import pair_grams
+from flatprobe.statistics.measures import MEASURES, RATIOS
+from flatprobe.statistics.panels import Products
+from flatprobe.statistics.planted import planted_pair
+from flatprobe.statistics.states import States
+
+TREATED, CONTROL = planted_pair(
+    np.random.default_rng(3), personas=5, questions=7, layers=2, hidden=32, contraction=0.8, translation=1.0,
+    noise=1.5, noise_treated=1.0, jitter=0.3, question=0.5,
+)  # fmt: skip
+CASE = {"treated": TREATED, "control": CONTROL}
+
+
+def values_of(
+    states: dict[str, States], resamples: int = 0, seed: int = 0
+) -> dict[str, dict[str, np.ndarray]]:
+    personas = states["control"].personas
+    [found] = measure_values(
+        pair_grams(states, [("treated", "control")], personas[0], personas[1:]),
+        resamples=resamples,
+        seed=seed,
+    )
+    return {name: vars(values) for name, values in found.items()}
+
+
+def expected(drawn: list[int], kept: tuple[int, ...] = (0, 1, 2, 3, 4)) -> dict[str, list[float]]:
+    """The oracle at both layers, as a list per measure."""
+    layers = [
+        oracle(
+            TREATED.layer(layer)[list(kept)], CONTROL.layer(layer)[list(kept)], drawn,
+        )
+        for layer in (0, 1)
+    ]  # fmt: skip
+    return {name: [layer[name] for layer in layers] for name in MEASURES}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, np.ndarray]]:
+    return values_of(CASE, resamples=4, seed=11)
+
+
+def test_every_measure_agrees_with_explicit_loops(found: dict[str, dict[str, np.ndarray]]) -> None:
+    wanted = expected(list(range(7)))
+    for name in MEASURES:
+        assert found[name]["estimate_L"] == pytest.approx(wanted[name], abs=1e-9), name
+
+
+def test_every_measure_agrees_with_explicit_loops_on_resamples(
+    found: dict[str, dict[str, np.ndarray]],
+) -> None:
+    for index, weights in enumerate(draw_weights(7, 4, np.random.default_rng(11))):
+        wanted = expected(np.repeat(np.arange(7), weights.astype(int)).tolist())
+        for name in MEASURES:
+            assert found[name]["draws_LR"][:, index] == pytest.approx(wanted[name], abs=1e-9), name
+
+
+def test_leaving_a_question_out_is_measuring_without_it(found: dict[str, dict[str, np.ndarray]]) -> None:
+    wanted = expected([0, 1, 2, 4, 5, 6])
+    for name in MEASURES:
+        assert found[name]["without_question_LQ"][:, 3] == pytest.approx(wanted[name], abs=1e-9), name
+
+
+def test_leaving_a_persona_out_is_measuring_without_it(found: dict[str, dict[str, np.ndarray]]) -> None:
+    wanted = expected(list(range(7)), kept=(0, 1, 3, 4))
+    for name in sorted(set(MEASURES) - {"trimmed_cosine_difference"}):
+        assert found[name]["without_persona_LN"][:, 1] == pytest.approx(wanted[name], abs=1e-9), name
+    assert found["trimmed_cosine_difference"]["without_persona_LN"].shape == (2, 4)
+
+
+def test_noise_is_the_interaction_mean_square_of_a_two_way_table() -> None:
+    h_PQD = CONTROL.layer(0)
+    residual = h_PQD - h_PQD.mean(0) - h_PQD.mean(1, keepdims=True) + h_PQD.mean((0, 1))
+    mean_square = (residual**2).sum() / (4 * 6)
+    grams = pair_grams(CASE, [("treated", "control")], "source", CONTROL.personas[1:])[0]
+    products = Products(grams.control.panel, QuestionWeights.of(np.ones((1, 7))))
+    assert products.noise[0, 0] == pytest.approx(mean_square, rel=1e-10)
+
+
+def test_an_unknown_measure_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="flatness is not a measure"):
+        measure_values(
+            pair_grams(CASE, [("treated", "control")], "source", CONTROL.personas[1:]),
+            resamples=0,
+            seed=0,
+            measures=["flatness"],
+        )
+
+
+COSINES = {"contraction", "translation", "less noise", "more noise"}
+MOVES = {
+    "cosine_difference": COSINES,
+    "crossvalidated_cosine_difference": {"contraction", "translation"},
+    "translation_share": {"translation", "scale"},  # a common factor moves all centroids along their mean
+    "cosine_difference_minus_translation": {"contraction", "less noise", "more noise", "scale"},
+    "noise_share": {"less noise", "more noise", "translation"},  # equal noise weighs less on longer centroids
+    "centred_cosine_difference": set(),  # pinned near -1/(P - 1)
+    "trimmed_cosine_difference": {*COSINES, "rotation"},  # dimensions are dimensions of one basis
+    "contraction": {"contraction", "translation"},
+    "scatter_ratio": {"contraction", "translation"},
+    "pair_scatter_ratio": {"contraction", "translation"},
+    "noise_ratio": {"less noise", "more noise", "translation"},
+    "contraction_minus_noise": {"contraction", "less noise", "more noise"},
+    "unscaled_scatter_ratio": {"contraction", "scale"},
+    "unscaled_noise_ratio": {"less noise", "more noise", "scale"},
+    "norm_ratio": {"translation", "scale"},
+    "participation_ratio_difference": {"contraction", "less noise", "more noise"},
+}
+"""What moves each measure. Scaled variances follow a translation only through the norm that scales them."""
+
+CHANGES: dict[str, dict[str, float]] = {
+    "nothing": {},
+    "contraction": {"contraction": 0.5},
+    "translation": {"translation": 5.0},
+    "rotation": {"rotation": True},
+    "scale": {"scale": 3.0},
+    "less noise": {"noise_treated": 1.5},
+    "more noise": {"noise_treated": 4.5},
+}
+
+
+def mean_effects(change: dict[str, float], questions: int = 20) -> dict[str, float]:
+    """Mean of every measure over planted pairs, at noise SD 3 and a noise-free cosine of 25/26."""
+    found = []
+    for seed in range(8):
+        treated, control = planted_pair(
+            np.random.default_rng(seed), personas=8, questions=questions, layers=2, hidden=256, noise=3.0,
+            common=5.0, **change,
+        )  # fmt: skip
+        values = values_of({"treated": treated, "control": control})
+        found.append({name: value["estimate_L"].mean() for name, value in values.items()})
+    return {name: float(np.mean([row[name] for row in found])) for name in MEASURES}
+
+
+LOGS = {*RATIOS, "contraction", "contraction_minus_noise"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_measure_moves_under_what_its_row_says_and_under_nothing_else(change: str) -> None:
+    effects = mean_effects(CHANGES[change])
+    for name, effect in effects.items():
+        moved, stayed = (0.2, 0.06) if name in LOGS else (0.004, 0.002)
+        if name == "participation_ratio_difference":
+            moved, stayed = 0.12, 0.05
+        if change in MOVES[name]:
+            assert abs(effect) > moved, (name, effect)
+        else:
+            assert abs(effect) < stayed, (name, effect)
+
+
+def test_effects_have_the_sizes_that_were_planted() -> None:
+    contracted, translated, quiet, scaled = (
+        mean_effects(CHANGES[name]) for name in ("contraction", "translation", "less noise", "scale")
+    )
+    assert contracted["unscaled_scatter_ratio"] == pytest.approx(np.log(0.25), abs=0.05)
+    assert contracted["crossvalidated_cosine_difference"] == pytest.approx(25 / 25.25 - 25 / 26, abs=0.003)
+    assert quiet["unscaled_noise_ratio"] == pytest.approx(np.log(0.25), abs=0.02)
+    assert translated["translation_share"] == pytest.approx(translated["cosine_difference"], rel=0.1)
+    assert translated["norm_ratio"] == pytest.approx(np.log(51 / 26) / 2, abs=0.03)
+    assert scaled["norm_ratio"] == pytest.approx(np.log(3), abs=0.01)
+    for effects in (contracted, translated, quiet, scaled):
+        scale = 2 * effects["norm_ratio"]
+        assert effects["scatter_ratio"] == pytest.approx(effects["unscaled_scatter_ratio"] - scale, abs=1e-9)
+        assert effects["contraction"] == pytest.approx(-effects["scatter_ratio"], abs=1e-12)
+
+
+def test_less_noise_at_equal_means_alone_raises_the_raw_cosine_by_seven_hundredths() -> None:
+    treated, control = planted_pair(
+        np.random.default_rng(0), personas=8, questions=20, layers=4, hidden=512, noise=6.0, noise_treated=4.0
+    )
+    rows = {
+        row.quantity: row
+        for row in geometry_contrast(
+            treated,
+            control,
+            "source",
+            control.personas[1:],
+            position="p",
+            responses="own",
+            resamples=500,
+            seed=1,
+        )
+        if row.layer is None and row.estimator == "question_bootstrap"
+    }
+    raw, unbiased = rows["cosine_difference"], rows["crossvalidated_cosine_difference"]
+    assert raw.estimate == pytest.approx(0.07, abs=0.01) and raw.outside_own_interval is True
+    assert unbiased.estimate == pytest.approx(0, abs=0.01) and unbiased.outside_own_interval is False
+    assert rows["scatter_ratio"].estimate == pytest.approx(1, abs=0.1)
+    assert rows["noise_share"].estimate == pytest.approx(raw.estimate, abs=0.01)
+
+
+def test_the_number_of_questions_moves_the_level_of_the_raw_cosine_only() -> None:
+    few, many = (levels(questions) for questions in (5, 40))
+    assert many["cosine"] - few["cosine"] > 0.04
+    assert many["crossvalidated_cosine"] == pytest.approx(few["crossvalidated_cosine"], abs=0.005)
+    for name in ("scatter", "noise", "norm"):
+        assert many[name] == pytest.approx(few[name], rel=0.1), name
+
+
+def levels(questions: int) -> dict[str, float]:
+    names = ("cosine", "crossvalidated_cosine", "scatter", "noise", "norm")
+    rows = []
+    for seed in range(20):
+        pair = planted_pair(
+            np.random.default_rng(seed),
+            personas=8,
+            questions=questions,
+            layers=2,
+            hidden=256,
+            noise=3.0,
+            common=5.0,
+        )
+        states = dict(zip(("treated", "control"), pair, strict=True))
+        grams = pair_grams(states, [("treated", "control")], "source", pair[1].personas[1:])[0]
+        products = Products(grams.control.panel, QuestionWeights.of(np.ones((1, questions))))
+        rows.append([getattr(products, name).mean() for name in names])
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted_states import BYSTANDERS, PERSONAS, planted_states
+from safetensors.numpy import save_file
+
+from flatprobe.errors import UserError
+from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.geometry import geometry_contrast, geometry_contrasts, gram_contrast
+from flatprobe.statistics.grams import PairGrams, pair_grams
+from flatprobe.statistics.states import States
+
+STATES = {
+    "em_first": planted_states("em_first", persona=0.7, shift=0.2, seed=6),
+    "base_first": planted_states("base_first"),
+    "benign_first": planted_states("benign_first", noise=0.5, seed=7),
+}
+PAIR = ("em_first", "base_first")
+KIND = {"position": "last_response_token", "responses": "own", "resamples": 50, "seed": 2}
+
+
+def grams_of(states: dict[str, States]) -> PairGrams:
+    return pair_grams(states, [PAIR], "source", BYSTANDERS)[0]
+
+
+def test_stored_gram_matrices_give_the_same_estimates_as_the_states(tmp_path: Path) -> None:
+    grams_of(STATES).save(tmp_path / "pair.safetensors")
+    stored = PairGrams.load(tmp_path / "pair.safetensors")
+    direct = geometry_contrast(STATES["em_first"], STATES["base_first"], "source", BYSTANDERS, **KIND)
+    assert gram_contrast(stored, **KIND) == direct
+    assert stored.control.personas == ("source", *BYSTANDERS) and stored.control.layers == (3, 7)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    save_file({"treated": np.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="not a file of Gram matrices"):
+        PairGrams.load(tmp_path / "other.safetensors")
+
+
+def test_contrasts_made_together_are_those_made_one_by_one() -> None:
+    pairs = [PAIR, ("em_first", "benign_first"), ("benign_first", "base_first")]
+    together = geometry_contrasts(STATES, pairs, "source", BYSTANDERS, **KIND)
+    alone = [
+        row
+        for treated, control in pairs
+        for row in geometry_contrast(STATES[treated], STATES[control], "source", BYSTANDERS, **KIND)
+    ]
+    assert together == alone
+
+
+def test_a_condition_has_its_gram_matrix_made_once_for_all_its_pairs() -> None:
+    first, second = pair_grams(STATES, [PAIR, ("em_first", "benign_first")], "source", BYSTANDERS)
+    assert first.treated is second.treated
+
+
+def test_states_of_another_hidden_size_with_equal_inner_products_give_equal_estimates() -> None:
+    padded = {
+        name: replace(states, h_PQLD=np.concatenate([states.h_PQLD, np.zeros_like(states.h_PQLD)], axis=3))
+        for name, states in STATES.items()
+    }
+    for wide, narrow in zip(
+        gram_contrast(grams_of(padded), **KIND), gram_contrast(grams_of(STATES), **KIND), strict=True
+    ):
+        assert_same_numbers(wide, narrow)
+
+
+def assert_same_numbers(one: Estimate, other: Estimate) -> None:
+    for field in ("estimate", "standard_error", "ci_low", "ci_high"):
+        assert getattr(one, field) == pytest.approx(getattr(other, field), rel=1e-7, abs=1e-10), one.quantity
+
+
+def test_many_resamples_are_drawn_in_blocks_that_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gram_contrast(grams_of(STATES), **KIND)
+    monkeypatch.setattr("flatprobe.statistics.geometry_values.BLOCK_VALUES", 500)
+    for small, large in zip(gram_contrast(grams_of(STATES), **KIND), whole, strict=True):
+        assert_same_numbers(small, large)
+
+
+def test_the_trimmed_cosine_is_free_of_a_massive_dimension_that_the_control_has() -> None:
+    rows = {}
+    for size in (0.0, 400.0):
+        states = dict(STATES)
+        for name, factor in (("em_first", 1.0), ("base_first", 0.8)):
+            h_PQLD = STATES[name].h_PQLD.copy()
+            h_PQLD[..., 9:12] = factor * size
+            states[name] = replace(STATES[name], h_PQLD=h_PQLD)
+        found = gram_contrast(
+            grams_of(states), **KIND, measures=["cosine_difference", "trimmed_cosine_difference"]
+        )
+        rows[size] = {row.quantity: row.estimate for row in found if row.layer is None}
+    without = geometry_contrast(
+        *(replace(STATES[name], h_PQLD=np.delete(STATES[name].h_PQLD, [9, 10, 11], axis=3)) for name in PAIR),
+        "source", BYSTANDERS, **KIND, measures=["cosine_difference"],
+    )  # fmt: skip
+    exact = next(row.estimate for row in without if row.layer is None)
+    assert rows[400.0]["trimmed_cosine_difference"] == pytest.approx(exact, abs=1e-7)
+    assert rows[400.0]["cosine_difference"] == pytest.approx(0, abs=1e-3) and abs(exact or 0) > 5e-3
+
+
+def test_no_dimension_is_left_of_a_hidden_size_of_three() -> None:
+    tiny = {name: replace(states, h_PQLD=states.h_PQLD[..., :3]) for name, states in STATES.items()}
+    [row, *_] = gram_contrast(grams_of(tiny), **KIND, measures=["trimmed_cosine_difference"])
+    assert row.estimate is None and "not positive" in (row.note or "")
+
+
+def test_pairs_without_states_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match="no states of nobody"):
+        pair_grams(STATES, [("em_first", "nobody")], "source", BYSTANDERS)
+    with pytest.raises(UserError, match="no states of any pair"):
+        pair_grams(STATES, [], "source", PERSONAS[1:])
+
+
+def test_seeds_that_do_not_divide_the_hidden_axis_are_refused() -> None:
+    with pytest.raises(ValueError, match="does not hold 3 seeds"):
+        replace(STATES["em_first"], seeds=3)
