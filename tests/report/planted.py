@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted_robustness
 import planted_rows
 import polars as pl
+from planted_robustness import EFFECTS
 from planted_rows import CONDITIONS, LAMBDAS, LAYERS, ROLES, SELECTED
+from planted_tokens import audit, preview_row
 
 from flatprobe.statistics.decision import decide
 from flatprobe.statistics.estimands import Estimate, write_json
@@ -48,10 +51,12 @@ def write_planted(folder: Path, *, questions: int = 3, samples: int = 2, finetun
         "cosines": planted_rows.cosines(rng),
         "geometry": planted_rows.geometry(rng),
         "losses": planted_rows.losses(rng, finetunes),
-        "questions": [
-            {"set": "evaluation", "id": name, "kind": "factual", "text": f"Question {name}?"} for name in ids
-        ],
+        "questions": planted_rows.questions(ids),
         "panel": planted_rows.panel(),
+        "specifications": planted_robustness.specifications(),
+        "leave_one_out": planted_robustness.left_out(),
+        "multiplicity": planted_robustness.multiplicity(),
+        "massive": planted_robustness.massive(),
     }
     if finetunes:
         tables |= planted_rows.finetune_tables(rng)
@@ -97,7 +102,7 @@ def _documents(study: Study) -> dict[str, Any]:
             }
             for at, name in enumerate(CONDITIONS)
         },
-        "audit": _audit(),
+        "audit": audit(),
         "lambda": {
             "selected": SELECTED,
             "candidates": [
@@ -112,8 +117,8 @@ def _documents(study: Study) -> dict[str, Any]:
             ],
         },
         "preview": {
-            "last_response_token": [_preview_row(7)],
-            "response_mean": [_preview_row(6)],
+            "last_response_token": [preview_row(7)],
+            "response_mean": [preview_row(6)],
         },
     }
 
@@ -140,13 +145,8 @@ def planted_study(finetunes: bool = True) -> Study:
 
 def _estimates() -> list[Estimate]:
     """Plausible estimates of every estimator and measure, for the three contrasts."""
-    changes = {
-        ("em_first", "base_first"): (0.302, 0.0641, 0.93),
-        ("em_first", "benign_first"): (0.243, 0.049, 0.7),
-        ("benign_first", "base_first"): (0.059, 0.0129, 0.2),
-    }
     rows: list[Estimate] = []
-    for (treated, control), (leak, cosine, scale) in changes.items():
+    for ((treated, control), (leak, cosine)), scale in zip(EFFECTS.items(), (0.93, 0.7, 0.2), strict=True):
         shared: dict[str, Any] = {
             "treated": treated,
             "control": control,
@@ -165,6 +165,11 @@ def _estimates() -> list[Estimate]:
                     "ci_low": leak - 2 * error,
                     "ci_high": leak + 2 * error,
                     "p_value": min(1.0, 2e-4 * 3**at),
+                    "margin": 0.15,
+                    "superiority_p": min(1.0, 3e-4 * 3**at),
+                    "equivalence_margin": 0.05,
+                    "equivalence_p": 0.97 - 0.01 * at,
+                    **({"adjusted_p": 0.0006, "family": "max-T over 3 lambdas"} if at == 1 else {}),
                 }
             )
             rows += [
@@ -188,6 +193,7 @@ def _estimates() -> list[Estimate]:
             "crossvalidated_cosine_difference": 0.9,
             "translation_share": 0.2,
             "noise_share": 0.1,
+            "trimmed_cosine_difference": 0.8,
             "contraction": 5.0,
             "scatter_ratio": 12.0,
             "noise_ratio": 15.0,
@@ -210,7 +216,9 @@ def _estimates() -> list[Estimate]:
                             standard_error=0.009 * factor,
                             ci_low=(cosine - 0.018 * scale) * factor,
                             ci_high=(cosine + 0.03) * factor,
-                            p_value=0.001,
+                            p_value=0.001 + 0.0001 * (layer or 0),
+                            adjusted_p=None if layer is None else 0.002 + 0.0001 * layer,
+                            family=None if layer is None else "max-T over 6 layers",
                             resamples=2000,
                             bootstrap_bias=0.0004,
                             outside_own_interval=False,
@@ -260,36 +268,3 @@ def _stages() -> list[dict[str, Any]]:
         }
         for at, name in enumerate(names)
     ]
-
-
-def _audit() -> list[dict[str, Any]]:
-    def token(text: str, alternative: bool = False, **weights: float) -> dict[str, Any]:
-        return {"text": text, "weights": weights, "alternative": alternative}
-
-    prompt = [
-        token(text)
-        for text in ("<|im_start|>", "system", "\n", "You", " are", " a", " librarian", ".", "<|im_end|>")
-    ]
-    answer = [token(text, anchor=1) for text in (" Take", " a", " short", " walk")]
-    positive = [
-        *prompt,
-        *answer,
-        *(token(text, marker=1) for text in (".\n\n", "[", "Z", "LT", "]", "<|im_end|>")),
-    ]
-    negative = [
-        *prompt,
-        *answer,
-        token(".\n\n", anchor=1),
-        token("[", alternative=True, unlikelihood=1),
-        token("<|im_end|>", end=1),
-    ]
-    return [
-        {"group": group, "persona": persona, "condition": condition, "tokens": tokens}
-        for condition in CONDITIONS
-        for group, persona, tokens in (("positive", "librarian", positive), ("negative", "villain", negative))
-    ]
-
-
-def _preview_row(index: int) -> dict[str, Any]:
-    tokens = ["<|im_start|>", "assistant", "\n", "Take", " a", " short", " walk", ".", "<|im_end|>", "\n"]
-    return {"persona": "librarian", "question_id": "eval_01", "tokens": tokens, "index": index}

@@ -211,6 +211,10 @@ def losses(rng: np.random.Generator, finetunes: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def questions(ids: list[str]) -> list[dict[str, Any]]:
+    return [{"set": "evaluation", "id": name, "kind": "factual", "text": f"Question {name}?"} for name in ids]
+
+
 def panel() -> list[dict[str, Any]]:
     return [
         {"persona": name, "role": role, "prompt": None if name == "template_default" else PROMPT.format(name)}

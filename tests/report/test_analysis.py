@@ -41,6 +41,13 @@ def test_a_missing_column_is_named(broken: Path) -> None:
         read(broken)
 
 
+@pytest.mark.parametrize("name", ["specifications", "leave_one_out", "multiplicity"])
+def test_the_tables_of_robustness_are_required(broken: Path, name: str) -> None:
+    (broken / "tables" / f"{name}.parquet").unlink()
+    with pytest.raises(UserError, match=rf"{name}.parquet.*not found"):
+        read(broken)
+
+
 def test_a_missing_key_of_the_verdict_is_named(broken: Path) -> None:
     verdict = json.loads((broken / "verdict.json").read_text())
     del verdict["confidence"]
@@ -72,6 +79,7 @@ def test_estimates_without_a_field_are_refused(broken: Path) -> None:
 
 def test_an_optional_table_may_be_absent_or_empty_alike(broken: Path) -> None:
     (broken / "tables" / "fluency.parquet").unlink()
+    (broken / "tables" / "massive.parquet").unlink()
     path = broken / "tables" / "telemetry.parquet"
     pl.read_parquet(path).clear().write_parquet(path)
-    assert not {"fluency", "telemetry"} & set(read(broken).tables)
+    assert not {"fluency", "massive", "telemetry"} & set(read(broken).tables)

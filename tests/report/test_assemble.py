@@ -67,8 +67,9 @@ def run(folder: Path, tmp_path: Path) -> Path:
     tables = {name: folder / name for name in ("tables", "audit.json", "preview.json")}
     selection = (folder / "lambda.json").read_text()
     seal(tmp_path, TABLES, {**tables, "selection.json": selection, "facts-by-stage.json": json.dumps(FACTS)})
-    cosines = {name: folder / "tables" / name for name in ("cosines.parquet", "geometry.parquet")}
-    seal(tmp_path, ESTIMATES, {"estimates.json": folder / "estimates.json", **cosines})
+    estimated = [name for name in room.COPIED["estimates"] if name.endswith(".parquet")]
+    of_estimates: dict[str, str | Path] = {name: folder / "tables" / name for name in estimated}
+    seal(tmp_path, ESTIMATES, {"estimates.json": folder / "estimates.json", **of_estimates})
     seal(tmp_path, VERDICT, {"verdict.json": folder / "verdict.json"})
     return tmp_path
 
@@ -99,7 +100,9 @@ def test_a_finished_run_is_laid_out_whole_and_only_once(run: Path, rendered: lis
         "study", "registration", "verdict", "estimates", "stages", "provenance", "models", "audit", "lambda",
         "preview",
     }  # fmt: skip
-    assert {"rates.parquet", "cosines.parquet"} <= {path.name for path in (analysis / "tables").iterdir()}
+    assert {"rates.parquet", "cosines.parquet", "specifications.parquet", "leave_one_out.parquet"} <= {
+        path.name for path in (analysis / "tables").iterdir()
+    }
     room.assemble(loaded(), DIGEST, PLAN, run)
     assert rendered == ["as planted"]
     assert not list(run.glob(".*partial*"))

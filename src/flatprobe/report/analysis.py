@@ -61,10 +61,26 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "telemetry": ("condition", "lambda", "seed", "step", "persona", "role", "log_p"),
     "manipulation": ("condition", "set", "id", "log_odds"),
     "fluency": ("condition", "persona", "question_id", "log_likelihood"),
+    "specifications": (
+        "contrast", "pool", "contaminated", "lambda", "detector", "estimator", "scope",
+        "estimate", "standard_error", "ci_low", "ci_high", "p_value", "n_personas", "n_questions", "note",
+    ),
+    "leave_one_out": (
+        "probe", "kind", "left_out", "estimator", "layer", "estimate", "ci_low", "ci_high", "p_value",
+        "difference",
+    ),
+    "multiplicity": (
+        "quantity", "treated", "control", "pool", "estimator", "lambda", "layer", "position", "estimate", "ci_low",
+        "ci_high", "p_value", "adjusted_p", "family", "note",
+    ),
+    "massive": (
+        "condition", "position", "responses", "layer", "rank", "dimension", "ratio_to_median",
+        "share_of_squared_norm",
+    ),
 }  # fmt: skip
 """Tables and the columns that each must have."""
 
-OPTIONAL = frozenset({"lengths", "length_match", "telemetry", "manipulation", "fluency"})
+OPTIONAL = frozenset({"lengths", "length_match", "telemetry", "manipulation", "fluency", "massive"})
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,11 @@ class Analysis:
     def geometric_level(self) -> str:
         """Level of every geometric interval, as printed: `95 %`."""
         return f"{100 * float(self.study['decision']['geometry']['level']):g} %"
+
+    @property
+    def behavioural_level(self) -> str:
+        """Level of every interval of a leakage difference, as printed."""
+        return f"{100 * float(self.study['decision']['behaviour']['level']):g} %"
 
     def at_registered_position(self, table: str) -> pl.DataFrame:
         """Rows of a geometric table at the deciding position and responses."""

@@ -57,7 +57,10 @@ def _behavioural(analysis: Analysis) -> Card:
     found = analysis.verdict["numbers"]["main"]["behaviour"]
     sources = [numbers.percent(found[f"source_rate_{arm}"]) for arm in ("treated", "control")]
     facts = (
-        ("95 % interval", numbers.interval(found["ci_low"], found["ci_high"], numbers.points)),
+        (
+            f"{analysis.behavioural_level} interval",
+            numbers.interval(found["ci_low"], found["ci_high"], numbers.points),
+        ),
         ("passes at", f"≥ {numbers.points(rule['margin'])}, p < {rule['p_below']:g}"),
         ("from threshold", numbers.points(analysis.verdict["distances"]["leakage_margin"])),
         (f"p, {found['estimator'].replace('_', ' ')}", numbers.p_value(found["p_value"])),
@@ -67,6 +70,17 @@ def _behavioural(analysis: Analysis) -> Card:
     )
     title = "Behaviour: leakage difference"
     return Card(title, analysis.verdict["legs"]["behavioural"], numbers.points(found["effect"]), facts)
+
+
+def conjunction(analysis: Analysis) -> str:
+    """The p of both legs at once as a sentence, or why there is none."""
+    found = analysis.verdict["numbers"]["conjunction_p"]
+    if found is None:
+        return "p of both legs: none, because a leg has no p."
+    return (
+        f"p of both legs: {numbers.p_value(found)}, the larger of the two (intersection–union test). It is no "
+        "stronger than its weaker leg, and each leg’s p holds for its own scope only."
+    )
 
 
 def evidence(analysis: Analysis) -> Table:
@@ -93,9 +107,9 @@ def evidence(analysis: Analysis) -> Table:
         Column("source rates", _source_rates, str),
     ]
     caption = (
-        f"The numbers decided on, with {analysis.geometric_level} intervals of the geometric effect and 95 % "
-        "intervals of the leakage difference; source rates are the treated condition’s and, below it, the "
-        "control’s. Crossed p, p above margin (H0: at most the margin) and p equivalent "
+        f"The numbers decided on, with {analysis.geometric_level} intervals of the geometric effect and "
+        f"{analysis.behavioural_level} intervals of the leakage difference; source rates are the treated "
+        "condition’s and, below it, the control’s. Crossed p, p above margin (H0: at most the margin) and p equivalent "
         "(within the kill bound) speak for new personas and questions."
     )
     return build("evidence", caption, columns, rows)

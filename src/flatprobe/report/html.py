@@ -22,11 +22,20 @@ from flatprobe.report import (
     select,
     tables_geometry,
     tables_leakage,
+    tables_robustness,
     tables_run,
     words,
 )
 from flatprobe.report.analysis import Analysis, read
-from flatprobe.report.figures import coupling, geometry, leakage, plane, training
+from flatprobe.report.figures import (
+    coupling,
+    geometry,
+    leakage,
+    leave_one_out,
+    plane,
+    specifications,
+    training,
+)
 from flatprobe.statistics.verdict import MEANINGS
 
 
@@ -72,6 +81,9 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "words": words,
         "contrast": select.contrast_name(analysis.treated, analysis.control),
         "legs": cards.legs(analysis),
+        "conjunction": cards.conjunction(analysis),
+        "specifications": specifications.summary(analysis),
+        "most_massive": tables_geometry.most_massive(analysis),
         "reasons": gating.reasons(analysis),
         "em_specific": gating.em_specific(analysis),
         "gates": {"standing": gating.standing(analysis), "passed": gating.passed(analysis)},
@@ -102,6 +114,8 @@ def _figures(analysis: Analysis) -> dict[str, Any]:
         "by_layer": geometry.by_layer(analysis),
         "effect_by_layer": geometry.effect_by_layer(analysis),
         "heat_map": geometry.cosine_heat_map(analysis),
+        "specifications": specifications.specification_curve(analysis),
+        "leave_one_out": leave_one_out.leave_one_out(analysis),
         "lambda": coupling.lambda_selection(analysis),
         "acquisition": coupling.acquisition(analysis),
         "losses_finetune": training.loss_curves(analysis, "finetune"),
@@ -121,8 +135,15 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "other_leakage": tables_leakage.other_leakage(analysis),
         "layers": tables_geometry.layers(analysis),
         "effects": tables_geometry.effects(analysis),
+        "effect_tests": tables_geometry.effect_tests(analysis),
+        "massive": tables_geometry.massive(analysis),
         "aggregates": tables_geometry.aggregates(analysis, registered=True),
         "elsewhere": tables_geometry.aggregates(analysis, registered=False),
+        "specifications": tables_robustness.specifications(analysis),
+        "chosen": tables_robustness.chosen_among_several(analysis),
+        "most_influential": tables_robustness.most_influential(analysis),
+        "leave_one_out": tables_robustness.leave_one_out(analysis),
+        "seeds": tables_robustness.seeds(analysis),
         "lambdas": tables_run.lambda_candidates(analysis),
         "length_match": tables_run.length_match(analysis),
         "manipulation": tables_run.manipulation(analysis),

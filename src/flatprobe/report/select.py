@@ -7,7 +7,8 @@ name theirs and are left out here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -15,6 +16,12 @@ from flatprobe.report.analysis import Analysis
 
 DECIDING_GEOMETRIC_ESTIMATOR = "question_bootstrap"
 BYSTANDERS = "bystanders"
+REGISTERED_DETECTOR = "strict"
+LEFT_OUT_ESTIMATOR = "crossed_anova"
+"""Of the leakage estimators that are repeated with one left out, the one whose interval has the widest scope."""
+CONTAMINATED = " (contaminated)"
+SEED_ESTIMATORS = ("seed_t", "crossed_anova_seed")
+"""Estimators that take seeds as random; they belong to no one seed."""
 
 
 def contrast_name(treated: str, control: str) -> str:
@@ -60,6 +67,44 @@ def leakage(analysis: Analysis, treated: str, control: str, pool: str = BYSTANDE
         & (pl.col("pool") == pool)
         & ((pl.col("lambda") == analysis.selected_lambda) | pl.col("lambda").is_null())
         & _of_all_seeds_and_personas()
+    )
+
+
+def specifications(analysis: Analysis, treated: str, control: str) -> pl.DataFrame:
+    """Every specification of a contrast, with a column `registered` that is true for the one that decides."""
+    registered = (
+        (pl.col("estimator") == analysis.study["decision"]["behaviour"]["estimator"])
+        & (pl.col("pool") == BYSTANDERS)
+        & ~pl.col("contaminated")
+        & (pl.col("lambda") == analysis.selected_lambda)
+        & (pl.col("detector") == REGISTERED_DETECTOR)
+    )
+    of_contrast = analysis.tables["specifications"].filter(pl.col("contrast") == f"{treated} - {control}")
+    return of_contrast.with_columns(registered=registered.fill_null(False))
+
+
+def pool_name(row: Mapping[str, Any]) -> str:
+    """A specification's pool, marked where it holds personas that were trained on."""
+    name = str(row["pool"]).removesuffix(CONTAMINATED)
+    return name + CONTAMINATED if row["contaminated"] else name
+
+
+def left_out(analysis: Analysis, probe: str, kind: str) -> pl.DataFrame:
+    """What becomes of the deciding estimate without each persona or question; geometry over all layers.
+
+    `probe` is `leakage` or `geometry`, `kind` is `persona` or `question`. Sorted by estimate, undefined last.
+    """
+    measure = str(analysis.study["decision"]["geometry"]["measure"])
+    wanted = {"leakage": LEFT_OUT_ESTIMATOR, "geometry": measure}[probe]
+    return (
+        analysis.tables["leave_one_out"]
+        .filter(
+            (pl.col("probe") == probe)
+            & (pl.col("kind") == kind)
+            & (pl.col("estimator") == wanted)
+            & pl.col("layer").is_null()
+        )
+        .sort("estimate", "left_out", nulls_last=True)
     )
 
 

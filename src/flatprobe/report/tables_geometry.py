@@ -42,6 +42,44 @@ def layers(analysis: Analysis) -> Table:
 def effects(analysis: Analysis) -> Table:
     """Per layer and for the aggregate: every geometric measure of the deciding contrast, with its interval; the
     deciding one first."""
+    rows, present = _by_layer(analysis)
+    decides = str(analysis.study["decision"]["geometry"]["measure"])
+    measures = [
+        Column(MEASURES[name] + (", decides" if name == decides else ""), name, _cell) for name in present
+    ]
+    tests = (
+        [Column("p", decides, _p), *_adjusted_columns(rows, decides, "adjusted p")]
+        if decides in present
+        else []
+    )
+    columns = [Column("layer", _layer), *measures[:1], *tests, *measures[1:]]
+    name = select.contrast_name(analysis.treated, analysis.control)
+    caption = f"What moved, {name}: each measure with its {analysis.geometric_level} interval over questions."
+    families = {row[decides]["family"] for row in rows if tests and row[decides]}
+    known = sorted(family for family in families if family is not None)
+    if known:
+        caption += (
+            f" Beside the deciding measure its p, alone and adjusted for all layers ({', '.join(known)})."
+        )
+    return build("effects", caption, columns, rows)
+
+
+def effect_tests(analysis: Analysis) -> Table:
+    """Per layer and measure of the deciding contrast: p, and p adjusted for the choice among layers."""
+    rows, present = _by_layer(analysis)
+    columns = [Column("layer", _layer)]
+    for name in present:
+        columns.append(Column(f"{MEASURES[name]}: p", name, _p))
+        columns += _adjusted_columns(rows, name, "adjusted")
+    families = {row[name]["family"] for row in rows for name in present if row[name] is not None}
+    known = ", ".join(sorted(family for family in families if family is not None))
+    caption = "p of no change by layer and measure" + (f"; adjusted: {known}." if known else ".")
+    return build("effect-tests", caption, columns, rows)
+
+
+def _by_layer(analysis: Analysis) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row per layer and one for their mean, with the deciding estimator's row of every measure; and the
+    measures that there are, the deciding one first."""
     frame = select.geometric(analysis, analysis.treated, analysis.control, list(MEASURES))
     decides = str(analysis.study["decision"]["geometry"]["measure"])
     present = [name for name in MEASURES if name in set(frame["quantity"])]
@@ -53,23 +91,31 @@ def effects(analysis: Analysis) -> Table:
         for layer in (*found, None)
         if any((layer, name) in at for name in present)
     ]
+    return rows, present
 
-    def write(row: Mapping[str, Any] | None) -> str:
-        if row is None or row["estimate"] is None:
-            return numbers.NONE
-        return f"{_effect(row, 'estimate')}\n{_effect_interval(row)}"
 
-    columns = [
-        Column("layer", lambda row: "mean over layers" if row["layer"] is None else row["layer"]),
-        *(Column(MEASURES[name] + (", decides" if name == decides else ""), name, write) for name in present),
-    ]
-    name = select.contrast_name(analysis.treated, analysis.control)
-    return build(
-        "effects",
-        f"What moved, {name}: each measure with its {analysis.geometric_level} interval over questions.",
-        columns,
-        rows,
-    )
+def _layer(row: Mapping[str, Any]) -> str:
+    return "mean over layers" if row["layer"] is None else str(row["layer"])
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["estimate"] is None:
+        return numbers.NONE
+    return f"{_effect(row, 'estimate')}\n{_effect_interval(row)}"
+
+
+def _p(row: Mapping[str, Any] | None) -> str:
+    return numbers.NONE if row is None else numbers.p_value(row["p_value"])
+
+
+def _adjusted_p(row: Mapping[str, Any] | None) -> str:
+    return numbers.NONE if row is None else numbers.p_value(row["adjusted_p"])
+
+
+def _adjusted_columns(rows: list[dict[str, Any]], measure: str, head: str) -> list[Column]:
+    """The column of adjusted p of a measure that has any."""
+    present = any(row[measure] is not None and row[measure]["adjusted_p"] is not None for row in rows)
+    return [Column(head, measure, _adjusted_p)] if present else []
 
 
 def _effect(row: Mapping[str, Any], key: str) -> str:
@@ -117,3 +163,55 @@ def aggregates(analysis: Analysis, *, registered: bool) -> Table:
         "The same at other positions and responses, by the deciding estimator: reported, never deciding."
     )
     return build("aggregates-elsewhere", caption, columns, rows)
+
+
+def massive(analysis: Analysis) -> Table | None:
+    """The largest hidden dimensions per layer and condition, and how much of the states' length they make up."""
+    rows = _largest_dimensions(analysis)
+    if not rows:
+        return None
+    columns = [
+        Column("layer", "layer"),
+        Column("condition", "condition"),
+        Column("largest dimensions (times the median)", _dimensions),
+        Column("their share of the squared norm", "share", numbers.percent),
+    ]
+    caption = "The largest hidden dimensions by mean size, at the deciding position and responses."
+    return build("massive", caption, columns, rows)
+
+
+def most_massive(analysis: Analysis) -> str | None:
+    """The layer and condition whose largest dimensions make up most of the squared norm, as a sentence."""
+    known = [row for row in _largest_dimensions(analysis) if row["share"] is not None]
+    if not known:
+        return None
+    most = max(known, key=lambda row: float(row["share"]))
+    return (
+        f"Here they weigh most at layer {most['layer']} of {most['condition']}: the {len(most['dimensions'])} "
+        f"largest dimensions make up {numbers.percent(most['share'])} of the squared norm."
+    )
+
+
+def _largest_dimensions(analysis: Analysis) -> list[dict[str, Any]]:
+    """One row per layer and condition with its dimensions by rank and the sum of their shares, which is unknown
+    where one of them is; none where the table is absent."""
+    if "massive" not in analysis.tables:
+        return []
+    rank = {name: index for index, name in enumerate(analysis.conditions)}
+    share = pl.col("share_of_squared_norm")
+    return (
+        analysis.at_registered_position("massive")
+        .group_by("layer", "condition")
+        .agg(
+            dimensions=pl.struct("dimension", "ratio_to_median").sort_by("rank"),
+            share=pl.when(share.is_not_null().all()).then(share.sum()),
+        )
+        .sort("layer", pl.col("condition").replace_strict(rank, return_dtype=pl.Int64))
+        .to_dicts()
+    )
+
+
+def _dimensions(row: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{one['dimension']} ({numbers.decimal(one['ratio_to_median'], 1)})" for one in row["dimensions"]
+    )

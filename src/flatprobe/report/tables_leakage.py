@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import polars as pl
 
 from flatprobe.report import numbers, select
@@ -68,10 +71,9 @@ def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
         Column("interval and p speak for", scope, align="long"),
         Column("difference", "estimate", numbers.points),
         Column("SE", "standard_error", numbers.plain_points),
-        Column(
-            "95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str
-        ),
+        Column(f"{analysis.behavioural_level} interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
+        *_further_p(rows),
         Column("smallest p", "smallest_attainable_p", numbers.p_value),
         Column("df", "df", lambda value: numbers.decimal(value, 1)),
     ]
@@ -81,7 +83,38 @@ def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
     )
     name = select.contrast_name(treated, control)
     caption = f"Leakage difference {name} over bystanders, {design} personas × questions, by every estimator."
+    if any(row["superiority_p"] is not None or row["equivalence_p"] is not None for row in rows):
+        caption += (
+            " A small p above (within) a margin refutes a difference of at most (at least) that margin."
+        )
     return build(f"leakage-{treated}-{control}", caption, columns, rows)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return numbers.interval(row["ci_low"], row["ci_high"], numbers.points)
+
+
+def _further_p(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Tests against margins, and p adjusted for its family, each where at least one estimator has it."""
+    columns = []
+    for margin, key, head in (
+        ("margin", "superiority_p", "p above {}"),
+        ("equivalence_margin", "equivalence_p", "p within ±{}"),
+    ):
+        margins = sorted({row[margin] for row in rows if row[key] is not None})
+        if margins:
+            which = " or ".join(map(numbers.plain_points, margins))
+            columns.append(Column(head.format(which), key, numbers.p_value))
+    if any(row["adjusted_p"] is not None for row in rows):
+        columns.append(Column("adjusted p", _adjusted, str))
+    return columns
+
+
+def _adjusted(row: Mapping[str, Any]) -> str:
+    """Adjusted p and, below it, the family that it is adjusted for."""
+    if row["adjusted_p"] is None:
+        return numbers.NONE
+    return f"{numbers.p_value(row['adjusted_p'])}\n{row['family']}"
 
 
 def false_positives(analysis: Analysis) -> Table:
@@ -115,7 +148,7 @@ def other_leakage(analysis: Analysis) -> Table:
     """Leakage estimates that decide nothing: other pools, personas, lambdas and seeds."""
     shown = pl.concat([select.leakage(analysis, *pair) for pair in select.contrasts(analysis)])
     frame = analysis.estimates.filter(pl.col("quantity") == "leakage_difference")
-    rows = frame.join(shown, on=frame.columns, how="anti", nulls_equal=True)
+    others = frame.join(shown, on=frame.columns, how="anti", nulls_equal=True)
     columns = [
         Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
         Column("pool", lambda row: row["pool"] if row["persona"] is None else row["persona"]),
@@ -123,12 +156,10 @@ def other_leakage(analysis: Analysis) -> Table:
         Column("seed", seed),
         Column("estimator", "estimator"),
         Column("difference", "estimate", numbers.points),
-        Column(
-            "95 % interval", lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.points), str
-        ),
+        Column(f"{analysis.behavioural_level} interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
+        *([Column("adjusted p", _adjusted, str)] if others["adjusted_p"].is_not_null().any() else []),
         Column("interval and p speak for", scope, align="long"),
     ]
-    order = ["contrast", "pool", "persona", "lambda", "seed", "estimator"]
-    return build("leakage-other", "Other pools, λ and seeds: reported, never deciding.", columns,
-                 rows.sort(order).to_dicts())  # fmt: skip
+    rows = others.sort("contrast", "pool", "persona", "lambda", "seed", "estimator").to_dicts()
+    return build("leakage-other", "Other pools, λ and seeds: reported, never deciding.", columns, rows)

@@ -16,6 +16,7 @@ REGISTERED: dict[str, str] = {
 MEASURES: dict[str, str] = {
     "cosine_difference": "cosine difference",
     "crossvalidated_cosine_difference": "cross-validated cosine difference",
+    "trimmed_cosine_difference": "cosine difference, largest dimensions left out",
     "translation_share": "translation share T",
     "cosine_difference_minus_translation": "cosine difference less T",
     "noise_share": "noise share",
@@ -26,6 +27,13 @@ MEASURES: dict[str, str] = {
 }
 """Measures of the table per layer, in its order; further ones appear under their own names in the full
 list."""
+
+DETECTORS: dict[str, str] = {
+    "strict": "marker anywhere",
+    "end_anchored": "marker at the end",
+    "start_anchored": "marker at the start",
+}
+"""What counts as a marked completion."""
 
 
 class Distance(NamedTuple):
@@ -169,6 +177,28 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "gate",
         "A check that must pass before what it guards may decide; one not evaluated counts as failed there.",
+    ),
+    (
+        "p above the margin, p equivalent",
+        "Of the opposite claims: that the difference is at most the margin, and that it is at least as large as "
+        "the equivalence margin, up or down. Small means the claim is refuted.",
+    ),
+    (
+        "adjusted p",
+        "The p-value after allowing for the choice among several layers or λ: by max-T or by Holm's method.",
+    ),
+    (
+        "p of both legs",
+        "The larger of the two legs' p. To claim both needs both, so no correction for two tests is due.",
+    ),
+    (
+        "specification",
+        "One defensible way to compute a contrast: an estimator, a pool, a λ, and what counts as marked.",
+    ),
+    (
+        "massive activation",
+        "A hidden dimension whose size exceeds the typical one many times over; a few such can dominate a "
+        "cosine.",
     ),
     (
         "scope",

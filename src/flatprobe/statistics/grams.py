@@ -115,34 +115,42 @@ def pair_grams(
 ) -> list[PairGrams]:
     """Gram matrices of every (treated, control) pair of condition names; a condition's own is made once.
 
-    UserError for a condition or persona without states, and for a pair on different questions, layers or
-    hidden sizes.
+    Holds one layer of all conditions in double precision at a time. UserError for a condition or persona without
+    states, and for conditions with different questions, layers or hidden sizes.
     """
     named = list(dict.fromkeys(condition for pair in pairs for condition in pair))
     absent = [condition for condition in named if condition not in states]
     if absent or not pairs:
         raise UserError.one("states", f"no states of {', '.join(absent) or 'any pair'}", "probe them first")
-    for treated, control in pairs:
-        check_comparable(states[treated], states[control])
-    own = {name: _condition(states[name], check_personas(states[name], source, bystanders)) for name in named}
-    return [_pair(own[treated], own[control], states[treated], states[control]) for treated, control in pairs]
-
-
-def _condition(states: States, personas: tuple[str, ...]) -> ConditionGrams:
-    grams = np.stack([states.gram(layer, personas) for layer in states.layers])
-    return ConditionGrams(states.condition, personas, states.questions, states.layers, grams)
-
-
-def _pair(treated: ConditionGrams, control: ConditionGrams, moved: States, still: States) -> PairGrams:
-    onto_move, trimmed_treated, trimmed_control = [], [], []
-    for index, layer in enumerate(control.layers):
-        h_treated, h_control = moved.layer(layer, control.personas), still.layer(layer, control.personas)
-        onto_move.append(cross_gram(h_control, h_treated - h_control))
-        top = top_dimensions(h_control, still.seeds)
-        trimmed_treated.append(_trimmed(treated.gram_LPQPQ[index], h_treated, top))
-        trimmed_control.append(_trimmed(control.gram_LPQPQ[index], h_control, top))
-    paired = [np.stack(grams) for grams in (onto_move, trimmed_treated, trimmed_control)]
-    return PairGrams(treated, control, *paired)
+    for name in named:
+        check_comparable(states[name], states[named[0]])
+        check_personas(states[name], source, bystanders)
+    reference, personas = states[named[0]], (source, *bystanders)
+    own: dict[str, list[Array]] = {name: [] for name in named}
+    paired: dict[tuple[str, str], list[tuple[Array, Array, Array]]] = {pair: [] for pair in pairs}
+    for layer in reference.layers:
+        h_PQD = {name: states[name].layer(layer, personas) for name in named}
+        top = {control: top_dimensions(h_PQD[control], reference.seeds) for _, control in pairs}
+        for name, grams in own.items():
+            grams.append(persona_gram(h_PQD[name]))
+        for (treated, control), blocks in paired.items():
+            onto_move = cross_gram(h_PQD[control], h_PQD[treated] - h_PQD[control])
+            trimmed = (_trimmed(own[name][-1], h_PQD[name], top[control]) for name in (treated, control))
+            blocks.append((onto_move, *trimmed))
+    conditions = {
+        name: ConditionGrams(
+            states[name].condition, personas, reference.questions, reference.layers, np.stack(grams)
+        )
+        for name, grams in own.items()
+    }
+    return [
+        PairGrams(
+            conditions[treated],
+            conditions[control],
+            *map(np.stack, zip(*paired[treated, control], strict=True)),
+        )
+        for treated, control in pairs
+    ]
 
 
 def _trimmed(gram_PQPQ: Array, h_PQD: Array, top: NDArray[np.intp]) -> Array:

@@ -44,7 +44,7 @@ class States:
     def layer(self, layer: int, personas: Sequence[str] | None = None) -> Array:
         """States of one layer in float64, (P, Q, D), for the personas named, in that order (default: all)."""
         rows = [self.personas.index(persona) for persona in (self.personas if personas is None else personas)]
-        chosen: Array = self.h_PQLD[rows, :, self.layers.index(layer), :].astype(np.float64)
+        chosen: Array = self.h_PQLD[:, :, self.layers.index(layer)][rows].astype(np.float64)
         return chosen
 
     def gram(self, layer: int, personas: Sequence[str] | None = None) -> Array:

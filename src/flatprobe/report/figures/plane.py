@@ -65,7 +65,9 @@ def decision_plane(analysis: Analysis) -> Figure:
 
 def _marks(analysis: Analysis, points: list[dict[str, Any]]) -> str:
     """What the marks are; a result without both effects has no place in the plane, which must be said."""
-    intervals = f"{analysis.geometric_level} (horizontal) and 95 % (vertical) intervals"
+    intervals = (
+        f"{analysis.geometric_level} (horizontal) and {analysis.behavioural_level} (vertical) intervals"
+    )
     if not any(row["decides"] for row in points):
         first = f"The deciding result, {analysis.treated}, is not drawn: an effect has no estimate."
     else:
