@@ -87,9 +87,7 @@ def _contrasts(cosines_CLR: Array) -> Array:
 def index_loop(differences: Array, resamples: int, seed: int) -> Array:
     """The leakage bootstrap as it is mostly written: a loop that draws indices and takes a mean."""
     generator, cells = np.random.default_rng(seed), len(differences)
-    return np.array(
-        [differences[generator.integers(0, cells, size=cells)].mean() for _ in range(resamples)]
-    )
+    return np.array([differences[generator.integers(0, cells, size=cells)].mean() for _ in range(resamples)])
 
 
 def scipy_on_cells(differences: Array, resamples: int, seed: int) -> Array:

@@ -39,6 +39,9 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     save_file({"treated": np.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="not a file of Gram matrices"):
         PairGrams.load(tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("not even tensors")
+    with pytest.raises(UserError, match="not a file of Gram matrices"):
+        PairGrams.load(tmp_path / "text.safetensors")
 
 
 def test_contrasts_made_together_are_those_made_one_by_one() -> None:
@@ -117,3 +120,14 @@ def test_pairs_without_states_are_refused_by_name() -> None:
 def test_seeds_that_do_not_divide_the_hidden_axis_are_refused() -> None:
     with pytest.raises(ValueError, match="does not hold 3 seeds"):
         replace(STATES["em_first"], seeds=3)
+
+
+def test_a_measure_that_reads_only_the_conditions_needs_no_other_part(tmp_path: Path) -> None:
+    [lean] = pair_grams(STATES, [PAIR], "source", BYSTANDERS, parts=())
+    lean.save(tmp_path / "lean.safetensors")
+    for grams in (lean, PairGrams.load(tmp_path / "lean.safetensors")):
+        assert grams.onto_move_LPQPQ is None and grams.trimmed_treated_LPQPQ is None
+        found = gram_contrast(grams, **KIND, measures=["cosine_difference", "contraction"])
+        assert found == gram_contrast(grams_of(STATES), **KIND, measures=["cosine_difference", "contraction"])
+        with pytest.raises(UserError, match=r"translation_share \(moves\), trimmed_cosine_difference \(trimmed\)"):
+            gram_contrast(grams, **KIND, measures=["translation_share", "trimmed_cosine_difference"])

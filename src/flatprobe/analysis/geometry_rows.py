@@ -103,7 +103,7 @@ def over_positions(
         if responses == leg.responses:
             states = states_of(inputs, settings.entries, kind)
             pair = [(rule.treated, rule.control)]
-            [grams[position]] = pair_grams(states, pair, settings.source, settings.bystanders)
+            [grams[position]] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
     return max_t_over_positions(
         grams, leg.measure, responses=leg.responses, resamples=settings.geometry_resamples, seed=settings.seed,
         level=leg.level, pool=BYSTANDERS,
@@ -115,7 +115,7 @@ def without_one(settings: EstimateSettings, inputs: Mapping[str, Path]) -> pl.Da
     rule, leg = settings.rule, settings.rule.geometry
     states = states_of(inputs, settings.entries, f"{leg.responses}.{leg.position}")
     pair = [(rule.treated, rule.control)]
-    [grams] = pair_grams(states, pair, settings.source, settings.bystanders)
+    [grams] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
     return geometry_leave_one_out(grams, [leg.measure])
 
 

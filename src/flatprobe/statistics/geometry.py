@@ -9,7 +9,8 @@ from flatprobe.errors import UserError
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.geometry_inference import inferences, with_max_t
 from flatprobe.statistics.geometry_values import Values, measure_values
-from flatprobe.statistics.grams import PairGrams, pair_grams
+from flatprobe.statistics.grams import PARTS, PairGrams, pair_grams
+from flatprobe.statistics.measures import NEEDS
 from flatprobe.statistics.states import States
 
 
@@ -54,7 +55,8 @@ def geometry_contrasts(
     What pairs share is computed once. Raises UserError for a persona without states and for a pair on different
     questions, layers or hidden sizes.
     """
-    grams = pair_grams(states, pairs, source, bystanders)
+    parts = PARTS if measures is None else {NEEDS[name] for name in measures if name in NEEDS}
+    grams = pair_grams(states, pairs, source, bystanders, parts)
     return gram_contrasts(
         grams, position=position, responses=responses, resamples=resamples, seed=seed, level=level, pool=pool,
         measures=measures,

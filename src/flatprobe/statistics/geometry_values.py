@@ -6,7 +6,7 @@ and draws of several layers, contrasts and positions are joint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,18 @@ import numpy as np
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array, multinomial_weights
 from flatprobe.statistics.forms import QuestionWeights
-from flatprobe.statistics.grams import ConditionGrams, PairGrams
-from flatprobe.statistics.measures import MEASURES, PairPanel, PairProducts
+from flatprobe.statistics.grams import ConditionGrams, PairGrams, Part
+from flatprobe.statistics.measures import MEASURES, NEEDS, PairPanel, PairProducts
 from flatprobe.statistics.panels import Products
 
 BLOCK_VALUES = 250_000
 """Products of question weights held at once: 2 MB, which a core's cache can keep."""
+
+
+_HAS: dict[Part, Callable[[PairGrams], bool]] = {
+    "moves": lambda pair: pair.onto_move_LPQPQ is not None,
+    "trimmed": lambda pair: pair.trimmed_treated_LPQPQ is not None and pair.trimmed_control_LPQPQ is not None,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +71,14 @@ def measure_values(
     if unknown or not names:
         raise UserError.one(
             "measures", f"{', '.join(unknown) or 'none'} is not a measure", f"known: {', '.join(MEASURES)}"
+        )
+    lacking = {
+        name: NEEDS[name] for name in names if name in NEEDS and not all(map(_HAS[NEEDS[name]], pairs))
+    }
+    if lacking:
+        named = ", ".join(f"{name} ({part})" for name, part in lacking.items())
+        raise UserError.one(
+            "measures", f"the Gram matrices lack what {named} reads", "make them with all parts"
         )
     if not pairs or len({pair.control.questions for pair in pairs}) != 1:
         raise UserError.one("contrasts", "none is given, or their questions differ", "give equal questions")

@@ -15,49 +15,45 @@ import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.forms import Forms, Kernels, QuestionWeights
-from flatprobe.statistics.grams import PairGrams
+from flatprobe.statistics.grams import PairGrams, Part
 from flatprobe.statistics.panels import Panel, Products, mean_cosine
 
 
 @dataclass(frozen=True, eq=False)
 class PairPanel:
-    """Kernels of a pair of conditions over one set of personas."""
+    """Kernels of a pair of conditions over one set of personas; what no measure asks for may be None."""
 
     treated: Panel
     control: Panel
-    onto_move: Kernels
-    trimmed_treated: Panel
-    trimmed_control: Panel
+    onto_move: Kernels | None
+    trimmed: tuple[Panel, Panel] | None
+    """Treated and control without the largest dimensions."""
 
     @classmethod
     def of(cls, grams: PairGrams) -> PairPanel:
         """All personas of the Gram matrices; a condition's panel is the same object in all its pairs."""
-        panels = (grams.treated.panel, grams.control.panel)
-        return cls(*panels, grams.onto_move, grams.trimmed_treated, grams.trimmed_control)
+        return cls(grams.treated.panel, grams.control.panel, grams.onto_move, grams.trimmed)
 
     @cached_property
     def onto_mean_move(self) -> Kernels:
         """Every control persona with the mean move over personas, (L, P)."""
+        assert self.onto_move is not None, "measure_values asks for what a measure reads"
         return self.onto_move.mean(axis=2)
 
     def collapsed(self) -> PairPanel:
         """The same kernels for `QuestionWeights.equal` only."""
-        return PairPanel(
-            self.treated.collapsed(),
-            self.control.collapsed(),
-            self.onto_move.collapsed(),
-            self.trimmed_treated.collapsed(),
-            self.trimmed_control.collapsed(),
-        )
+        return self._each(Panel.collapsed, Kernels.collapsed)
 
     def subset(self, rows: Sequence[int]) -> PairPanel:
         """The kernels between some personas, the source first."""
+        return self._each(lambda panel: panel.subset(rows), lambda kernels: kernels[:, rows][:, :, rows])
+
+    def _each(self, panels: Callable[[Panel], Panel], kernels: Callable[[Kernels], Kernels]) -> PairPanel:
         return PairPanel(
-            self.treated.subset(rows),
-            self.control.subset(rows),
-            self.onto_move[:, rows][:, :, rows],
-            self.trimmed_treated.subset(rows),
-            self.trimmed_control.subset(rows),
+            panels(self.treated),
+            panels(self.control),
+            None if self.onto_move is None else kernels(self.onto_move),
+            None if self.trimmed is None else (panels(self.trimmed[0]), panels(self.trimmed[1])),
         )
 
 
@@ -131,8 +127,8 @@ def _translation(pair: PairProducts) -> Array:
 
 
 def _trimmed(pair: PairProducts) -> Array:
-    sides = (pair.panel.trimmed_treated, pair.panel.trimmed_control)
-    treated, control = (Products(panel, pair.weights).cosine for panel in sides)
+    assert pair.panel.trimmed is not None, "measure_values asks for what a measure reads"
+    treated, control = (Products(panel, pair.weights).cosine for panel in pair.panel.trimmed)
     return treated - control
 
 
@@ -166,6 +162,13 @@ are on states scaled to the control's noise-free mean norm, so a common shift th
 as contraction by 2 log `norm_ratio`: the `unscaled` ratios are free of that, and move under a common factor
 instead; contraction_minus_noise is free of both.
 """
+
+NEEDS: dict[str, Part] = {
+    "translation_share": "moves",
+    "cosine_difference_minus_translation": "moves",
+    "trimmed_cosine_difference": "trimmed",
+}
+"""Measures that read more than the two conditions' own matrices."""
 
 RATIOS = (
     "scatter_ratio", "pair_scatter_ratio", "noise_ratio", "unscaled_scatter_ratio", "unscaled_noise_ratio",
