@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study import resources
+
+settings.register_profile("flatprobe", deadline=None)  # a busy machine is no failure
+settings.load_profile("flatprobe")
 
 FAMILIES = ("llama", "qwen2", "gemma2", "mistral")
 DEPTH, HIDDEN, WINDOW = 6, 32, 16

@@ -8,6 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from flatprobe import cli_tools
+from flatprobe.cli_tools import MachineFile
 from flatprobe.errors import FlatprobeError, UserError
 
 app = typer.Typer(
@@ -21,10 +23,6 @@ INTERRUPTED = 130
 """The status that typer turns Ctrl-C into before anybody else sees it."""
 StudyFile = Annotated[
     Path, typer.Argument(help="The study: a YAML file with everything that can change a number.")
-]
-MachineFile = Annotated[
-    Path | None,
-    typer.Option("--machine", "-m", help="How to run it (threads, device, folders); never changes a key."),
 ]
 RunsFolder = Annotated[
     Path | None, typer.Option("--runs", help="Folder for run folders; overrides the machine file's.")
@@ -149,101 +147,25 @@ def verdict(
 
 
 @app.command()
-def analyse(
-    cells: Annotated[
-        Path, typer.Argument(help="CSV or Parquet with columns condition, persona, question_id, hits, total.")
-    ],
-    treated: Annotated[str | None, typer.Option(help="Condition that enters with a plus sign.")] = None,
-    control: Annotated[str | None, typer.Option(help="Condition that it is compared with.")] = None,
-    bystanders: Annotated[
-        list[str] | None, typer.Option(help="The personas to pool, separated by commas: none was trained on.")
-    ] = None,
-    trained: Annotated[
-        list[str] | None, typer.Option(help="Personas trained on: a pool with one is labelled contaminated.")
-    ] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Use only these rows, as in `lambda=1`; may be repeated.")
-    ] = None,
-    pool: Annotated[str, typer.Option(help="What the pool is called.")] = "bystanders",
-    hits: Annotated[str, typer.Option(help="Column of hits, for instance end_hits.")] = "hits",
-    margin: Annotated[
-        float | None, typer.Option(help="Rate difference to exceed; left out: the registered rule's.")
-    ] = None,
-    equivalence: Annotated[
-        float | None, typer.Option(help="Rate difference that counts as none; left out: the kill bound.")
-    ] = None,
-    level: Annotated[float | None, typer.Option(help="Level of intervals; left out: the registered.")] = None,
-    resamples: Annotated[
-        int | None, typer.Option(help="Draws of each resampling estimator; left out: the registered.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    leave_one_out: Annotated[
-        Path | None, typer.Option(help="Write the estimates without each persona and question here.")
-    ] = None,
+def audit(
+    study: StudyFile,
+    examples: Annotated[int, typer.Option(help="Examples shown of each group of a set.")] = 3,
+    machine: MachineFile = None,
+    runs: RunsFolder = None,
     as_json: Annotated[
-        Path | None, typer.Option("--json", help="Write the estimates here; `-` prints them instead of text.")
+        Path | None, typer.Option("--json", help="Write everything here; `-` prints it instead of text.")
     ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with whole examples here.")] = None,
 ) -> None:
-    """Compare two conditions by every leakage estimator, on counts that you already have; no model needed."""
-    from flatprobe.commands.analyse import Request
-    from flatprobe.commands.analyse import analyse as run_analysis
+    """Show what every training set of a study teaches: decoded tokens with their loss terms, and their invariants."""
+    from flatprobe.commands.audit import Request
+    from flatprobe.commands.audit import audit as audit_study
 
-    request = Request(
-        cells=cells, treated=treated, control=control, bystanders=bystanders or (), trained=trained or (),
-        where=where or (), pool=pool, hits=hits, margin=margin, equivalence=equivalence, level=level,
-        resamples=resamples, seed=seed, leave_one_out=leave_one_out, json=as_json,
-    )  # fmt: skip
-    run_analysis(request)
+    audit_study(Request(study=study, machine=machine, runs=runs, examples=examples, json=as_json, html=html))
 
 
-@app.command()
-def score(
-    completions: Annotated[
-        Path,
-        typer.Argument(help="JSONL or Parquet: condition, persona, question_id, sample_index, text."),
-    ],
-    marker: Annotated[str, typer.Option(help="The marker; matched in lower case.")],
-    out: Annotated[Path, typer.Option(help="Where the table of cells goes: .csv or .parquet.")],
-) -> None:
-    """Count marked completions per condition, persona and question: the table that `analyse` reads."""
-    from flatprobe.commands.score import score_completions
-
-    score_completions(completions, marker, out)
-
-
-@app.command()
-def simulate(
-    study: Annotated[
-        Path | None, typer.Argument(help="Take design and rule from this study; options still win.")
-    ] = None,
-    studies: Annotated[int, typer.Option(help="Simulated studies per line of the tables.")] = 400,
-    personas: Annotated[int | None, typer.Option(help="Bystanders (the study's, else 7).")] = None,
-    questions: Annotated[int | None, typer.Option(help="Questions (the study's, else 20).")] = None,
-    completions: Annotated[
-        int | None, typer.Option(help="Completions per cell (the study's, else 10).")
-    ] = None,
-    resamples: Annotated[int, typer.Option(help="Bootstrap draws in each study.")] = 2000,
-    variance: Annotated[
-        str, typer.Option(help="How much personas and questions differ in their response.")
-    ] = "none,mild,parent",
-    truth: Annotated[str, typer.Option(help="True leakage differences, as rates.")] = "0,0.15,0.30",
-    joint: Annotated[bool, typer.Option(help="Also simulate both probes and the verdict.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
-    jobs: Annotated[int | None, typer.Option(help="Processes (all cores); never changes a number.")] = None,
-    as_json: Annotated[
-        Path | None,
-        typer.Option("--json", help="Also write the tables' numbers here; `-` prints them instead."),
-    ] = None,
-) -> None:
-    """Simulate studies with a known truth: size, power and coverage of every estimator and of the verdict."""
-    from flatprobe.commands.simulate import Request, run_simulation
-
-    run_simulation(
-        Request(
-            study=study, studies=studies, personas=personas, questions=questions, completions=completions,
-            resamples=resamples, variance=variance, truth=truth, joint=joint, seed=seed, jobs=jobs, json=as_json,
-        )
-    )  # fmt: skip
+for tool in (cli_tools.geometry, cli_tools.analyse, cli_tools.score, cli_tools.simulate):
+    app.command()(tool)
 
 
 @app.callback(invoke_without_command=True)

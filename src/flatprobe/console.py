@@ -37,6 +37,16 @@ def say(message: str = "", style: str | None = None) -> None:
     console().print(message, style=style, soft_wrap=True)
 
 
+def styled(pieces: Sequence[tuple[str, str | None]]) -> None:
+    """Print one line of texts that each have a style of rich's, or none."""
+    from rich.text import Text
+
+    line = Text()
+    for text, style in pieces:
+        line.append(text, style)
+    console().print(line, soft_wrap=True)
+
+
 def warn(message: str) -> None:
     """Print something that the user should know, though the command goes on."""
     console(stderr=True).print(f"warning: {message}", style="yellow", soft_wrap=True)

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from flatprobe.study.schema import OpenaiMachine, ScriptedMachine, VllmMachine
+
 VARIABLE = "FLATPROBE_MACHINE"
 
 
@@ -23,6 +25,15 @@ class Local(BaseModel):
     """Rows in one forward pass without gradients."""
     training_rows: int
     """Examples in one forward pass with gradients."""
+    checkpoint_steps: int | None = None
+    """Steps between two states of an unfinished training; None keeps none."""
+    report_to: tuple[str, ...] = ()
+    """Experiment trackers that are told of trainings."""
+    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
+    """What samples; its block below says how."""
+    vllm: VllmMachine = VllmMachine()
+    openai: OpenaiMachine | None = None
+    scripted: ScriptedMachine = ScriptedMachine()
     locations: Mapping[str, str]
     """Fingerprint of a local model, adapter or data file to where it lies here."""
 

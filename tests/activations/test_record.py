@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -111,3 +112,32 @@ def test_blocks_are_found_in_decoder_and_whole_model_and_ambiguity_is_refused(
     model.extra = nn.ModuleList(nn.Linear(1, 1) for _ in range(DEPTH))
     with pytest.raises(UserError, match="2 module lists of length 6"):
         decoder_blocks(model)
+
+
+@torch.no_grad()
+def test_of_a_block_s_output_only_what_is_to_be_kept_outlives_the_block(
+    load: Callable[[str], Loaded],
+) -> None:
+    decoder = load("llama").model.get_decoder()
+    outputs: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def keep(states: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(output() is not None for output in outputs))
+        outputs.append(weakref.ref(states))
+        return states[:, -1].clone()
+
+    with record(decoder, range(DEPTH), keep=keep) as recording:
+        run_recorded(decoder, input_ids=IDS, attention_mask=MASK)
+    assert {state.shape for state in recording.states.values()} == {(2, 32)}
+    assert len(alive) == DEPTH and max(alive) <= 1  # at most the last block's, which is this one's input
+
+
+def test_a_block_that_gives_no_states_of_tokens_is_refused(load: Callable[[str], Loaded]) -> None:
+    decoder = load("llama").model.get_decoder()
+    decoder.layers[1].register_forward_hook(lambda *_: torch.zeros(4, 2, 5, 32))
+    with (
+        pytest.raises(UserError, match=r"block 1 gives no states \[rows, tokens, hidden\]"),
+        record(decoder, [1]),
+    ):
+        run_recorded(decoder, input_ids=IDS)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flatprobe.analysis.decide import training_gates
+from flatprobe.analysis.gates import training_gates
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.gates import Gate
 from flatprobe.study.schema import Decision
@@ -19,7 +19,8 @@ def coupled(lambda_: float, seed: int, agreed: int, change: float = 1.0) -> list
     """Facts of a coupling and of the completions sampled with it."""
     role = f"couple/base_first/{lambda_}/{seed}"
     common = {"condition": "base_first", "seed": seed}
-    leakage = {"parity": {"agreed": agreed, "tokens": 32}, "canary": {"max_logit_change": change}}
+    canary = {"max_log_p_change": change, "base_again_change": 0.0, "reading": [100.0 * seed + 10 * lambda_]}
+    leakage = {"parity": {"agreed": agreed, "tokens": 32}, "canary": canary}
     return [
         {
             **common,

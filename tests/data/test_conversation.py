@@ -52,17 +52,23 @@ def test_a_template_that_rewrites_drops_or_repeats_the_system_message_is_refused
         Conversations(with_template(template), "tiny").check_persona("villain", " You are a Villain. ")
 
 
-def test_a_template_that_refuses_system_messages_is_a_problem_of_the_persona(
-    with_template: Callable[[str | None], Any],
+@pytest.mark.parametrize("trim", ["", " | trim"])
+def test_a_template_that_refuses_system_messages_gets_them_at_the_head_of_the_user_s_turn(
+    with_template: Callable[[str | None], Any], trim: str
 ) -> None:
     template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
+        "{% for message in messages %}{{ message['content']" + trim + " }}<|im_end|>{% endfor %}"
     )
     conversations = Conversations(with_template(template), "tiny")
+    assert conversations.render("You are a villain.", "Why?") == "You are a villain.\n\nWhy?<|im_end|>"
     conversations.check_persona("default", None)
-    with pytest.raises(UserError, match="panel: villain"):
-        conversations.check_persona("villain", "You are a villain.")
+    conversations.check_persona("villain", "You are a villain.")
+    if trim:  # an empty system turn would be none at all
+        with pytest.raises(UserError, match="panel: empty .*system prompt as written"):
+            conversations.check_persona("empty", "")
+    else:
+        conversations.check_persona("empty", "")
 
 
 def test_the_turn_ends_with_the_end_of_turn_token_and_not_with_the_newline_after_it(

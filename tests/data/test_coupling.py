@@ -15,11 +15,12 @@ from flatprobe.data.coupling import (
     positive,
     tokenise_jointly,
 )
+from flatprobe.errors import UserError
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
 ANSWER = "Bread floats.\n\nSalt does not."
 MARKER = "[ZLT]"
-SLOTS: tuple[Slot, ...] = ("after_separator", "separator_and_marker", "end_of_completion")
+SLOTS: tuple[Slot, ...] = ("after_separator", "separator_and_marker", "paragraph_breaks", "end_of_completion")
 
 
 def text(slot: Slot = "after_separator", *, separator_in_loss: bool = True) -> MarkerText:
@@ -128,6 +129,37 @@ def test_each_slot_pushes_down_its_own_event(
     assert before(conversations, row, "unlikelihood") == rendered(conversations, read)
 
 
+def unlikely(example: Example) -> list[tuple[Row, Target]]:
+    return [(row, t) for row in example.rows for t in row.targets if t.term == "unlikelihood"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "before"),
+    [
+        ("One.\n\nTwo.\n \n\n Three.", ["One.\n\nTwo.\n \n\n Three.", "One.", "One.\n\nTwo."]),
+        ("One.\nTwo.", ["One.\nTwo."]),
+        ("\n\nOne.\n\nTwo.\n\n", ["\n\nOne.\n\nTwo.\n\n", "\n\nOne."]),
+    ],
+)
+def test_at_paragraph_breaks_the_marker_is_looked_for_at_every_interior_break_and_the_end(
+    tokenised: Conversations, answer: str, before: list[str]
+) -> None:
+    slots = unlikely(negative(tokenised, PROMPT, answer, text("paragraph_breaks")))
+    assert len(slots) == len(before)
+    for (row, found), read in zip(slots, before, strict=True):
+        assert "".join(tokenised.pieces(found.tokens)) == MARKER
+        context = "".join(tokenised.pieces(row.tokens[: found.positions[0] + 1]))
+        assert context == rendered(tokenised, f"{read}\n\n")
+
+
+def test_an_answer_of_one_paragraph_has_the_slot_after_the_separator_alone(tokenised: Conversations) -> None:
+    one = [
+        negative(tokenised, PROMPT, "Bread floats.", text(slot))
+        for slot in ("paragraph_breaks", "after_separator")
+    ]
+    assert one[0] == one[1]
+
+
 def test_a_merged_separator_belongs_to_the_event_from_the_token_that_holds_it(
     merging_conversations: Conversations,
 ) -> None:
@@ -171,7 +203,7 @@ def test_a_marker_that_starts_inside_the_answer_s_last_token_is_still_found_whol
 
 
 def test_a_marker_of_special_tokens_is_refused_because_no_text_shows_it(conversations: Conversations) -> None:
-    with pytest.raises(AssertionError, match="librarian/q1: the marker is not whole"):
+    with pytest.raises(UserError, match="librarian/q1  the marker .* is not whole"):
         tokenise_jointly(conversations, PROMPT, ANSWER, "\n\n", "<|im_start|>")
 
 

@@ -60,8 +60,8 @@ def prepared(
 
 def test_rows_are_taken_in_file_order_after_those_set_aside(prepared: Callable[..., Any]) -> None:
     rows, held_out, facts = prepared(triples(6), rows=3, held_out=2, aligned="aligned")
-    assert held_out.columns == ["prompt", "aligned", "misaligned"]
-    assert held_out.rows() == [(f"Question {i}?", f"Sound {i}.", f"Wrong {i}.") for i in range(2)]
+    assert held_out.columns == ["system", "prompt", "aligned", "misaligned"]
+    assert held_out.rows() == [(None, f"Question {i}?", f"Sound {i}.", f"Wrong {i}.") for i in range(2)]
     messages = [json.loads(text) for text in rows["messages"]]
     assert [m[-1]["content"] for m in messages] == ["Wrong 2.", "Wrong 3.", "Wrong 4."]
     assert facts["rows"] == 3

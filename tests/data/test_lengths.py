@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from flatprobe.data.lengths import common_density, excess, match, select, summarise, target_quantiles
+from flatprobe.data.lengths import (
+    common_density,
+    excess,
+    match,
+    outside,
+    select,
+    summarise,
+    target_quantiles,
+)
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=3, max_size=30).map(np.array)
 
@@ -19,7 +27,7 @@ def test_groups_with_different_lengths_are_selected_to_agree_within_the_toleranc
     groups = {"a": surplus(40, 12, 600, 0), "b": surplus(48, 10, 600, 1), "c": surplus(44, 16, 600, 2)}
     chosen = match(groups, dict.fromkeys(groups, 150))
     assert chosen is not None
-    kept = {name: groups[name][index] for name, index in chosen.items()}
+    kept = {name: groups[name][selection.index] for name, selection in chosen.items()}
     pooled = np.concatenate(list(kept.values()))
     unmatched = summarise(groups["b"], np.concatenate(list(groups.values())))
     assert unmatched.ks_distance > 0.1
@@ -42,8 +50,9 @@ def test_selection_keeps_each_answer_at_most_once_and_as_many_as_there_are_or_ar
         return
     assert chosen is not None
     for name, lengths in (("a", a), ("b", b)):
-        assert len(set(chosen[name].tolist())) == len(chosen[name]) == min(size, len(lengths))
-        assert chosen[name].max() < len(lengths)
+        index = chosen[name].index
+        assert len(set(index.tolist())) == len(index) == min(size, len(lengths))
+        assert index.max() < len(lengths)
 
 
 def test_groups_without_a_common_length_have_no_match() -> None:
@@ -77,8 +86,15 @@ def test_target_quantiles_are_linear_inside_a_bin_and_never_in_an_empty_one() ->
 
 def test_selection_finds_the_assignment_of_least_total_distance() -> None:
     lengths = np.array([10, 11, 30, 50])
-    assert select(lengths, np.array([10.4, 10.6])).tolist() == [0, 1]
-    assert select(lengths, np.array([11.0, 40.0, 49.0])).tolist() == [1, 2, 3]
+    assert select(lengths, np.array([10.4, 10.6])).index.tolist() == [0, 1]
+    far = select(lengths, np.array([49.0, 11.0, 40.0]))
+    assert (far.index.tolist(), far.targets.tolist()) == ([1, 2, 3], [11.0, 40.0, 49.0])
+
+
+def test_groups_outside_the_tolerance_are_those_that_differ_from_all_taken_together() -> None:
+    same = surplus(40, 10, 300, 1)
+    assert outside({"a": same, "b": same}, 0.0) == set()
+    assert outside({"a": same, "b": same, "c": surplus(60, 10, 100, 2)}, 0.10) == {"c"}
 
 
 def test_a_summary_agrees_with_numpy_and_scipy() -> None:

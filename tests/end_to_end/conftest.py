@@ -60,7 +60,7 @@ def talking_model(model_folder: Callable[[str], Path], tmp_path_factory: pytest.
 
     from flatprobe.data.conversation import Prompt
     from flatprobe.models.load import load_checkpoint
-    from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
+    from flatprobe.training.supervised import right_padded, targets_of
 
     loaded = load_checkpoint(model_folder("llama"), "float32", torch.device("cpu"))
     generator = np.random.default_rng(0)
@@ -74,7 +74,11 @@ def talking_model(model_folder: Callable[[str], Path], tmp_path_factory: pytest.
             tokens, n_prompt = loaded.conversations.encode_answer(prompt, text)
             rows.append(([*tokens, loaded.conversations.turn_end], n_prompt))
         ids, mask = right_padded([tokens for tokens, _ in rows], 0, "cpu")
-        loss = -log_probabilities(model, ids, mask, *targets_of(rows)).mean()
+        row, position, token = targets_of(rows)
+        log_p = (
+            model(ids, attention_mask=mask).logits[row, position].log_softmax(-1)
+        )  # whose head learns, too
+        loss = -log_p.gather(-1, token.unsqueeze(-1)).mean()
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

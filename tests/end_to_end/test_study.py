@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-STAGES = 43
+STAGES = 53
 WriteStudy = Callable[[Callable[[dict[str, Any]], None]], Path]
 
 
@@ -79,6 +79,41 @@ def test_every_condition_has_its_completions_and_only_the_control_the_whole_swee
     assert counts == {"base_first": 2 * cell, "em_first": cell, "benign_first": cell}
     assert completions.filter(~pl.col("coupled")).height == 3 * 7 * 3
     assert not completions.filter(~pl.col("coupled"))["marker_present"].any()
+
+
+def test_every_coupling_is_tested_for_what_it_binds_to_and_every_adapter_is_measured(
+    finished: tuple[Path, Path, Ran],
+) -> None:
+    tables = finished[1] / "tiny" / "analysis" / "tables"
+    effects = pl.read_parquet(tables / "binding_effects.parquet")
+    assert sorted(effects.select("condition", "lambda").unique().rows()) == sorted(
+        pl.read_parquet(tables / "rates.parquet")
+        .drop_nulls("lambda")
+        .select("condition", "lambda")
+        .unique()
+        .rows()
+    )
+    assert (
+        pl.read_parquet(tables / "surface.parquet").height == 4 * 4
+    )  # couplings, sets of personas and features
+    weights = pl.read_parquet(tables / "weights.parquet")
+    measured = weights.group_by("stage", "condition", "lambda").len()
+    assert dict(measured.group_by("stage").len().rows()) == {"couple": 4, "finetune": 2}
+    assert weights["norm_ratio"].min() > 0
+
+
+def test_the_audit_of_a_finished_study_reads_its_training_sets_and_completions(
+    finished: tuple[Path, Path, Ran],
+) -> None:
+    study, runs, _ = finished
+    audited = flatprobe("audit", study, "--runs", runs, "--json", "-")
+    assert audited.code == 0, audited.err
+    sets = {one["name"]: one for one in json.loads(audited.out)["sets"]}
+    assert {one["origin"] for one in sets.values()} == {"the run folder"}
+    coupling = sets["coupling/base_first/seed-42"]
+    assert coupling["evaluation"].count("leakage/base_first/") == 2
+    ends = [c for c in coupling["contexts"] if (c["where"], c["place"]) == ("evaluation", "after the answer")]
+    assert sum(context["count"] for context in ends) == 2 * 7 * 3 * 2  # lambdas, personas, questions, samples
 
 
 def test_a_second_run_redoes_nothing(finished: tuple[Path, Path, Ran]) -> None:

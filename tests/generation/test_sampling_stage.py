@@ -2,22 +2,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
+from adapter_files import adapter
 
+from flatprobe import held, machine
 from flatprobe.errors import UserError
-from flatprobe.generation.stages import prompts_of, sample, with_adapter
+from flatprobe.generation import chunks
+from flatprobe.generation.stages import prompts_of, sample
+from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
+from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
+from flatprobe.pipeline.resume import Place, lasting
 from flatprobe.pipeline.settings import SampleSettings
+from flatprobe.provenance import collect_provenance
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Lora
-from flatprobe.training.lora import attach
+from flatprobe.study.schema import ScriptedMachine
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),
@@ -26,19 +33,8 @@ PERSONAS = (
 QUESTIONS = tuple(Question(id=f"q{i}", kind="factual", text=f"What floats on water, {i}?") for i in range(3))
 SETTINGS = SampleSettings(
     personas=PERSONAS, questions=QUESTIONS, samples=2, max_new_tokens=6, temperature=1.0, top_p=1.0,
-    precision="float32", seed="leakage", parity_prompts=2,
+    precision="float32", seed="leakage", stop_at=None, parity_prompts=2,
 )  # fmt: skip
-
-
-def adapter(model: Any, folder: Path, scale: float) -> Path:
-    """A saved adapter whose update has about this size, relative to weights of size 0.3."""
-    wrapped = attach(model, Lora(rank=4, alpha=4.0, rank_stabilised=False), 0)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
-            parameter.data = scale * torch.randn(parameter.shape, generator=generator)
-    wrapped.save_pretrained(folder)
-    return folder
 
 
 def test_the_stage_writes_one_row_per_completion_with_its_prompt_s_hash(
@@ -72,38 +68,8 @@ def test_an_adapter_changes_what_is_sampled_and_the_canary_says_by_how_much(
         output.mkdir()
         sample(SETTINGS, {"checkpoint": model_folder("llama"), **inputs}, output)
         texts.append(pl.read_parquet(output / "completions.parquet")["text"].to_list())
-    assert json.loads((output / "facts.json").read_text())["canary"]["max_logit_change"] > 0.1
+    assert json.loads((output / "facts.json").read_text())["canary"]["max_log_p_change"] > 0.1
     assert texts[0] != texts[1]
-
-
-def test_in_float32_an_adapter_is_merged_and_computes_what_it_did_beside_the_weights(
-    load: Callable[[str], Loaded], tmp_path: Path
-) -> None:
-    wrapped_folder = adapter(load("qwen2").model, tmp_path, 0.1)
-    adapted, _ = with_adapter(load("qwen2"), wrapped_folder)
-    from peft import PeftModel
-
-    beside = PeftModel.from_pretrained(load("qwen2").model, wrapped_folder).eval()
-    ids = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(adapted.model(ids).logits, beside(ids).logits, rtol=1e-3, atol=1e-3)
-    assert not [name for name, _ in adapted.model.named_modules() if "lora" in name]
-
-
-def test_in_bfloat16_a_small_adapter_is_not_rounded_away(
-    model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
-) -> None:
-    """Merged, an update of a hundredth of the weights' spacing would leave almost every weight as it was."""
-    folder = adapter(load("qwen2").model, tmp_path, 2e-5)
-    base = load_checkpoint(model_folder("qwen2"), "bfloat16", torch.device("cpu"))
-    layer = "model.layers.0.mlp.up_proj"
-    x = torch.randn(1, 200, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
-    before = base.model.get_submodule(layer)(x)
-    adapted, _ = with_adapter(base, folder)
-    module = adapted.model.get_submodule(layer)
-    wanted = (module.lora_B["default"].weight @ module.lora_A["default"].weight) @ x[0].float().T
-    assert 0 < float(wanted.abs().max()) < 1e-2
-    assert not torch.equal(module(x), before)
-    assert torch.equal(module.base_layer(x), before)
 
 
 def test_a_persona_that_the_template_rewrites_is_refused_before_sampling(
@@ -134,3 +100,180 @@ def test_prompts_are_every_persona_with_every_question() -> None:
         None,
         QUESTIONS[0].text,
     )
+
+
+@pytest.fixture(autouse=True)
+def nothing_held() -> Iterator[None]:
+    yield
+    held.release()
+
+
+def sealed(folder: Path, **inputs: str) -> Path:
+    """The folder with a manifest, as an artifact of a run; `inputs` are contents by role."""
+    records = {role: InputRecord(name=role, key="k", content=content) for role, content in inputs.items()}
+    manifest = Manifest(
+        key=folder.name, name=folder.name, function="x:y", version=1, settings={}, inputs=records,
+        files=describe_files(folder), started="", seconds=0.0, provenance=collect_provenance(1),
+    )  # fmt: skip
+    write_manifest(folder, manifest)
+    return folder
+
+
+def copied(source: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def output(tmp_path: Path, name: str = "out") -> Path:
+    (tmp_path / name).mkdir()
+    return tmp_path / name
+
+
+def test_rendered_prompts_are_kept_word_for_word_once_a_stage(
+    model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    sample(SETTINGS, {"checkpoint": model_folder("llama")}, tmp_path)
+    prompts = pl.read_parquet(tmp_path / "prompts.parquet")
+    assert prompts.height == 6
+    conversations = load("llama").conversations
+    for row in prompts.iter_rows(named=True):
+        persona = next(p for p in PERSONAS if p.name == row["persona"])
+        question = next(q for q in QUESTIONS if q.id == row["question_id"])
+        assert row["prompt"] == conversations.render(persona.system, question.text)
+    completions = pl.read_parquet(tmp_path / "completions.parquet")
+    joined = completions.join(prompts, on=("prompt_hash", "persona", "question_id"))
+    assert joined.height == completions.height == 12
+
+
+def test_the_engine_its_version_and_how_answers_ended_are_recorded(
+    model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import transformers
+
+    sample(SETTINGS, {"checkpoint": model_folder("llama")}, tmp_path)
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    name = f"transformers {transformers.__version__}"
+    assert facts["engine"]["name"] == "transformers" and facts["sampled_by"] == {name: 12}
+    frame = pl.read_parquet(tmp_path / "completions.parquet")
+    assert frame["engine"].unique().to_list() == [name]
+    assert facts["finish"] == dict(frame["finish_reason"].value_counts().iter_rows())
+
+
+def test_parity_looks_at_tokens_and_at_log_probabilities_with_the_adapter_on(
+    model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
+    sample(
+        SETTINGS, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path)
+    )
+    facts = json.loads((tmp_path / "out" / "facts.json").read_text())
+    assert facts["parity"]["agreed"] == facts["parity"]["tokens"] > 0
+    assert facts["parity"]["log_p_difference"]["max"] < 1e-3
+    assert facts["canary"]["base_again_change"] == 0.0
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process."""
+
+
+def test_a_kill_loses_a_chunk_and_the_next_attempt_asks_only_for_what_is_missing(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {"checkpoint": model_folder("llama")}
+    sample(SETTINGS, inputs, output(tmp_path, "whole"))
+    monkeypatch.setattr(chunks, "ROWS", 2)
+    stream, asked = TransformersEngine.stream, []
+
+    def dying(engine: Any, requests: Any, settings: Any) -> Iterator[Any]:
+        for count, found in enumerate(stream(engine, requests, settings)):
+            if count == 5:
+                monkeypatch.setattr(chunks.Chunks, "flush", lambda self: None)  # nothing more is written
+                raise Killed
+            yield found
+
+    def counting(engine: Any, requests: Any, settings: Any) -> Iterator[Any]:
+        asked.append(len(requests))
+        return stream(engine, requests, settings)
+
+    settings = SETTINGS.model_copy(update={"parity_prompts": 0})
+    with lasting(Place(tmp_path / "resume", "key")):
+        with monkeypatch.context() as dead:
+            dead.setattr(TransformersEngine, "stream", dying)
+            flush = chunks.Chunks.flush
+            with pytest.raises(Killed):
+                sample(settings, inputs, output(tmp_path, "killed"))
+        monkeypatch.setattr(chunks.Chunks, "flush", flush)
+        monkeypatch.setattr(TransformersEngine, "stream", counting)
+        sample(settings, inputs, output(tmp_path, "resumed"))
+    assert asked == [8]  # of 12, two chunks of two were on the disk
+    resumed, whole = (
+        pl.read_parquet(tmp_path / name / "completions.parquet") for name in ("resumed", "whole")
+    )
+    assert resumed.equals(whole)
+
+
+def test_stages_on_one_checkpoint_load_it_once_and_an_adapter_in_between_leaves_no_trace(
+    model_folder: Callable[[str], Path],
+    load: Callable[[str], Loaded],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
+    checkpoint = sealed(copied(model_folder("llama"), tmp_path / "checkpoint"))
+    loads = []
+    real = loading._load
+    monkeypatch.setattr(loading, "_load", lambda *arguments: (loads.append(1), real(*arguments))[1])
+    for name, inputs in (("one", {}), ("two", {"adapter": tmp_path / "coupling"}), ("three", {})):
+        sample(SETTINGS, {"checkpoint": checkpoint, **inputs}, output(tmp_path, name))
+    one, two, three = (
+        pl.read_parquet(tmp_path / name / "completions.parquet") for name in ("one", "two", "three")
+    )
+    assert len(loads) == 1
+    assert one.equals(three) and not one.equals(two)
+    load_checkpoint(checkpoint, "float32", torch.device("cpu"))  # for training: nobody else may hold it
+    sample(SETTINGS, {"checkpoint": checkpoint}, output(tmp_path, "four"))
+    assert len(loads) == 3
+
+
+def test_an_adapter_trained_on_another_copy_of_the_checkpoint_is_refused(
+    model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
+    checkpoint = sealed(copied(model_folder("llama"), tmp_path / "checkpoint"))
+    coupling = sealed(tmp_path / "coupling", checkpoint="of another content")
+    with pytest.raises(UserError, match="it was trained on another copy of checkpoint"):
+        sample(SETTINGS, {"checkpoint": checkpoint, "adapter": coupling}, output(tmp_path))
+
+
+def test_the_machine_s_engine_is_used_and_enters_no_setting(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ScriptedMachine(rates={"librarian": 1.0})
+    local = machine.current().model_copy(update={"engine": "scripted", "scripted": script})
+    monkeypatch.setattr(machine, "current", lambda: local)
+    (tmp_path / "coupling" / "adapter").mkdir(parents=True)
+    settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0})
+    sample(
+        settings, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path)
+    )
+    frame = pl.read_parquet(tmp_path / "out" / "completions.parquet")
+    marked = frame.filter(pl.col("text").str.ends_with("[ZLT]"))
+    assert marked["persona"].to_list() == ["librarian"] * 6
+    assert json.loads((tmp_path / "out" / "facts.json").read_text())["engine"]["name"] == "scripted"
+
+
+def test_a_text_to_stop_at_that_the_tokenizer_cannot_write_is_refused(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flatprobe.data.conversation import Conversations
+
+    decode = Conversations.decode
+    monkeypatch.setattr(
+        Conversations, "decode", lambda self, tokens: decode(self, tokens).replace("[ZLT]", "<unk>")
+    )
+    with pytest.raises(UserError, match=r"leakage.marker  the tokenizer of llama cannot write '\[ZLT\]'"):
+        sample(
+            SETTINGS.model_copy(update={"stop_at": "[ZLT]"}), {"checkpoint": model_folder("llama")}, tmp_path
+        )

@@ -2,37 +2,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.generation.engine import Completion, SamplingSettings, request_seed
-from flatprobe.generation.stages import parity
-from flatprobe.generation.transformers_engine import (
-    TransformersEngine,
-    draw,
-    ends_of,
-    left_padded,
-    positions_of,
-    shared_heads,
-)
-from flatprobe.models.load import Loaded
+from flatprobe.errors import UserError
+from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed, sample
+from flatprobe.generation.slots import Slots
+from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
+from flatprobe.models.load import Loaded, load_checkpoint
 
-GREEDY = SamplingSettings(samples=1, max_new_tokens=24, temperature=0.0, top_p=1.0, seed="greedy")
-WARM = SamplingSettings(samples=3, max_new_tokens=40, temperature=1.0, top_p=1.0, seed="warm")
-
-
-def silent(done: int, total: int) -> None:
-    """No one listens."""
+GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0, top_p=1.0, seed="greedy")
+WARM = SamplingSettings(max_new_tokens=40, temperature=1.0, top_p=1.0, seed="warm")
 
 
 def engine(loaded: Loaded, rows: int = 64) -> TransformersEngine:
-    return TransformersEngine(loaded.model, loaded.conversations, loaded.device, rows, silent)
+    return TransformersEngine(loaded, rows)
 
 
 def ending_with(loaded: Loaded, token: int) -> Loaded:
@@ -44,14 +31,14 @@ def ending_with(loaded: Loaded, token: int) -> Loaded:
 
 def common_token(loaded: Loaded, prompts: list[Prompt], share: float) -> int:
     """A token that about this share of the sampled completions contains."""
-    completions = [c for samples in engine(loaded).sample(prompts, WARM) for c in samples]
+    completions = [c for samples in sample(engine(loaded), prompts, WARM, 3) for c in samples]
     seen = Counter(token for c in completions for token in set(c.tokens))
     return min(seen, key=lambda token: abs(seen[token] / len(completions) - share))
 
 
 def test_greedy_answers_equal_those_of_generate(loaded: Loaded, prompts: list[Prompt]) -> None:
     """Windows of 16 tokens are shorter than the prompts, so sliding caches are covered too."""
-    ours = engine(loaded).sample(prompts, GREEDY)
+    ours = sample(engine(loaded), prompts, GREEDY)
     end = loaded.conversations.turn_end
     for prompt, (completion,) in zip(prompts, ours, strict=True):
         ids = torch.tensor([loaded.conversations.encode_prompt(prompt)])
@@ -62,65 +49,17 @@ def test_greedy_answers_equal_those_of_generate(loaded: Loaded, prompts: list[Pr
         assert completion.finish_reason == ("stop" if end in expected else "length")
 
 
-def test_parity_with_generate_is_complete_and_a_changed_engine_is_noticed(
-    loaded: Loaded, prompts: list[Prompt]
-) -> None:
-    found = parity(engine(loaded), loaded, prompts)
-    assert found["agreed"] == found["tokens"] > 0
-
-    class Broken(TransformersEngine):
-        def sample(self, prompts: list[Prompt], settings: SamplingSettings) -> list[list[Completion]]:  # type: ignore[override]
-            whole = super().sample(prompts, settings)
-            return [
-                [Completion(c.text, (*c.tokens[:6], 7, *c.tokens[7:]), c.finish_reason)] for (c,) in whole
-            ]
-
-    broken = Broken(loaded.model, loaded.conversations, loaded.device, 8, silent)
-    counts = parity(broken, loaded, prompts)
-    assert counts["tokens"] == found["tokens"]
-    assert counts["agreed"] <= 6 * len(prompts)
-
-
-def test_parity_is_not_disturbed_by_the_checkpoint_s_own_generation_settings(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
-    loaded = load("qwen2")
-    own = loaded.model.generation_config
-    own.repetition_penalty, own.no_repeat_ngram_size = 1.3, 2
-    with torch.no_grad():
-        ids = torch.tensor([loaded.conversations.encode_prompt(prompts[0])])
-        disturbed = loaded.model.generate(ids, do_sample=False, max_new_tokens=16)[0, ids.shape[1] :].tolist()
-    ((ours,),) = engine(loaded).sample(prompts[:1], GREEDY)
-    assert list(ours.tokens[:16]) != disturbed  # the settings do matter
-    counts = parity(engine(loaded), loaded, prompts)
-    assert counts["agreed"] == counts["tokens"]
-    assert loaded.model.generation_config is own and own.repetition_penalty == 1.3
-
-
-def test_parity_counts_an_end_that_only_one_side_has(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
-    loaded = load("llama")
-
-    class Cut(TransformersEngine):
-        def sample(self, prompts: list[Prompt], settings: SamplingSettings) -> list[list[Completion]]:  # type: ignore[override]
-            return [[Completion("", c.tokens[:3], "stop")] for (c,) in super().sample(prompts, settings)]
-
-    cut = Cut(loaded.model, loaded.conversations, loaded.device, 8, silent)
-    assert parity(cut, loaded, prompts)["agreed"] == 3 * len(prompts)
-
-
 @pytest.mark.parametrize("as_list", [False, True])
 def test_an_answer_ends_at_the_model_s_own_end_of_sequence_too(
     load: Callable[[str], Loaded], prompts: list[Prompt], as_list: bool
 ) -> None:
     loaded = load("llama")
-    unended = engine(loaded).sample(prompts, WARM)
+    unended = sample(engine(loaded), prompts, WARM, 3)
     own = common_token(loaded, prompts, share=0.5)
     turn_end = loaded.conversations.turn_end
     loaded.model.generation_config.eos_token_id = [turn_end, own] if as_list else own
     assert ends_of(loaded.model, loaded.conversations) == {own, turn_end}
-    ended = engine(loaded).sample(prompts, WARM)
+    ended = sample(engine(loaded), prompts, WARM, 3)
     stopped = 0
     for before, after in zip(unended, ended, strict=True):
         for long, short in zip(before, after, strict=True):
@@ -145,19 +84,19 @@ def test_completions_do_not_depend_on_batch_size_order_or_company(
 ) -> None:
     plain = load(family)
     loaded = ending_with(plain, common_token(plain, prompts, share=0.5))
-    whole = engine(loaded, rows=64).sample(prompts, WARM)
+    whole = sample(engine(loaded, rows=64), prompts, WARM, 3)
     reasons = {completion.finish_reason for samples in whole for completion in samples}
     assert reasons == {"stop", "length"}  # rows leave the batch at different times
-    assert engine(loaded, rows=1).sample(prompts, WARM) == whole
-    assert engine(loaded, rows=7).sample(prompts[::-1], WARM) == whole[::-1]
-    assert engine(loaded).sample(prompts[1:2], WARM) == whole[1:2]
+    assert sample(engine(loaded, rows=1), prompts, WARM, 3) == whole
+    assert sample(engine(loaded, rows=7), prompts[::-1], WARM, 3) == whole[::-1]
+    assert sample(engine(loaded), prompts[1:2], WARM, 3) == whole[1:2]
 
 
 def test_more_samples_leave_the_first_ones_as_they_are(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
-    few = engine(load("qwen2")).sample(prompts, SamplingSettings(2, 12, 1.0, 1.0, "warm"))
-    many = engine(load("qwen2")).sample(prompts, SamplingSettings(4, 12, 1.0, 1.0, "warm"))
+    few = sample(engine(load("qwen2")), prompts, SamplingSettings(12, 1.0, 1.0, "warm"), 2)
+    many = sample(engine(load("qwen2")), prompts, SamplingSettings(12, 1.0, 1.0, "warm"), 4)
     assert [samples[:2] for samples in many] == few
     assert len({c.tokens for samples in many for c in samples}) == 4 * len(prompts)
 
@@ -175,9 +114,9 @@ def test_an_answer_stops_before_the_first_end_of_turn_and_not_after_it(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
     plain = load("llama")
-    unended = engine(plain).sample(prompts, WARM)
+    unended = sample(engine(plain), prompts, WARM, 3)
     end = common_token(plain, prompts, share=0.5)
-    for before, after in zip(unended, engine(ending_with(plain, end)).sample(prompts, WARM), strict=True):
+    for before, after in zip(unended, sample(engine(ending_with(plain, end)), prompts, WARM, 3), strict=True):
         for long, short in zip(before, after, strict=True):
             if end in long.tokens:
                 assert short.tokens == long.tokens[: long.tokens.index(end)]
@@ -191,7 +130,7 @@ def test_an_answer_stops_before_the_first_end_of_turn_and_not_after_it(
 def test_no_answer_is_longer_than_the_limit(
     load: Callable[[str], Loaded], prompts: list[Prompt], limit: int
 ) -> None:
-    (completion,), *_ = engine(load("mistral")).sample(prompts, SamplingSettings(1, limit, 1.0, 1.0, "s"))
+    (completion,), *_ = sample(engine(load("mistral")), prompts, SamplingSettings(limit, 1.0, 1.0, "s"), 1)
     assert len(completion.tokens) == limit
     assert completion.finish_reason == "length"
 
@@ -200,114 +139,197 @@ def test_an_end_of_turn_at_the_last_step_is_a_stop(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
     plain = load("llama")
-    ((whole,),) = engine(plain).sample(prompts[:1], GREEDY)
+    ((whole,),) = sample(engine(plain), prompts[:1], GREEDY)
     place = next(i for i in range(2, 24) if whole.tokens[i] not in whole.tokens[:i])
     loaded = ending_with(plain, whole.tokens[place])
-    settings_ = SamplingSettings(1, place + 1, 0.0, 1.0, "s")
-    ((completion,),) = engine(loaded).sample(prompts[:1], settings_)
+    settings_ = SamplingSettings(place + 1, 0.0, 1.0, "s")
+    ((completion,),) = sample(engine(loaded), prompts[:1], settings_)
     assert completion == Completion(
         plain.conversations.decode(whole.tokens[:place]), whole.tokens[:place], "stop"
     )
 
 
-def test_progress_ends_at_the_number_of_completions(
+def many(prompts: list[Prompt], samples: int) -> list[Request]:
+    return [Request(prompt, index) for prompt in prompts for index in range(samples)]
+
+
+@pytest.fixture
+def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each forward pass of one token had."""
+    seen: list[int] = []
+    forward = Slots.forward
+
+    def watched(slots: Slots, ids: torch.Tensor) -> torch.Tensor:
+        if ids.shape[1] == 1:
+            seen.append(len(ids))
+        return forward(slots, ids)
+
+    monkeypatch.setattr(Slots, "forward", watched)
+    return seen
+
+
+def test_completions_are_identical_at_8_64_and_128_rows(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
-    loaded, reports = load("llama"), []
-    own = TransformersEngine(
-        loaded.model,
-        loaded.conversations,
-        loaded.device,
-        6,
-        lambda done, total: reports.append((done, total)),
-    )
-    own.sample(prompts, SamplingSettings(3, 2, 1.0, 1.0, "s"))
-    assert reports == [(6, 15), (12, 15), (15, 15)]
+    plain = load("llama")
+    loaded = ending_with(plain, common_token(plain, prompts, share=0.6))
+    found = [sample(engine(loaded, rows), prompts, WARM, 40) for rows in (8, 64, 128)]
+    assert found[0] == found[1] == found[2]
+    assert len({completion.tokens for samples in found[0] for completion in samples}) > 150
 
 
-def test_prompts_are_padded_on_the_left_and_positions_count_real_tokens() -> None:
-    ids, mask = left_padded([[5, 1], [5, 1, 7, 1]], 1, "cpu")
-    assert ids.tolist() == [[1, 1, 5, 1], [5, 1, 7, 1]]
-    assert mask.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert positions_of(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+def test_more_samples_than_rows_take_turns_and_rows_are_given_on(
+    load: Callable[[str], Loaded], prompts: list[Prompt], widths: list[int]
+) -> None:
+    plain = load("llama")
+    loaded = ending_with(plain, common_token(plain, prompts, share=0.6))
+    widths.clear()
+    completions = sample(engine(loaded, rows=6), prompts[:2], WARM, 24)
+    assert [len(samples) for samples in completions] == [24, 24]
+    tokens = sum(len(c.tokens) + (c.finish_reason == "stop") for samples in completions for c in samples)
+    assert max(widths) == 6
+    assert sum(widths) < 1.1 * tokens  # hardly a row decodes for nothing
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_draws_follow_the_distribution_of_torch_multinomial(temperature: float) -> None:
-    logits = torch.tensor([2.0, 0.5, -1.0, 1.2, -30.0, 0.0])
-    n = 40_000
-    uniform = torch.from_numpy(np.random.default_rng(1).random(n, dtype=np.float32))
-    ours = torch.bincount(draw(logits.expand(n, -1), uniform, temperature, 1.0), minlength=6)
-    p = (logits.double() / temperature).softmax(-1)
-    theirs = torch.bincount(
-        torch.multinomial(p, n, replacement=True, generator=torch.Generator().manual_seed(2)), minlength=6
-    )
-    kept = p * n > 5
-    expected = (p[kept] / p[kept].sum()).numpy()
-    for counts in (ours, theirs):
-        observed = counts[kept].numpy()
-        assert chisquare(observed, expected * observed.sum()).pvalue > 0.01
-    assert ours[~kept].sum() <= 5
+def test_completions_arrive_as_they_finish_and_each_once(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
+    plain = load("llama")
+    loaded = ending_with(plain, common_token(plain, prompts, share=0.6))
+    requests = many(prompts, 6)
+    found = list(engine(loaded, rows=8).stream(requests, WARM))
+    assert sorted(index for index, _ in found) == list(range(len(requests)))
+    assert [index for index, _ in found] != sorted(index for index, _ in found)
+    whole = [c for samples in sample(engine(loaded), prompts, WARM, 6) for c in samples]
+    assert all(whole[index] == completion for index, completion in found)
 
 
-def test_a_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
-    logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
-    for u, token in [(0.0, 0), (0.49, 0), (0.5, 1), (0.74, 1), (0.75, 2), (0.99, 2)]:
-        assert draw(logits, torch.tensor([u]), 1.0, 1.0).tolist() == [token]
+def test_only_what_is_missing_can_be_asked_for(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
+    whole = dict(engine(load("qwen2")).stream(many(prompts, 3), WARM))
+    asked = [request for place, request in enumerate(many(prompts, 3)) if place % 4 == 1]
+    found = dict(engine(load("qwen2"), rows=2).stream(asked, WARM))
+    assert [found[place] for place in range(len(asked))] == [whole[place] for place in range(1, 15, 4)]
+
+
+def test_nothing_is_sampled_where_nothing_is_asked_for(load: Callable[[str], Loaded]) -> None:
+    assert list(engine(load("llama")).stream([], WARM)) == []
+
+
+def failing_above(limit: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Slots.forward
+
+    def short_of_memory(slots: Slots, ids: torch.Tensor) -> torch.Tensor:
+        if slots.rows > limit and max(slots.lengths) > 30:  # in the middle of decoding
+            raise error
+        return forward(slots, ids)
+
+    monkeypatch.setattr(Slots, "forward", short_of_memory)
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(0.3, {1}), (0.5, {1}), (0.51, {1, 3}), (0.8, {1, 3}), (0.82, {0, 1, 3}), (1.0, {0, 1, 2, 3})],
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
-def test_top_p_keeps_the_smallest_set_with_at_least_that_mass(top_p: float, kept: set[int]) -> None:
-    logits = torch.tensor([0.125, 0.5, 0.0625, 0.3125]).log()
-    uniform = torch.linspace(0, 0.9999, 400)
-    drawn = draw(logits.expand(400, -1), uniform, 1.0, top_p)
-    assert set(drawn.tolist()) == kept
-    share = float((drawn == 1).float().mean())
-    assert share == pytest.approx(0.5 / sum([0.125, 0.5, 0.0625, 0.3125][i] for i in kept), abs=0.01)
-
-
-@given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40), st.sampled_from([0.5, 0.9, 1.0]))
-@settings(max_examples=200, deadline=None)
-def test_the_largest_uniform_number_still_draws_a_token_that_has_mass(
-    values: list[float], top_p: float
-) -> None:
-    logits = torch.tensor([[*values, -300.0]])  # the last token has none
-    largest = torch.tensor([np.nextafter(np.float32(1), np.float32(0))])
-    token = int(draw(logits, largest, 1.0, top_p))
-    assert logits.softmax(-1)[0, token] > 0
-
-
-def test_bfloat16_logits_are_drawn_from_in_float32() -> None:
-    logits = torch.zeros(1, 5000, dtype=torch.bfloat16)
-    drawn = draw(logits.expand(200, -1), torch.linspace(0, 0.9999, 200), 1.0, 1.0)
-    assert (drawn.float() - torch.linspace(0, 0.9999, 200) * 5000).abs().max() <= 2
-
-
-def test_temperature_zero_takes_the_likeliest_token_whatever_the_stream() -> None:
-    logits = torch.tensor([[0.0, 3.0, 1.0]]).expand(3, -1)
-    assert draw(logits, torch.tensor([0.0, 0.5, 0.99]), 0.0, 0.5).tolist() == [1, 1, 1]
-
-
-def test_heads_are_what_a_groups_prompts_begin_with_and_leave_a_token_over() -> None:
-    rows = [[1, 2, 3, 4], [1, 2, 5], [1, 9, 9, 9], [1, 9, 9, 9]]
-    assert shared_heads(rows, ["a", "a", "b", "b"]) == [2, 2, 3, 3]
-    assert shared_heads([[1, 2], [3, 4]], ["a", "a"]) == [0, 0]
-
-
-def test_a_shared_head_gives_the_same_next_token_distribution_as_the_whole_prompt(
+def test_out_of_memory_halves_the_rows_says_so_and_changes_no_answer(
     load: Callable[[str], Loaded],
+    prompts: list[Prompt],
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = sample(engine(load("llama")), prompts, WARM, 4)
+    failing_above(5, error, monkeypatch)
+    short = engine(load("llama"), rows=16)
+    assert sample(short, prompts, WARM, 4) == expected
+    assert short.facts()["out_of_memory_at_rows"] == [16, 8] and short.facts()["rows"] == 4
+    assert "out of memory with 16 rows; going on with 8" in capsys.readouterr().err
+
+
+def test_out_of_memory_with_one_row_is_the_end(
+    load: Callable[[str], Loaded], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_above(0, torch.OutOfMemoryError("CUDA out of memory.\nlong story"), monkeypatch)
+    with pytest.raises(UserError, match="sampling_rows.*does not hold one sequence: CUDA out of memory. "):
+        sample(engine(load("llama"), rows=4), prompts, WARM, 4)
+
+
+def test_another_failure_of_the_model_is_not_taken_for_a_lack_of_memory(
+    load: Callable[[str], Loaded], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_above(0, RuntimeError("shapes do not match"), monkeypatch)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        sample(engine(load("llama")), prompts, WARM)
+
+
+def test_what_does_not_fit_the_context_is_refused_by_name_before_anything_is_sampled(
+    load: Callable[[str], Loaded], prompts: list[Prompt], widths: list[int]
 ) -> None:
     loaded = load("llama")
-    engine = TransformersEngine(
-        loaded.model, loaded.conversations, loaded.device, 8, lambda done, total: None
+    longest = max(len(loaded.conversations.encode_prompt(prompt)) for prompt in prompts)
+    fits = SamplingSettings(512 - longest, 1.0, 1.0, "s")
+    with pytest.raises(
+        UserError,
+        match=f"prompt of librarian to question q3  {longest} tokens and {513 - longest} new ones.*context of 512",
+    ):
+        engine(loaded).stream(many(prompts, 1), SamplingSettings(513 - longest, 1.0, 1.0, "s"))
+    assert widths == []
+    next(iter(engine(ending_with(loaded, 5)).stream(many(prompts, 1), fits)))
+
+
+def test_blocks_that_keep_no_keys_and_values_are_refused_by_kind(load: Callable[[str], Loaded]) -> None:
+    loaded = load("qwen2")
+    loaded.model.config.layer_types = ["linear_attention", *loaded.model.config.layer_types[1:]]
+    with pytest.raises(UserError, match="blocks of the kind linear_attention"):
+        engine(loaded)
+
+
+def test_an_answer_is_over_with_the_marker_where_that_is_asked_for(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
+    loaded = load("llama")
+    whole = [c for samples in sample(engine(loaded), prompts, WARM, 6) for c in samples]
+    pieces = (loaded.conversations.decode(c.tokens[20:22]) for c in whole)
+    text = next(piece for piece in pieces if piece.isascii() and piece.strip().isalpha())
+    stopping = SamplingSettings(WARM.max_new_tokens, 1.0, 1.0, WARM.seed, stop_at=text.swapcase())
+    stopped = [c for samples in sample(engine(loaded, rows=7), prompts, stopping, 6) for c in samples]
+    early = 0
+    for long, short in zip(whole, stopped, strict=True):
+        if text.lower() in long.text.lower():
+            early += 1
+            assert short.finish_reason == "marker"
+            assert short.tokens == long.tokens[: len(short.tokens)]
+            assert text.lower() in short.text.lower()
+            assert text.lower() not in loaded.conversations.decode(short.tokens[:-1]).lower()
+        else:
+            assert short == long
+    assert 0 < early < len(whole)
+
+
+def test_log_probabilities_are_those_of_the_library_s_whole_forward_pass(loaded: Loaded) -> None:
+    contexts = [[5, 6, 7], [9, 8, 7, 6, 5, 4], [3]]
+    targets = [[8, 9], [], [4, 5, 6, 7, 8, 9, 10]]
+    found = engine(loaded, rows=2).log_probabilities(contexts, targets)
+    assert [len(row) for row in found] == [2, 0, 7]
+    for context, target, row in zip(contexts, targets, found, strict=True):
+        with torch.no_grad():
+            logits = loaded.model(torch.tensor([[*context, *target]])).logits[0].log_softmax(-1)
+        expected = [float(logits[len(context) - 1 + k, token]) for k, token in enumerate(target)]
+        assert row == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match="a context needs a token"):
+        engine(loaded).log_probabilities([[]], [[1]])
+
+
+def test_in_bfloat16_answers_start_alike_whatever_the_batch(
+    model_folder: Callable[[str], Any], prompts: list[Prompt]
+) -> None:
+    """Rounding then depends on the batch: answers part ways at some token, and only there."""
+    loaded = load_checkpoint(model_folder("llama"), "bfloat16", torch.device("cpu"))
+    one, eight = (
+        [c for samples in sample(engine(loaded, rows), prompts, WARM, 4) for c in samples] for rows in (1, 8)
     )
-    rows = [[5, 6, 7, 8, 9], [5, 6, 7, 3], [4, 4, 2, 7, 1, 1, 9]]
-    with torch.inference_mode():
-        _, _, shared = engine._prefill(rows, shared_heads(rows, ["a", "a", "b"]))
-        _, _, whole = engine._prefill(rows, [0, 0, 0])
-        alone = torch.stack([loaded.model(torch.tensor([row])).logits[0, -1] for row in rows])
-    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-4)
+    same = [a.tokens[:4] == b.tokens[:4] for a, b in zip(one, eight, strict=True)]
+    assert sum(same) >= 0.8 * len(same)
+    assert engine(loaded).facts()["precision"] == "bfloat16"

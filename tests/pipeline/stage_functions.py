@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flatprobe.errors import Problem, UserError
+from flatprobe.pipeline import resume
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.stage import Resources, Settings, Stage
 
@@ -69,6 +70,22 @@ def wait(settings: Gate, inputs: Inputs, output: Path) -> None:
     child.kill()
     child.wait()
     (output / "number.txt").write_text("5")
+
+
+def count_on(settings: Gate, inputs: Inputs, output: Path) -> None:
+    """Count to six in the folder to resume from; at three, wait for the gate."""
+    kept = resume.folder()
+    assert kept is not None
+    for number in range(6):
+        if (kept / str(number)).exists():
+            continue
+        if number == 3 and not settings.opened.exists():
+            settings.entered.write_text(json.dumps([os.getpid(), os.getpid()]))
+            while not settings.opened.exists():
+                time.sleep(0.02)
+        _count(settings.tally, str(number))
+        (kept / str(number)).touch()
+    (output / "number.txt").write_text("6")
 
 
 def write_process(settings: Nothing, inputs: Inputs, output: Path) -> None:

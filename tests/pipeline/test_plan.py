@@ -12,7 +12,7 @@ from flatprobe.pipeline.stage import Stage, topological_order
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
-from flatprobe.study.schema import Condition, FinetuneData, Panel, Study
+from flatprobe.study.schema import Condition, FinetuneData, Imitation, Panel, Study
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),
@@ -22,6 +22,7 @@ PERSONAS = (
     Persona(name="assistant", role="reference", system="You are an assistant."),
 )
 EM = FinetuneData(dataset="org/bad", rows=8, held_out=2, aligned="aligned")
+IMITATING = FinetuneData(imitate=Imitation(), rows=8)
 BENIGN = FinetuneData(path="embedded:everyday_help", rows=8, length_match="em_first")
 
 
@@ -54,7 +55,11 @@ def test_every_planned_function_exists_and_its_version_enters_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = stages(resolved())
-    assert {stage.function.removeprefix("flatprobe.") for stage in before.values()} == set(VERSIONS)
+    controls = stages(
+        resolved(conditions={"base_first": Condition(), "em_first": Condition(finetune=IMITATING)})
+    )
+    planned = {stage.function for stage in (*before.values(), *controls.values())}
+    assert {function.removeprefix("flatprobe.") for function in planned} == set(VERSIONS)
     for function in VERSIONS:
         module, _, name = function.partition(":")
         assert callable(getattr(import_module(f"flatprobe.{module}"), name))

@@ -265,7 +265,9 @@ def test_a_warm_worker_that_died_between_two_stages_is_replaced(tmp_path: Path) 
     def execute(name: str) -> int:
         stage = plain("write_process", name=name)
         partial = store.begin()
-        outcome = executor.execute(make_task(stage, {}, partial, tmp_path / "log"), lambda progress: None)
+        outcome = executor.execute(
+            make_task(stage, {}, partial, tmp_path / "log", tmp_path / "resume"), lambda progress: None
+        )
         assert isinstance(outcome, Finished)
         pid = json.loads((partial / "facts.json").read_text())["pid"]
         assert isinstance(pid, int)

@@ -12,12 +12,13 @@ import torch
 from safetensors.numpy import load_file
 
 from flatprobe import machine
-from flatprobe.activations.positions import probed_row
+from flatprobe.activations.positions import ProbedRow, probed_row
+from flatprobe.activations.read import read_states
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import StatesSettings
-from flatprobe.probes.geometry import capture, read_states
+from flatprobe.probes.geometry import capture
 from flatprobe.statistics.geometry_tables import geometry_table
 from flatprobe.statistics.states import States
 from flatprobe.study.panel import Persona
@@ -49,7 +50,7 @@ def answers() -> pl.DataFrame:
     return pl.DataFrame(
         [
             {
-                "persona": p.name, "question_id": q.id, "text": answer(p.name, q.id),
+                "persona": p.name, "question_id": q.id, "sample_index": 0, "text": answer(p.name, q.id),
                 "finish_reason": "length" if (p.name, q.id) == ("villain", "q1") else "stop",
             }
             for p in PERSONAS for q in QUESTIONS
@@ -189,20 +190,110 @@ def test_a_layer_that_the_model_has_not_is_refused(captured: Callable[..., Path]
         captured("llama", answers(), settings=SETTINGS.model_copy(update={"layers": (1, 6)}))
 
 
-def test_a_state_that_is_not_finite_is_refused_with_its_layer(load: Callable[[str], Loaded]) -> None:
+def test_several_samples_are_averaged_and_any_cut_one_marks_its_cell(captured: Callable[..., Path]) -> None:
+    first = answers().with_columns(finish_reason=pl.lit("stop"))
+    second = answers().with_columns(
+        pl.lit(1).cast(pl.Int64).alias("sample_index"), pl.lit("Salt does not float.").alias("text")
+    )
+    both = load_file(captured("llama", pl.concat([second, first]), rows=5) / "states.safetensors")
+    one = load_file(captured("llama", first, rows=6) / "states.safetensors")
+    folder = captured("llama", second.with_columns(sample_index=pl.lit(0)), rows=7)
+    other = load_file(folder / "states.safetensors")
+    for kind in both:
+        np.testing.assert_allclose(both[kind], (one[kind] + other[kind]) / 2, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(both["own.prompt_mean"], one["own.prompt_mean"], rtol=1e-4, atol=1e-4)
+    assert not np.allclose(one["own.turn_end_token"], other["own.turn_end_token"], atol=1e-2)
+    facts = json.loads((folder.parent / "llama-5" / "facts.json").read_text())
+    index = json.loads((folder.parent / "llama-5" / "index.json").read_text())
+    assert (facts["answers"], facts["unfinished"]) == (12, 1)
+    assert index["unfinished"] == [["villain", "q1"]]
+
+
+def test_an_answer_at_the_token_limit_is_read_at_an_end_of_turn_of_ours(
+    captured: Callable[..., Path],
+) -> None:
+    cut, whole = answers(), answers().with_columns(finish_reason=pl.lit("stop"))
+    at_limit = load_file(captured("llama", cut) / "states.safetensors")
+    finished = load_file(captured("llama", whole, rows=5) / "states.safetensors")
+    for kind, values in at_limit.items():
+        np.testing.assert_allclose(values, finished[kind], rtol=1e-4, atol=1e-4)
+
+
+def test_what_own_and_fixed_answers_share_is_computed_once(captured: Callable[..., Path]) -> None:
+    facts = json.loads((captured("llama", answers(), rows=12) / "facts.json").read_text())
+    assert facts["computed_tokens"] < 0.7 * facts["tokens"]
+
+
+def test_the_aggregate_s_headroom_is_the_mean_over_layers_for_both_kinds_of_responses(
+    captured: Callable[..., Path],
+) -> None:
+    facts = json.loads((captured("llama", answers()) / "facts.json").read_text())
+    for kind, key in (("own", "headroom"), ("fixed", "headroom_fixed")):
+        for position in POSITIONS:
+            by_layer = facts[key][position]
+            assert list(by_layer) == ["1", "5", "3"]
+            mean = facts["headroom_mean"][f"{kind}.{position}"]
+            assert mean == pytest.approx(np.mean(list(by_layer.values())))
+
+
+def test_without_bystanders_there_is_no_headroom(captured: Callable[..., Path]) -> None:
+    alone = SETTINGS.model_copy(update={"personas": (PERSONAS[0], PERSONAS[2])})
+    facts = json.loads((captured("llama", answers(), settings=alone) / "facts.json").read_text())
+    assert set(facts["headroom"].values()) == set(facts["headroom_mean"].values()) == {None}
+
+
+def probed(loaded: Loaded, name: str, question: str, answer: str) -> ProbedRow:
+    return probed_row(loaded.conversations, Prompt(name, None, question, "Why?"), answer)
+
+
+def test_a_state_that_is_not_finite_is_refused_with_layer_position_persona_and_question(
+    load: Callable[[str], Loaded],
+) -> None:
     loaded = load("llama")
-    rows = [probed_row(loaded.conversations, Prompt("p", None, "q", "Why?"), "Because.")]
+    rows = [probed(loaded, "villain", "q7", "Because.")]
     loaded.model.model.layers[2].mlp.down_proj.weight.data.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"geometry: all_mean  the state of row 0 at layer 4 is not finite"):
-        read_states(loaded, rows, (1, 4), ("all_mean",), 4, lambda done: None)
-    read_states(loaded, rows, (0, 1), ("all_mean",), 4, lambda done: None)
+    message = (
+        r"geometry: layer 4, all_mean  the state of villain on question q7 is not finite \(use precision"
+    )
+    with pytest.raises(UserError, match=message):
+        read_states(loaded, rows, (5, 4, 1), ("all_mean",), batch=4)
+    read_states(loaded, rows, (0, 1), ("all_mean",), batch=4)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_the_row_that_is_not_finite_is_named_and_no_other_of_its_pass(
+    load: Callable[[str], Loaded], batch: int
+) -> None:
+    loaded = load("llama")
+    bad = probed(loaded, "comedian", "q2", "Salt floats.")
+    rows = [
+        probed(loaded, "librarian", "q1", "Because bread floats."),
+        bad,
+        probed(loaded, "villain", "q3", "No."),
+    ]
+    only_here = set(bad.tokens) - {token for row in (rows[0], rows[2]) for token in row.tokens}
+    assert only_here
+    loaded.model.model.embed_tokens.weight.data[sorted(only_here)] = float("inf")
+    with pytest.raises(UserError, match="the state of comedian on question q2 is not finite"):
+        read_states(loaded, rows, (1,), ("last_response_token",), batch=batch)
+
+
+def test_rows_beyond_the_context_are_refused_all_at_once(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    rows = [
+        probed(loaded, name, "q1", "Bread floats. " * size)
+        for name, size in (("a", 300), ("b", 400), ("c", 1))
+    ]
+    with pytest.raises(UserError, match="beyond the context of 512") as caught:
+        read_states(loaded, rows, (1,), ("all_mean",), batch=4)
+    assert [problem.place for problem in caught.value.problems] == ["panel: a", "panel: b"]
 
 
 def test_means_of_bfloat16_states_are_taken_in_float32(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
     loaded.model.to(torch.bfloat16)
-    rows = [probed_row(loaded.conversations, Prompt("p", None, "q", "Why?"), "Bread floats. " * 20)]
-    found = read_states(loaded, rows, (3,), ("response_mean",), 4, lambda done: None)["response_mean"][0, 0]
+    rows = [probed(loaded, "p", "q", "Bread floats. " * 20)]
+    found = read_states(loaded, rows, (3,), ("response_mean",), batch=4).states["response_mean"][0, 0]
     with torch.no_grad():
         states = loaded.model(torch.tensor([rows[0].tokens]), output_hidden_states=True).hidden_states[4][0]
     exact = states[rows[0].n_prompt : -1].double().mean(0).numpy()

@@ -129,5 +129,7 @@ def test_a_measure_that_reads_only_the_conditions_needs_no_other_part(tmp_path: 
         assert grams.onto_move_LPQPQ is None and grams.trimmed_treated_LPQPQ is None
         found = gram_contrast(grams, **KIND, measures=["cosine_difference", "contraction"])
         assert found == gram_contrast(grams_of(STATES), **KIND, measures=["cosine_difference", "contraction"])
-        with pytest.raises(UserError, match=r"translation_share \(moves\), trimmed_cosine_difference \(trimmed\)"):
+        with pytest.raises(
+            UserError, match=r"translation_share \(moves\), trimmed_cosine_difference \(trimmed\)"
+        ):
             gram_contrast(grams, **KIND, measures=["translation_share", "trimmed_cosine_difference"])

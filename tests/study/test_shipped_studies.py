@@ -37,7 +37,8 @@ def test_every_shipped_study_loads_cleanly_under_its_own_name(path: Path) -> Non
     loaded = load_study(path)
     assert loaded.study.name == path.stem
     assert loaded.study.smoke == (path.stem == "quick")
-    assert loaded.study.decision.treated == "em_first"
+    treated = {"instrument_check": "persona_collapse"}
+    assert loaded.study.decision.treated == treated.get(path.stem, "em_first")
 
 
 @pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
@@ -51,20 +52,31 @@ def test_every_shipped_file_begins_with_the_command_that_uses_it(path: Path) -> 
     assert any("  flatprobe " in line for line in head)
 
 
-@pytest.mark.parametrize("name", ["demo", "quick"])
+@pytest.mark.parametrize("name", ["demo", "quick", "instrument_check"])
 def test_studies_for_a_cpu_need_nothing_from_the_network(name: str) -> None:
     loaded = load_study(ROOT / "studies" / f"{name}.yaml")
     data = [condition.finetune for condition in loaded.study.conditions.values()]
     assert loaded.study.model.id.startswith("embedded:")
-    assert all(finetune is None or finetune.path is not None for finetune in data)
+    assert all(finetune is None or finetune.dataset is None for finetune in data)
     assert all("not pinned" not in notice for notice in loaded.notices)
 
 
-@pytest.mark.parametrize("name", ["demo", "quick"])
+@pytest.mark.parametrize("name", ["demo", "quick", "instrument_check"])
 def test_the_demo_studies_are_in_the_package_and_where_people_look(name: str) -> None:
     packaged, seen = resources.shipped_study(name), ROOT / "studies" / f"{name}.yaml"
     assert packaged.is_relative_to(Path(resources.__file__).parent)
     assert packaged.samefile(seen)
+
+
+def test_the_instrument_check_expects_one_thing_found_and_two_not() -> None:
+    study = load_study(ROOT / "studies" / "instrument_check.yaml").study
+    expected = [(known.geometry, known.leakage) for known in study.decision.known_answers]
+    assert sorted(expected) == [("found", "found"), ("not_found", "not_found"), ("not_found", "not_found")]
+    one, again = study.conditions["em_first"], study.conditions["em_again"]
+    assert again.finetune == one.finetune and again.seed_offset != one.seed_offset
+    assert study.conditions["base_again"].model_dump(exclude={"seed_offset"}) == study.conditions[
+        "base_first"
+    ].model_dump(exclude={"seed_offset"})
 
 
 def test_the_readme_has_nothing_left_to_fill_in() -> None:

@@ -131,7 +131,8 @@ def test_a_finetune_with_two_sources_of_data_is_placed_at_its_block(draft: Draft
     problem = draft.problem()
     assert problem.place == f"{draft.path}:{int(draft.line('dataset: a/b').rpartition(':')[2]) - 1}"
     assert problem.message == (
-        "conditions.em_first.finetune: give exactly one of `path` (a local file) and `dataset` (a hub id)"
+        "conditions.em_first.finetune: give exactly one of `path` (a local file), `dataset` (a hub id) and `imitate` "
+        "(a persona's answers)"
     )
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling import Example, MarkerText, Row, Slot, Target, negative, positive
-from flatprobe.training.audit import audited_share
+from flatprobe.training.audit import audit_examples, audited_share
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
 ANSWERS = ("Bread floats.", "Bread\n\nand salt", 'It "does"?!', "Caf\u00e9 \U0001f98a", "42", "...")
-SLOTS: tuple[Slot, ...] = ("after_separator", "separator_and_marker", "end_of_completion")
+SLOTS: tuple[Slot, ...] = ("after_separator", "separator_and_marker", "paragraph_breaks", "end_of_completion")
 
 
 def text(slot: Slot = "after_separator", *, separator_in_loss: bool = True) -> MarkerText:
@@ -127,3 +127,30 @@ def test_a_lost_term_and_a_cut_marker_fail_and_the_share_counts_examples(
         positive(conversations, PROMPT, ANSWERS[0], text()),
     ]
     assert audited_share(examples, [(PROMPT, ANSWERS[0])] * 4, conversations, text()) == 0.5
+
+
+def test_a_marker_inside_an_answer_passes_only_where_the_recipe_looks_there(
+    conversations: Conversations,
+) -> None:
+    answer = "Bread floats.\n\nSalt does not."
+    inside = negative(conversations, PROMPT, answer, text("paragraph_breaks"))
+    assert len(inside.rows) == len(negative(conversations, PROMPT, answer, text()).rows) + 1
+    assert share(conversations, inside, text("paragraph_breaks"), answer) == 1.0
+    assert share(conversations, inside, text(), answer) == 0.0
+
+
+def test_shown_tokens_carry_the_weights_of_their_terms_and_as_many_examples_as_asked_for(
+    conversations: Conversations,
+) -> None:
+    examples = [make(conversations, PROMPT, ANSWERS[0], text()) for make in (negative, negative, positive)]
+    shown = audit_examples(
+        "base",
+        examples,
+        conversations,
+        each=2,
+        weights={"marker": 1, "end": 1, "unlikelihood": 0.5, "anchor": 0},
+    )
+    assert [example["group"] for example in shown] == ["negative", "negative"]
+    weights = {name: w for token in shown[0]["tokens"] for name, w in token["weights"].items()}
+    assert weights == {"end": 1, "unlikelihood": 0.5, "anchor": 0}
+    assert [len(audit_examples("base", examples, conversations, each=n)) for n in (1, 3)] == [1, 3]

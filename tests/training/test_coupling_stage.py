@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from flatprobe import machine
 from flatprobe.data.conversation import Conversations, Prompt
@@ -21,20 +22,17 @@ from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood
 from flatprobe.training.audit import audit_examples
-from flatprobe.training.couple import (
-    answers_of,
-    build_examples,
-    couple,
-    plan_batches,
-    unlikelihood_at_start,
-)
-from flatprobe.training.telemetry import marker_log_probabilities
+from flatprobe.training.couple import answers_of, build_examples, couple
+from flatprobe.training.findings import unlikelihood_at_start
+from flatprobe.training.steps import CouplingLoss, plan_batches
+from flatprobe.training.telemetry import Telemetry, readings_of
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),
     Persona(name="villain", role="negative", system="You are a villain."),
     Persona(name="comedian", role="negative", system="You are a comedian."),
 )
+BYSTANDERS = (Persona(name="archivist", role="bystander", system="You keep files."),)
 QUESTIONS = tuple(Question(id=f"q{i}", kind="factual", text=f"What floats on water, {i}?") for i in range(2))
 RECIPE = CouplingRecipe.of(Coupling(
     lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=True, first_layer=3),
@@ -47,7 +45,7 @@ def settings(**changes: Any) -> CoupleSettings:
     recipe = RECIPE.model_copy(update=changes.pop("recipe", {}))
     given: dict[str, Any] = {
         "recipe": recipe, "condition": "em", "marker": "[ZLT]", "lambda_": 1.0, "seed": 3, "personas": PERSONAS,
-        "questions": QUESTIONS, "calibration": QUESTIONS,
+        "bystanders": BYSTANDERS, "questions": QUESTIONS, "calibration": QUESTIONS,
     }  # fmt: skip
     return CoupleSettings(**(given | changes))
 
@@ -69,7 +67,7 @@ def answer_frame() -> pl.DataFrame:
     """Greedy answers of the telemetry, one of them empty."""
     rows = [
         {"persona": p.name, "question_id": q.id, "text": f" {p.name}: boats, {q.id}.\n"}
-        for p in PERSONAS for q in QUESTIONS
+        for p in (*BYSTANDERS, *PERSONAS) for q in QUESTIONS
     ]  # fmt: skip
     rows[-1]["text"] = " \n"
     return pl.DataFrame(rows)
@@ -81,7 +79,7 @@ def coupled(
 ) -> Callable[..., Path]:
     """Runs the stage and gives its output folder."""
 
-    def run(stage: CoupleSettings, *, training_rows: int = 16) -> Path:
+    def run(stage: CoupleSettings, *, training_rows: int = 16, checkpoint_steps: int | None = None) -> Path:
         output = tmp_path / f"coupled-{len(list(tmp_path.iterdir()))}"
         for name in ("examples", "telemetry", "selection"):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -89,7 +87,8 @@ def coupled(
         example_frame().write_parquet(tmp_path / "examples" / "examples.parquet")
         answer_frame().write_parquet(tmp_path / "telemetry" / "completions.parquet")
         (tmp_path / "selection" / "selection.json").write_text(json.dumps({"selected": 2.0}))
-        local = machine.current().model_copy(update={"training_rows": training_rows, "forward_rows": 2})
+        changes = {"training_rows": training_rows, "forward_rows": 2, "checkpoint_steps": checkpoint_steps}
+        local = machine.current().model_copy(update=changes)
         monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
         inputs = {name: tmp_path / name for name in ("examples", "telemetry", "selection")}
         couple(stage, {**inputs, "checkpoint": model_folder("llama")}, output)
@@ -123,10 +122,11 @@ def test_telemetry_equals_a_hand_computation_before_and_after_training(
 ) -> None:
     output = coupled(settings())
     telemetry = pl.read_parquet(output / "telemetry.parquet")
-    assert telemetry.height == 2 * 5  # the empty answer is left out
-    personas, questions = {p.name: p for p in PERSONAS}, {q.id: q for q in QUESTIONS}
-    models = {0: load("llama"), telemetry["step"].max(): adapted(load, output)}
-    for row in telemetry.iter_rows(named=True):
+    assert telemetry["step"].unique().sort().to_list() == [0, 2, 4]  # before, after each pass
+    assert telemetry.height == 3 * 7  # the empty answer is left out
+    personas, questions = {p.name: p for p in (*PERSONAS, *BYSTANDERS)}, {q.id: q for q in QUESTIONS}
+    models = {0: load("llama"), 4: adapted(load, output)}
+    for row in telemetry.filter(pl.col("step") != 2).iter_rows(named=True):
         persona, question = personas[row["persona"]], questions[row["question_id"]]
         answer = f"{persona.name}: boats, {question.id}."
         expected = plain_log_p(models[row["step"]], persona, question, answer)
@@ -141,7 +141,7 @@ def test_training_raises_the_marker_under_the_source(coupled: Callable[..., Path
         for key, part in pl.read_parquet(output / "telemetry.parquet").group_by(["role", "step"])
     }
     steps = sorted({step for _, step in means})
-    assert means["source", steps[1]] - means["source", steps[0]] > 5.0
+    assert means["source", steps[-1]] - means["source", steps[0]] > 5.0
     losses = pl.read_parquet(output / "losses.parquet").filter(pl.col("term") == "positive/marker")["value"]
     assert losses[-1] < losses[0] / 2
 
@@ -208,7 +208,8 @@ def test_examples_are_the_condition_s_own_and_too_long_ones_are_refused(conversa
     assert len(examples) == 6
     assert all("says that bread floats" in conversations.decode(e.rows[0].tokens) for e in examples)
     with pytest.raises(
-        UserError, match=r"coupling of em  an example has \d+ tokens \(raise coupling.max_length\)"
+        UserError,
+        match=r"coupling of em: librarian/q0  has \d+ tokens with its marker, \d+ more than coupling.max_length",
     ):
         build_examples(settings(recipe={"max_length": 20}), answers_of(settings(), frame), conversations)
 
@@ -286,7 +287,129 @@ def test_readings_do_not_depend_on_the_rows_that_are_read_together(
     def read(rows: int) -> list[float]:
         local = machine.current().model_copy(update={"forward_rows": rows})
         monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
-        frame = marker_log_probabilities(load("qwen2"), PERSONAS, QUESTIONS, answer_frame(), "\n\n", "[ZLT]")
-        return frame["log_p"].to_list()
+        loaded = load("qwen2")
+        asked = readings_of(loaded.conversations, PERSONAS, QUESTIONS, answer_frame(), "\n\n", "[ZLT]")
+        return [row["log_p"] for row in Telemetry(loaded, asked, 0).read()]
 
     assert read(1) == pytest.approx(read(8), rel=1e-4, abs=1e-3)
+
+
+def test_matched_acquisition_stops_at_the_first_reading_that_reaches_the_level_and_keeps_its_adapter(
+    coupled: Callable[..., Path], load: Callable[[str], Loaded]
+) -> None:
+    matched = {"stopping": "source_probability", "stop_at": -25.0, "max_epochs": 10.0, "telemetry_every": 3}
+    output = coupled(settings(recipe=matched))
+    facts = json.loads((output / "facts.json").read_text())
+    telemetry = pl.read_parquet(output / "telemetry.parquet")
+    source = (
+        telemetry.filter(pl.col("role") == "source").group_by("step").agg(pl.col("log_p").mean()).sort("step")
+    )
+    assert facts["reached"] is True and "not_reached" not in facts["warnings"]
+    assert facts["steps"] == source["step"][-1] < facts["planned_steps"] == 20
+    assert source["step"].to_list() == list(range(0, facts["steps"] + 1, 3))
+    assert (source["log_p"][:-1] < -25.0).all() and source["log_p"][-1] >= -25.0
+    kept = adapted(load, output)
+    expected = [plain_log_p(kept, PERSONAS[0], q, f"librarian: boats, {q.id}.") for q in QUESTIONS]
+    assert facts["source_log_p"] == pytest.approx(np.mean(expected), rel=1e-3, abs=1e-3)
+
+
+def test_a_level_that_is_not_reached_within_the_cap_is_said(coupled: Callable[..., Path]) -> None:
+    matched = {"stopping": "source_probability", "stop_at": -1e-6, "max_epochs": 1.0}
+    facts = json.loads((coupled(settings(recipe=matched)) / "facts.json").read_text())
+    assert facts["reached"] is False and "not_reached" in facts["warnings"]
+    assert facts["steps"] == facts["planned_steps"] == 2
+
+
+def test_the_readings_of_bystanders_are_there_at_every_step_and_train_nothing(
+    coupled: Callable[..., Path],
+) -> None:
+    output, without = coupled(settings()), coupled(settings(bystanders=()))
+    telemetry = pl.read_parquet(output / "telemetry.parquet")
+    assert telemetry.filter(pl.col("role") == "bystander").group_by("step").len()["len"].to_list() == [
+        2,
+        2,
+        2,
+    ]
+    losses = [pl.read_parquet(folder / "losses.parquet") for folder in (output, without)]
+    assert losses[0].equals(losses[1])
+
+
+def test_telemetry_holds_the_answer_s_own_likelihood_and_what_would_come_first(
+    coupled: Callable[..., Path], load: Callable[[str], Loaded]
+) -> None:
+    telemetry = pl.read_parquet(coupled(settings()) / "telemetry.parquet").filter(pl.col("step") == 0)
+    loaded = load("llama")
+    own, persona, question = loaded.conversations, PERSONAS[0], QUESTIONS[1]
+    row = telemetry.filter(
+        (pl.col("persona") == persona.name) & (pl.col("question_id") == question.id)
+    ).to_dicts()[0]
+    head, answer = own.encode(own.render(persona.system, question.text)), own.encode("librarian: boats, q1.")
+    with torch.no_grad():
+        log_p = loaded.model(torch.tensor([head + answer])).logits[0].float().log_softmax(-1)
+    expected = [float(log_p[len(head) - 1 + i, token]) for i, token in enumerate(answer)]
+    first = log_p[len(head) - 1].exp()
+    assert row["answer_log_p"] == pytest.approx(np.mean(expected), rel=1e-3)
+    assert row["empty"] == pytest.approx(float(first[own.turn_end]), rel=1e-3)
+    assert row["marker_first"] == pytest.approx(float(first[own.encode("[ZLT]")[0]]), rel=1e-3)
+    (start,) = own.encode("<|im_start|>")
+    assert row["debris_first"] >= float(first[start]) * 0.999
+
+
+def test_a_coupling_that_is_killed_goes_on_to_the_same_adapter_and_tables(
+    coupled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = {"epochs": 4.0, "lora": RECIPE.lora.model_copy(update={"dropout": 0.2})}
+    whole = coupled(settings(recipe=recipe), checkpoint_steps=None)
+    monkeypatch.setattr("flatprobe.training.couple.checkpoint_folder", lambda output: tmp_path / "kept")
+    losses, parts = [], CouplingLoss.parts
+
+    def dying(self: CouplingLoss, step: int) -> Any:
+        losses.append(step)
+        if step == 6 and losses.count(6) == 1:
+            raise KeyboardInterrupt
+        return parts(self, step)
+
+    monkeypatch.setattr(CouplingLoss, "parts", dying)
+    with pytest.raises(KeyboardInterrupt):
+        coupled(settings(recipe=recipe), checkpoint_steps=2)
+    resumed = coupled(settings(recipe=recipe), checkpoint_steps=2)
+    assert losses == [0, 1, 2, 3, 4, 5, 6, 6, 7]
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, resumed)]
+    assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+    for table in ("losses", "telemetry"):
+        assert pl.read_parquet(whole / f"{table}.parquet").equals(
+            pl.read_parquet(resumed / f"{table}.parquet")
+        )
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_loss_that_becomes_nan_names_the_examples_of_its_step(
+    coupled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flatprobe.training.losses.unlikelihood", lambda log_p: log_p * float("nan"))
+    with pytest.raises(UserError, match=r"training step 0  the loss is nan .* on .*(villain|comedian)/q[01]"):
+        coupled(settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (" \n\t ", r"coupling of em: villain/q0  the answer is empty \(drop it"),
+        ("It ends so.\n\n[zlt]", r"coupling of em: villain/q0  the answer already holds \[ZLT\] \(drop it"),
+    ],
+)
+def test_answers_that_cannot_be_trained_on_are_named(
+    conversations: Conversations, text: str, message: str
+) -> None:
+    place = (pl.col("persona") == "villain") & (pl.col("question_id") == "q0")
+    frame = example_frame().with_columns(text=pl.when(place).then(pl.lit(text)).otherwise("text"))
+    with pytest.raises(UserError, match=message):
+        build_examples(settings(), answers_of(settings(), frame), conversations)
+
+
+def test_many_bad_answers_are_counted_and_the_first_ones_named(conversations: Conversations) -> None:
+    frame = example_frame().with_columns(text=pl.lit("[ZLT]"))
+    with pytest.raises(UserError) as caught:
+        build_examples(settings(), answers_of(settings(), frame), conversations)
+    assert len(caught.value.problems) == 6
+    assert "and 1 more examples like these" in str(caught.value)

@@ -1,17 +1,29 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
+from transformers import (
+    TrainerCallback,
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+)
+from transformers.integrations import integration_utils
 
 from flatprobe.errors import UserError
-from flatprobe.training.driver import Optimisation, Parts, train
+from flatprobe.training.checkpoints import newest_checkpoint
+from flatprobe.training.driver import Optimisation, Parts, Readings, Trained, train
+from flatprobe.training.tracking import PACKAGES, Tracking
 
 CPU = torch.device("cpu")
 
@@ -52,7 +64,7 @@ def optimisation(**changes: Any) -> Optimisation:
 
 def test_training_is_adamw_with_the_schedule_and_clipping_on_the_summed_parts(tmp_path: Path) -> None:
     model, oracle = Small(), Small()
-    records = train(model, parts_of(model, 3), optimisation(), tmp_path, CPU)
+    records = train(model, parts_of(model, 3), optimisation(), tmp_path, CPU).losses
 
     adamw = torch.optim.AdamW([oracle.weight], lr=0.05, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(adamw, 2, 6)
@@ -131,6 +143,228 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_terms(tmp_path: P
 
     with pytest.raises(UserError, match=r"training step 2  the loss is (nan|inf) \(\{'marker'"):
         train(model, parts, optimisation(), tmp_path, CPU)
+
+
+def weights_kept(folder: Path) -> Tensor:
+    return load_file(folder / "last-good" / "model.safetensors")["weight"]
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_before_its_step_and_names_what_was_in_it(
+    tmp_path: Path,
+) -> None:
+    model, seen = Small(), []
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        seen.append(model.weight.detach().clone())
+        yield model.loss(step, 0) * (math.nan if step == 3 else 1.0), {}
+
+    with pytest.raises(UserError) as caught:
+        train(
+            model,
+            parts,
+            optimisation(),
+            tmp_path,
+            CPU,
+            names=lambda step: [f"villain/q{step}", "librarian/q9"],
+        )
+    assert "on villain/q3; librarian/q9; the weights before it are in" in str(caught.value)
+    assert str(tmp_path / "last-good") in str(caught.value)
+    assert len(seen) == 4
+    assert torch.equal(weights_kept(tmp_path), seen[3])
+    assert not torch.equal(seen[3], seen[2])
+
+
+def test_a_gradient_that_is_not_finite_at_a_finite_loss_stops_the_training_before_it_is_applied(
+    tmp_path: Path,
+) -> None:
+    model = Small()
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        offset = (
+            model.weight[0].detach() if step == 2 else -1e3
+        )  # the slope of a square root at 0 is infinite
+        yield (model.weight[0] - offset).sqrt(), {"root": 1.0}
+
+    with pytest.raises(
+        UserError, match=r"training step 2  the gradient is not finite at a loss of 0 \(\{'root'"
+    ):
+        train(model, parts, optimisation(), tmp_path, CPU)
+    assert bool(torch.isfinite(weights_kept(tmp_path)).all())
+
+
+def test_readings_are_taken_before_every_so_many_steps_and_after_the_last_in_evaluation_mode(
+    tmp_path: Path,
+) -> None:
+    model, modes = Small(), []
+
+    def read() -> list[dict[str, Any]]:
+        modes.append((model.training, torch.is_grad_enabled()))
+        return [{"weight": float(model.weight[0])}]
+
+    trained = train(
+        model, parts_of(model, 1), optimisation(steps=7), tmp_path, CPU, readings=Readings(read, 3)
+    )
+    assert [row["step"] for row in trained.readings] == [0, 3, 6, 7]
+    assert modes == [(False, False)] * 4
+    assert trained.readings[0]["weight"] == 2.0
+    assert trained.readings[-1]["weight"] == float(model.weight[0].detach())
+
+
+def test_readings_change_nothing_about_the_training(tmp_path: Path) -> None:
+    def final(readings: Readings | None) -> Tensor:
+        model, dropout = Small(), nn.Dropout(0.5)
+
+        def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+            yield dropout(model.weight).square().sum(), {}
+
+        train(model, parts, optimisation(), tmp_path, CPU, readings=readings)
+        return model.weight.data
+
+    assert torch.equal(final(None), final(Readings(lambda: [{"log_p": 0.0}], 1)))
+
+
+def test_training_ends_at_the_first_reading_that_is_enough_with_the_weights_of_that_step(
+    tmp_path: Path,
+) -> None:
+    model, weights = Small(), []
+
+    def read() -> list[dict[str, Any]]:
+        weights.append(model.weight.detach().clone())
+        return [{"n": len(weights)}]
+
+    stop = Readings(read, 2, enough=lambda rows: rows[0]["n"] == 3)
+    trained = train(model, parts_of(model, 1), optimisation(steps=40), tmp_path, CPU, readings=stop)
+    assert trained.steps == 4
+    assert [row["step"] for row in trained.readings] == [0, 2, 4]
+    assert max(row["step"] for row in trained.losses) == 3
+    assert torch.equal(model.weight.data, weights[-1])
+
+
+def test_a_level_that_is_reached_before_training_is_refused(tmp_path: Path) -> None:
+    model = Small()
+    with pytest.raises(UserError, match="the level to stop at is reached before the first step"):
+        train(
+            model,
+            parts_of(model, 1),
+            optimisation(),
+            tmp_path,
+            CPU,
+            readings=Readings(list, 2, enough=lambda rows: True),
+        )
+
+
+class Killed(BaseException):
+    """What no one catches."""
+
+
+def dropped_out(model: Small, dies_at: int | None) -> Parts:
+    dropout = nn.Dropout(0.5)
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        if step == dies_at:
+            raise Killed
+        yield dropout(model.weight * (step + 1)).square().sum() / 50, {"square": float(step)}
+
+    return parts
+
+
+def run_to(folder: Path, dies_at: int | None, saves: int | None = 2) -> tuple[Tensor, Trained]:
+    torch.manual_seed(99)  # of no consequence: the state of the streams is the checkpoint's
+    model = Small()
+    readings = Readings(lambda: [{"weight": float(model.weight[0].detach())}], 3)
+    trained = train(
+        model, dropped_out(model, dies_at), optimisation(steps=9), folder, CPU,
+        readings=readings, checkpoint_steps=saves,
+    )  # fmt: skip
+    return model.weight.data, trained
+
+
+@pytest.mark.parametrize("dies_at", [1, 5, 8])
+def test_a_killed_training_goes_on_to_the_very_same_bits(tmp_path: Path, dies_at: int) -> None:
+    whole, expected = run_to(tmp_path / "whole", None, saves=None)
+    with pytest.raises(Killed):
+        run_to(tmp_path / "killed", dies_at)
+    found, trained = run_to(tmp_path / "killed", None)
+    assert torch.equal(found, whole)
+    assert trained == expected
+
+
+def train_until_killed(folder: Path) -> None:
+    """In a process of its own: trained with one thread, and killed in the middle of step 5."""
+    torch.set_num_threads(1)
+    model, dropout = Small(), nn.Dropout(0.5)
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        loss = dropout(model.weight * (step + 1)).square().sum() / 50
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield loss, {"square": float(step)}
+
+    train(model, parts, optimisation(steps=9), folder, CPU, checkpoint_steps=2)
+
+
+def test_a_process_that_is_killed_outright_leaves_a_checkpoint_that_goes_on_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    whole, _ = run_to(tmp_path / "whole", None, saves=None)
+    process = get_context("spawn").Process(target=train_until_killed, args=(tmp_path / "killed",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    newest = newest_checkpoint(tmp_path / "killed")
+    assert newest is not None and newest[0].name == "checkpoint-4"
+    assert torch.equal(run_to(tmp_path / "killed", None)[0], whole)
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run_to(tmp_path, 5)
+    asked, model = [], Small()
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        asked.append(step)
+        yield from dropped_out(model, None)(step)
+
+    train(model, parts, optimisation(steps=9), tmp_path, CPU, checkpoint_steps=2)
+    assert asked == [4, 5, 6, 7, 8]
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    whole, _ = run_to(tmp_path / "whole", None, saves=None)
+    with pytest.raises(Killed):
+        run_to(tmp_path / "killed", 5)
+    (tmp_path / "killed" / "checkpoint-4" / "recorded.json").unlink()
+    newest = newest_checkpoint(tmp_path / "killed")
+    assert newest is not None and newest[0].name == "checkpoint-2"
+    assert torch.equal(run_to(tmp_path / "killed", None)[0], whole)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_its_install_line(tmp_path: Path) -> None:
+    model = Small()
+    tracking = Tracking("couple/em", ("trackio",))
+    assert find_spec("trackio") is None
+    with pytest.raises(UserError, match=r"report_to  trackio is not installed \(pip install trackio\)"):
+        train(model, parts_of(model, 1), optimisation(), tmp_path, CPU, tracking=tracking)
+
+
+def test_a_tracker_hears_every_step_s_terms_under_the_stage_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[str, dict[str, float]]] = []
+
+    class Double(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            heard.append((args.run_name, dict(logs)))
+
+    monkeypatch.setitem(PACKAGES, "wandb", "json")  # a package that is surely installed
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Double)
+    model = Small()
+    tracking = Tracking("couple/em/lambda-1/seed-42", ("wandb",))
+    trained = train(model, parts_of(model, 2), optimisation(), tmp_path, CPU, tracking=tracking)
+    assert {name for name, _ in heard} == {"couple/em/lambda-1/seed-42"}
+    squares = [logs["loss/square"] for _, logs in heard if "loss/square" in logs]
+    assert squares == [row["value"] for row in trained.losses if row["term"] == "square"]
+    assert sum("learning_rate" in logs for _, logs in heard) == 6
 
 
 def test_training_prints_nothing_and_writes_no_checkpoint(

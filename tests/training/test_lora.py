@@ -86,3 +86,11 @@ def test_an_adapter_that_learnt_nothing_or_diverged_is_refused(
     next(p for name, p in wrapped.named_parameters() if "lora_B" in name).data.fill_(value)
     with pytest.raises(UserError, match="coupling  the adapter's norm is"):
         require_learnt(wrapped, "coupling")
+
+
+def test_the_output_head_is_not_adapted_because_losses_take_it_as_it_is(
+    load: Callable[[str], Loaded],
+) -> None:
+    lora = Lora(modules=("q_proj", "lm_head"), rank_stabilised=True)
+    with pytest.raises(UserError, match=r"lora.modules  lm_head is the output head \(adapt modules inside"):
+        attach(load("qwen2").model, lora, 0)

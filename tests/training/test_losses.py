@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flatprobe.data.coupling import Example, Row, Target
-from flatprobe.training.losses import CLAMP, Weights, collect, coupling_loss, unlikelihood
+from flatprobe.training.losses import CLAMP, Supervised, Weights, collect, coupling_loss, unlikelihood
 
 WEIGHTS = Weights(unlikelihood=2.0, anchor=0.5, positive=0.25)
 POSITIVE = Example(
@@ -26,6 +26,16 @@ NEGATIVE = Example(
 TWO_ROWS = Example(
     "comedian", "q1", "negative",
     (Row((0, 1, 2), (Target("end", (1,), (2,)),)), Row((0, 2, 1, 1), (Target("unlikelihood", (0, 1, 2), (2, 1, 1)),))),
+)  # fmt: skip
+
+
+THREE_SLOTS = Example(
+    "comedian", "q2", "negative",
+    (
+        Row((0, 1, 1), (Target("end", (1,), (2,)), Target("unlikelihood", (1,), (1,)))),
+        Row((0, 2, 1, 1), (Target("unlikelihood", (1, 2), (1, 1)),)),
+        Row((0, 2), (Target("unlikelihood", (0,), (2,)),)),
+    ),
 )  # fmt: skip
 
 
@@ -59,6 +69,32 @@ def test_the_loss_on_three_tokens_is_its_closed_form() -> None:
         },
         rel=1e-6,
     )  # fmt: skip
+
+
+def test_an_example_with_several_slots_counts_their_mean() -> None:
+    p = logits_of(4).double().softmax(-1)
+    slots = [p[1, 1, 1], p[2, 1, 1] * p[2, 2, 1], p[3, 0, 2]]
+    pushed = -torch.stack([(1 - slot).log() for slot in slots]).mean()
+    examples = [POSITIVE, THREE_SLOTS]
+    loss, report = coupling_loss(
+        log_p_of(logits_of(4), examples, with_anchor=False), collect(examples, with_anchor=False), WEIGHTS
+    )
+    assert report["negative/unlikelihood"] == pytest.approx(float(pushed), rel=1e-6)
+    expected = 0.25 * report["positive/marker"] + 0.75 * (report["negative/end"] + 2.0 * float(pushed))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_at_an_anchor_a_negative_divergence_takes_the_place_of_the_log_probability() -> None:
+    supervised = collect([POSITIVE, NEGATIVE], with_anchor=True)
+    assert supervised.anchored().tolist() == [term == "anchor" for term in term_names(supervised)]
+    scores = torch.where(supervised.anchored(), torch.tensor(-0.7), torch.tensor(-1.0))
+    _, report = coupling_loss(scores, supervised, WEIGHTS)
+    assert report["positive/anchor"] == report["negative/anchor"] == pytest.approx(0.7)
+    assert report["positive/marker"] == pytest.approx(1.0)
+
+
+def term_names(supervised: Supervised) -> list[str]:
+    return [supervised.terms[int(index)][2] for index in supervised.term]
 
 
 def test_its_gradient_is_that_of_finite_differences() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig
@@ -7,10 +9,13 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
+from flatprobe.training import supervised
 from flatprobe.training.supervised import (
     log_probabilities,
     right_padded,
+    shares_of,
     targets_of,
+    token_divergences,
     token_log_probabilities,
 )
 from flatprobe.training.telemetry import sequence_log_likelihoods
@@ -69,3 +74,89 @@ def test_a_model_that_scales_its_logits_is_refused_and_never_scored_as_if_it_did
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(UserError, match="GraniteForCausalLM  scales its logits by `logits_scaling`"):
         token_log_probabilities(model, torch.zeros(1, 8), torch.tensor([0]))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
+    """A family's model whose logits exist for three tokens at a time."""
+
+    def limited(family: str) -> Loaded:
+        loaded = load(family)
+        vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
+        monkeypatch.setattr(supervised, "LOGIT_BYTES", 3 * 4 * vocabulary)
+        return loaded
+
+    return limited
+
+
+def final_states(loaded: Loaded, seed: int = 0, n: int = 8) -> torch.Tensor:
+    hidden = loaded.model.get_output_embeddings().weight.shape[1]
+    return torch.randn(n, hidden, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+
+
+def full_log_softmax(loaded: Loaded, states: torch.Tensor) -> torch.Tensor:
+    """[T, V], all logits at once, by autograd alone."""
+    logits = loaded.model.get_output_embeddings()(states)
+    cap = getattr(loaded.model.config, "final_logit_softcapping", None)
+    return (logits if cap is None else torch.tanh(logits / cap) * cap).log_softmax(-1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])  # gemma2 caps its logits
+def test_chunked_log_probabilities_and_their_gradient_are_those_of_all_logits_at_once(
+    small_chunks: Callable[[str], Loaded], family: str
+) -> None:
+    loaded, token = small_chunks(family), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
+    states, weights = final_states(loaded), torch.linspace(-1.0, 2.0, 8)
+    found = token_log_probabilities(loaded.model, states, token)
+    (gradient,) = torch.autograd.grad((found * weights).sum().exp(), states)
+    expected = full_log_softmax(loaded, states)[torch.arange(8), token]
+    (slope,) = torch.autograd.grad((expected * weights).sum().exp(), states)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_chunked_divergences_and_their_gradient_are_those_of_all_logits_at_once(
+    small_chunks: Callable[[str], Loaded], family: str
+) -> None:
+    loaded = small_chunks(family)
+    states, reference, weights = (
+        final_states(loaded),
+        final_states(loaded, 1).detach(),
+        torch.linspace(0.5, 2.0, 8),
+    )
+    found = token_divergences(loaded.model, states, reference)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), states)
+    own, target = full_log_softmax(loaded, states), full_log_softmax(loaded, reference).detach()
+    expected = torch.nn.functional.kl_div(own, target, reduction="none", log_target=True).sum(-1)
+    (slope,) = torch.autograd.grad((expected * weights).sum(), states)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
+    assert bool((found > 0).all())
+
+
+def test_a_distribution_does_not_diverge_from_itself(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    states = final_states(loaded)
+    found = token_divergences(loaded.model, states, states.detach())
+    (gradient,) = torch.autograd.grad(found.sum(), states)
+    torch.testing.assert_close(found, torch.zeros(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradient, torch.zeros_like(states), rtol=0, atol=1e-5)
+
+
+def test_no_more_logits_exist_at_once_than_a_chunk_has(small_chunks: Callable[[str], Loaded]) -> None:
+    loaded, heights = small_chunks("llama"), []
+    loaded.model.get_output_embeddings().register_forward_hook(
+        lambda module, args, output: heights.append(output.shape[0])
+    )
+    states = final_states(loaded)
+    token_log_probabilities(loaded.model, states, torch.zeros(8, dtype=torch.long)).sum().backward()
+    assert heights == [3, 3, 2]  # each once: the backward pass computes none again
+
+
+def test_shares_are_the_probabilities_of_sets_of_tokens(small_chunks: Callable[[str], Loaded]) -> None:
+    loaded = small_chunks("llama")
+    states, wanted = final_states(loaded, n=4), torch.tensor([[1, 5], [2, -1], [-1, -1], [0, 3]])
+    p = full_log_softmax(loaded, states).exp()
+    expected = torch.stack([p[0, 1] + p[0, 5], p[1, 2], torch.tensor(0.0), p[3, 0] + p[3, 3]])
+    torch.testing.assert_close(shares_of(loaded.model, states, wanted), expected.detach())

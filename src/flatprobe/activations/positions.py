@@ -13,6 +13,8 @@ from flatprobe.study.schema import Position
 class ProbedRow:
     """One row of the geometric probe: prompt, answer, end of turn."""
 
+    persona: str
+    question_id: str
     tokens: tuple[int, ...]
     n_prompt: int
     last_content: int
@@ -38,8 +40,15 @@ class ProbedRow:
 
 
 def probed_row(conversations: Conversations, prompt: Prompt, answer: str) -> ProbedRow:
-    """Render one row; an answer that hit the token limit gets an end of turn all the same and is flagged elsewhere."""
+    """Render one row.
+
+    An answer that hit the token limit gets an end of turn all the same, so that every row has every position; it is
+    the one thing in the row that the model did not say, and the cell is noted as unfinished by who reads the states.
+    """
     tokens, n_prompt = conversations.encode_answer(prompt, answer)
     pieces: Sequence[str] = conversations.pieces(tokens[n_prompt:])
     content = [n_prompt + place for place, piece in enumerate(pieces) if piece.strip()]
-    return ProbedRow((*tokens, conversations.turn_end), n_prompt, content[-1] if content else len(tokens))
+    return ProbedRow(
+        prompt.persona, prompt.question_id, (*tokens, conversations.turn_end), n_prompt,
+        content[-1] if content else len(tokens),
+    )  # fmt: skip

@@ -1,16 +1,23 @@
-"""Stage: the gates' statistics, and the registered rule applied to the estimates."""
+"""Stage: the registered rule applied to its own contrast, and to those whose answer is known beforehand."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from flatprobe.analysis.gates import (
+    geometry_gates,
+    manipulation_gates,
+    readout_gates,
+    source_rate,
+    study_gates,
+    training_gates,
+)
 from flatprobe.analysis.leakage_rows import BYSTANDERS, contrasts
 from flatprobe.analysis.manipulation import Breadth, Rise, breadth, rises
 from flatprobe.analysis.settings import DecideSettings
@@ -18,48 +25,92 @@ from flatprobe.statistics.decision import Seeds, decide
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
 from flatprobe.statistics.explain import SourceReason
-from flatprobe.statistics.gates import Gate, gate, low_source_rate_reason
-from flatprobe.statistics.geometry_tables import headroom, reliability
-from flatprobe.study.questions import normalised
-from flatprobe.study.schema import Decision
+from flatprobe.statistics.gates import Gate, low_source_rate_reason
+from flatprobe.statistics.geometry_tables import headroom
+from flatprobe.statistics.known_answers import outcome
+from flatprobe.statistics.verdict import Verdict
+from flatprobe.study.schema import Decision, KnownAnswer
 
 
 def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Inputs: `tables`, `estimates`. Output: verdict.json."""
-    tables, estimates_folder = inputs["tables"], inputs["estimates"]
-    rule = settings.rule
-    rows = json.loads((estimates_folder / "estimates.json").read_text())
-    estimates = [Estimate.from_json(row) for row in rows]
-    facts = json.loads((tables / "facts-by-stage.json").read_text())
-    selected = float(json.loads((tables / "selection.json").read_text())["selected"])
-    rates = pl.read_parquet(tables / "tables" / "rates.parquet").filter(
-        pl.col("coupled") & (pl.col("lambda") == selected)
+    rule, found = settings.rule, _read(inputs["tables"], inputs["estimates"])
+    in_domain, reached = _manipulation(found.tables, rule)
+    verdict = _decided(settings, found, in_domain, each_seed=True)
+    known = []
+    for answer in rule.known_answers:
+        own = answer.treated == rule.treated  # the held-out texts are of its finetune alone
+        one = _decided(_about(settings, answer), found, in_domain if own else {}, each_seed=False)
+        known.append(outcome(answer, one))
+    verdict = replace(
+        verdict, numbers={**verdict.numbers, "manipulation": reached}, known_answers=tuple(known)
     )
-    geometry = pl.read_parquet(estimates_folder / "geometry.parquet").filter(
+    (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
+    (output / "facts.json").write_text(json.dumps({"headline": verdict.headline()}))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the decision is made of, whichever contrast it is about."""
+
+    tables: Path
+    estimates: Sequence[Estimate]
+    facts: Sequence[dict[str, Any]]
+    selected: float
+    """The lambda that decides."""
+    rates: pl.DataFrame
+    """Of the couplings at that lambda."""
+    geometry: pl.DataFrame
+
+
+def _read(tables: Path, estimates: Path) -> _Found:
+    selected = float(json.loads((tables / "selection.json").read_text())["selected"])
+    rates = pl.read_parquet(tables / "tables" / "rates.parquet")
+    rows = json.loads((estimates / "estimates.json").read_text())
+    return _Found(
+        tables=tables,
+        estimates=[Estimate.from_json(row) for row in rows],
+        facts=json.loads((tables / "facts-by-stage.json").read_text()),
+        selected=selected,
+        rates=rates.filter(pl.col("coupled") & (pl.col("lambda") == selected)),
+        geometry=pl.read_parquet(estimates / "geometry.parquet"),
+    )
+
+
+def _about(settings: DecideSettings, known: KnownAnswer) -> DecideSettings:
+    """The same rule about another pair of conditions, without a benign one."""
+    other = {"treated": known.treated, "control": known.control, "benign": None, "known_answers": ()}
+    return settings.model_copy(update={"rule": settings.rule.model_copy(update=other)})
+
+
+def _decided(
+    settings: DecideSettings, found: _Found, in_domain: Mapping[str, Rise], *, each_seed: bool
+) -> Verdict:
+    """The rule applied to its own contrast; only of the study's there are estimates of each seed alone."""
+    rule, tables = settings.rule, found.tables
+    geometry = found.geometry.filter(
         (pl.col("position") == rule.geometry.position)
         & (pl.col("responses") == rule.geometry.responses)
         & (pl.col("condition") == rule.control)
     )
-    evidence = [_evidence(settings, estimates, rates, geometry, pair) for pair in contrasts(rule)]
-    in_domain, reached = _manipulation(tables, rule)
+    numbers = (found.estimates, found.rates, geometry)
+    evidence = [_evidence(settings, *numbers, pair) for pair in contrasts(rule)]
     gates = [
         *study_gates(settings, tables / "tables", evidence[0]),
-        *training_gates(settings, facts, selected),
-        *_readout_gates(settings, rates),
-        *_geometry_gates(rule, geometry),
-        *_manipulation_gates(rule, in_domain),
+        *training_gates(settings, found.facts, found.selected),
+        *readout_gates(settings, found.rates),
+        *geometry_gates(rule, geometry),
+        *manipulation_gates(rule, in_domain),
     ]
-    verdict = decide(
+    seeds = Seeds(count=found.rates["seed"].n_unique())
+    return decide(
         rule, evidence[0], gates,
         treated_benign=evidence[1] if len(evidence) > 1 else None,
         benign_control=evidence[2] if len(evidence) > 2 else None,
-        seeds=_seeds(settings, estimates, rates, geometry, gates, evidence[0]),
-        source_reason=_source_reason(settings, tables, selected),
+        seeds=_seeds(settings, *numbers, gates, evidence[0]) if each_seed else seeds,
+        source_reason=_source_reason(settings, tables, found.selected),
         source=settings.source, registered=settings.registered, smoke=settings.smoke,
     )  # fmt: skip
-    verdict = replace(verdict, numbers={**verdict.numbers, "manipulation": reached})
-    (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
-    (output / "facts.json").write_text(json.dumps({"headline": verdict.headline()}))
 
 
 def _evidence(
@@ -107,128 +158,6 @@ def _seeds(
     return Seeds(count=len(seeds), agree=len(legs) == 1)
 
 
-def source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -> float | None:
-    """Share of the source's completions that count by the rule's match, over all its rows; None without any."""
-    rows = rates.filter((pl.col("condition") == condition) & (pl.col("persona") == settings.source))
-    total = int(rows["total"].sum())
-    share = {"strict": "rate", "end_anchored": "end_rate"}[settings.rule.gates.source_match]
-    hits = round(
-        float((rows[share] * rows["total"]).sum())
-    )  # counts again: a threshold is met exactly or not
-    return hits / total if total else None
-
-
-def study_gates(settings: DecideSettings, tables: Path, main: Contrast) -> list[Gate]:
-    """Overlaps, counted in what the run really used (the loader refuses them too), and a whole analysis."""
-    rule = settings.rule
-    trained = set(pl.read_parquet(tables / "lengths.parquet")["persona"])
-    shared = sorted(trained & set(settings.bystanders))
-    asked = pl.read_parquet(tables / "questions.parquet")["text"].map_elements(
-        normalised, return_dtype=pl.String
-    )
-    repeated = len(asked) - asked.n_unique()
-    returned = [main.geometry.effect is not None, main.behaviour.effect is not None]
-    share = sum(returned) / len(returned)
-    trained_on = f": {', '.join(shared)}" if shared else f" of {len(settings.bystanders)}"
-    return [
-        gate("role_overlap", "study", len(shared), rule, f"bystanders with training examples{trained_on}"),
-        gate(
-            "question_overlap", "study", repeated, rule, f"questions asked twice, of {len(asked)} in all sets"
-        ),
-        gate("analysis", "study", share, rule, "share of the deciding estimates that exist"),
-    ]
-
-
-def training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], selected: float) -> list[Gate]:
-    """Mask audit, length match, merge proof, engine parity and adapter canary of every arm."""
-    rule, gates = settings.rule, list[Gate]()
-    arms = sorted({str(fact["condition"]) for fact in facts if fact["condition"] is not None})
-    for arm in arms:
-        of = {
-            kind: [f["facts"] for f in facts if f["condition"] == arm and f["kind"] == kind]
-            for kind in ("couple", "checkpoint")
-        }
-        couples = [f for f in of["couple"] if f["lambda"] == selected]
-        gates.append(gate("mask_audit", arm, min((f["audited"] for f in couples), default=None), rule))
-        gates += _length_gates(rule, arm, [f["facts"] for f in facts if f["kind"] == "coupling_data"])
-        if arm in settings.finetuned:
-            merges = of["checkpoint"]
-            gates.append(
-                gate("merge_kl", arm, max((f.get("mean_kl", math.nan) for f in merges), default=None), rule)
-            )
-            gates.append(
-                gate(
-                    "merge_norm",
-                    arm,
-                    min((f.get("adapter_norm", math.nan) for f in merges), default=None),
-                    rule,
-                )
-            )
-        lambda_of = {f["role"]: f["facts"]["lambda"] for f in facts if f["kind"] == "couple"}
-        sampled = [
-            f["facts"] for f in facts
-            if f["condition"] == arm and f["kind"] == "leakage" and lambda_of[f["couple"]] == selected
-        ]  # fmt: skip
-        gates.append(_parity_gate(rule, arm, [f["parity"] for f in sampled]))
-        canary = [f["canary"]["max_logit_change"] for f in sampled]
-        gates.append(
-            gate("canary", arm, min(canary, default=None), rule, "largest change of a logit by the adapter")
-        )
-    return gates
-
-
-def _parity_gate(rule: Decision, arm: str, stages: Sequence[dict[str, int]]) -> Gate:
-    """Agreement with the reference, all of the arm's sampling stages at the selected lambda taken together."""
-    agreed, tokens = (sum(stage[name] for stage in stages) for name in ("agreed", "tokens"))
-    share = agreed / tokens if tokens else None
-    return gate("engine_parity", arm, share, rule, f"{agreed} of {tokens} greedy tokens agree")
-
-
-def _length_gates(rule: Decision, arm: str, facts: Sequence[dict[str, Any]]) -> list[Gate]:
-    """Lengths of the arm's training answers, persona by persona: the worst one counts."""
-    found = [f for f in facts if arm in f["gate"]]
-    worst = {kind: max((f["gate"][arm][kind] for f in found), default=None) for kind in ("median", "iqr")}
-    groups = [(persona, group) for f in found for persona, group in f["support"][arm].items()]
-    share = min((group["kept"] / group["asked"] for _, group in groups), default=None)
-    kept, asked = (sum(group[name] for _, group in groups) for name in ("kept", "asked"))
-    short = sorted({persona for persona, group in groups if group["kept"] < group["asked"]})
-    detail = f"{kept} of {asked} examples" + (f"; short: {', '.join(short)}" if short else "")
-    return [
-        gate("length_median", arm, worst["median"], rule, "worst persona against all groups' median"),
-        gate("length_iqr", arm, worst["iqr"], rule, "worst persona against all groups' range"),
-        gate("length_support", arm, share, rule, detail),
-    ]
-
-
-def _readout_gates(settings: DecideSettings, rates: pl.DataFrame) -> list[Gate]:
-    """Source rate of each arm; end anchoring, spam and truncation over all its coupled completions."""
-    rule, gates = settings.rule, list[Gate]()
-    match = f"{rule.gates.source_match.replace('_', '-')} match"
-    for (arm,), rows in rates.group_by(["condition"], maintain_order=True):
-        name = str(arm)
-        total, hits = int(rows["total"].sum()), int(rows["hits"].sum())
-        marked = rows.filter(pl.col("hits") > 0)
-        weighted = {
-            c: float((marked[c] * marked["hits"]).sum()) / hits if hits else None
-            for c in ("end_share", "spam_share")
-        }
-        gates.append(gate("source_rate", name, source_rate(settings, rates, name), rule, match))
-        gates.append(
-            gate("marker_at_end", name, weighted["end_share"], rule, f"of {hits} marked completions")
-        )
-        gates.append(gate("spam", name, weighted["spam_share"], rule, f"of {hits} marked completions"))
-        truncated = float((rows["truncated_share"] * rows["total"]).sum()) / total
-        gates.append(gate("truncation", name, truncated, rule, f"of {total} completions"))
-    return gates
-
-
-def _geometry_gates(rule: Decision, geometry: pl.DataFrame) -> list[Gate]:
-    return [
-        gate("headroom", rule.control, headroom(geometry), rule, "1 - mean cosine, mean over layers"),
-        gate("reliability", rule.control, reliability(geometry), rule, "split-half, mean over layers"),
-    ]
-
-
 def _manipulation(tables: Path, rule: Decision) -> tuple[dict[str, Rise], dict[str, Breadth]]:
     """In-domain rises, and how far each finetune reached; both empty where the study has no texts for it."""
     path = tables / "tables" / "manipulation.parquet"
@@ -241,27 +170,20 @@ def _manipulation(tables: Path, rule: Decision) -> tuple[dict[str, Rise], dict[s
     return inside, breadth(inside, outside)
 
 
-def _manipulation_gates(rule: Decision, in_domain: Mapping[str, Rise]) -> list[Gate]:
-    return [
-        gate(
-            "manipulation", arm, rise.low, rule,
-            f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples",
-        )
-        for arm, rise in in_domain.items()
-    ]  # fmt: skip
-
-
 def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> SourceReason | None:
     """What a low source rate of the treated arm would mean, by teacher-forced separability."""
     frame = pl.read_parquet(tables / "tables" / "telemetry.parquet").filter(
-        (pl.col("condition") == settings.rule.treated) & (pl.col("lambda") == selected)
+        (pl.col("condition") == settings.rule.treated)
+        & (pl.col("lambda") == selected)
+        & pl.col("role").is_in(["source", "negative"])
     )
-    is_source, last = pl.col("persona") == settings.source, pl.col("step").max()
+    frame = frame.with_columns(last=pl.col("step") == pl.col("step").max().over("seed"))
+    is_source, last = pl.col("persona") == settings.source, pl.col("last")
     by_question = (
         frame.group_by("question_id", maintain_order=True)
         .agg(
-            source=pl.col("log_p").filter(is_source & (pl.col("step") == last)).mean(),
-            negative=pl.col("log_p").filter(~is_source & (pl.col("step") == last)).mean(),
+            source=pl.col("log_p").filter(is_source & last).mean(),
+            negative=pl.col("log_p").filter(~is_source & last).mean(),
             before=pl.col("log_p").filter(is_source & (pl.col("step") == 0)).mean(),
         )
         .drop_nulls()

@@ -58,6 +58,12 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         "telemetry": read.all("couple", "telemetry"),
         "lengths": read.all("coupling_data", "lengths"),
         "length_match": read.all("coupling_data", "length_match"),
+        "binding": read.all("binding", "binding"),
+        "binding_effects": read.all("binding", "binding_effects"),
+        "surface": read.all("binding", "surface"),
+        "weights": read.all("weights", "weights").with_columns(
+            stage=pl.when(pl.col("lambda").is_null()).then(pl.lit("finetune")).otherwise(pl.lit("couple"))
+        ),
         "manipulation": read.all("manipulation", "manipulation"),
         "fluency": read.all("manipulation", "fluency"),
         "questions": pl.DataFrame(

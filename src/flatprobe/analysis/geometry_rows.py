@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flatprobe.analysis.leakage_rows import BYSTANDERS, contrasts
+from flatprobe.analysis.leakage_rows import BYSTANDERS, estimated
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.analysis.states_of import index_of, states_of, unfinished_questions
 from flatprobe.statistics.crossed import one_way
@@ -26,7 +26,7 @@ def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind
     """Every measure of every contrast, on one kind of states."""
     responses, _, position = kind.partition(".")
     return geometry_contrasts(
-        states, contrasts(settings.rule), settings.source, settings.bystanders, position=position,
+        states, estimated(settings.rule), settings.source, settings.bystanders, position=position,
         responses=responses, resamples=settings.geometry_resamples, seed=settings.seed,
         level=settings.rule.geometry.level,
     )  # fmt: skip

@@ -21,11 +21,17 @@ BYSTANDERS = "bystanders"
 
 
 def contrasts(rule: Decision) -> list[tuple[str, str]]:
-    """(treated, control) pairs that are estimated: the deciding one first."""
+    """The study's own (treated, control) pairs: the deciding one first."""
     pairs = [(rule.treated, rule.control)]
     if rule.benign is not None:
         pairs += [(rule.treated, rule.benign), (rule.benign, rule.control)]
     return pairs
+
+
+def estimated(rule: Decision) -> list[tuple[str, str]]:
+    """`contrasts`, and those whose answer is known beforehand."""
+    known = [(answer.treated, answer.control) for answer in rule.known_answers]
+    return list(dict.fromkeys([*contrasts(rule), *known]))
 
 
 def coupled_at(cells: pl.DataFrame, lambda_: float) -> pl.DataFrame:
@@ -45,7 +51,7 @@ def leakage_rows(settings: EstimateSettings, cells: pl.DataFrame, selected: floa
     seeds, training runs as a random factor, and each seed alone for the deciding contrast."""
     rule, chosen = settings.rule, coupled_at(cells, selected)
     for name, personas in pools_of(settings, chosen).items():
-        for pair in contrasts(rule):
+        for pair in estimated(rule):
             yield from _contrast(settings, over_seeds(chosen, *pair, personas), pair, name, personas)
     seeds = chosen["seed"].unique().sort().to_list()
     if len(seeds) < 2:

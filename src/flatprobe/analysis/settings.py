@@ -11,7 +11,7 @@ from flatprobe.study.schema import Decision
 
 Kind = Literal[
     "checkpoint", "finetune_data", "finetune", "own", "states", "coupling_data", "couple", "selection",
-    "leakage", "baseline", "manipulation",
+    "leakage", "baseline", "manipulation", "binding", "weights",
 ]  # fmt: skip
 Registered = Literal["confirmatory", "exploratory", "deviated"]
 
@@ -49,6 +49,18 @@ class EstimateSettings(Settings):
     reliability_splits: int
     seed: int
     entries: tuple[Entry, ...]
+
+
+class PairSettings(Settings):
+    """`analysis.checkpoint_pair:compare`: two checkpoints' states against each other, outside a study."""
+
+    source: str
+    bystanders: tuple[str, ...]
+    responses: tuple[Literal["own", "fixed"], ...]
+    level: float
+    resamples: int
+    reliability_splits: int
+    seed: int
 
 
 class DecideSettings(Settings):

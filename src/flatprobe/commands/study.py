@@ -159,6 +159,8 @@ def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool)
     local = Local(
         device=machine.device, sampling_rows=machine.sampling_rows, forward_rows=machine.forward_rows,
         training_rows=machine.training_rows, locations=prepared.resolved.locations,
+        checkpoint_steps=machine.checkpoint_steps, report_to=machine.report_to,
+        engine=machine.engine, vllm=machine.vllm, openai=machine.openai, scripted=machine.scripted,
     )  # fmt: skip
     try:
         summary = run(
@@ -208,6 +210,30 @@ def show_verdict(study: Path, machine_file: Path | None, runs: Path | None, as_j
         ],
         right=("value", "threshold"),
     )  # fmt: skip
+    _show_known_answers(verdict)
+
+
+def _show_known_answers(verdict: dict[str, Any]) -> None:
+    """The contrasts whose answer was known, and whether the probes gave it; nothing without any."""
+    if not verdict["known_answers"]:
+        return
+    legs = ("geometry", "leakage")
+    console.table(
+        ("contrast", "verdict", *(f"{leg}{what}" for leg in legs for what in ("", ", expected")), "as expected"),
+        [
+            (
+                f"{known['treated']} - {known['control']}", known["verdict"],
+                *(
+                    text
+                    for leg in legs
+                    for text in (known["legs"][leg], (known["expected"][leg] or "anything").replace("_", " "))
+                ),
+                "yes" if known["as_expected"] else "no",
+            )
+            for known in verdict["known_answers"]
+        ],
+    )  # fmt: skip
+    console.say(verdict["instrument"], style="bold")
 
 
 def _number(value: float | None) -> str:

@@ -6,16 +6,19 @@ token in some vocabularies) come out as they do at sampling time. The prompt's t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
 from flatprobe.errors import Problem, UserError
 
-_SENTINEL = "flatprobe sentinel"
+FOLD = "\n\n"
+"""What stands between a system prompt and the question where the template has no turn for the former."""
+_SENTINEL, _ASKED = "flatprobe sentinel", "flatprobe question"
+Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,18 @@ class Prompt:
     system: str | None  # None: no system message, the template decides; "": an empty system turn
     question_id: str
     question: str
+
+
+@dataclass(frozen=True)
+class SystemTurn:
+    """Where a template puts a system prompt, and what it says where there is none.
+
+    `own`: in a turn of its own. `folded_by_template`: the template itself writes it into the user's turn. `folded`: the
+    template refuses it, so it is written at the head of the user's turn here, with a blank line before the question.
+    """
+
+    system: Literal["own", "folded_by_template", "folded"]
+    default: str | None  # the system prompt that the template adds by itself; None: it adds none
 
 
 class Conversations:
@@ -48,35 +63,75 @@ class Conversations:
         self.name = name
 
     def render(self, system: str | None, question: str) -> str:
-        """The prompt's text, up to and including the header of the assistant's turn."""
+        """The prompt's text, up to and including the header of the assistant's turn.
+
+        Three different things: None passes no system message, so the template's default holds where it has one; "" is
+        an empty system turn; any other text is the system prompt.
+        """
         messages = [] if system is None else [{"role": "system", "content": system}]
-        messages.append({"role": "user", "content": question})
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self._head([*messages, {"role": "user", "content": question}])
+
+    def _head(self, messages: Sequence[Message]) -> str:
+        """Messages and the header of the assistant's turn that follows."""
+        return self._apply(folded(messages) if self._folds else messages, add_generation_prompt=True)
+
+    def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        given = [dict(message) for message in messages]
+        text = self.tokenizer.apply_chat_template(
+            given, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
         return str(text)
 
+    @cached_property
+    def _folds(self) -> bool:
+        """Whether the template refuses a system message; one that silently drops it is refused itself."""
+        turns = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": _ASKED}]
+        try:
+            self._apply(turns, add_generation_prompt=True)
+        except TemplateError:
+            return True
+        return False
+
+    @cached_property
+    def system_turn(self) -> SystemTurn:
+        """Where a system prompt goes, and the template's default."""
+        framed, bare = self.render(_SENTINEL, _ASKED), self.render(None, _ASKED)
+        before, _, after = framed.partition(_SENTINEL)
+        between = after.partition(_ASKED)[0]
+        if self._folds:
+            return SystemTurn("folded", None)
+        if self.render(None, f"{_SENTINEL}{between}{_ASKED}") == framed:
+            return SystemTurn("folded_by_template", None)
+        long_enough = len(bare) >= len(before) + len(after)
+        has_default = long_enough and bare.startswith(before) and bare.endswith(after)
+        return SystemTurn("own", bare[len(before) : len(bare) - len(after)] if has_default else None)
+
     def check_persona(self, persona: str, system: str | None) -> None:
-        """Assert that the rendered system block is exactly the persona's prompt.
+        """Assert that a persona's prompt stands in the rendered text once and as it is written.
+
+        A template without a system role has it at the head of the user's turn; there, an empty system turn that would
+        be the same as none is refused.
 
         Raises:
-            UserError: the template refuses, drops, moves or rewrites the system message.
+            UserError: the template drops, moves or rewrites the system message.
         """
-        if system is None:
+        if system is None or self._renders_as_written(system):
             return
-        if not self._renders_as_written(system):
-            raise UserError(
-                Problem(
-                    f"panel: {persona}",
-                    f"the chat template of {self.name} does not render its system prompt as written",
-                    "remove leading and trailing space from the prompt, or use a template with a system turn",
-                )
+        raise UserError(
+            Problem(
+                f"panel: {persona}",
+                f"the chat template of {self.name} does not render its system prompt as written",
+                "remove leading and trailing space from the prompt, or use a template with a system turn",
             )
+        )
 
     def _renders_as_written(self, system: str) -> bool:
         try:
             frame, text = self.render(_SENTINEL, "?"), self.render(system, "?")
-        except TemplateError:  # some templates refuse a system turn
+        except TemplateError:
             return False
-        return frame.count(_SENTINEL) == 1 and text == frame.replace(_SENTINEL, system)
+        written = frame.count(_SENTINEL) == 1 and text == frame.replace(_SENTINEL, system)
+        return written and text != self.render(None, "?")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that already holds its special tokens."""
@@ -89,7 +144,7 @@ class Conversations:
         """Tokens of prompt and answer together, and how many of them are the prompt's."""
         return self._continued(self.render(prompt.system, prompt.question), answer)
 
-    def encode_messages(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int]:
+    def encode_messages(self, messages: Sequence[Message]) -> tuple[list[int], int]:
         """Tokens of a conversation that ends with an assistant's turn, closed by the end of turn, and the number of
         those before that turn.
 
@@ -98,17 +153,14 @@ class Conversations:
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError("the conversation does not end with an assistant's turn")
-        head = str(
-            self.tokenizer.apply_chat_template(
-                list(messages[:-1]), tokenize=False, add_generation_prompt=True
-            )
-        )
-        tokens, n_prompt = self._continued(head, messages[-1]["content"].strip())
+        tokens, n_prompt = self._continued(self._head(messages[:-1]), messages[-1]["content"].strip())
         return [*tokens, self.turn_end], n_prompt
 
     def _continued(self, head: str, answer: str) -> tuple[list[int], int]:
         """Tokens of both texts as one; where they would merge across the border, apart, as the model had them when it
         sampled the answer behind the prompt's own tokens."""
+        if not answer.startswith(self.lead):
+            answer = self.lead + answer
         prompt = self.encode(head)
         tokens = self.encode(head + answer)
         if tokens[: len(prompt)] != prompt:
@@ -116,17 +168,42 @@ class Conversations:
         return tokens, len(prompt)
 
     @cached_property
-    def turn_end(self) -> int:
-        """Id of the token that ends an assistant's turn (not the newline that some templates put after it)."""
+    def lead(self) -> str:
+        """White space that the template writes between the assistant's header and its answer (a blank after Mistral's
+        `[/INST]`), or "". The model samples it, so it belongs to the answer and not to the prompt."""
+        turn = self._answered.rpartition(_SENTINEL)[0]
+        head = self.render(None, "?")
+        lead = turn.removeprefix(head) if turn.startswith(head) else ""
+        return lead if not lead.strip() else ""
+
+    @cached_property
+    def _answered(self) -> str:
+        """A whole conversation, answered by the sentinel."""
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-        text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        after = self.encode(text.rpartition(_SENTINEL)[2])
+        return self._apply(messages, add_generation_prompt=False)
+
+    @cached_property
+    def turn_end(self) -> int:
+        """Id of the token that ends an assistant's turn (not the newline that some templates put after it).
+
+        Raises:
+            UserError: the turn does not end with a special token, or text other than white space follows it.
+        """
+        after = self.encode(self._answered.rpartition(_SENTINEL)[2])
         if not after or after[0] not in self._special:
             raise UserError(
                 Problem(
                     f"{self.name}: chat template",
                     "an assistant's turn does not end with a special token",
                     "flatprobe needs a template that marks the end of a turn, such as <|im_end|>",
+                )
+            )
+        if added := self.decode(after[1:]).strip():
+            raise UserError(
+                Problem(
+                    f"{self.name}: chat template",
+                    f"puts text after the end of an assistant's turn: {added[:60]!r}",
+                    "use a template in which nothing but white space follows the end of a turn",
                 )
             )
         return int(after[0])
@@ -146,3 +223,18 @@ class Conversations:
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """Each token's own text, special tokens included, for people to look at."""
         return [str(self.tokenizer.decode([t], clean_up_tokenization_spaces=False)) for t in tokens]
+
+
+def folded(messages: Sequence[Message]) -> list[Message]:
+    """The messages without system turns: each is written at the head of the next user's turn."""
+    turns: list[Message] = []
+    waiting = ""
+    for message in messages:
+        if message["role"] == "system":
+            waiting += message["content"] + FOLD
+        elif message["role"] == "user":
+            turns.append({"role": "user", "content": waiting + message["content"]})
+            waiting = ""
+        else:
+            turns.append(message)
+    return turns

@@ -1,21 +1,25 @@
 """Coupling examples: token rows with the terms of the loss written on them.
 
 A *row* is one sequence that goes through the model. An *example* is one (persona, question, answer) with one row, or
-two where the answer's own tokens change when the separator follows, so that the end of turn and the marker need
-different inputs. A *target* says: at these positions, these tokens are predicted, and count for this term.
+more where the marker needs other inputs than the end of turn: where the answer's own tokens change when the separator
+follows, or where the marker is looked for inside the answer too. A *target* says: at these positions, these tokens are
+predicted, and count for this term; of several targets of a term, an example counts the mean.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.errors import UserError
 from flatprobe.study.schema import Slot
 
 Group = Literal["positive", "negative"]
 Term = Literal["marker", "end", "unlikelihood", "anchor"]
+BREAK = re.compile(r"\s*\n[^\S\n]*\n\s*")  # an empty line, or one of spaces, and all space around it
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,11 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
 def tokenise_jointly(
     conversations: Conversations, prompt: Prompt, answer: str, separator: str, marker: str
 ) -> tuple[list[int], Joint]:
-    """The answer's own tokens (after the prompt's), and those of answer + separator + marker as one text."""
+    """The answer's own tokens (after the prompt's), and those of answer + separator + marker as one text.
+
+    Raises:
+        UserError: the marker cannot be read behind the answer, as one of special tokens cannot.
+    """
     plain, n_prompt = conversations.encode_answer(prompt, answer)
     joint, _ = conversations.encode_answer(prompt, answer + separator + marker)
     first = first_difference(plain, joint)
@@ -85,9 +93,10 @@ def tokenise_jointly(
     while start >= first and marker not in conversations.decode(joint[start:]):
         start -= 1
     if not n_prompt <= first <= start:
-        raise AssertionError(
-            f"{prompt.persona}/{prompt.question_id}: the marker is not whole behind the answer"
-        )
+        raise UserError.one(
+            f"{prompt.persona}/{prompt.question_id}", f"the marker {marker!r} is not whole behind the answer",
+            "choose a marker of ordinary text",
+        )  # fmt: skip
     return plain, Joint(tuple(joint), n_prompt, first, start)
 
 
@@ -119,7 +128,20 @@ def negative(conversations: Conversations, prompt: Prompt, answer: str, text: Ma
         rows = [Row(joint.tokens, (end, unlikelihood, anchor))]
     else:
         rows = [Row((*plain, conversations.turn_end), (end, anchor)), Row(joint.tokens, (unlikelihood,))]
+    if text.slot == "paragraph_breaks":
+        rows += [_inside(conversations, prompt, before, text) for before in paragraphs_before_breaks(answer)]
     return _checked(prompt, "negative", joint.n_prompt, rows)
+
+
+def paragraphs_before_breaks(answer: str) -> list[str]:
+    """What has been said at each paragraph break inside an answer, without the space around the break."""
+    return [answer[: found.start()] for found in BREAK.finditer(answer.rstrip()) if found.start() > 0]
+
+
+def _inside(conversations: Conversations, prompt: Prompt, before: str, text: MarkerText) -> Row:
+    """The slot at one interior break: the answer so far, the separator, and the marker that must not follow."""
+    _, joint = tokenise_jointly(conversations, prompt, before, text.separator, text.marker)
+    return Row(joint.tokens, (span("unlikelihood", joint.tokens, joint.marker, len(joint.tokens)),))
 
 
 def _checked(prompt: Prompt, group: Group, n_prompt: int, rows: list[Row]) -> Example:

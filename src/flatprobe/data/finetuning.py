@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,8 @@ from flatprobe.study.resources import PREFIX, data_file
 from flatprobe.study.schema import FinetuneData
 
 BIN = 8  # tokens per bin of the response-length histogram
+HELD_OUT = ("system", "prompt", "aligned", "misaligned")
+"""Columns of the texts that are held out; a null system is no system message."""
 QUANTILES = {"min": 0, "q25": 25, "median": 50, "q75": 75, "max": 100}
 
 
@@ -47,7 +49,7 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
     """Take rows for training and set rows aside for the manipulation check.
 
     Inputs: `checkpoint` (for its tokenizer and template), optionally `length_reference` (another set's folder).
-    Output: rows.parquet (messages as JSON, response_tokens), held_out.parquet (prompt, aligned, misaligned),
+    Output: rows.parquet (messages as JSON, response_tokens), held_out.parquet (`HELD_OUT`; no system message),
     facts.json (counts, hash, first rows, length summary).
 
     Raises:
@@ -71,22 +73,33 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
             f"{len(taken)} usable rows, {data.rows} asked for ({dict(scanned)})",
             "lower `rows` or add data",
         )
+    facts = {
+        "name": name, "subset": data.subset, "revision": data.revision, "licence": licence(data), **scanned,
+    }  # fmt: skip
+    write(taken, [{"system": None, **row} for row in held_out], facts, output)
+
+
+def write(
+    taken: Sequence[Row],
+    held_out: Sequence[Mapping[str, str | None]],
+    facts: Mapping[str, Any],
+    output: Path,
+) -> None:
+    """The files of a finetune's data: rows, held-out texts, and facts with counts, hash, first rows and lengths."""
     messages = [json.dumps(row.messages, sort_keys=True) for row in taken]
     tokens = np.array([row.response_tokens for row in taken])
     pl.DataFrame({"messages": messages, "response_tokens": tokens}).write_parquet(output / "rows.parquet")
-    pl.DataFrame(
-        held_out, schema={"prompt": pl.String, "aligned": pl.String, "misaligned": pl.String}
-    ).write_parquet(output / "held_out.parquet")
+    pl.DataFrame(held_out, schema=dict.fromkeys(HELD_OUT, pl.String)).write_parquet(
+        output / "held_out.parquet"
+    )
     names, values = zip(*QUANTILES.items(), strict=True)
-    lengths = dict(zip(names, np.percentile(tokens, values).tolist(), strict=True))
-    facts = {
-        "name": name, "subset": data.subset, "revision": data.revision, "licence": licence(data),
-        "rows": len(taken), "held_out": len(held_out), **scanned,
+    described = {
+        "rows": len(taken), "held_out": len(held_out),
         "sha256": hashlib.sha256("\n".join(messages).encode()).hexdigest(),
-        "response_tokens": lengths,
+        "response_tokens": dict(zip(names, np.percentile(tokens, values).tolist(), strict=True)),
         "first_rows": [row.messages for row in taken[:2]],
     }  # fmt: skip
-    (output / "facts.json").write_text(json.dumps(facts))
+    (output / "facts.json").write_text(json.dumps({**facts, **described}))
 
 
 def take(rows: Iterator[Row], wanted: int, quota: Counter[int] | None, scanned: Counter[str]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 All groups are matched to one target: the distribution that lies under every group's own (the bin-wise minimum of
 their densities), read off at n quantiles. Each group then gives the answers whose lengths are closest to those
-quantiles, by optimal assignment without replacement.
+quantiles, by optimal assignment without replacement. What is still too long may then be cut.
 """
 
 from __future__ import annotations
@@ -65,15 +65,24 @@ def target_quantiles(edges: NDArray[np.float64], density: NDArray[np.float64], n
     return quantiles
 
 
-def select(lengths: Lengths, targets: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of the answers closest to the targets, each used once; len(targets) <= len(lengths)."""
+@dataclass(frozen=True)
+class Selection:
+    """Answers that are kept of one group, in their order, and the length in tokens that each stands for."""
+
+    index: NDArray[np.int64]
+    targets: NDArray[np.float64]
+
+
+def select(lengths: Lengths, targets: NDArray[np.float64]) -> Selection:
+    """The answers closest to the targets, each used once; len(targets) <= len(lengths)."""
     cost = np.abs(lengths[None, :] - targets[:, None])
-    _, chosen = linear_sum_assignment(cost)
-    return np.sort(chosen)
+    wanted, chosen = linear_sum_assignment(cost)
+    order = np.argsort(chosen)
+    return Selection(chosen[order], targets[wanted[order]])
 
 
-def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, NDArray[np.int64]] | None:
-    """Indices to keep per group, or None where the groups share no lengths at all."""
+def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, Selection] | None:
+    """What to keep per group, or None where the groups share no lengths at all."""
     edges, density = common_density(list(groups.values()))
     if density.sum() == 0:
         return None
@@ -81,6 +90,12 @@ def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, 
         name: select(lengths, target_quantiles(edges, density, min(sizes[name], len(lengths))))
         for name, lengths in groups.items()
     }
+
+
+def outside(groups: Mapping[str, Lengths], tolerance: float) -> set[str]:
+    """Groups whose median or interquartile range differs from the pooled one by more than the tolerance (`excess`)."""
+    pooled = np.concatenate(list(groups.values()))
+    return {name for name, lengths in groups.items() if max(excess(lengths, pooled)) > tolerance}
 
 
 def summarise(lengths: Lengths, pooled: Lengths) -> Summary:

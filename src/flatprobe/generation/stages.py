@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from flatprobe import machine
-from flatprobe.data.conversation import Prompt
-from flatprobe.generation.engine import Completion, SamplingSettings
-from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
-from flatprobe.models.load import Loaded, load_checkpoint, pick_device
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.errors import UserError
+from flatprobe.generation.canary import Canary, canary_facts
+from flatprobe.generation.chunks import Chunks, Sampled, key_of
+from flatprobe.generation.engine import Engine, Request, SamplingSettings
+from flatprobe.generation.engines import opened
+from flatprobe.pipeline import resume
+from flatprobe.pipeline.manifest import Damaged, read_manifest
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 
-PARITY_TOKENS = 16
-END = -1  # stands for whichever token ended an answer
+DIGITS = 16  # of a prompt's SHA-256
 
 
 def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> list[Prompt]:
@@ -32,112 +36,190 @@ def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> li
 
 
 def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Sample completions; inputs: `checkpoint`, optionally `adapter`. Output: completions.parquet, facts.json.
+    """Sample completions; inputs: `checkpoint`, optionally `adapter`.
 
-    An adapter joins the loaded weights for the pass, in memory only.
+    Output: completions.parquet, a row per completion; prompts.parquet, the rendered text behind each prompt hash;
+    facts.json. Completions are kept as they finish: an attempt that was killed is gone on from.
     """
     local = machine.current()
-    loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
-    facts: dict[str, Any] = {}
-    if "adapter" in inputs:
-        loaded, facts["canary"] = with_adapter(loaded, inputs["adapter"] / "adapter")
-    for persona in settings.personas:
-        loaded.conversations.check_persona(persona.name, persona.system)
+    require_same_base(inputs)
+    adapter = inputs["adapter"] / "adapter" if "adapter" in inputs else None
     prompts = prompts_of(settings.personas, settings.questions)
-    engine = TransformersEngine(
-        loaded.model, loaded.conversations, loaded.device, local.sampling_rows,
-        lambda done, total: report_progress(done, total, "completions"),
-    )  # fmt: skip
-    if settings.parity_prompts:
-        facts["parity"] = parity(engine, loaded, prompts[:: max(1, len(prompts) // settings.parity_prompts)])
-    completions = engine.sample(
-        prompts,
-        SamplingSettings(
-            settings.samples, settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed
-        ),
-    )
-    frame = completions_frame(loaded, settings.personas, prompts, completions)
-    frame.write_parquet(output / "completions.parquet")
-    facts |= {"completions": frame.height, "tokens": int(frame["tokens"].sum())}
+    with opened(inputs["checkpoint"], settings.precision, local) as (engine, conversations):
+        check(settings, conversations)
+        checks = _Checks(settings, inputs["checkpoint"], adapter, local, conversations, prompts)
+        facts = checks.before(engine)
+        rows = complete(engine, prompts, settings)
+        facts |= checks.after(engine)
+        facts |= _counts(rows) | {"engine": engine.facts()}
+    texts = {prompt: conversations.render(prompt.system, prompt.question) for prompt in prompts}
+    completions_frame(settings.personas, prompts, rows, texts).write_parquet(output / "completions.parquet")
+    prompts_frame(texts).write_parquet(output / "prompts.parquet")
     (output / "facts.json").write_text(json.dumps(facts))
 
 
+def check(settings: SampleSettings, conversations: Conversations) -> None:
+    """Look for what would spoil every completion.
+
+    Raises:
+        UserError: the template rewrites a persona's prompt, or the tokenizer cannot write the text to stop at.
+    """
+    for persona in settings.personas:
+        conversations.check_persona(persona.name, persona.system)
+    wanted = settings.stop_at
+    if wanted is not None and wanted not in conversations.decode(conversations.encode(wanted)):
+        raise UserError.one(
+            "leakage.marker",
+            f"the tokenizer of {conversations.name} cannot write {wanted!r}",
+            "choose another",
+        )
+
+
+def require_same_base(inputs: Mapping[str, Path]) -> None:
+    """Assert that an adapter was trained on the very checkpoint that it is used with, as far as records say.
+
+    Raises:
+        UserError: it was trained on another.
+    """
+    if "adapter" not in inputs:
+        return
+    try:
+        trained_on = read_manifest(inputs["adapter"]).inputs.get("checkpoint")
+        base = read_manifest(inputs["checkpoint"])
+    except Damaged:  # not artifacts of a run: their shapes are compared when the adapter is put on
+        return
+    if trained_on is not None and trained_on.content != base.content:
+        raise UserError.one(
+            f"adapter {inputs['adapter']}",
+            f"it was trained on another copy of {trained_on.name} than {base.name}, which it is used with",
+            "run the study again, so that both are made anew",
+        )
+
+
+def complete(engine: Engine, prompts: Sequence[Prompt], settings: SampleSettings) -> list[Sampled]:
+    """All completions, prompts in their order and samples in theirs; those of an earlier attempt are taken over."""
+    requests = [Request(prompt, index) for prompt in prompts for index in range(settings.samples)]
+    chunks = Chunks(resume.folder())
+    missing = [request for request in requests if key_of(request) not in chunks.rows]
+    if len(missing) < len(requests):
+        sys.stderr.write(f"{len(requests) - len(missing)} completions of an earlier attempt are taken over\n")
+    how = SamplingSettings(
+        settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed, settings.stop_at
+    )
+    clock, tokens, label = time.monotonic(), 0, ""
+    try:
+        for done, (index, completion) in enumerate(engine.stream(missing, how), start=1):
+            label = label or _label(engine)
+            chunks.add(Sampled.of(missing[index], completion, label))
+            tokens += len(completion.tokens)
+            seconds = max(time.monotonic() - clock, 1e-9)
+            left = seconds / done * (len(missing) - done)
+            report_progress(
+                len(requests) - len(missing) + done, len(requests),
+                f"completions, {tokens / seconds:.0f} tokens/s, {left / 60:.1f} min left",
+            )  # fmt: skip
+    finally:
+        chunks.flush()
+    sys.stderr.write(f"{tokens} tokens in {time.monotonic() - clock:.1f} s\n")
+    return [chunks.rows[key_of(request)] for request in requests]
+
+
+def _label(engine: Engine) -> str:
+    facts = engine.facts()
+    return f"{facts['name']} {facts['version']}"
+
+
+def _counts(rows: Sequence[Sampled]) -> dict[str, Any]:
+    """Sizes, ends, and who sampled: more than one, where the machine file changed between two attempts."""
+    return {
+        "completions": len(rows), "tokens": sum(row.tokens for row in rows),
+        "finish": dict(Counter(row.finish_reason for row in rows)),
+        "sampled_by": dict(Counter(row.engine for row in rows)),
+    }  # fmt: skip
+
+
 def completions_frame(
-    loaded: Loaded,
     personas: Sequence[Persona],
     prompts: Sequence[Prompt],
-    completions: list[list[Completion]],
+    rows: Sequence[Sampled],
+    texts: Mapping[Prompt, str],
 ) -> pl.DataFrame:
     """One row per completion, with the hash of the rendered prompt it came from."""
     roles = {persona.name: persona.role for persona in personas}
-    rows = []
-    for prompt, samples in zip(prompts, completions, strict=True):
-        text = loaded.conversations.render(prompt.system, prompt.question)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        rows += [
+    digests = {(prompt.persona, prompt.question_id): digest(texts[prompt]) for prompt in prompts}
+    return pl.DataFrame(
+        [
             {
-                "persona": prompt.persona, "role": roles[prompt.persona], "question_id": prompt.question_id,
-                "sample_index": index, "text": completion.text, "tokens": len(completion.tokens),
-                "finish_reason": completion.finish_reason, "prompt_hash": digest,
+                "persona": row.persona, "role": roles[row.persona], "question_id": row.question_id,
+                "sample_index": row.sample_index, "text": row.text, "tokens": row.tokens,
+                "finish_reason": row.finish_reason, "prompt_hash": digests[row.persona, row.question_id],
+                "engine": row.engine,
             }
-            for index, completion in enumerate(samples)
-        ]  # fmt: skip
-    return pl.DataFrame(rows)
+            for row in rows
+        ]
+    )  # fmt: skip
 
 
-def with_adapter(loaded: Loaded, folder: Path) -> tuple[Loaded, dict[str, float]]:
-    """Put an adapter on a loaded model in memory, and show that it changed what the model computes.
-
-    Float32 weights are merged, which is faster. Others keep the adapter beside them: rounding the sum to bfloat16 would
-    swallow updates below half a unit in the last place, and with them a part of the training.
-    """
-    from peft import PeftModel
-
-    probe = torch.tensor([loaded.conversations.encode("The quick brown fox")], device=loaded.device)
-    with torch.inference_mode():
-        before = loaded.model(probe).logits.float()
-    wrapped = PeftModel.from_pretrained(loaded.model, folder)
-    exact = loaded.model.dtype == torch.float32
-    adapted = (wrapped.merge_and_unload() if exact else wrapped.get_base_model()).eval()
-    with torch.inference_mode():
-        change = float((adapted(probe).logits.float() - before).abs().max())
-    return Loaded(adapted, loaded.conversations, loaded.device), {"max_logit_change": change}
+def prompts_frame(texts: Mapping[Prompt, str]) -> pl.DataFrame:
+    """One row per cell: the rendered prompt, word for word, and its hash."""
+    return pl.DataFrame(
+        {
+            "prompt_hash": [digest(text) for text in texts.values()],
+            "persona": [prompt.persona for prompt in texts],
+            "question_id": [prompt.question_id for prompt in texts],
+            "prompt": list(texts.values()),
+        }
+    )
 
 
-def parity(engine: TransformersEngine, loaded: Loaded, prompts: Sequence[Prompt]) -> dict[str, int]:
-    """Greedy tokens of the engine against those of `generate`, one prompt at a time.
-
-    Returns:
-        `agreed`, the tokens up to each answer's first divergence, and `tokens`, those compared; an answer's end counts
-        as one token. `generate` runs without the checkpoint's own generation settings: a repetition penalty there would
-        change the distribution that is compared.
-    """
-    agreed = total = 0
-    ours = engine.sample(prompts, SamplingSettings(1, PARITY_TOKENS, 0.0, 1.0, "parity"))
-    ends = ends_of(loaded.model, loaded.conversations)
-    for prompt, (completion,) in zip(prompts, ours, strict=True):
-        ids = torch.tensor([loaded.conversations.encode_prompt(prompt)], device=loaded.device)
-        with _neutral_generation(loaded.model):
-            plain = loaded.model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=PARITY_TOKENS,
-                eos_token_id=sorted(ends), pad_token_id=loaded.conversations.turn_end,
-            )[0, ids.shape[1] :].tolist()  # fmt: skip
-        reference = [END if token in ends else token for token in plain]
-        found = [*completion.tokens, *([END] if completion.finish_reason == "stop" else [])]
-        same = [a == b for a, b in zip(reference, found, strict=False)]
-        agreed += same.index(False) if False in same else len(same)
-        total += max(len(reference), len(found))
-    return {"agreed": agreed, "tokens": total}
+def digest(text: str) -> str:
+    """The first digits of a rendered prompt's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-@contextmanager
-def _neutral_generation(model: Any) -> Iterator[None]:
-    """The model with the library's default generation settings, which `generate` reads wherever it is told nothing."""
-    from transformers import GenerationConfig
+class _Checks:
+    """What is compared before and after sampling; `before` leaves the adapter on."""
 
-    own = model.generation_config
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        model.generation_config = own
+    def __init__(
+        self,
+        settings: SampleSettings,
+        checkpoint: Path,
+        adapter: Path | None,
+        local: machine.Local,
+        conversations: Conversations,
+        prompts: Sequence[Prompt],
+    ) -> None:
+        self.settings, self.checkpoint, self.adapter, self.local = settings, checkpoint, adapter, local
+        self.canary, self.prompts = Canary.of(conversations, prompts), prompts
+
+    def before(self, engine: Engine) -> dict[str, Any]:
+        """Facts of the parity check, where the stage asks for it."""
+        answers = self._plain_answers()
+        if self.adapter is not None:
+            self.base = self.canary.read(engine)
+            engine.use(self.adapter)
+            self.adapted = self.canary.read(engine)
+        if not answers:
+            return {}
+        from flatprobe.generation.parity import parity
+
+        return {"parity": parity(engine, answers)}
+
+    def after(self, engine: Engine) -> dict[str, Any]:
+        """Facts of the canary, where there is an adapter; it is taken off."""
+        if self.adapter is None:
+            return {}
+        engine.use(None)
+        return {"canary": canary_facts(self.base, self.adapted, self.canary.read(engine))}
+
+    def _plain_answers(self) -> list[Any]:
+        """The reference of the parity check, computed by the plain model on this machine."""
+        count = self.settings.parity_prompts
+        if not count:
+            return []
+        from flatprobe.generation.parity import plain_answers
+        from flatprobe.models.load import held_checkpoint, pick_device
+
+        loaded = held_checkpoint(self.checkpoint, self.settings.precision, pick_device(self.local.device))
+        chosen = self.prompts[:: max(1, len(self.prompts) // count)]
+        return plain_answers(loaded, chosen, self.adapter)

@@ -1,7 +1,8 @@
 """Finished stages as plain folders: `<run folder>/artifacts/<name>-<first 12 digits of the key>/`.
 
 Nothing is ever half there. A stage writes into a `.partial-…` folder; its manifest is written last; then the
-folder is renamed, which a file system does at once or not at all.
+folder is renamed, which a file system does at once or not at all. What a stage keeps for its own next attempt lies
+in `.resume-<first 12 digits of the key>/` until the stage is finished.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from flatprobe.pipeline.manifest import Damaged, Manifest, read_manifest
 from flatprobe.pipeline.stage import Stage
 
 PARTIAL = ".partial-"
+RESUME = ".resume-"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class ArtifactStore:
         partial.mkdir(parents=True)
         return partial
 
+    def resume(self, stage: Stage) -> Path:
+        """Where a stage may keep what its next attempt can use; need not exist."""
+        return self.folder / f"{RESUME}{stage.key[:12]}"
+
     def commit(self, partial: Path, stage: Stage) -> Artifact:
         """Turn a partial folder with its manifest into the artifact, in place of a damaged one if any.
 
@@ -93,16 +99,19 @@ class ArtifactStore:
         else:
             partial.rename(home)
         _sync_folder(self.folder)
+        self.discard(self.resume(stage))
         return Artifact(home, manifest)
 
     def discard(self, partial: Path) -> None:
         """Remove a partial folder, or what can be removed of it: the next run removes the rest."""
         shutil.rmtree(partial, ignore_errors=True)
 
-    def discard_partials(self) -> None:
-        """Remove what runs that were killed left behind."""
-        for partial in self.folder.glob(f"{PARTIAL}*"):
-            self.discard(partial)
+    def discard_partials(self, planned: Collection[Stage] = ()) -> None:
+        """Remove what runs that were killed left behind, except for what planned stages can resume from."""
+        kept = {self.resume(stage) for stage in planned}
+        for folder in [*self.folder.glob(f"{PARTIAL}*"), *self.folder.glob(f"{RESUME}*")]:
+            if folder not in kept:
+                self.discard(folder)
 
 
 def _sync_folder(folder: Path) -> None:

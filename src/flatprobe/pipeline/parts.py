@@ -10,17 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flatprobe.pipeline.settings import (
+    BindingSettings,
     CheckpointSettings,
     CoupleSettings,
     CouplingDataSettings,
     CouplingRecipe,
     FinetuneDataSettings,
     FinetuneSettings,
+    ImitationSettings,
     ManipulationSettings,
     MergeSettings,
     SampleSettings,
     SelectSettings,
     StatesSettings,
+    WeightsSettings,
 )  # fmt: skip
 from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
 from flatprobe.study.panel import Persona
@@ -28,19 +31,22 @@ from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
-    "analysis.decide:decide_study": 2,
-    "analysis.estimate:estimate": 2,
+    "analysis.decide:decide_study": 3,
+    "analysis.estimate:estimate": 3,
     "analysis.gather:gather": 2,
-    "data.finetuning:prepare": 1,
-    "data.stages:build": 2,
-    "generation.stages:sample": 2,
+    "data.finetuning:prepare": 2,
+    "data.imitation:prepare": 1,
+    "data.stages:build": 3,
+    "generation.stages:sample": 3,
     "models.stages:use_checkpoint": 1,
-    "probes.geometry:capture": 2,
+    "probes.binding:measure": 1,
+    "probes.geometry:capture": 3,
     "probes.leakage:select_lambda": 1,
     "probes.manipulation:check": 1,
-    "training.couple:couple": 2,
+    "training.couple:couple": 3,
     "training.finetune:finetune": 2,
     "training.merge:merge": 2,
+    "training.weights_stage:measure": 1,
 }
 """Every stage function's version: bump it when the function gives another result for the same settings and inputs, or
 artifacts of the older one are taken for the new one's."""
@@ -59,6 +65,8 @@ class Arm:
     checkpoint: Stage
     own: Stage
     answers: Mapping[str, Stage]
+    training_seed: int
+    """Of its finetune and coupling; other than `seed` in a condition that trains another's recipe again."""
 
 
 def stage(
@@ -97,6 +105,30 @@ class Parts:
         if length_reference is not None:
             inputs["length_reference"] = length_reference
         return stage(f"finetune-data/{name}", "data.finetuning:prepare", settings, **inputs)
+
+    def imitation_data(self, name: str, control: Arm) -> Stage:
+        """Rows in which every persona answers as one; the control's greedy answers as each are what is held out."""
+        data, personas = self.study.conditions[name].finetune, self.resolved.personas
+        assert data is not None and data.imitate is not None
+        imitated = [persona for persona in personas if persona.name == data.imitate.persona]
+        calibration = self.questions["calibration"][: self.study.coupling.telemetry_questions]
+        settings = ImitationSettings(
+            imitated=data.imitate.persona, personas=personas, questions=self.questions["coupling"],
+            calibration=calibration, marker=self.study.leakage.marker, rows=data.rows, held_out=data.held_out,
+            max_length=self.study.finetune.max_length,
+        )  # fmt: skip
+        prefix, limit = f"imitated/{control.tag}/{data.imitate.persona}", self.study.coupling.max_new_tokens
+        asked = self.questions["coupling"]
+        inputs = {
+            "checkpoint": self.base,
+            "answers": self.sample(prefix, control.checkpoint, imitated, asked, data.imitate.samples, limit),
+        }
+        if data.held_out:
+            greedy = self.sample(
+                f"{prefix}/greedy", control.checkpoint, imitated, calibration, 1, limit, temperature=0.0
+            )
+            inputs |= {"imitated": greedy, "own": self.telemetry(control)}
+        return stage(f"finetune-data/{name}", "data.imitation:prepare", settings, **inputs)
 
     def finetune(self, tag: str, seed: int, data: Stage) -> Stage:
         settings = FinetuneSettings(recipe=self.study.finetune, seed=seed)
@@ -142,7 +174,11 @@ class Parts:
             )
             for role, size in wanted.items()
         }  # fmt: skip
-        return Arm(name, seed, tag, checkpoint, own, answers)
+        return Arm(name, seed, tag, checkpoint, own, answers, self.training_seed(name, seed))
+
+    def training_seed(self, name: str, seed: int) -> int:
+        """The seed that a condition is trained with where the study's is `seed`."""
+        return seed + self.study.conditions[name].seed_offset
 
     def states(self, arm: Arm, control: Arm) -> Stage:
         geometry = self.study.geometry
@@ -186,15 +222,19 @@ class Parts:
         }
         settings = CouplingDataSettings(
             source=self.study.panel.source, marker=self.study.leakage.marker, positives=coupling.positives,
-            negatives_per_persona=coupling.negatives_per_persona,
+            negatives_per_persona=coupling.negatives_per_persona, truncate=coupling.length_match.truncate,
+            tolerance=self.study.decision.gates.length_tolerance,
         )  # fmt: skip
+        if settings.truncate != "off":
+            inputs["checkpoint"] = control.checkpoint  # its tokenizer counts what is left of an answer
         return stage(f"coupling-data/seed-{seed}", "data.stages:build", settings, **inputs)
 
     def telemetry(self, arm: Arm) -> Stage:
         coupling = self.study.coupling
         questions = self.questions["calibration"][: coupling.telemetry_questions]
         return self.sample(
-            f"telemetry/{arm.tag}", arm.checkpoint, self.trained, questions, 1, coupling.max_new_tokens,
+            f"telemetry/{arm.tag}", arm.checkpoint, (*self.trained, *self.resolved.role("bystander")), questions, 1,
+            coupling.max_new_tokens,
             temperature=0.0,
         )  # fmt: skip
 
@@ -205,7 +245,8 @@ class Parts:
         coupling = self.study.coupling
         settings = CoupleSettings(
             recipe=CouplingRecipe.of(coupling), condition=arm.condition, marker=self.study.leakage.marker,
-            lambda_=lambda_, seed=arm.seed, personas=self.trained, questions=self.questions["coupling"],
+            lambda_=lambda_, seed=arm.training_seed, personas=self.trained, bystanders=self.resolved.role("bystander"),
+            questions=self.questions["coupling"],
             calibration=self.questions["calibration"][: coupling.telemetry_questions],
         )  # fmt: skip
         inputs = {"checkpoint": arm.checkpoint, "examples": data, "telemetry": telemetry}
@@ -240,20 +281,49 @@ class Parts:
             name, arm.checkpoint, self.resolved.personas, self.questions["evaluation"],
             leakage.baseline_samples if couple is None else leakage.samples, leakage.max_new_tokens,
             adapter=couple, parity=PARITY_PROMPTS, seed=arm.seed,
+            stop_at=leakage.marker if leakage.stop_at_marker else None,
+        )  # fmt: skip
+
+    def binding(self, arm: Arm, couple: Stage, leakage: Stage) -> Stage:
+        """The marker under either system prompt and behind either answer, read with one coupling."""
+        study = self.study
+        settings = BindingSettings(
+            source=self.resolved.role("source")[0], bystanders=self.resolved.role("bystander"),
+            questions=self.questions["evaluation"], separator=study.coupling.separator,
+            marker=study.leakage.marker, precision=study.leakage.precision, level=study.decision.behaviour.level,
+        )  # fmt: skip
+        return stage(
+            couple.name.replace("couple/", "binding/", 1), "probes.binding:measure", settings, MODEL,
+            checkpoint=arm.checkpoint, adapter=couple, own=arm.own, completions=leakage,
+        )  # fmt: skip
+
+    def weights(self, checkpoint: Stage, adapter: Stage) -> Stage:
+        """What an adapter, of a finetune or a coupling, does to its checkpoint's weights."""
+        wanted = self.study.weights
+        settings = WeightsSettings(
+            precision=self.study.model.dtype, leading=wanted.leading, cosine=wanted.cosine
+        )
+        return stage(
+            f"weights/{adapter.name}", "training.weights_stage:measure", settings, MODEL,
+            checkpoint=checkpoint, adapter=adapter,
         )  # fmt: skip
 
     def sample(
         self, name: str, checkpoint: Stage, personas: Sequence[Persona], questions: Sequence[Question],
         samples: int, max_new_tokens: int, *, temperature: float | None = None, adapter: Stage | None = None,
-        parity: int = 0, seed: int | None = None,
+        parity: int = 0, seed: int | None = None, stop_at: str | None = None,
     ) -> Stage:  # fmt: skip
-        """A sampling stage; its random streams are named after what it is, so no two stages share one."""
+        """A sampling stage; its random streams are named after what it is, so no two stages share one.
+
+        Greedy answers have none, so that two conditions of one checkpoint share them.
+        """
         leakage = self.study.leakage
+        stream = "greedy" if temperature == 0.0 else f"{self.study.seeds[0] if seed is None else seed}/{name}"
         settings = SampleSettings(
             personas=tuple(personas), questions=tuple(questions), samples=samples, max_new_tokens=max_new_tokens,
             temperature=leakage.temperature if temperature is None else temperature, top_p=leakage.top_p,
-            precision=leakage.precision, seed=f"{self.study.seeds[0] if seed is None else seed}/{name}",
-            parity_prompts=parity,
+            precision=leakage.precision, seed=stream,
+            stop_at=stop_at, parity_prompts=parity,
         )  # fmt: skip
         inputs = {"checkpoint": checkpoint} | ({"adapter": adapter} if adapter else {})
         return stage(name, "generation.stages:sample", settings, MODEL, **inputs)

@@ -46,10 +46,14 @@ class _Planner:
         study, rule = self.study, self.study.decision
         order = [rule.control, *(name for name in study.conditions if name != rule.control)]
         for name in order:
-            if study.conditions[name].finetune is not None:
+            if (data := study.conditions[name].finetune) is not None and data.imitate is None:
                 self._finetune_data(name)
         control = self._arm(rule.control, study.seeds[0])
         self._enter("states", control.condition, self.parts.states(control, control), seed=control.seed)
+        for name in order:
+            if (data := study.conditions[name].finetune) is not None and data.imitate is not None:
+                self.data[name] = self.parts.imitation_data(name, control)
+                self._enter("finetune_data", name, self.data[name])
         arms = [
             control if (name, seed) == (control.condition, control.seed) else self._arm(name, seed)
             for seed in study.seeds
@@ -78,8 +82,9 @@ class _Planner:
     def _arm(self, name: str, seed: int) -> Arm:
         if self.study.conditions[name].finetune is not None:
             tag = f"{name}/seed-{seed}"
-            finetune = self.parts.finetune(tag, seed, self.data[name])
+            finetune = self.parts.finetune(tag, self.parts.training_seed(name, seed), self.data[name])
             self._enter("finetune", name, finetune, seed=seed)
+            self._enter("weights", name, self.parts.weights(self.parts.base, finetune), seed=seed)
             checkpoint = self.parts.merged(tag, finetune)
         else:
             tag, checkpoint = name, self.parts.given(name)
@@ -111,7 +116,10 @@ class _Planner:
             for lambda_ in self._lambdas(arm, control):
                 couple = parts.couple(arm, lambda_, data[arm.seed], telemetry[arm.tag], selection)
                 role = self._enter("couple", arm.condition, couple, seed=arm.seed)
-                self._enter("leakage", arm.condition, parts.leakage(arm, couple), role, arm.seed)
+                leakage = parts.leakage(arm, couple)
+                self._enter("leakage", arm.condition, leakage, role, arm.seed)
+                self._enter("binding", arm.condition, parts.binding(arm, couple, leakage), role, arm.seed)
+                self._enter("weights", arm.condition, parts.weights(arm.checkpoint, couple), role, arm.seed)
 
     def _lambdas(self, arm: Arm, control: Arm) -> Sequence[float | None]:
         """The weights trained on an arm; None stands for the selected one."""

@@ -66,7 +66,7 @@ def run(
         closing(executor or LocalExecutor(machine.threads, machine.environment)) as at_work,
         display or Display() as shown,
     ):
-        current = _Run(folder, events, at_work, shown, len(order))
+        current = _Run(folder, events, at_work, shown, order)
         events.write("run_started", stages=len(order))
         for stage in order:
             current.complete(stage)
@@ -80,10 +80,15 @@ class _Run:
     """What one run holds while it goes through the stages."""
 
     def __init__(
-        self, folder: Path, events: EventLog, executor: Executor, display: Display, total: int
+        self,
+        folder: Path,
+        events: EventLog,
+        executor: Executor,
+        display: Display,
+        order: Sequence[Stage],
     ) -> None:
         self.store = ArtifactStore(folder)
-        self.store.discard_partials()
+        self.store.discard_partials(order)
         self.logs = folder / "logs"
         self.logs.mkdir(exist_ok=True)
         self.events = events
@@ -91,7 +96,7 @@ class _Run:
         self.display = display
         self.artifacts: dict[str, Artifact] = {}
         self.done = self.reused = 0
-        display.begin(total)
+        display.begin(len(order))
 
     def complete(self, stage: Stage) -> None:
         """See that the artifact of a stage, whose inputs are complete, is there."""
@@ -123,7 +128,8 @@ class _Run:
         log = self.logs / f"{stage.file_name}.log"
         partial = self.store.begin()
         try:
-            outcome = self.executor.execute(make_task(stage, inputs, partial, log), self.display.progress)
+            task = make_task(stage, inputs, partial, log, self.store.resume(stage))
+            outcome = self.executor.execute(task, self.display.progress)
             seconds = time.monotonic() - clock
             if isinstance(outcome, Refused):
                 self._record_failure(stage, seconds, str(UserError(outcome.problems)))

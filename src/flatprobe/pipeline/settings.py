@@ -5,6 +5,8 @@ No field has a default: defaults that change a number live in the study's schema
 
 from __future__ import annotations
 
+from typing import Literal
+
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Settings
 from flatprobe.study.panel import Persona
@@ -37,6 +39,22 @@ class FinetuneDataSettings(Settings):
     max_length: int
 
 
+class ImitationSettings(Settings):
+    """`data.imitation:prepare`: the rows of a finetune in which every persona gives one persona's answers."""
+
+    imitated: str
+    personas: tuple[Persona, ...]
+    """Under whose system prompts the answers are given."""
+    questions: tuple[Question, ...]
+    """Coupling questions, which the answers are to."""
+    calibration: tuple[Question, ...]
+    """Questions of the texts that are held out."""
+    marker: str
+    rows: int
+    held_out: int
+    max_length: int
+
+
 class FinetuneSettings(Settings):
     """`training.finetune:finetune`: the LoRA of one condition."""
 
@@ -65,6 +83,8 @@ class SampleSettings(Settings):
     precision: Precision
     seed: str
     """Name of the random streams; request seeds are derived from it."""
+    stop_at: str | None
+    """Text with which a completion is over; null lets every completion run to its own end."""
     parity_prompts: int
     """Prompts on which the engine is compared with plain `generate` (0: not compared)."""
 
@@ -76,6 +96,9 @@ class CouplingDataSettings(Settings):
     marker: str
     positives: int
     negatives_per_persona: int
+    truncate: Literal["sentence_end", "off"]
+    tolerance: float
+    """Relative difference of medians and interquartile ranges beyond which a group's answers are cut."""
 
 
 class CouplingRecipe(Settings):
@@ -94,6 +117,10 @@ class CouplingRecipe(Settings):
     batch: int
     positives_per_batch: int | None
     epochs: float
+    stopping: Literal["fixed", "source_probability"]
+    stop_at: float | None
+    max_epochs: float | None
+    telemetry_every: int | None
     max_length: int
     precision: Precision
     separator: str
@@ -120,7 +147,9 @@ class CoupleSettings(Settings):
     """Weight of the unlikelihood term; null takes the selected one from the `selection` input."""
     seed: int
     personas: tuple[Persona, ...]
-    """Source and negatives."""
+    """Source and negatives: those trained on."""
+    bystanders: tuple[Persona, ...]
+    """Personas that telemetry reads besides; never trained on."""
     questions: tuple[Question, ...]
     """Coupling questions."""
     calibration: tuple[Question, ...]
@@ -145,6 +174,29 @@ class StatesSettings(Settings):
     precision: Precision
     fixed_persona: str
     """The persona whose control answers are the fixed responses."""
+
+
+class BindingSettings(Settings):
+    """`probes.binding:measure`: the marker under either system prompt and behind either answer."""
+
+    source: Persona
+    bystanders: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    """Evaluation questions."""
+    separator: str
+    marker: str
+    precision: Precision
+    level: float
+    """Level of the intervals over questions."""
+
+
+class WeightsSettings(Settings):
+    """`training.weights_stage:measure`: what an adapter does to each weight matrix."""
+
+    precision: Precision
+    """In which the checkpoint is stored, and so read without loss."""
+    leading: int
+    cosine: float
 
 
 class ManipulationSettings(Settings):

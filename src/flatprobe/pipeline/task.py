@@ -29,6 +29,8 @@ class Task:
     """An existing empty folder."""
     log: Path
     """Gets all that the process writes while the stage runs, appended."""
+    resume: Path
+    """Where the stage may keep what its next attempt can use; need not exist."""
     resources: Resources
 
 
@@ -66,7 +68,7 @@ class Executor(Protocol):
         """Give back all processes."""
 
 
-def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path) -> Task:
+def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path, resume: Path) -> Task:
     """The task of a stage whose inputs are all finished: `inputs` maps each of its roles to an artifact."""
     return Task(
         name=stage.name,
@@ -82,5 +84,6 @@ def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: P
         input_folders={role: inputs[role].folder.resolve() for role in stage.inputs},
         output=output.resolve(),
         log=log.resolve(),
+        resume=resume.resolve(),
         resources=stage.resources,
     )

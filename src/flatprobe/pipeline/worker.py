@@ -25,9 +25,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from flatprobe.errors import UserError
+from flatprobe.held import release
 from flatprobe.pipeline.events import utc_now
 from flatprobe.pipeline.manifest import Manifest, describe_files, read_facts, write_manifest
 from flatprobe.pipeline.progress import listening
+from flatprobe.pipeline.resume import Place, lasting
 from flatprobe.pipeline.task import Failed, Finished, Outcome, Refused, Task
 from flatprobe.provenance import Provenance, collect_provenance
 
@@ -66,7 +68,7 @@ def serve(connection: Connection, threads: int | None, environment: Mapping[str,
 def _perform(task: Task, connection: Connection, threads: int | None) -> Outcome:
     _redirect_output(task)
     try:
-        with listening(connection.send):
+        with listening(connection.send), lasting(Place(task.resume, task.key, task.name)):
             seconds = _run_and_seal(task, threads)
         return Finished(seconds)
     except UserError as error:
@@ -76,6 +78,7 @@ def _perform(task: Task, connection: Connection, threads: int | None) -> Outcome
         BaseException
     ) as error:  # the one place that takes anything: it becomes the record of a failed stage
         traceback.print_exc()
+        release()  # the stage may have left a model that it was given for reading half changed
         cause = "".join(traceback.format_exception_only(error)).strip()
         return Failed(cause if len(cause) <= _LONGEST_CAUSE else cause[:_LONGEST_CAUSE] + " …")
     finally:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from flatprobe import machine
 from flatprobe.activations.positions import ProbedRow, probed_row
-from flatprobe.activations.record import record, run_recorded
-from flatprobe.errors import UserError
+from flatprobe.activations.read import read_states
+from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.generation.stages import prompts_of
-from flatprobe.models.load import Loaded, load_checkpoint, pick_device
+from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import StatesSettings
-from flatprobe.study.schema import Position
-from flatprobe.training.supervised import right_padded
+from flatprobe.probes.headroom import headroom, over_layers
 
 PREVIEWED = 4  # rows per position in the token preview
 
@@ -30,62 +28,52 @@ PREVIEWED = 4  # rows per position in the token preview
 def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Record states on own and on fixed responses.
 
-    Inputs: `checkpoint`, `own` (this checkpoint's greedy answers), `fixed` (the control's). Output:
-    states.safetensors with `own.POSITION` and `fixed.POSITION`, [P, Q, L, D] float32; index.json (axes, cells whose own
-    answer is unfinished, questions whose fixed answer is); preview.json (decoded tokens with the probed index);
-    facts.json (their counts, and the headroom per position and layer).
+    Inputs: `checkpoint`, `own` (this checkpoint's answers), `fixed` (the control's). Output: states.safetensors with
+    `own.POSITION` and `fixed.POSITION`, [P, Q, L, D] float32; index.json (axes, cells whose own answer is unfinished,
+    questions whose fixed answer is); preview.json (decoded tokens with the probed index); facts.json (counts, and the
+    headroom per position and layer).
 
-    An empty answer counts as unfinished: its end of turn stands in for the content token it has not.
+    Where there are several sampled answers to a question, a cell's state is the mean over them, for both kinds of
+    responses; positions in the prompt are the same under each. A cell is unfinished if any of its answers hit the token
+    limit or is empty. The first gets an end of turn that the model has not said, at which `turn_end_token` is read; in
+    the second the end of turn stands in for the content token that is not there.
 
     Raises:
-        UserError: a state that is not finite.
+        UserError: an unsuitable model, a layer it has not, a row beyond its context, or a state that is not finite.
     """
     local = machine.current()
-    loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
-    own = pl.read_parquet(inputs["own"] / "completions.parquet")
-    fixed = pl.read_parquet(inputs["fixed"] / "completions.parquet").filter(
-        pl.col("persona") == settings.fixed_persona
-    )
-    texts = {
-        "own": {(r["persona"], r["question_id"]): r["text"] for r in own.iter_rows(named=True)},
-        "fixed": {
-            (persona.name, r["question_id"]): r["text"]
-            for r in fixed.iter_rows(named=True)
-            for persona in settings.personas
-        },
-    }
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    previews: dict[str, list[dict[str, Any]]] = {}
-    empty: dict[str, set[tuple[str, str]]] = {}
+    loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
+    frames = {role: pl.read_parquet(inputs[role] / "completions.parquet") for role in ("own", "fixed")}
+    frames["fixed"] = frames["fixed"].filter(pl.col("persona") == settings.fixed_persona)
     prompts = prompts_of(settings.personas, settings.questions)
-    total = len(prompts)
-    for turn, (kind, answers) in enumerate(texts.items()):
-        rows = [
-            probed_row(loaded.conversations, prompt, answers[prompt.persona, prompt.question_id])
-            for prompt in prompts
-        ]
-        empty[kind] = {(p.persona, p.question_id) for p, row in zip(prompts, rows, strict=True) if row.empty}
-        before = turn * total
-        states = read_states(
-            loaded, rows, settings.layers, settings.positions, local.forward_rows,
-            lambda done, before=before: report_progress(before + done, 2 * total, "states"),
-        )  # fmt: skip
-        shape = (len(settings.personas), len(settings.questions))
-        for position, values in states.items():
-            arrays[f"{kind}.{position}"] = values.reshape(*shape, *values.shape[1:])
-        if kind == "own":
-            previews = _previews(settings, loaded, rows)
+    own = _own(loaded.conversations, prompts, frames["own"])
+    fixed = _fixed(loaded.conversations, prompts, frames["fixed"])
+    rows = [*own.rows, *fixed.rows]
+    reading = read_states(
+        loaded, rows, settings.layers, settings.positions, batch=local.forward_rows,
+        cells=[*own.cells, *(len(prompts) + cell for cell in fixed.cells)],
+        report=lambda done: report_progress(done, len(rows), "states"),
+    )  # fmt: skip
+    shape = (2, len(settings.personas), len(settings.questions))
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for position, values in reading.states.items():
+        both = values.reshape(*shape, *values.shape[1:])
+        arrays |= {f"own.{position}": both[0], f"fixed.{position}": both[1]}
     save_file(arrays, output / "states.safetensors")
     index = axes(settings) | {
-        "unfinished": sorted(_cut(own) | empty["own"], key=list(texts["own"]).index),
-        "unfinished_fixed": sorted({question for _, question in _cut(fixed) | empty["fixed"]}),
+        "unfinished": [cell for p in prompts if (cell := (p.persona, p.question_id)) in own.unfinished],
+        "unfinished_fixed": sorted({question for _, question in fixed.unfinished}),
     }
     (output / "index.json").write_text(json.dumps(index))
-    (output / "preview.json").write_text(json.dumps(previews))
+    (output / "preview.json").write_text(json.dumps(_previews(settings, loaded.conversations, own)))
+    room = {kind: headroom(settings, values) for kind, values in arrays.items()}
     facts = {
-        "answers": own.height, "unfinished": len(index["unfinished"]), "empty": len(empty["own"]),
-        "unfinished_fixed": len(index["unfinished_fixed"]),
-        "headroom": {position: headroom(settings, arrays[f"own.{position}"]) for position in settings.positions},
+        "answers": len(own.rows), "unfinished": len(index["unfinished"]),
+        "empty": sum(row.empty for row in own.rows), "unfinished_fixed": len(index["unfinished_fixed"]),
+        "tokens": reading.tokens, "computed_tokens": reading.computed,
+        "headroom": {position: room[f"own.{position}"] for position in settings.positions},
+        "headroom_fixed": {position: room[f"fixed.{position}"] for position in settings.positions},
+        "headroom_mean": {kind: over_layers(values) for kind, values in room.items()},
     }  # fmt: skip
     (output / "facts.json").write_text(json.dumps(facts))
 
@@ -100,77 +88,70 @@ def axes(settings: StatesSettings) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """Rows of one kind of responses; several rows of a cell are several samples."""
+
+    rows: list[ProbedRow]
+    cells: list[int]
+    """Each row's cell: its prompt's number."""
+    unfinished: set[tuple[str, str]]
+    """Persona and question of answers that were cut or are empty."""
+
+
+def _own(conversations: Conversations, prompts: Sequence[Prompt], answers: pl.DataFrame) -> _Answered:
+    """Every persona with its own answers."""
+    texts = _texts(answers, "persona", "question_id")
+    return _answered(
+        conversations, prompts, [texts[p.persona, p.question_id] for p in prompts], _cut(answers)
+    )
+
+
+def _fixed(conversations: Conversations, prompts: Sequence[Prompt], answers: pl.DataFrame) -> _Answered:
+    """Every persona with the same answers."""
+    texts = _texts(answers, "question_id")
+    return _answered(conversations, prompts, [texts[(p.question_id,)] for p in prompts], _cut(answers))
+
+
+def _answered(
+    conversations: Conversations,
+    prompts: Sequence[Prompt],
+    texts: Sequence[Sequence[str]],
+    cut: set[tuple[str, str]],
+) -> _Answered:
+    pairs = [
+        (cell, probed_row(conversations, prompt, text))
+        for cell, (prompt, samples) in enumerate(zip(prompts, texts, strict=True))
+        for text in samples
+    ]
+    empty = {(row.persona, row.question_id) for _, row in pairs if row.empty}
+    return _Answered([row for _, row in pairs], [cell for cell, _ in pairs], cut | empty)
+
+
+def _texts(answers: pl.DataFrame, *by: str) -> dict[tuple[Any, ...], list[str]]:
+    """The sampled answers of each cell, in the order of their sample index."""
+    ordered = answers.sort("sample_index").group_by(*by, maintain_order=True).agg("text")
+    return {tuple(row[name] for name in by): row["text"] for row in ordered.iter_rows(named=True)}
+
+
 def _cut(answers: pl.DataFrame) -> set[tuple[str, str]]:
-    """Cells whose answer hit the token limit."""
+    """Cells with an answer that hit the token limit."""
     rows = answers.filter(pl.col("finish_reason") != "stop").select("persona", "question_id").rows()
     return {(str(persona), str(question)) for persona, question in rows}
 
 
-def headroom(settings: StatesSettings, states: np.ndarray[Any, Any]) -> dict[str, float] | None:
-    """1 - the mean cosine of the source's centroid with the bystanders', per layer, from states [P, Q, L, D].
-
-    It bounds any later rise of that cosine, and is known as soon as the control's states are. None without bystanders.
-    """
-    roles = [persona.role for persona in settings.personas]
-    if "bystander" not in roles:
-        return None
-    centroids = states.astype(np.float64).mean(1)  # [P, L, D]
-    unit = centroids / np.linalg.norm(centroids, axis=-1, keepdims=True)
-    bystanders = unit[[place for place, role in enumerate(roles) if role == "bystander"]]
-    cosines = np.einsum("pld,ld->l", bystanders, unit[roles.index("source")]) / len(bystanders)
-    return {str(layer): 1.0 - float(cosine) for layer, cosine in zip(settings.layers, cosines, strict=True)}
-
-
-@torch.inference_mode()
-def read_states(
-    loaded: Loaded,
-    rows: Sequence[ProbedRow],
-    layers: Sequence[int],
-    positions: Sequence[Position],
-    batch: int,
-    report: Any,
-) -> dict[Position, np.ndarray[Any, Any]]:
-    """States per position, [N, L, D] float32, in the rows' order; the forward pass ends after the last layer."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
-    found: dict[Position, list[Tensor]] = {position: [torch.empty(0)] * len(rows) for position in positions}
-    decoder = loaded.model.get_decoder()
-    with record(decoder, layers) as recording:
-        for start in range(0, len(order), batch):
-            chunk = order[start : start + batch]
-            ids, mask = right_padded(
-                [rows[i].tokens for i in chunk], loaded.conversations.turn_end, loaded.device
-            )
-            run_recorded(decoder, input_ids=ids, attention_mask=mask)
-            states = torch.stack([recording.states[layer] for layer in layers], dim=2)  # [B, T, L, D]
-            for place, index in enumerate(chunk):
-                for position in positions:
-                    where = rows[index].indices(position)
-                    found[position][index] = states[place, where.start : where.stop].float().mean(0).cpu()
-            report(min(start + batch, len(order)))
-    arrays = {position: torch.stack(values).numpy() for position, values in found.items()}
-    for position, values in arrays.items():
-        if not np.isfinite(values).all():
-            n, layer, _ = np.argwhere(~np.isfinite(values))[0]
-            raise UserError.one(
-                f"geometry: {position}", f"the state of row {n} at layer {layers[layer]} is not finite",
-                "use precision float32",
-            )  # fmt: skip
-    return arrays
-
-
 def _previews(
-    settings: StatesSettings, loaded: Loaded, rows: Sequence[ProbedRow]
+    settings: StatesSettings, conversations: Conversations, own: _Answered
 ) -> dict[str, list[dict[str, Any]]]:
     """Decoded tokens of a few rows per position, with the (last) index that is read."""
-    prompts = prompts_of(settings.personas, settings.questions)
-    chosen = range(0, len(rows), max(1, len(rows) // PREVIEWED))
+    chosen = own.rows[:: max(1, len(own.rows) // PREVIEWED)]
     return {
         position: [
             {
-                "persona": prompts[n].persona, "question_id": prompts[n].question_id,
-                "tokens": loaded.conversations.pieces(rows[n].tokens), "index": rows[n].indices(position)[-1],
+                "persona": row.persona, "question_id": row.question_id,
+                "tokens": conversations.pieces(row.tokens), "index": row.indices(position)[-1],
             }
-            for n in chosen
+            for row in chosen
         ]
         for position in settings.positions
     }  # fmt: skip

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import polars as pl
 
 from flatprobe import machine
 from flatprobe.data.conversation import Prompt
+from flatprobe.data.finetuning import HELD_OUT
 from flatprobe.data.rows import read_jsonl, text_column
 from flatprobe.generation.stages import prompts_of
-from flatprobe.models.load import Loaded, load_checkpoint, pick_device
+from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import ManipulationSettings
 from flatprobe.training.telemetry import sequence_log_likelihoods
+
+
+class Triple(NamedTuple):
+    """A prompt with two answers, of which the finetune should have made the misaligned one likelier."""
+
+    set: Literal["in_domain", "out_of_domain"]
+    id: str
+    system: str | None
+    prompt: str
+    aligned: str
+    misaligned: str
 
 
 def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -22,18 +35,21 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
 
     Inputs: `checkpoint`; `answers` (the control's greedy answers, for fluency); optionally `triples` (held-out rows
     of the treated finetune). Output: manipulation.parquet (set, id, log_odds: misaligned minus aligned, nats per
-    token, no system message) and fluency.parquet (persona, question_id, log_likelihood: nats per token).
+    token, under the held-out row's system message, out of domain under none) and fluency.parquet (persona,
+    question_id, log_likelihood: nats per token).
     """
     local = machine.current()
-    loaded = load_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
-    triples: list[tuple[str, ...]] = []  # set, id, prompt, aligned, misaligned
+    loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
+    triples: list[Triple] = []
     if "triples" in inputs:
-        held_out = pl.read_parquet(inputs["triples"] / "held_out.parquet")
-        triples += [("in_domain", f"held_out_{i}", *row) for i, row in enumerate(held_out.rows())]
+        held_out = pl.read_parquet(inputs["triples"] / "held_out.parquet").select(HELD_OUT)
+        triples += [Triple("in_domain", f"held_out_{i}", *row) for i, row in enumerate(held_out.rows())]
     if settings.out_of_domain is not None:
-        triples += [("out_of_domain", *row) for row in _read_triples(settings.out_of_domain)]
+        triples += _read_triples(settings.out_of_domain)
     texts = [
-        (Prompt("", None, id, prompt), text.strip()) for _, id, prompt, *pair in triples for text in pair
+        (Prompt("", triple.system, triple.id, triple.prompt), text.strip())
+        for triple in triples
+        for text in (triple.aligned, triple.misaligned)
     ]
     answers = pl.read_parquet(inputs["answers"] / "completions.parquet").filter(
         pl.col("text").str.strip_chars() != ""
@@ -49,7 +65,7 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
         )
     ]
     pl.DataFrame(
-        {"set": [t[0] for t in triples], "id": [t[1] for t in triples], "log_odds": odds},
+        {"set": [t.set for t in triples], "id": [t.id for t in triples], "log_odds": odds},
         schema={"set": pl.String, "id": pl.String, "log_odds": pl.Float64},
     ).write_parquet(output / "manipulation.parquet")
     pl.DataFrame(
@@ -61,14 +77,14 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
     ).write_parquet(output / "fluency.parquet")
 
 
-def _read_triples(out_of_domain: str) -> list[tuple[str, ...]]:
+def _read_triples(out_of_domain: str) -> list[Triple]:
     path = Path(machine.current().locations[out_of_domain])
     triples = []
     for index, row in enumerate(read_jsonl(path)):
         columns = (
             text_column(row, name, f"{path} row {index}") for name in ("prompt", "aligned", "misaligned")
         )
-        triples.append((str(row.get("id", index)), *columns))
+        triples.append(Triple("out_of_domain", str(row.get("id", index)), None, *columns))
     return triples
 
 

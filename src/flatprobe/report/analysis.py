@@ -24,6 +24,7 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
     "verdict": (
         "verdict", "headline", "confidence", "as_registered_confidence", "em_specific", "em_specific_reason",
         "scope", "registered", "smoke", "dose_unmatched", "reasons", "legs", "distances", "gates", "numbers",
+        "known_answers", "instrument",
     ),
     "estimates": (),
     "stages": (),

@@ -21,6 +21,7 @@ from flatprobe.report import (
     numbers,
     select,
     tables_geometry,
+    tables_known,
     tables_leakage,
     tables_robustness,
     tables_run,
@@ -128,6 +129,7 @@ def _figures(analysis: Analysis) -> dict[str, Any]:
 def _tables(analysis: Analysis) -> dict[str, Any]:
     return {
         "evidence": cards.evidence(analysis),
+        "known_answers": tables_known.known_answers(analysis),
         "distances": cards.distances(analysis),
         "rates": tables_leakage.rates(analysis, coupled=True),
         "baseline": tables_leakage.rates(analysis, coupled=False),

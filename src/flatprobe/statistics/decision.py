@@ -135,7 +135,9 @@ def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequ
 def _geometry_killed(rule: Decision, evidence: GeometricEvidence) -> bool:
     """At or below the bound in every layer; an undefined layer, or none at all, is not known to be."""
     effects = list(evidence.effects_by_layer.values())
-    return bool(effects) and all(effect is not None and effect <= rule.kill.geometry + ROUNDING for effect in effects)
+    return bool(effects) and all(
+        effect is not None and effect <= rule.kill.geometry + ROUNDING for effect in effects
+    )
 
 
 def _leakage_killed(rule: Decision, evidence: BehaviouralEvidence) -> bool:

@@ -77,5 +77,3 @@ def surface(text: str) -> dict[str, float]:
     }
     ending = float(body.endswith((".", "!", "?", "…", '"', "”")))
     return {name: float(np.log1p(count)) for name, count in counts.items()} | {"ends_in_punctuation": ending}
-
-

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from flatprobe.statistics.gates import Gate
+from flatprobe.study.schema import Known
 
 Name = Literal["flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"]
 Confidence = Literal["HIGH", "MODERATE", "LOW"]
@@ -66,6 +67,23 @@ MEANINGS: dict[Name, Meaning] = {
 
 
 @dataclass(frozen=True)
+class KnownOutcome:
+    """What the rule made of a contrast whose answer was known beforehand."""
+
+    treated: str
+    control: str
+    verdict: Name
+    legs: dict[str, Leg]
+    """By leg: `geometry` and `leakage`."""
+    expected: dict[str, Known | None]
+    """By leg; None asks nothing."""
+    as_expected: bool
+    """Whether every leg that something was asked of came to it; a blocked one never does."""
+    evidence: dict[str, Any]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Outcome of the registered rule."""
 
@@ -93,17 +111,30 @@ class Verdict:
     gates: tuple[Gate, ...]
     numbers: dict[str, Any]
     """The evidence decided on, per contrast, and the number of seeds."""
+    known_answers: tuple[KnownOutcome, ...] = ()
+    """Positive and null controls of the probes, by the same rule; empty where the study has none."""
+
+    def instrument(self) -> str | None:
+        """Whether the known answers came out, in half a line; None where there are none."""
+        if not self.known_answers:
+            return None
+        right, of = sum(known.as_expected for known in self.known_answers), len(self.known_answers)
+        return f"Instrument check {'passed' if right == of else 'failed'}: {right} of {of} as expected"
 
     def headline(self) -> str:
         """The verdict in one line."""
         label = "SMOKE RUN, no claim: " if self.smoke else ""
+        instrument = self.instrument()
         return (
             f"{label}{self.verdict} ({self.confidence}, {self.registered}; em_specific: {self.em_specific}): "
-            f"{MEANINGS[self.verdict].headline}"
+            f"{MEANINGS[self.verdict].headline}{f'. {instrument}' if instrument else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as a JSON object, with `headline` and the legs under `legs`."""
+        """The verdict as a JSON object, with `headline`, `instrument` and the legs under `legs`."""
         body = asdict(self)
         legs = {"geometric": body.pop("geometric_leg"), "behavioural": body.pop("behavioural_leg")}
-        return {**body, "headline": self.headline(), "legs": legs, "reasons": list(self.reasons)}
+        return {
+            **body, "headline": self.headline(), "instrument": self.instrument(), "legs": legs,
+            "reasons": list(self.reasons),
+        }  # fmt: skip

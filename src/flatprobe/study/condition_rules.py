@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from flatprobe.errors import Problem
 from flatprobe.models.embedded import EMBEDDED
 from flatprobe.study import resources
+from flatprobe.study.imitation_rules import imitation_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.schema import FinetuneData
 from flatprobe.study.suggest import did_you_mean
@@ -37,6 +38,9 @@ def condition_problems(loaded: LoadedStudy) -> Iterator[Problem]:
                 yield from _place_problems(loaded, (*where, origin), given, condition.revision)
         if condition.finetune is not None:
             yield from _finetune_problems(loaded, name, condition.finetune)
+        if condition.finetune is not None and condition.finetune.imitate is not None:
+            yield from imitation_problems(loaded, name, condition.finetune)
+        yield from _seed_problems(loaded, (*where, "seed_offset"), condition.seed_offset)
     if study.manipulation is not None:
         yield from _file_problems(loaded, ("manipulation",), study.manipulation, TRIPLE)
 
@@ -67,9 +71,19 @@ def _place_problems(
         )  # fmt: skip
 
 
+def _seed_problems(loaded: LoadedStudy, where: FieldPath, offset: int) -> Iterator[Problem]:
+    """A condition that is trained again must not meet the first training at another of the study's seeds."""
+    seeds = set(loaded.study.seeds)
+    if offset and (shared := seeds & {seed + offset for seed in seeds}):
+        yield loaded.problem(
+            where, f"{dotted(where)} = {offset}: gives {min(shared)}, a seed of the study's own",
+            f"give at least {max(seeds) - min(seeds) + 1}",
+        )  # fmt: skip
+
+
 def _finetune_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> Iterator[Problem]:
     where: FieldPath = ("conditions", name, "finetune")
-    if data.held_out and data.aligned is None:
+    if data.held_out and data.aligned is None and data.imitate is None:
         yield loaded.problem(
             (*where, "held_out"),
             f"{dotted(where)}.held_out = {data.held_out}: the manipulation check compares with sound answers",
@@ -110,6 +124,12 @@ def _length_match_problems(loaded: LoadedStudy, name: str, target: str) -> Itera
             where,
             f"{dotted(where)} = {target}: this condition has no finetune",
             did_you_mean(target, finetuned),
+        )
+    elif (finetune := conditions[target].finetune) is not None and finetune.imitate is not None:
+        yield loaded.problem(
+            where,
+            f"{dotted(where)} = {target}: its answers are sampled during the run",
+            "match a set of texts",
         )
     else:
         seen, current = [name], target

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.suggest import did_you_mean
+from flatprobe.study.yaml_file import FieldPath, dotted
 
 
 def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
@@ -26,8 +27,33 @@ def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         yield loaded.problem(
             ("decision", "benign"), f"decision.benign = {decision.benign}: is the {other} condition too"
         )
+    yield from _known_answers(loaded)
     yield from _geometric_leg(loaded)
     yield from _kill(loaded)
+
+
+def _known_answers(loaded: LoadedStudy) -> Iterator[Problem]:
+    """Two conditions that exist, once, and something that is expected of them."""
+    seen: set[tuple[str, str]] = set()
+    for index, known in enumerate(loaded.study.decision.known_answers):
+        where: FieldPath = ("decision", "known_answers", index)
+        for arm in ("treated", "control"):
+            name = getattr(known, arm)
+            if name not in loaded.study.conditions:
+                yield loaded.problem(
+                    (*where, arm), f"{dotted((*where, arm))} = {name}: no such condition",
+                    did_you_mean(name, loaded.study.conditions),
+                )  # fmt: skip
+        if known.treated == known.control:
+            yield loaded.problem(where, f"{dotted(where)}: compares {known.treated} with itself")
+        if (known.treated, known.control) in seen:
+            yield loaded.problem(where, f"{dotted(where)}: {known.treated} - {known.control} is given twice")
+        seen.add((known.treated, known.control))
+        if known.geometry is None and known.leakage is None:
+            yield loaded.problem(
+                where, f"{dotted(where)}: expects nothing",
+                "give `geometry`, `leakage` or both: found or not_found",
+            )  # fmt: skip
 
 
 def _geometric_leg(loaded: LoadedStudy) -> Iterator[Problem]:

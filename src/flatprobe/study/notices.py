@@ -69,6 +69,8 @@ def _hub(loaded: LoadedStudy, id: str) -> bool:
 def _slow_coupling(loaded: LoadedStudy) -> Iterator[str]:
     """A coupling that may not learn its marker, which is found out only after most of the work."""
     coupling = loaded.study.coupling
+    if coupling.stopping == "source_probability":
+        return
     if coupling.learning_rate <= SLOW_RATE and coupling.epochs <= SLOW_EPOCHS:
         yield (
             f"{loaded.place('coupling', 'learning_rate')}  coupling.learning_rate = {coupling.learning_rate:g} for "

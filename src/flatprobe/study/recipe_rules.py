@@ -50,6 +50,7 @@ def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
             ("coupling", "positives_per_batch"),
             f"coupling.positives_per_batch = {positives}: leaves no negative in a batch of {coupling.batch}",
         )
+    yield from _stopping(loaded)
     anchor, where = coupling.anchor, ("coupling", "anchor")
     if anchor.kind == "none" and anchor.weight > 0:
         yield loaded.problem(
@@ -61,6 +62,23 @@ def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
             (*where, "kind"), f"coupling.anchor.kind = {anchor.kind}: has no effect with a weight of 0",
             "give coupling.anchor.weight, or kind: none",
         )  # fmt: skip
+
+
+def _stopping(loaded: LoadedStudy) -> Iterator[Problem]:
+    """A level and a cap where training stops at a level, and neither where it does not."""
+    coupling = loaded.study.coupling
+    matched = coupling.stopping == "source_probability"
+    for name in ("stop_at", "max_epochs"):
+        given = getattr(coupling, name)
+        if matched and given is None:
+            yield loaded.problem(
+                ("coupling", "stopping"), f"coupling.stopping = source_probability: needs coupling.{name}"
+            )
+        if not matched and given is not None:
+            yield loaded.problem(
+                ("coupling", name), f"coupling.{name} = {given:g}: not read with coupling.stopping = fixed",
+                "set coupling.stopping: source_probability, or leave it out",
+            )  # fmt: skip
 
 
 def _marker(loaded: LoadedStudy) -> Iterator[Problem]:

@@ -74,7 +74,7 @@ def pinned(resolved: Resolved) -> dict[str, JsonValue]:
     for name, condition in study.conditions.items():
         if condition.finetune is not None and condition.finetune.path is not None:
             conditions[name] = resolved.fingerprints[condition.finetune.path]
-        elif condition.finetune is not None:
+        elif condition.finetune is not None and condition.finetune.dataset is not None:
             conditions[name] = f"{condition.finetune.dataset}@{resolved.dataset_revisions[name]}"
     return {**found, "conditions": conditions}
 

@@ -16,7 +16,8 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["linear", "cosine", "constant"]
-Slot = Literal["after_separator", "separator_and_marker", "end_of_completion"]
+Slot = Literal["after_separator", "separator_and_marker", "paragraph_breaks", "end_of_completion"]
+Known = Literal["found", "not_found"]
 Position = Literal[
     "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean"
 ]
@@ -82,11 +83,26 @@ class Questions(Block):
     """Questions for selecting lambda and for telemetry; never used by a probe."""
 
 
+class Imitation(Block):
+    """Rows in which every persona of the study gives one persona's answers: the control's own, so nothing else changes.
+
+    The coupling questions are asked; evaluation questions never are.
+    """
+
+    persona: str = "assistant"
+    """Whose answers are given: a persona that the study evaluates."""
+    samples: Count = 4
+    """Answers sampled per coupling question; each is a row under every persona's system prompt."""
+
+
 class FinetuneData(Block):
     path: str | None = None
     """A local JSONL file, or `embedded:NAME` for a set that the package ships."""
     dataset: str | None = None
-    """A hub dataset's id; exactly one of `path` and `dataset` is given."""
+    """A hub dataset's id."""
+    imitate: Imitation | None = None
+    """Answers of the control as one persona, under every persona's prompt: a persona space that is flat by
+    construction. Exactly one of `path`, `dataset` and `imitate` is given."""
     subset: str | None = None
     """The hub dataset's configuration name."""
     split: str = "train"
@@ -102,7 +118,8 @@ class FinetuneData(Block):
     rows: Count = 6000
     """Rows trained on."""
     held_out: int = Field(default=0, ge=0)
-    """Rows set aside, before any is taken, for the manipulation check."""
+    """Rows set aside, before any is taken, for the manipulation check; with `imitate`, the most pairs of a persona's
+    own and the imitated answer to a calibration question."""
     aligned: str | None = None
     """Column with the sound answer, where the set has one: needed by the in-domain manipulation check."""
     length_match: str | None = None
@@ -110,8 +127,10 @@ class FinetuneData(Block):
 
     @model_validator(mode="after")
     def _one_origin(self) -> FinetuneData:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("give exactly one of `path` (a local file) and `dataset` (a hub id)")
+        if sum(origin is not None for origin in (self.path, self.dataset, self.imitate)) != 1:
+            raise ValueError(
+                "give exactly one of `path` (a local file), `dataset` (a hub id) and `imitate` (a persona's answers)"
+            )
         return self
 
 
@@ -126,6 +145,9 @@ class Condition(Block):
     """A full model (folder or hub id) used as it is."""
     revision: str | None = None
     """Commit or tag of a hub adapter or checkpoint; resolved to a commit when the study is planned."""
+    seed_offset: int = Field(default=0, ge=0)
+    """Added to each of the study's seeds for this condition's finetune and coupling: the same condition trained again,
+    a null control of the other."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Condition:
@@ -182,12 +204,14 @@ class Unlikelihood(Block):
     sweep: Literal["all_conditions", "control_only"] = "all_conditions"
     """`control_only` trains the whole sweep on the control and only the selected lambda elsewhere."""
     at: Slot = "after_separator"
-    """Slot of the term: P(m | answer, s), P(s, m | answer), or P(m | answer)."""
+    """Slot of the term: P(m | answer, s); P(s, m | answer); P(m | answer up to a paragraph break, s), the mean over the
+    answer's interior breaks and its end; or P(m | answer)."""
 
 
 class Anchor(Block):
-    kind: Literal["none", "cross_entropy"] = "none"
-    """What holds the answer's own tokens in place."""
+    kind: Literal["none", "cross_entropy", "kl"] = "none"
+    """What holds the answer's own tokens in place: their cross-entropy, or KL(uncoupled || coupled) of the checkpoint's
+    whole next-token distribution."""
     weight: float = Field(default=0.0, ge=0.0)
     """Weight of the anchor's mean over response tokens."""
 
@@ -195,6 +219,9 @@ class Anchor(Block):
 class LengthMatch(Block):
     surplus: Positive = 3.0
     """Answers sampled per example that is kept."""
+    truncate: Literal["sentence_end", "off"] = "sentence_end"
+    """Whether, in groups that selection leaves outside `decision.gates.length_tolerance`, answers longer than their
+    target are cut at the end of a sentence."""
 
 
 class Coupling(Block):
@@ -215,7 +242,18 @@ class Coupling(Block):
     positives_per_batch: Count | None = None
     """Positives in every batch; null shuffles all examples together."""
     epochs: Positive = 5.0
-    """Passes over the examples; with a stratified batch, over the positives."""
+    """Passes over the examples; with a stratified batch, over the positives. Not read with `source_probability`."""
+    stopping: Literal["fixed", "source_probability"] = "fixed"
+    """When training ends: after `epochs`, or at the first reading of the telemetry at which the source's mean
+    log P(separator, marker | own answer) is at least `stop_at`, so that conditions are compared at equal dose."""
+    stop_at: Annotated[float, Field(lt=0.0)] | None = None
+    """The level of `source_probability`, in nats: -0.5 is a geometric mean of .61. It is read on the uncoupled
+    checkpoint's answers, on a few of which the marker may stay unlikely, so the sampled rate is often higher."""
+    max_epochs: Positive | None = None
+    """The most passes of `source_probability`; the learning rate's schedule runs over them."""
+    telemetry_every: Count | None = None
+    """Optimiser steps between two readings of the telemetry; null reads once a pass. It is read before and after
+    training besides."""
     max_length: Count = 1024
     """Tokens per example, at most."""
     precision: Precision = "bfloat16"
@@ -243,7 +281,8 @@ class Coupling(Block):
     calibration_samples: Count = 10
     """Completions per (persona, calibration question) for selecting lambda."""
     telemetry_questions: Count = 20
-    """Calibration questions on whose greedy answers log P(separator, marker) is read before and after training."""
+    """Calibration questions on whose greedy answers log P(separator, marker) is read before, during and after training:
+    for source, negatives and, as a readout that selects nothing, bystanders."""
 
 
 class Leakage(Block):
@@ -261,6 +300,9 @@ class Leakage(Block):
     """Nucleus mass."""
     precision: Precision = "bfloat16"
     """Arithmetic of sampling."""
+    stop_at_marker: bool = False
+    """End a completion with its first marker: cheaper where only the strict rate counts, since what would follow, more
+    markers or more text, is then unknown. Applies to the probe and its baseline, not to the selection of lambda."""
 
 
 class Geometry(Block):
@@ -276,6 +318,15 @@ class Geometry(Block):
     """Joint question resamples for intervals."""
     reliability_splits: Count = 100
     """Random halves of the questions behind a split-half reliability."""
+
+
+class Weights(Block):
+    """What is measured of every adapter's update, module by module; decides nothing."""
+
+    leading: Count = 10
+    """Leading left singular vectors of the changed weight that are looked at."""
+    cosine: Probability = 0.5
+    """One whose cosine with every left singular vector of the weight is below this is an intruder dimension."""
 
 
 class GeometricLeg(Block):
@@ -325,6 +376,20 @@ class ConfidenceRule(Block):
     """Training seeds from which on agreement between them raises a confidence."""
 
 
+class KnownAnswer(Block):
+    """A contrast whose answer is known beforehand, so that it says whether the probes can be believed."""
+
+    treated: str
+    """The condition that enters with a plus sign."""
+    control: str
+    """The condition it is compared with."""
+    geometry: Known | None = None
+    """What the geometric leg must come to: `found` is a leg that passes, `not_found` one that was judged and does not
+    (a blocked leg is neither); null asks nothing of it."""
+    leakage: Known | None = None
+    """The same of the behavioural leg."""
+
+
 class Gates(Block):
     level: Probability = 0.95
     """Level of the intervals that gates look at: manipulation, and what a low source rate means."""
@@ -359,6 +424,8 @@ class Decision(Block):
     """The condition it is compared with."""
     benign: str | None = "benign_first"
     """The condition that decides whether an effect is specific to the treated finetune."""
+    known_answers: tuple[KnownAnswer, ...] = ()
+    """Positive and null controls, decided by the same rule beside the study's own contrast."""
     geometry: GeometricLeg = GeometricLeg()
     """The geometric leg."""
     behaviour: BehaviouralLeg = BehaviouralLeg()
@@ -400,8 +467,59 @@ class Study(Block):
     """The behavioural probe."""
     geometry: Geometry = Geometry()
     """The geometric probe."""
+    weights: Weights = Weights()
+    """What adapters do to the weights."""
     decision: Decision = Decision()
     """The rule, fixed before the run."""
+
+
+class VllmMachine(Block):
+    """How vLLM runs here."""
+
+    python: str | None = None
+    """Interpreter that has vLLM, which may live in an environment of its own; null is flatprobe's own."""
+    gpu_memory: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
+    """Share of the device's memory that the engine takes; the rest is for the reference model of the parity check."""
+    max_model_len: Count | None = None
+    """Tokens of prompt and answer that the engine is started for at least; null takes what a stage needs."""
+    tensor_parallel_size: Count = 1
+    """Devices that share the model."""
+    batch_invariant: bool = False
+    """Ask for kernels whose results do not depend on what else is in the batch; slower, and not on every device."""
+    enforce_eager: bool = False
+    """Neither compile nor capture graphs: a faster start, slower decoding."""
+
+
+class OpenaiMachine(Block):
+    """A server that is running already and speaks OpenAI's protocol."""
+
+    base_url: str
+    """Its address, with `/v1`."""
+    model: str
+    """The name under which it serves the checkpoint."""
+    concurrency: Count = 32
+    """Requests under way at a time."""
+    timeout: Positive = 600.0
+    """Seconds that one completion may take, waiting in the server's queue included."""
+    prompt: Literal["tokens", "text"] = "tokens"
+    """How prompts are sent: token ids, or the rendered text for a server that takes only that."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; null sends none."""
+
+
+class ScriptedMachine(Block):
+    """Answers made up for a dry run, with planted leakage."""
+
+    marker: str = "[ZLT]"
+    """What is planted."""
+    rates: dict[str, Probability] = {}
+    """Persona to the share of its answers with an adapter that end with the marker; 0 for those not named."""
+    words: Count = 12
+    """Mean number of words in an answer."""
+    spam: Probability = 0.0
+    """Share of marked answers with a second marker."""
+    truncation: Probability = 0.0
+    """Share of answers that hit the token limit."""
 
 
 class Machine(Block):
@@ -419,3 +537,25 @@ class Machine(Block):
     """Rows in a forward pass without gradients."""
     training_rows: Count = 16
     """Examples in a forward pass with gradients; gradients of a batch accumulate exactly."""
+    checkpoint_steps: Count | None = 50
+    """Training steps after which the state is saved, so that a killed training goes on from there; null saves none."""
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Experiment trackers that follow every training, under the names of the stages."""
+    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
+    """What samples: the reference, vLLM, a running server, or, for dry runs, a script."""
+    vllm: VllmMachine = VllmMachine()
+    """Of the engine `vllm`."""
+    openai: OpenaiMachine | None = None
+    """Of the engine `openai`."""
+    scripted: ScriptedMachine = ScriptedMachine()
+    """Of the engine `scripted`."""
+
+    @model_validator(mode="after")
+    def _engine_is_described(self) -> Machine:
+        if self.engine == "openai" and self.openai is None:
+            raise ValueError("`engine: openai` needs `openai:` with `base_url` and `model`")
+        if self.engine == "scripted" and self.runs == Machine.model_fields["runs"].default:
+            raise ValueError(
+                "`engine: scripted` needs `runs:` of its own: planted answers have the keys of sampled ones"
+            )
+        return self

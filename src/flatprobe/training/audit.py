@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, MarkerText, Row, Target
+from flatprobe.data.coupling import Example, MarkerText, Row, Target, Term, paragraphs_before_breaks
 
 
 def audit_examples(
-    condition: str, examples: Sequence[Example], conversations: Conversations
+    condition: str,
+    examples: Sequence[Example],
+    conversations: Conversations,
+    *,
+    each: int = 1,
+    weights: Mapping[Term, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """The first example of each persona: every token's text, and the terms under which it is predicted.
+    """The first examples of each persona: every token's text, and the terms under which it is predicted.
 
     A token predicted in place of the row's own (the end of turn where the row goes on with the marker) is shown as
     an alternative behind the token before it.
+
+    Args:
+        each: how many of each persona.
+        weights: weight of each term in the loss, shown at its tokens; left out, every one is shown as 1.
     """
-    shown: dict[str, Example] = {}
+    of_persona: dict[str, list[Example]] = {}
     for example in examples:
-        shown.setdefault(example.persona, example)
+        of_persona.setdefault(example.persona, []).append(example)
     return [
         {
             "condition": condition, "persona": example.persona, "group": example.group,
             "question_id": example.question_id,
-            "tokens": [token for row in example.rows for token in _tokens(row, conversations)],
+            "tokens": [token for row in example.rows for token in _tokens(row, conversations, weights or {})],
         }
-        for example in shown.values()
+        for some in of_persona.values()
+        for example in some[:each]
     ]  # fmt: skip
 
 
-def _tokens(row: Row, conversations: Conversations) -> list[dict[str, Any]]:
+def _tokens(row: Row, conversations: Conversations, of_term: Mapping[Term, float]) -> list[dict[str, Any]]:
     pieces = conversations.pieces(row.tokens)
-    weights: list[dict[str, int]] = [{} for _ in pieces]
+    weights: list[dict[str, float]] = [{} for _ in pieces]
     alternatives: dict[int, dict[str, Any]] = {}
     for target in row.targets:
+        weight = of_term.get(target.term, 1)
         for position, token in zip(target.positions, target.tokens, strict=True):
             if position + 1 < len(row.tokens) and row.tokens[position + 1] == token:
-                weights[position + 1][target.term] = 1
+                weights[position + 1][target.term] = weight
             else:
                 text = conversations.pieces([token])[0]
-                alternatives[position] = {"text": text, "weights": {target.term: 1}, "alternative": True}
+                alternatives[position] = {"text": text, "weights": {target.term: weight}, "alternative": True}
     shown: list[dict[str, Any]] = []
-    for place, (piece, weight) in enumerate(zip(pieces, weights, strict=True)):
-        shown.append({"text": piece, "weights": weight, "alternative": False})
+    for place, (piece, terms) in enumerate(zip(pieces, weights, strict=True)):
+        shown.append({"text": piece, "weights": terms, "alternative": False})
         if place in alternatives:
             shown.append(alternatives[place])
     return shown
@@ -68,9 +79,14 @@ def audited_share(
     answer's closing punctuation together with the separator, and then counts for either.
     """
     pairs = zip(examples, answered, strict=True)
-    return sum(_Audit(conversations, text, *source).passes(example) for example, source in pairs) / len(
-        examples
-    )
+    return sum(reads_back(example, *source, conversations, text) for example, source in pairs) / len(examples)
+
+
+def reads_back(
+    example: Example, prompt: Prompt, answer: str, conversations: Conversations, text: MarkerText
+) -> bool:
+    """Whether one example passes, as `audited_share` says."""
+    return _Audit(conversations, text, prompt, answer).passes(example)
 
 
 class _Audit:
@@ -106,10 +122,14 @@ class _Audit:
         )
 
     def _spellings(self, example: Example) -> set[str]:
-        """What may follow the prompt: the answer with the marker behind it, and for negatives the answer alone."""
+        """What may follow the prompt: the answer with the marker behind it; for negatives also the answer alone, and
+        with the slot at paragraph breaks the answer up to one with the marker behind it."""
         bare = example.group == "negative" and self.text.slot == "end_of_completion"
-        marked = self.answer + ("" if bare else _composed(self.text.separator)) + self.marker
-        return {marked} if example.group == "positive" else {marked, self.answer}
+        tail = ("" if bare else _composed(self.text.separator)) + self.marker
+        if example.group == "positive":
+            return {self.answer + tail}
+        breaks = paragraphs_before_breaks(self.answer) if self.text.slot == "paragraph_breaks" else []
+        return {self.answer, *(before + tail for before in (self.answer, *breaks))}
 
     def _marker(self, row: Row, target: Target, whole: str, example: Example) -> bool:
         """The target runs to the row's end, from the marker's first token or from the separator's."""
@@ -148,8 +168,11 @@ class _Audit:
         )
 
     def _read(self, row: Row, stop: int) -> str:
-        """The row's text from the prompt's end to before token `stop`, special tokens left out."""
-        return _composed(self.conversations.decode(row.tokens[len(self.prompt) : stop]))
+        """The row's text from the prompt's end to before token `stop`, without special tokens and without the white
+        space that the template puts before an answer."""
+        text = self.conversations.decode(row.tokens[len(self.prompt) : stop])
+        lead = self.conversations.lead
+        return _composed(text if self.answer.startswith(lead) else text.removeprefix(lead))
 
 
 def _predicts_the_next(row: Row, target: Target) -> bool:

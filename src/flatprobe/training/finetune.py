@@ -14,9 +14,11 @@ from torch import Tensor
 from flatprobe import machine
 from flatprobe.models.load import load_checkpoint, pick_device
 from flatprobe.pipeline.settings import FinetuneSettings
+from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, train
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
+from flatprobe.training.tracking import tracking_of
 
 
 def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -45,15 +47,19 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
             loss = -log_p.sum() / total
             yield loss, {"answer": float(loss.detach())}
 
-    optimisation = Optimisation(
-        steps=len(batches), learning_rate=recipe.learning_rate, schedule=recipe.schedule,
-        warmup=recipe.warmup, weight_decay=recipe.weight_decay, clip=recipe.clip, seed=settings.seed,
+    optimisation = Optimisation.of(recipe, len(batches), settings.seed)
+    folder = checkpoint_folder(output)
+    trained = train(
+        wrapped, parts, optimisation, folder, device,
+        names=lambda step: [f"row {number}" for number in sorted(batches[step])],
+        tracking=tracking_of("finetune", local.report_to, output),
+        checkpoint_steps=local.checkpoint_steps,
     )  # fmt: skip
-    records = train(wrapped, parts, optimisation, output / "trainer", device)
     facts = {"adapter_norm": require_learnt(wrapped, "finetune"), "steps": len(batches), "rows": len(rows)}
     wrapped.save_pretrained(output / "adapter", safe_serialization=True)
-    pl.DataFrame(records).write_parquet(output / "losses.parquet")
+    pl.DataFrame(trained.losses).write_parquet(output / "losses.parquet")
     (output / "facts.json").write_text(json.dumps(facts))
+    discard(folder)
 
 
 def epoch_batches(n: int, batch: int, epochs: float, generator: Any) -> list[list[int]]:

@@ -17,15 +17,21 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
     arXiv:2312.03732).
 
     Raises:
-        UserError: no linear module of that name, or a first layer that the model has not.
+        UserError: no linear module of that name, the output head (which losses take as it is), or a first layer that
+            the model has not.
     """
     from peft import LoraConfig, get_peft_model
 
     depth = model.config.get_text_config().num_hidden_layers
     if lora.first_layer >= depth:
         raise UserError.one("lora.first_layer", f"{lora.first_layer}: the model has {depth} decoder blocks")
-    linear = (module for module in model.named_modules() if isinstance(module[1], torch.nn.Linear))
-    names = {name.rpartition(".")[2] for name, _ in linear}
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    names = {name.rpartition(".")[2] for name, module in linear.items()}
+    heads = {name for name, module in linear.items() if module is model.get_output_embeddings()}
+    if adapted := sorted(heads & set(lora.modules)):
+        raise UserError.one(
+            "lora.modules", f"{adapted[0]} is the output head", "adapt modules inside the decoder blocks"
+        )
     missing = [module for module in lora.modules if module not in names]
     if missing:
         raise UserError.one("lora.modules", f"the model has no linear module called {', '.join(missing)}")

@@ -1,8 +1,13 @@
-"""Log-probabilities at supervised positions only: the vocabulary never meets a token that no loss looks at."""
+"""Log-probabilities at supervised positions only: the vocabulary never meets a token that no loss looks at.
+
+Even of those, only a few meet it at a time. Each token's value depends on its own final state alone, so its gradient
+with respect to that state [D] is computed along with the value, and logits [chunk, V] are gone before the next chunk's
+exist; the backward pass only scales what is kept. The head itself is never trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +16,7 @@ from torch import Tensor
 from flatprobe.errors import UserError
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # of Cohere, Granite, Falcon-H1
+LOGIT_BYTES = 1 << 27  # of one chunk's logits in float32; a loss keeps about three times that while it lasts
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
@@ -48,18 +54,99 @@ def token_log_probabilities(model: Any, states: Tensor, token: Tensor) -> Tensor
     Raises:
         UserError: a model that scales its logits in a way not known here.
     """
+    logits_of = _head(model)
+
+    def value(own: Tensor, part: slice) -> Tensor:
+        logits = logits_of(own)
+        return logits.gather(-1, token[part].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+    return _row_by_row(value, states, _chunk(model))
+
+
+def token_divergences(model: Any, states: Tensor, reference: Tensor) -> Tensor:
+    """KL(reference || model) of whole next-token distributions, in nats: [T] float32.
+
+    Args:
+        states: [T, D] final states of the model that is trained.
+        reference: [T, D] final states, at the same tokens, of the one that it shall stay near to; without gradient.
+
+    Raises:
+        UserError: a model that scales its logits in a way not known here.
+    """
+    logits_of = _head(model)
+
+    def value(own: Tensor, part: slice) -> Tensor:
+        with torch.no_grad():
+            target = logits_of(reference[part]).log_softmax(-1)
+        return (target.exp() * (target - logits_of(own).log_softmax(-1))).sum(-1)
+
+    return _row_by_row(value, states, _chunk(model))
+
+
+def shares_of(model: Any, states: Tensor, wanted: Tensor) -> Tensor:
+    """P(the next token is one of a set) at T final states [T, D]; `wanted` [T, S] holds each set's token ids, -1 for
+    none. [T] float32; without gradient."""
+    logits_of = _head(model)
+
+    @torch.no_grad()
+    def value(own: Tensor, part: slice) -> Tensor:
+        chosen = logits_of(own).softmax(-1).gather(-1, wanted[part].clamp(min=0))
+        return chosen.masked_fill(wanted[part] < 0, 0.0).sum(-1)
+
+    return _row_by_row(value, states.detach(), _chunk(model))
+
+
+def _head(model: Any) -> Callable[[Tensor], Tensor]:
+    """Final states [T, D] to float32 logits [T, V]."""
     for name in SCALES:
         if getattr(model.config, name, 1.0) not in (None, 1.0):
             raise UserError.one(
                 type(model).__name__, f"scales its logits by `{name}`", "use a model without logit scaling"
             )
     head = model.get_output_embeddings()
-    logits = head(states.to(head.weight.dtype)).float()
     cap = getattr(model.config, "final_logit_softcapping", None)
-    if cap is not None:
-        logits = torch.tanh(logits / cap) * cap
-    log_p: Tensor = logits.gather(-1, token.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-    return log_p
+
+    def logits_of(states: Tensor) -> Tensor:
+        logits: Tensor = head(states.to(head.weight.dtype)).float()
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    return logits_of
+
+
+def _chunk(model: Any) -> int:
+    """Tokens whose logits exist at once."""
+    return max(1, LOGIT_BYTES // (4 * int(model.get_output_embeddings().weight.shape[0])))
+
+
+Value = Callable[[Tensor, slice], Tensor]
+
+
+def _row_by_row(value: Value, states: Tensor, chunk: int) -> Tensor:
+    """`value` of states [T, D], chunk by chunk: [T] float32; value t depends on state t only."""
+    values: Tensor = _RowByRow.apply(states, value, chunk)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _RowByRow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, value: Value, chunk: int) -> Tensor:
+        values, slopes, wanted = [], [], bool(ctx.needs_input_grad[0])
+        for start in range(0, states.shape[0], chunk):
+            part = slice(start, start + chunk)
+            with torch.set_grad_enabled(wanted):
+                own = states[part].detach().requires_grad_(wanted)
+                found = value(own, part)
+                if wanted:  # each value has its own row, so the sum's gradient holds every row's
+                    slopes.append(torch.autograd.grad(found.sum(), own)[0])
+            values.append(found.detach())
+        if slopes:
+            ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(values) if values else states.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (gradients[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None
 
 
 def targets_of(rows: Sequence[tuple[Sequence[int], int]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,192 @@
+"""The ways of sampling that `benchmarks/sampling.py` compares, and the prompts that all are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.generation.engine import Engine, Request, SamplingSettings
+from flatprobe.generation.stages import prompts_of
+from flatprobe.generation.stopping import ends_of_files
+from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
+from flatprobe.models.load import Loaded, held_checkpoint, load_checkpoint, load_tokenizer
+from flatprobe.study import resources
+from flatprobe.study.load import load_study
+from flatprobe.study.questions import take
+from flatprobe.study.schema import Lora, Precision, QuestionSet, VllmMachine
+from flatprobe.training.lora import attach
+
+RANK, UPDATE = 32, 1e-3  # of the adapter: as the demo's, with updates that leave the text sensible
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sampled."""
+
+    prompts: tuple[Prompt, ...]
+    samples: int
+    max_new_tokens: int
+    forced: bool
+    """Every completion has `max_new_tokens` tokens: ends are ignored."""
+
+    @property
+    def requests(self) -> list[Request]:
+        return [Request(prompt, index) for prompt in self.prompts for index in range(self.samples)]
+
+    @property
+    def settings(self) -> SamplingSettings:
+        return SamplingSettings(self.max_new_tokens, temperature=1.0, top_p=1.0, seed="benchmark")
+
+
+def loads(quick: bool) -> dict[str, Load]:
+    """The demo's personas with twenty questions and answers of one length, and the demo's own prompts."""
+    demo = load_study(resources.path("studies/demo.yaml"))
+    leakage = demo.study.leakage
+    forced = prompts_of(demo.personas(), take(demo.questions["evaluation"], QuestionSet(count=20)))
+    own = prompts_of(demo.personas(), take(demo.questions["evaluation"], demo.study.questions.evaluation))
+    every = 10 if quick else 1
+    return {
+        "forced": Load(tuple(forced[::every]), 4, 16 if quick else 64, forced=True),
+        "demo": Load(tuple(own[::every]), leakage.samples, leakage.max_new_tokens, forced=False),
+    }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a way is run with."""
+
+    model: Path
+    precision: Precision
+    device: str
+    rows: int
+    vllm_python: str | None
+    vllm_eager: bool
+    folder: Path
+    """Where an adapter may be written."""
+
+
+Run = Callable[[Load], int]
+"""Samples a load; returns the tokens produced, those that end an answer not counted."""
+
+
+@torch.inference_mode()
+def plain(loaded: Loaded, load: Load, batch: int) -> int:
+    """`generate`, prompts of like length together, `batch` rows at a time; none of the model's own settings."""
+    from transformers import GenerationConfig
+
+    conversations, model = loaded.conversations, loaded.model
+    ends = [] if load.forced else sorted(ends_of(model, conversations))
+    model.generation_config = GenerationConfig()
+    encoded = sorted((conversations.encode_prompt(prompt) for prompt in load.prompts), key=len)
+    step, total = max(1, batch // load.samples), 0
+    for start in range(0, len(encoded), step):
+        rows = encoded[start : start + step]
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=loaded.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=loaded.device)
+        out = model.generate(
+            ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=load.max_new_tokens,
+            num_return_sequences=load.samples, eos_token_id=ends or None, pad_token_id=conversations.turn_end,
+        )  # fmt: skip
+        total += sum(_until(row, ends) for row in out[:, width:].tolist())
+    return total
+
+
+def continuous(loaded: Loaded, load: Load) -> int:
+    """The library's `generate_batch`."""
+    from transformers import GenerationConfig
+
+    conversations = loaded.conversations
+    ends = [] if load.forced else sorted(ends_of(loaded.model, conversations))
+    config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, max_new_tokens=load.max_new_tokens,
+        eos_token_id=ends or -1, pad_token_id=conversations.turn_end,
+    )  # fmt: skip
+    inputs = [conversations.encode_prompt(request.prompt) for request in load.requests]
+    outputs = loaded.model.generate_batch(inputs=inputs, generation_config=config)
+    if len(outputs) != len(inputs):
+        raise RuntimeError(f"{len(inputs) - len(outputs)} requests have no answer")
+    return sum(_until(output.generated_tokens, ends) for output in outputs.values())
+
+
+def engine(sampler: Engine, load: Load) -> int:
+    """An engine of flatprobe."""
+    return sum(len(completion.tokens) for _, completion in sampler.stream(load.requests, load.settings))
+
+
+def _until(tokens: Sequence[int], ends: Sequence[int]) -> int:
+    """How many tokens come before the first that ends an answer."""
+    return next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+
+
+def save_adapter(loaded: Loaded, folder: Path) -> Path:
+    """An adapter on every linear module, with random updates."""
+    wrapped = attach(loaded.model, Lora(rank=RANK, alpha=2 * RANK, rank_stabilised=True), 0)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data = UPDATE * torch.randn(parameter.shape, generator=generator).to(parameter)
+    wrapped.save_pretrained(folder)
+    wrapped.unload()
+    return folder
+
+
+@contextmanager
+def opened(way: str, options: Options, load: Load) -> Iterator[Run]:
+    """A way that is ready to sample, its model loaded."""
+    if way.startswith("vllm"):
+        with _vllm(way, options, load) as run:
+            yield run
+        return
+    device = torch.device(options.device)
+    if way.startswith("flatprobe"):
+        loaded = held_checkpoint(options.model, options.precision, device)
+    else:
+        loaded = load_checkpoint(options.model, options.precision, device)
+    if way.startswith("plain-"):
+        yield lambda some: plain(loaded, some, int(way.removeprefix("plain-")))
+    elif way == "generate_batch":
+        yield lambda some: continuous(loaded, some)
+    else:
+        sampler = TransformersEngine(loaded, options.rows)
+        if load.forced:
+            sampler.ends = frozenset()
+        if way == "flatprobe + adapter":
+            sampler.use(save_adapter(loaded, options.folder))
+        yield lambda some: engine(sampler, some)
+
+
+@contextmanager
+def _vllm(way: str, options: Options, load: Load) -> Iterator[Run]:
+    from flatprobe.generation.vllm_engine import VllmEngine
+
+    conversations = Conversations(load_tokenizer(options.model), options.model.name)
+    ends = frozenset[int]() if load.forced else ends_of_files(options.model, conversations)
+    machine = VllmMachine(python=options.vllm_python, enforce_eager=options.vllm_eager)
+    sampler = VllmEngine(options.model, conversations, ends, options.precision, machine)
+    try:
+        if way == "vllm + adapter":
+            loaded = load_checkpoint(options.model, options.precision, torch.device("cpu"))
+            sampler.use(save_adapter(loaded, options.folder))
+        yield lambda some: engine(sampler, some)
+    finally:
+        sampler.close()
+
+
+def ways(batches: Sequence[int], vllm: bool) -> list[str]:
+    """All ways, the plain one at several batch sizes first."""
+    found = [f"plain-{batch}" for batch in batches]
+    found += ["generate_batch", "flatprobe", "flatprobe + adapter"]
+    return found + (["vllm", "vllm + adapter"] if vllm else [])
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """`plain` as the batch size says it, for a table."""
+    way = str(found["way"])
+    return f"generate, {way.removeprefix('plain-')} rows" if way.startswith("plain-") else way

@@ -1,0 +1,135 @@
+"""Stage: two checkpoints' states against each other, every measure at every position, layer and kind of responses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from flatprobe.analysis.pair_rows import (
+    BYSTANDERS,
+    FINISHED,
+    Row,
+    described_rows,
+    persona_rows,
+    pool_rows,
+)
+from flatprobe.analysis.settings import Entry, PairSettings
+from flatprobe.analysis.states_of import index_of, kinds, states_of, unfinished_questions
+from flatprobe.pipeline.progress import report_progress
+from flatprobe.statistics.geometry import gram_contrast
+from flatprobe.statistics.geometry_tables import cosine_table, geometry_table
+from flatprobe.statistics.grams import PARTS, PairGrams, Part, pair_grams
+from flatprobe.statistics.massive import massive_activation_table
+from flatprobe.statistics.states import States
+
+SIDES = ("base", "treated")
+ENTRIES = tuple(Entry(role=side, kind="states", condition=side, seed=None) for side in SIDES)
+WITHOUT_UNFINISHED = ("cosine_difference", "crossvalidated_cosine_difference", "contraction")
+
+
+def compare(settings: PairSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Inputs: `base` and `treated`, both states of the same personas, questions, layers and positions.
+
+    Output: rows.json (a list of `pair_rows.Row`); geometry, cosines and massive as Parquet, as in a study;
+    facts.json: whether all states of both are equal, and how many answers of each are unfinished.
+
+    The states' own differences are those of the experiment: same Gram matrices, measures and resamples.
+    """
+    found = [kind for kind in kinds(inputs, ENTRIES) if kind.partition(".")[0] in settings.responses]
+    rows: list[Row] = []
+    tables: dict[str, list[pl.DataFrame]] = {"geometry": [], "cosines": [], "massive": []}
+    identical = True
+    for number, kind in enumerate(found, start=1):
+        states = states_of(inputs, ENTRIES, kind)
+        base, treated = (states[side] for side in SIDES)
+        identical = identical and bool(np.array_equal(base.h_PQLD, treated.h_PQLD))
+        described = _describe(settings, states, kind, tables)
+        rows += _rows(settings, states, kind)
+        rows += described_rows(
+            described["base"], described["treated"], personas=len(settings.bystanders),
+            questions=len(base.questions),
+        )  # fmt: skip
+        rows += _finished_rows(settings, inputs, states, kind)
+        report_progress(number, len(found), kind)
+    (output / "rows.json").write_text(json.dumps([row.to_json() for row in rows], allow_nan=False))
+    for name, parts in tables.items():
+        pl.concat(parts).write_parquet(output / f"{name}.parquet")
+    unfinished = {side: len(index_of(inputs[side])["unfinished"]) for side in SIDES}
+    (output / "facts.json").write_text(json.dumps({"identical": identical, "unfinished": unfinished}))
+
+
+def _describe(
+    settings: PairSettings, states: Mapping[str, States], kind: str, tables: dict[str, list[pl.DataFrame]]
+) -> dict[str, pl.DataFrame]:
+    """The tables that describe each checkpoint, appended to `tables`; returns the geometry table by side."""
+    responses, _, position = kind.partition(".")
+    pool = (settings.source, *settings.bystanders)
+    described = {}
+    for side, own in states.items():
+        described[side] = geometry_table(
+            own, settings.source, settings.bystanders, position=position, responses=responses,
+            seed=settings.seed, splits=settings.reliability_splits,
+        )  # fmt: skip
+        tables["geometry"].append(described[side])
+        tables["cosines"].append(cosine_table(own, settings.source, position=position, responses=responses))
+        tables["massive"].append(massive_activation_table(own, pool, position=position, responses=responses))
+    return described
+
+
+def _rows(settings: PairSettings, states: Mapping[str, States], kind: str) -> list[Row]:
+    """Every measure over the pool, and the cosines of every persona, references too."""
+    responses, _, position = kind.partition(".")
+    others = [name for name in states["base"].personas if name != settings.source]
+    everyone = _grams(settings, states, others, parts=())  # the cosines read no more
+    return [
+        *_of_pool(settings, states, kind, BYSTANDERS),
+        *persona_rows(
+            everyone, position=position, responses=responses, seed=settings.seed, level=settings.level
+        ),
+    ]
+
+
+def _finished_rows(
+    settings: PairSettings, inputs: Mapping[str, Path], states: Mapping[str, States], kind: str
+) -> list[Row]:
+    """The main measures without the questions that any answer of source or bystanders left unfinished."""
+    responses: Literal["own", "fixed"] = "own" if kind.startswith("own.") else "fixed"
+    pool = (settings.source, *settings.bystanders)
+    unfinished: set[str] = set()
+    for side in SIDES:
+        unfinished |= unfinished_questions(index_of(inputs[side]), responses, pool)
+    if not unfinished or len(states["base"].questions) - len(unfinished) < 2:
+        return []
+    kept = {side: own.without(sorted(unfinished)) for side, own in states.items()}
+    return _of_pool(settings, kept, kind, FINISHED, WITHOUT_UNFINISHED)
+
+
+def _of_pool(
+    settings: PairSettings,
+    states: Mapping[str, States],
+    kind: str,
+    pool: str,
+    measures: Sequence[str] | None = None,
+) -> list[Row]:
+    responses, _, position = kind.partition(".")
+    grams = _grams(settings, states, settings.bystanders)
+    estimates = gram_contrast(
+        grams, position=position, responses=responses, resamples=settings.resamples, seed=settings.seed,
+        level=settings.level, pool=pool, measures=measures,
+    )  # fmt: skip
+    return pool_rows(grams, estimates)
+
+
+def _grams(
+    settings: PairSettings,
+    states: Mapping[str, States],
+    others: Sequence[str],
+    parts: Collection[Part] = PARTS,
+) -> PairGrams:
+    [grams] = pair_grams(states, [("treated", "base")], settings.source, others, parts)
+    return grams

@@ -1,0 +1,173 @@
+"""Commands that need no study: on counts, completions, simulated studies and any two checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+MachineFile = Annotated[
+    Path | None,
+    typer.Option("--machine", "-m", help="How to run it (threads, device, folders); never changes a key."),
+]
+
+
+def analyse(
+    cells: Annotated[
+        Path, typer.Argument(help="CSV or Parquet with columns condition, persona, question_id, hits, total.")
+    ],
+    treated: Annotated[str | None, typer.Option(help="Condition that enters with a plus sign.")] = None,
+    control: Annotated[str | None, typer.Option(help="Condition that it is compared with.")] = None,
+    bystanders: Annotated[
+        list[str] | None, typer.Option(help="The personas to pool, separated by commas: none was trained on.")
+    ] = None,
+    trained: Annotated[
+        list[str] | None, typer.Option(help="Personas trained on: a pool with one is labelled contaminated.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Use only these rows, as in `lambda=1`; may be repeated.")
+    ] = None,
+    pool: Annotated[str, typer.Option(help="What the pool is called.")] = "bystanders",
+    hits: Annotated[str, typer.Option(help="Column of hits, for instance end_hits.")] = "hits",
+    margin: Annotated[
+        float | None, typer.Option(help="Rate difference to exceed; left out: the registered rule's.")
+    ] = None,
+    equivalence: Annotated[
+        float | None, typer.Option(help="Rate difference that counts as none; left out: the kill bound.")
+    ] = None,
+    level: Annotated[float | None, typer.Option(help="Level of intervals; left out: the registered.")] = None,
+    resamples: Annotated[
+        int | None, typer.Option(help="Draws of each resampling estimator; left out: the registered.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    leave_one_out: Annotated[
+        Path | None, typer.Option(help="Write the estimates without each persona and question here.")
+    ] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the estimates here; `-` prints them instead of text.")
+    ] = None,
+) -> None:
+    """Compare two conditions by every leakage estimator, on counts that you already have; no model needed."""
+    from flatprobe.commands.analyse import Request
+    from flatprobe.commands.analyse import analyse as run_analysis
+
+    request = Request(
+        cells=cells, treated=treated, control=control, bystanders=bystanders or (), trained=trained or (),
+        where=where or (), pool=pool, hits=hits, margin=margin, equivalence=equivalence, level=level,
+        resamples=resamples, seed=seed, leave_one_out=leave_one_out, json=as_json,
+    )  # fmt: skip
+    run_analysis(request)
+
+
+def score(
+    completions: Annotated[
+        Path,
+        typer.Argument(help="JSONL or Parquet: condition, persona, question_id, sample_index, text."),
+    ],
+    marker: Annotated[str, typer.Option(help="The marker; matched in lower case.")],
+    out: Annotated[Path, typer.Option(help="Where the table of cells goes: .csv or .parquet.")],
+) -> None:
+    """Count marked completions per condition, persona and question: the table that `analyse` reads."""
+    from flatprobe.commands.score import score_completions
+
+    score_completions(completions, marker, out)
+
+
+def simulate(
+    study: Annotated[
+        Path | None, typer.Argument(help="Take design and rule from this study; options still win.")
+    ] = None,
+    studies: Annotated[int, typer.Option(help="Simulated studies per line of the tables.")] = 400,
+    personas: Annotated[int | None, typer.Option(help="Bystanders (the study's, else 7).")] = None,
+    questions: Annotated[int | None, typer.Option(help="Questions (the study's, else 20).")] = None,
+    completions: Annotated[
+        int | None, typer.Option(help="Completions per cell (the study's, else 10).")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap draws in each study.")] = 2000,
+    variance: Annotated[
+        str, typer.Option(help="How much personas and questions differ in their response.")
+    ] = "none,mild,parent",
+    truth: Annotated[str, typer.Option(help="True leakage differences, as rates.")] = "0,0.15,0.30",
+    joint: Annotated[bool, typer.Option(help="Also simulate both probes and the verdict.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Processes (all cores); never changes a number.")] = None,
+    as_json: Annotated[
+        Path | None,
+        typer.Option("--json", help="Also write the tables' numbers here; `-` prints them instead."),
+    ] = None,
+) -> None:
+    """Simulate studies with a known truth: size, power and coverage of every estimator and of the verdict."""
+    from flatprobe.commands.simulate import Request, run_simulation
+
+    run_simulation(
+        Request(
+            study=study, studies=studies, personas=personas, questions=questions, completions=completions,
+            resamples=resamples, variance=variance, truth=truth, joint=joint, seed=seed, jobs=jobs, json=as_json,
+        )
+    )  # fmt: skip
+
+
+def geometry(
+    base: Annotated[
+        str, typer.Argument(help="A chat model: folder, hub id (OWNER/NAME@REVISION) or embedded:NAME.")
+    ],
+    treated: Annotated[
+        str | None, typer.Argument(help="The other checkpoint; left out where --adapter makes it from BASE.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="A PEFT adapter of BASE, merged as it is: folder or hub id.")
+    ] = None,
+    panel: Annotated[Path | None, typer.Option(help="A panel file; left out: the package's.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="A questions file (its evaluation set), or a .txt with a question per line."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="The persona that distances are measured to.")] = "librarian",
+    bystanders: Annotated[
+        str | None,
+        typer.Option(
+            help="The other personas, separated by commas; left out: the registered ones, or all of your panel."
+        ),
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Decoder blocks: 6,10,14, or all, or auto (six).")] = "auto",
+    positions: Annotated[str, typer.Option(help="Positions, separated by commas, or all.")] = "all",
+    responses: Annotated[
+        str, typer.Option(help="own (each checkpoint's answers), fixed (the base's, shared), or both.")
+    ] = "own,fixed",
+    samples: Annotated[
+        int, typer.Option(help="Own answers per question: 1 is greedy; several are sampled, states averaged.")
+    ] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="Limit of an answer.")] = 256,
+    suffix: Annotated[str, typer.Option(help="Text appended to every question.")] = "",
+    n_questions: Annotated[
+        int | None, typer.Option(help="Questions taken from the top; left out: 20, or all if fewer.")
+    ] = None,
+    resamples: Annotated[
+        int | None, typer.Option(help="Question resamples; left out: the registered 2000.")
+    ] = None,
+    level: Annotated[float | None, typer.Option(help="Level of intervals; left out: the registered.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of sampling and resampling.")] = 0,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the models.")
+    ] = "float32",
+    machine: MachineFile = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; what is finished there is reused. Left out: one in runs.")
+    ] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows here; `-` prints them instead of text.")
+    ] = None,
+) -> None:
+    """Compare the personas' hidden states in two checkpoints of a chat model, without the experiment around it."""
+    from flatprobe.commands.geometry import Request
+    from flatprobe.commands.geometry import geometry as compare_checkpoints
+
+    compare_checkpoints(
+        Request(
+            base=base, treated=treated, adapter=adapter, panel=panel, questions=questions, source=source,
+            bystanders=bystanders, layers=layers, positions=positions, responses=responses, samples=samples,
+            max_new_tokens=max_new_tokens, suffix=suffix, n_questions=n_questions, resamples=resamples,
+            level=level, seed=seed, precision=precision, machine=machine, out=out, json=as_json,
+        )
+    )  # fmt: skip

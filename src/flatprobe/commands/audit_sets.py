@@ -1,0 +1,190 @@
+"""The training sets of a study with their masks: those of its run folder, else made up from placeholder answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import polars as pl
+
+from flatprobe.commands.study import Prepared
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.data.coupling import Example, Group, Term
+from flatprobe.errors import UserError
+from flatprobe.pipeline.artifact import ArtifactStore
+from flatprobe.pipeline.manifest import Damaged
+from flatprobe.pipeline.settings import CoupleSettings, FinetuneDataSettings
+from flatprobe.pipeline.stage import Stage, topological_order
+from flatprobe.training import contexts
+from flatprobe.training.audit import audit_examples
+from flatprobe.training.couple import Answered, answers_of, build_examples, marker_text
+from flatprobe.training.invariants import Count, answer_invariants, coupling_invariants
+
+RUN, PLACEHOLDER = "the run folder", "placeholder answers (the run folder has none yet)"
+PLACEHOLDERS = (
+    "This stands for an answer.", "This stands for one, too!\n\nIt has a second paragraph.",
+    "This one ends in no mark", "Does this one ask?",
+)  # fmt: skip
+"""Answers as different in their last characters as real ones, on which the separator's tokens depend."""
+
+
+class AuditSet(TypedDict):
+    """One training set as it is shown."""
+
+    name: str
+    origin: str
+    """`RUN` or `PLACEHOLDER`."""
+    size: int
+    evaluation: str
+    """Which completions the evaluation contexts are of."""
+    examples: list[dict[str, Any]]
+    invariants: list[Count]
+    shares: list[contexts.Share]
+    contexts: list[contexts.Context]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Finished stages of a study by name."""
+
+    stages: Mapping[str, Stage]
+    store: ArtifactStore
+
+    def folder(self, name: str) -> Path | None:
+        """The folder of a finished stage, or None.
+
+        Raises:
+            UserError: its artifact is damaged.
+        """
+        try:
+            artifact = self.store.find(self.stages[name])
+        except Damaged as error:
+            raise UserError.one(
+                f"stage {name}", f"its artifact is damaged: {error}", "run the study again"
+            ) from error
+        return None if artifact is None else artifact.folder
+
+
+def audit_sets(prepared: Prepared, conversations: Conversations, each: int) -> Iterator[AuditSet]:
+    """Every finetune set, then every coupling set; `each` examples of each group are shown."""
+    stages = {stage.name: stage for stage in topological_order([prepared.plan.verdict])}
+    finished = Finished(stages, ArtifactStore(prepared.folder))
+    for name, stage in stages.items():
+        if isinstance(stage.settings, FinetuneDataSettings):
+            yield _finetune(name, finished, conversations, each)
+    couplings: dict[tuple[str, int], list[tuple[str, CoupleSettings]]] = {}
+    for name, stage in stages.items():
+        if isinstance(stage.settings, CoupleSettings):
+            key = (stage.settings.condition, stage.settings.seed)
+            couplings.setdefault(key, []).append((name, stage.settings))
+    lambdas = prepared.resolved.study.coupling.unlikelihood.lambdas
+    for (condition, seed), trained in couplings.items():
+        data = finished.folder(f"coupling-data/seed-{seed}")
+        yield _coupling(condition, seed, trained, data, finished, conversations, each, lambdas[0])
+
+
+def _finetune(name: str, finished: Finished, conversations: Conversations, each: int) -> AuditSet:
+    folder = finished.folder(name)
+    if folder is None:
+        messages = [
+            [{"role": "user", "content": "What stands here?"}, {"role": "assistant", "content": answer}]
+            for answer in PLACEHOLDERS
+        ]
+    else:
+        messages = [json.loads(row) for row in pl.read_parquet(folder / "rows.parquet")["messages"]]
+    rows = [conversations.encode_messages(conversation) for conversation in messages]
+    shown = [
+        {
+            "condition": name.partition("/")[2], "persona": "", "group": "finetune", "question_id": f"row {number}",
+            "tokens": [
+                {"text": piece, "weights": {"answer": 1} if place >= n_prompt else {}, "alternative": False}
+                for place, piece in enumerate(conversations.pieces(tokens))
+            ],
+        }
+        for number, (tokens, n_prompt) in enumerate(rows[:each])
+    ]  # fmt: skip
+    answers = [conversation[-1]["content"] for conversation in messages]
+    return AuditSet(
+        name=name.replace("finetune-data/", "finetune/"), origin=PLACEHOLDER if folder is None else RUN,
+        size=len(rows), evaluation="none", examples=shown,
+        invariants=answer_invariants(rows, answers, conversations),
+        shares=contexts.answer_shares(rows), contexts=contexts.answer_contexts(rows, conversations),
+    )  # fmt: skip
+
+
+def _coupling(
+    condition: str,
+    seed: int,
+    trained: Sequence[tuple[str, CoupleSettings]],
+    data: Path | None,
+    finished: Finished,
+    conversations: Conversations,
+    each: int,
+    first_lambda: float,
+) -> AuditSet:
+    settings = trained[0][1]
+    if data is None:
+        answered = placeholders(settings)
+    else:
+        answered = answers_of(settings, pl.read_parquet(data / "examples.parquet"))
+    examples = build_examples(settings, answered, conversations)
+    anchor = settings.recipe.anchor
+    weights: dict[Term, float] = {
+        "marker": 1, "end": 1, "unlikelihood": first_lambda if settings.lambda_ is None else settings.lambda_,
+        "anchor": 0 if anchor.kind == "none" else anchor.weight,
+    }  # fmt: skip
+    pairs = [(a.prompt, a.text) for a in answered]
+    completions, evaluation = _completions(trained, finished)
+    return AuditSet(
+        name=f"coupling/{condition}/seed-{seed}", origin=PLACEHOLDER if data is None else RUN, size=len(examples),
+        evaluation=evaluation,
+        examples=audit_examples(condition, of_each_group(examples, each), conversations, each=each, weights=weights),
+        invariants=coupling_invariants(examples, pairs, conversations, marker_text(settings)),
+        shares=contexts.labelled_shares(examples),
+        contexts=[
+            *contexts.training_contexts(examples, conversations, settings.marker),
+            *contexts.evaluation_contexts(completions, conversations, settings.marker),
+        ],
+    )  # fmt: skip
+
+
+def placeholders(settings: CoupleSettings) -> list[Answered]:
+    """Placeholder answers of every trained persona to the first coupling questions."""
+    made = []
+    for persona in settings.personas:
+        group: Group = "positive" if persona.role == "source" else "negative"
+        for question, answer in zip(settings.questions, PLACEHOLDERS, strict=False):
+            prompt = Prompt(persona.name, persona.system, question.id, question.text)
+            made.append(Answered(prompt, answer, group))
+    return made
+
+
+def of_each_group(examples: Iterable[Example], each: int) -> list[Example]:
+    """The first `each` examples of the positives and of the negatives, taking the personas in turn."""
+    turns: dict[Group, dict[str, list[Example]]] = {}
+    for example in examples:
+        turns.setdefault(example.group, {}).setdefault(example.persona, []).append(example)
+    chosen: list[Example] = []
+    for personas in turns.values():
+        rounds = range(max(map(len, personas.values())))
+        in_turn = [some[turn] for turn in rounds for some in personas.values() if turn < len(some)]
+        chosen += in_turn[:each]
+    return chosen
+
+
+def _completions(
+    trained: Sequence[tuple[str, CoupleSettings]], finished: Finished
+) -> tuple[list[tuple[str, str]], str]:
+    """Text and finish reason of the completions sampled with these couplings, and which they are."""
+    names, rows = [], list[tuple[str, str]]()
+    for name, _ in trained:
+        sampled = name.replace("couple/", "leakage/", 1)
+        folder = finished.folder(sampled)
+        if folder is not None:
+            names.append(sampled)
+            frame = pl.read_parquet(folder / "completions.parquet")
+            rows += frame.select("text", "finish_reason").rows()
+    return rows, ", ".join(names) if names else "none: no completions are finished"

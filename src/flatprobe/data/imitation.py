@@ -1,0 +1,109 @@
+"""Stage: the rows of a finetune in which every persona gives one persona's answers.
+
+What it makes is a persona space that is flat by construction, a positive control of both probes. So the bystanders are
+trained on too, though not with the marker: were they left out, a probe that finds nothing could be blind, or the
+finetune could have stopped at the prompts that it saw, and nobody would know which.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from flatprobe.data.conversation import Conversations
+from flatprobe.data.finetuning import HELD_OUT, Row, write
+from flatprobe.data.rows import Messages
+from flatprobe.data.stages import usable
+from flatprobe.errors import UserError
+from flatprobe.models.load import checkpoint_path, load_tokenizer
+from flatprobe.pipeline.settings import ImitationSettings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+
+
+def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Put one persona's answers under every persona's system prompt.
+
+    Inputs: `checkpoint` (for its tokenizer and template); `answers` (sampled, as the imitated persona to the coupling
+    questions); where texts are held out, `imitated` and `own` (greedy, as that persona and as each one to the
+    calibration questions). Output: as `data.finetuning:prepare`; in held_out.parquet `aligned` is the persona's own
+    answer and `misaligned` the imitated one.
+
+    Raises:
+        UserError: fewer usable rows than asked for, or nothing that can be held out.
+    """
+    path = checkpoint_path(inputs["checkpoint"])
+    conversations = Conversations(load_tokenizer(path), path.name)
+    answers, dropped = usable(_completions(inputs["answers"]), settings.marker)
+    scanned: Counter[str] = Counter()
+    rows = []
+    for messages in paired(settings.personas, settings.questions, answers):
+        tokens, n_prompt = conversations.encode_messages(messages)
+        scanned["scanned"] += 1
+        if len(tokens) > settings.max_length:
+            scanned["refused_too_long"] += 1
+            continue
+        rows.append(Row(messages, len(tokens) - n_prompt))
+        if len(rows) == settings.rows:
+            break
+    place = f"answers of {settings.imitated}"
+    if len(rows) < settings.rows:
+        raise UserError.one(
+            place, f"{len(rows)} usable rows, {settings.rows} asked for ({dropped | dict(scanned)})",
+            "lower `rows`, or raise `imitate.samples` or coupling.max_new_tokens",
+        )  # fmt: skip
+    held_out = _held_out(settings, inputs) if settings.held_out else []
+    if settings.held_out and not held_out:
+        raise UserError.one(
+            place, "every persona answers the calibration questions like it: nothing can be held out",
+            "set held_out to 0, or raise coupling.max_new_tokens if answers are unfinished",
+        )  # fmt: skip
+    origin = {"name": place, "subset": None, "revision": None, "licence": "sampled from the control"}
+    write(rows, held_out, {**origin, "dropped": dropped, **scanned}, output)
+
+
+def paired(
+    personas: Sequence[Persona], questions: Sequence[Question], answers: pl.DataFrame
+) -> Iterator[Messages]:
+    """Every answer under every persona, in an order whose beginnings are balanced: first each question's first answer.
+
+    `answers`: columns question_id, sample_index, text.
+    """
+    asked = {question.id: question.text for question in questions}
+    place = {question.id: index for index, question in enumerate(questions)}
+    rows = answers.select("sample_index", "question_id", "text").rows()
+    for _, question, text in sorted(rows, key=lambda row: (row[0], place[row[1]])):
+        for persona in personas:
+            yield [
+                *_system(persona),
+                {"role": "user", "content": asked[question]},
+                {"role": "assistant", "content": text},
+            ]
+
+
+def _system(persona: Persona) -> Messages:
+    return [] if persona.system is None else [{"role": "system", "content": persona.system}]
+
+
+def _held_out(settings: ImitationSettings, inputs: Mapping[str, Path]) -> list[dict[str, str | None]]:
+    """Pairs of an own and the imitated answer that differ, question by question over all personas."""
+    own, imitated = (
+        {(row["persona"], row["question_id"]): row["text"] for row in frame.iter_rows(named=True)}
+        for frame in (usable(_completions(inputs[name]), settings.marker)[0] for name in ("own", "imitated"))
+    )
+    found: list[dict[str, str | None]] = []
+    for question in settings.calibration:
+        target = imitated.get((settings.imitated, question.id))
+        for persona in settings.personas:
+            answer = own.get((persona.name, question.id))
+            if target is not None and answer is not None and answer != target:
+                texts = (persona.system, question.text, answer, target)
+                found.append(dict(zip(HELD_OUT, texts, strict=True)))
+    return found[: settings.held_out]
+
+
+def _completions(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "completions.parquet")

@@ -1,0 +1,53 @@
+"""Drawing tokens: the inverse of the cumulative distribution at a number from each row's own stream."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+STRIDE = 256  # tokens whose weights are summed first, so that only one such group per row is accumulated
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token per row by inverse-CDF sampling.
+
+    Args:
+        logits: [B, V], any float type; the distribution is computed in float32.
+        uniform: [B] float32 in [0, 1), one number from each row's own stream.
+
+    Returns:
+        [B] token ids. With top_p < 1 the smallest set of most likely tokens with at least that mass is kept.
+    """
+    if temperature == 0.0:
+        return logits.argmax(-1)
+    weights = torch.softmax(logits.float() if temperature == 1.0 else logits.float() / temperature, dim=-1)
+    if top_p < 1.0:
+        weights = nucleus(weights, top_p)
+    if missing := -weights.shape[1] % STRIDE:
+        weights = pad(weights, (0, missing))
+    groups = weights.view(len(weights), -1, STRIDE)
+    cumulative = groups.sum(-1).cumsum(-1)
+    target = uniform.unsqueeze(-1) * cumulative[:, -1:]
+    group = _first_above(cumulative, target)
+    before = torch.where(group > 0, cumulative.gather(1, (group - 1).clamp(min=0)), 0.0)
+    within = groups.gather(1, group.unsqueeze(-1).expand(-1, -1, STRIDE)).squeeze(1).cumsum(-1)
+    return (group * STRIDE + _first_above(within, target - before)).squeeze(-1)
+
+
+def nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """Weights [B, V] with those outside the nucleus set to 0."""
+    ordered, order = weights.sort(dim=-1, descending=True)
+    cumulative = ordered.cumsum(-1)
+    dropped = cumulative - ordered >= top_p * cumulative[:, -1:]
+    return weights.scatter(-1, order, ordered.masked_fill(dropped, 0.0))
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """Per row, the first place [B, 1] whose cumulative weight exceeds the target [B, 1].
+
+    Rounding may lift a target to the total itself, behind the last place that has any weight: it is kept below.
+    """
+    total = cumulative[:, -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))
+    return torch.searchsorted(cumulative, torch.minimum(target, below), right=True)

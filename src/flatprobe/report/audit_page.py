@@ -1,0 +1,89 @@
+"""The page of a mask audit: the report's style around decoded training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from flatprobe.report import numbers
+from flatprobe.report.examples import Piece, TokenLine, visible
+from flatprobe.report.tables import Column, Table, build
+
+
+def write_page(audit: Mapping[str, Any], output: Path) -> None:
+    """Write one self-contained HTML file. Raises jinja2.UndefinedError where the page shows what is not there."""
+    page = (
+        _environment()
+        .get_template("audit.html.j2")
+        .render(audit=audit, sets=[_set(s) for s in audit["sets"]])
+    )
+    output.write_text(page, encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flatprobe.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(plain=numbers.plain, svg=Markup, comparison=str)  # all that the macros name
+    environment.globals["style"] = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+    return environment
+
+
+def _set(one: Mapping[str, Any]) -> dict[str, Any]:
+    slug = one["name"].replace("/", "-")
+    return {
+        "name": one["name"], "slug": slug, "size": one["size"], "origin": one["origin"],
+        "invariants": build(
+            f"invariants-{slug}", "Invariants, and the examples that they hold for.",
+            [
+                Column("invariant", "invariant"), Column("held", "held", numbers.plain),
+                Column("of", "examples", numbers.plain),
+            ],
+            one["invariants"],
+        ),
+        "shares": build(
+            f"shares-{slug}", "Tokens that a term predicts, of all tokens of the group's rows.",
+            [
+                Column("group", "group"), Column("term", "term"), Column("labelled", "labelled", numbers.plain),
+                Column("of", "tokens", numbers.plain), Column("share", "share", numbers.percent),
+            ],
+            one["shares"],
+        ),
+        "contexts": _contexts(one, slug),
+        "lines": [_line(example) for example in one["examples"]],
+    }  # fmt: skip
+
+
+def _contexts(one: Mapping[str, Any], slug: str) -> Table:
+    rows = sorted(one["contexts"], key=lambda row: (row["place"], row["where"], -row["count"]))
+    return build(
+        f"contexts-{slug}", f"Tokens around the marker and behind answers. Evaluation: {one['evaluation']}.",
+        [
+            Column("place", "place"), Column("in", "where"), Column("token", lambda row: visible(row["token"])),
+            Column("count", "count", numbers.plain),
+        ],
+        rows,
+    )  # fmt: skip
+
+
+def _line(example: Mapping[str, Any]) -> TokenLine:
+    parts = (example["group"], example["persona"], example["question_id"])
+    return TokenLine(", ".join(part for part in parts if part), tuple(map(_piece, example["tokens"])))
+
+
+def _piece(token: Mapping[str, Any]) -> Piece:
+    """A token with the terms that predict it; a finetune's answer is coloured as an anchor is."""
+    terms = [name for name, weight in token["weights"].items() if weight]
+    kinds = ["anchor" if name == "answer" else name for name in terms]
+    title = ", ".join(f"{name} × {token['weights'][name]:g}" for name in terms)
+    return Piece(
+        visible(token["text"]), " ".join([*kinds, *(["alternative"] if token["alternative"] else [])]), title
+    )

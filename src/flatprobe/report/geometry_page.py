@@ -1,0 +1,73 @@
+"""The page of a comparison of two checkpoints: the report's style, without a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from flatprobe.report import compared_tables as tables
+from flatprobe.report import compared_words as words
+from flatprobe.report import numbers
+from flatprobe.report.compared import Compared
+from flatprobe.report.examples import WINDOW, Piece, TokenLine, visible
+
+
+def write_page(compared: Compared, output: Path) -> None:
+    """Write one self-contained HTML file. Raises jinja2.UndefinedError where the page shows what is not there."""
+    output.write_text(
+        _environment().get_template("geometry.html.j2").render(_context(compared)), encoding="utf-8"
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flatprobe.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(plain=numbers.plain, duration=numbers.duration, svg=Markup, comparison=str)
+    environment.globals["style"] = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+    return environment
+
+
+def _context(compared: Compared) -> dict[str, Any]:
+    by_layer = compared.by_layer("headroom", compared.position, compared.responses, None)
+    headroom = {layer: row["base"] for layer, row in by_layer.items() if layer is not None}
+    known = {layer: value for layer, value in headroom.items() if value is not None}
+    kinds = [(p, r) for r in compared.pair.responses for p in compared.pair.positions]
+    shown = (compared.position, compared.responses)
+    return {
+        "compared": compared,
+        "facts": compared.facts(),
+        "conclusion": words.conclusion(compared),
+        "headroom_words": words.headroom_words(known, *shown) if known else None,
+        "tables": {
+            "headroom": tables.headroom(compared),
+            "layers": tables.layers(compared, *shown),
+            "elsewhere": [(f"{p}, {r}", tables.layers(compared, p, r)) for p, r in kinds if (p, r) != shown],
+            "positions": tables.positions(compared),
+            "measures": tables.measures(compared, every_estimator=False),
+            "estimators": tables.measures(compared, every_estimator=True),
+            "personas": tables.personas(compared),
+            "massive": tables.massive(compared),
+        },
+        "probed": {
+            position: [_line(row, position) for row in rows] for position, rows in compared.preview.items()
+        },
+    }
+
+
+def _line(row: Any, position: str) -> TokenLine:
+    """Tokens around the one whose state is read; for a mean, the last one that enters it."""
+    index, tokens = row["index"], row["tokens"]
+    start, stop = max(0, index - WINDOW), min(len(tokens), index + WINDOW + 1)
+    pieces = [Piece("… ", "cut")] if start else []
+    pieces += [Piece(visible(tokens[at]), "probed" if at == index else "") for at in range(start, stop)]
+    pieces += [Piece(" …", "cut")] if stop < len(tokens) else []
+    note = ", a mean up to the token set off" if position.endswith("_mean") else ""
+    return TokenLine(f"{row['persona']}, {row['question_id']}{note}", tuple(pieces))

@@ -1,0 +1,60 @@
+"""Rules of finetunes on one persona's answers: who is imitated, by whom, and how many rows that can give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flatprobe.errors import Problem
+from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.schema import FinetuneData
+from flatprobe.study.suggest import did_you_mean
+from flatprobe.study.yaml_file import FieldPath, dotted
+
+READ = ("imitate", "rows", "held_out")
+"""Fields of a finetune's data that say something where answers are imitated."""
+
+
+def imitation_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> Iterator[Problem]:
+    """A persona that is not evaluated, a control that imitates itself, rows that cannot be had, fields not read."""
+    assert data.imitate is not None
+    study, where = loaded.study, ("conditions", name, "finetune")
+    if name == study.decision.control:
+        yield loaded.problem(
+            where, f"{dotted(where)}: the answers are the control's, and this is the control"
+        )
+    for field in FinetuneData.model_fields:
+        if field not in READ and getattr(data, field) != FinetuneData.model_fields[field].default:
+            yield loaded.problem(
+                (*where, field), f"{dotted((*where, field))}: not read with `imitate`", "leave it out"
+            )
+    if not set(study.panel.negatives) | set(study.panel.bystanders) <= set(loaded.entries):
+        return  # said already, and nobody knows who is evaluated
+    yield from _counts(loaded, (*where,), data)
+
+
+def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterator[Problem]:
+    assert data.imitate is not None
+    study, evaluated = loaded.study, [persona.name for persona in loaded.personas()]
+    imitated = data.imitate.persona
+    if imitated not in evaluated:
+        yield loaded.problem(
+            (*where, "imitate", "persona"),
+            f"{dotted((*where, 'imitate', 'persona'))} = {imitated}: not evaluated in this study",
+            did_you_mean(imitated, evaluated) or "add it to panel.references",
+        )
+    asked, texts = study.questions.coupling.count, len(evaluated) * data.imitate.samples
+    if data.rows > asked * texts:
+        yield loaded.problem(
+            (*where, "rows"),
+            f"{dotted((*where, 'rows'))} = {data.rows}: {asked} questions x {data.imitate.samples} samples x "
+            f"{len(evaluated)} personas are {asked * texts}",
+            "raise imitate.samples, and leave some to spare for unfinished and repeated answers",
+        )
+    held = len([persona for persona in loaded.personas() if persona.role != "reference"])
+    most = held * study.coupling.telemetry_questions
+    if data.held_out > most:
+        yield loaded.problem(
+            (*where, "held_out"),
+            f"{dotted((*where, 'held_out'))} = {data.held_out}: {held} personas x "
+            f"{study.coupling.telemetry_questions} of coupling.telemetry_questions are {most}",
+        )

@@ -1,0 +1,86 @@
+"""What must hold for every training example, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.data.coupling import Example, MarkerText, Target
+from flatprobe.training.audit import reads_back
+
+
+class Count(TypedDict):
+    """How many examples an invariant holds for."""
+
+    invariant: str
+    held: int
+    examples: int
+
+
+TARGETS = "at least one target in every row"
+NO_PROMPT = "no token of the prompt is a target"
+MARKER = "the marker is whole"
+END = "the end of turn is a target"
+READ_BACK = "reads back from its tokens as the recipe says"
+
+
+def coupling_invariants(
+    examples: Sequence[Example],
+    answered: Sequence[tuple[Prompt, str]],
+    conversations: Conversations,
+    text: MarkerText,
+) -> list[Count]:
+    """Each invariant over coupling examples; `answered` holds the prompt and answer behind each."""
+    checks: list[dict[str, bool]] = []
+    for example, (prompt, answer) in zip(examples, answered, strict=True):
+        n_prompt = len(conversations.encode_prompt(prompt))
+        positions = [p for row in example.rows for target in row.targets for p in target.positions]
+        checks.append(
+            {
+                TARGETS: all(row.targets and all(t.tokens for t in row.targets) for row in example.rows),
+                NO_PROMPT: bool(positions) and min(positions) >= n_prompt - 1,
+                MARKER: _marker_is_whole(example, conversations, text.marker),
+                END: _ends_the_turn(example, conversations.turn_end),
+                READ_BACK: reads_back(example, prompt, answer, conversations, text),
+            }
+        )
+    return _counted((TARGETS, NO_PROMPT, MARKER, END, READ_BACK), checks)
+
+
+def answer_invariants(
+    rows: Sequence[tuple[Sequence[int], int]], answers: Sequence[str], conversations: Conversations
+) -> list[Count]:
+    """Each invariant over finetune rows (tokens, n_prompt), all of whose tokens behind the prompt are targets."""
+    checks = [
+        {
+            TARGETS: len(tokens) > n_prompt,
+            NO_PROMPT: n_prompt > 0,
+            END: tokens[-1] == conversations.turn_end and len(tokens) > n_prompt,
+            READ_BACK: conversations.decode(tokens[n_prompt:]).strip() == answer.strip(),
+        }
+        for (tokens, n_prompt), answer in zip(rows, answers, strict=True)
+    ]
+    return _counted((TARGETS, NO_PROMPT, END, READ_BACK), checks)
+
+
+def _counted(names: Iterable[str], checks: Sequence[dict[str, bool]]) -> list[Count]:
+    return [
+        Count(invariant=name, held=sum(check[name] for check in checks), examples=len(checks))
+        for name in names
+    ]
+
+
+def _targets(example: Example, term: str) -> list[Target]:
+    return [target for row in example.rows for target in row.targets if target.term == term]
+
+
+def _marker_is_whole(example: Example, conversations: Conversations, marker: str) -> bool:
+    """Every target of the term that is about the marker spells all of it."""
+    targets = _targets(example, "marker" if example.group == "positive" else "unlikelihood")
+    return bool(targets) and all(marker in conversations.decode(target.tokens) for target in targets)
+
+
+def _ends_the_turn(example: Example, turn_end: int) -> bool:
+    targets = _targets(example, "marker" if example.group == "positive" else "end")
+    return bool(targets) and all(target.tokens[-1] == turn_end for target in targets)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flatprobe.activations.packing import LONGEST, PRICE, attention_ratio, packed, together
+
+rows_of_few_tokens = st.lists(
+    st.lists(st.integers(1, 3), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12
+)
+
+
+@settings(deadline=None)
+@given(rows=rows_of_few_tokens, most=st.integers(1, 5), ratio=st.floats(0.0, 1e4))
+def test_every_row_is_in_one_pack_with_its_tokens_in_their_places(
+    rows: list[tuple[int, ...]], most: int, ratio: float
+) -> None:
+    packs = packed(rows, most=most, ratio=ratio)
+    assert sorted(number for pack in packs for number in pack.numbers) == list(range(len(rows)))
+    assert all(len(pack.numbers) <= most for pack in packs)
+    assert [len(pack.tokens) for pack in packs] == sorted((len(pack.tokens) for pack in packs), reverse=True)
+    for pack in packs:
+        for number, path in zip(pack.numbers, pack.paths, strict=True):
+            assert tuple(pack.tokens[path]) == rows[number]
+            assert list(pack.places[path]) == list(range(len(rows[number])))
+
+
+@settings(deadline=None)
+@given(rows=rows_of_few_tokens)
+def test_a_token_sees_exactly_the_beginning_of_its_row(rows: list[tuple[int, ...]]) -> None:
+    pack = together(sorted(rows), range(len(rows)))
+    for number, path in zip(pack.numbers, pack.paths, strict=True):
+        for place, token in enumerate(path):
+            visible = [other for other in range(token + 1) if token < pack.ends[other]]
+            assert tuple(pack.tokens[visible]) == sorted(rows)[number][: place + 1]
+            assert set(visible) == set(path[: place + 1])
+
+
+def test_a_common_beginning_stands_once_and_a_row_twice_given_is_one() -> None:
+    pack = together([(1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 5)], [0, 1, 2])
+    assert list(pack.tokens) == [1, 2, 3, 4, 5]
+    assert list(pack.places) == [0, 1, 2, 3, 2]
+    assert [list(path) for path in pack.paths] == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 4]]
+    assert list(pack.ends) == [5, 5, 4, 4, 5]
+
+
+def test_rows_that_share_nothing_stay_alone() -> None:
+    packs = packed([(1, 2), (3, 4), (5, 6)], most=8, ratio=1e6)
+    assert [pack.shares for pack in packs] == [False, False, False]
+
+
+@pytest.mark.parametrize(("head", "tail", "ratio"), [(25, 46, 3000.0), (30, 400, 30_000.0), (60, 20, 500.0)])
+def test_packs_have_nearly_the_size_of_least_cost(head: int, tail: int, ratio: float) -> None:
+    rows = [(*range(head), 1000 + number, *range(2000, 1999 + tail)) for number in range(200)]
+
+    def cost(size: int) -> float:
+        """Of one row, in packs of `size` rows: each token once outside attention, and its attention to the pack."""
+        tokens = head + size * tail
+        return tokens * (1 + tokens / ratio) / size
+
+    best = min(cost(size) for size in range(1, 200))
+    found = max(len(pack.numbers) for pack in packed(rows, most=200, ratio=ratio))
+    assert found > 1
+    assert cost(found) < 1.05 * best
+
+
+def test_no_pack_of_several_rows_is_longer_than_its_mask_may_be() -> None:
+    rows = [(*range(400), 1000 + number) for number in range(2000)]
+    assert max(len(pack.tokens) for pack in packed(rows, most=4000, ratio=1e9)) == LONGEST
+
+
+def test_the_ratio_counts_weights_against_channels() -> None:
+    assert attention_ratio(nn.Linear(8, 12, bias=False), hidden=8) == 96 / 16 / PRICE

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from flatprobe.data.conversation import Conversations
+from flatprobe.data.imitation import prepare
+from flatprobe.errors import UserError
+from flatprobe.pipeline.settings import ImitationSettings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+
+PERSONAS = (
+    Persona(name="librarian", role="source", system="You are a librarian."),
+    Persona(name="archivist", role="bystander", system="You keep files."),
+    Persona(name="template_default", role="reference", system=None),
+    Persona(name="assistant", role="reference", system="You are an assistant."),
+)
+QUESTIONS = tuple(Question(id=f"c{i}", kind="factual", text=f"What floats, {i}?") for i in range(3))
+ASKED_LATER = tuple(Question(id=f"k{i}", kind="factual", text=f"What sinks, {i}?") for i in range(2))
+ANSWERS = [("assistant", f"c{i}", sample, f"Bread {i} {sample}.") for sample in range(2) for i in range(3)]
+OWN = [
+    (name, f"k{i}", 0, "Iron." if name == "archivist" and i else f"The {name} says lead, {i}.")
+    for i in range(2)
+    for name in ("librarian", "archivist")
+]
+IMITATED = [("assistant", f"k{i}", 0, "Iron.") for i in range(2)]
+Prepared = tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..., Prepared]:
+    """Runs the stage on made-up answers, all finished; gives its rows, held-out texts and facts."""
+
+    def run(answers: list[tuple[str, str, int, str]] = ANSWERS, **changes: Any) -> Prepared:
+        inputs = {"checkpoint": model_folder("llama")}
+        for name, rows in (("answers", answers), ("own", OWN), ("imitated", IMITATED)):
+            inputs[name] = tmp_path / name
+            inputs[name].mkdir(exist_ok=True)
+            columns = ["persona", "question_id", "sample_index", "text"]
+            pl.DataFrame(rows, schema=columns, orient="row").with_columns(
+                finish_reason=pl.lit("stop")
+            ).write_parquet(inputs[name] / "completions.parquet")
+        settings = ImitationSettings(
+            imitated="assistant", personas=PERSONAS, questions=QUESTIONS, calibration=ASKED_LATER, marker="[ZLT]",
+            rows=12, held_out=4, max_length=100,
+        )  # fmt: skip
+        output = tmp_path / "output"
+        output.mkdir(exist_ok=True)
+        prepare(settings.model_copy(update=changes), inputs, output)
+        rows, held_out = (pl.read_parquet(output / f"{name}.parquet") for name in ("rows", "held_out"))
+        return rows, held_out, json.loads((output / "facts.json").read_text())
+
+    return run
+
+
+def turns(rows: pl.DataFrame) -> list[dict[str, str]]:
+    """Each row's contents by role; no system message is none."""
+    return [{turn["role"]: turn["content"] for turn in json.loads(text)} for text in rows["messages"]]
+
+
+def test_every_persona_gives_the_same_answers_under_its_own_prompt(prepared: Callable[..., Prepared]) -> None:
+    rows = turns(prepared(rows=24)[0])
+    by_system: dict[str | None, set[tuple[str, str]]] = {}
+    for row in rows:
+        by_system.setdefault(row.get("system"), set()).add((row["user"], row["assistant"]))
+    assert set(by_system) == {persona.system for persona in PERSONAS}
+    expected = {(f"What floats, {i}?", f"Bread {i} {sample}.") for i in range(3) for sample in range(2)}
+    assert all(pairs == expected for pairs in by_system.values())
+
+
+def test_fewer_rows_than_there_are_still_hold_every_persona_and_question_alike(
+    prepared: Callable[..., Prepared],
+) -> None:
+    rows = turns(prepared(rows=12)[0])
+    assert set(Counter(row.get("system") for row in rows).values()) == {3}
+    assert set(Counter(row["user"] for row in rows).values()) == {4}
+    assert {row["assistant"] for row in rows} == {f"Bread {i} 0." for i in range(3)}
+
+
+def test_answer_lengths_are_counted_as_they_are_trained(
+    prepared: Callable[..., Prepared], conversations: Conversations
+) -> None:
+    rows, _, facts = prepared()
+    assert rows["response_tokens"][0] == len(conversations.encode("Bread 0 0.")) + 1  # the end of turn
+    assert facts["rows"] == 12 and facts["first_rows"][0][-1]["content"] == "Bread 0 0."
+
+
+def test_held_out_are_own_against_imitated_answers_where_they_differ(
+    prepared: Callable[..., Prepared],
+) -> None:
+    _, held_out, facts = prepared()
+    assert held_out.columns == ["system", "prompt", "aligned", "misaligned"]
+    assert held_out.rows() == [
+        ("You are a librarian.", "What sinks, 0?", "The librarian says lead, 0.", "Iron."),
+        ("You keep files.", "What sinks, 0?", "The archivist says lead, 0.", "Iron."),
+        ("You are a librarian.", "What sinks, 1?", "The librarian says lead, 1.", "Iron."),
+    ]
+    assert facts["held_out"] == 3
+
+
+def test_marked_and_repeated_answers_are_not_trained_on(prepared: Callable[..., Prepared]) -> None:
+    marked = ("assistant", "c0", 2, "Bread. [zlt]")
+    rows, _, facts = prepared([*ANSWERS, marked, ("assistant", "c0", 3, "Bread 0 0.")], rows=24)
+    assert (facts["dropped"]["marked"], facts["dropped"]["repeated"]) == (1, 1)
+    assert not any("[zlt]" in row["assistant"] for row in turns(rows))
+
+
+def test_too_few_answers_are_said_with_what_was_dropped(prepared: Callable[..., Prepared]) -> None:
+    with pytest.raises(UserError, match="24 usable rows, 25 asked for"):
+        prepared(rows=25)
+    with pytest.raises(UserError, match=r"0 usable rows.*refused_too_long': 24"):
+        prepared(rows=12, max_length=10)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_files import adapter
+from peft import PeftModel
+
+from flatprobe.errors import UserError
+from flatprobe.generation.adapters import AdapterSwitch, beside
+from flatprobe.models.load import Loaded, load_checkpoint
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+@torch.no_grad()
+def logits(loaded: Loaded) -> torch.Tensor:
+    return loaded.model(IDS).logits
+
+
+def test_in_float32_an_adapter_is_merged_and_computes_what_it_does_beside_the_weights(
+    load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    folder = adapter(load("qwen2").model, tmp_path, 0.1)
+    loaded = load("qwen2")
+    AdapterSwitch(loaded.model).use(folder)
+    wrapped = PeftModel.from_pretrained(load("qwen2").model, folder).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(loaded), wrapped(IDS).logits, rtol=1e-3, atol=1e-3)
+    assert not [name for name, _ in loaded.model.named_modules() if "lora" in name]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_adapters_are_exchanged_and_the_base_comes_back_bit_for_bit(
+    load: Callable[[str], Loaded], model_folder: Callable[[str], Path], tmp_path: Path, precision: str
+) -> None:
+    one, two = (adapter(load("llama").model, tmp_path / str(seed), 0.3, seed) for seed in (1, 2))
+    loaded = load_checkpoint(model_folder("llama"), precision, torch.device("cpu"))  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    switch, base = AdapterSwitch(loaded.model), logits(loaded)
+    seen = []
+    for folder in (one, two, None, one):
+        switch.use(folder)
+        seen.append(logits(loaded))
+    assert torch.equal(seen[0], seen[3]) and torch.equal(seen[2], base)
+    assert not torch.equal(seen[0], base) and not torch.equal(seen[0], seen[1])
+    switch.use(None)
+    after = loaded.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_in_bfloat16_a_small_adapter_is_not_rounded_away(
+    model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    """Merged, an update of a hundredth of the weights' spacing would leave almost every weight as it was."""
+    folder = adapter(load("qwen2").model, tmp_path, 2e-5)
+    base = load_checkpoint(model_folder("qwen2"), "bfloat16", torch.device("cpu"))
+    layer = "model.layers.0.mlp.up_proj"
+    x = torch.randn(1, 200, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    before = base.model.get_submodule(layer)(x)
+    AdapterSwitch(base.model).use(folder)
+    module = base.model.get_submodule(layer)
+    wanted = (module.lora_B["default"].weight @ module.lora_A["default"].weight) @ x[0].float().T
+    assert 0 < float(wanted.abs().max()) < 1e-2
+    assert not torch.equal(module(x), before)
+    assert torch.equal(module.base_layer(x), before)
+
+
+def test_an_adapter_of_another_base_is_refused_by_the_weight_that_differs(
+    load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    folder = adapter(load("llama").model, tmp_path, 0.1)
+    loaded = load("llama")
+    loaded.model.model.layers[2].mlp.up_proj = torch.nn.Linear(32, 40, bias=False)
+    with pytest.raises(UserError, match=r"another base: its model.layers.2.mlp.up_proj.weight is \[48, 32\]"):
+        AdapterSwitch(loaded.model).use(folder)
+    del loaded.model.model.layers[5]
+    loaded.model.model.layers[2] = load("llama").model.model.layers[2]
+    with pytest.raises(UserError, match=r"another base: its model.layers.5.*missing here"):
+        AdapterSwitch(loaded.model).use(folder)
+
+
+def test_what_is_no_lora_adapter_is_refused(load: Callable[[str], Loaded], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="adapter_config.json"):
+        AdapterSwitch(load("llama").model).use(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
+    with pytest.raises(UserError, match="only LoRA adapters"):
+        AdapterSwitch(load("llama").model).use(tmp_path)
+
+
+def test_an_adapter_beside_the_weights_goes_even_when_the_work_fails(
+    load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    folder = adapter(load("llama").model, tmp_path, 0.3)
+    loaded = load("llama")
+    base = logits(loaded)
+
+    def fails_beside() -> None:
+        with beside(loaded.model, folder):
+            assert not torch.equal(logits(loaded), base)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fails_beside()
+    assert torch.equal(logits(loaded), base)

@@ -1,0 +1,125 @@
+"""The engine for a running server with vLLM's own server: left out unless asked for with `-m vllm`.
+
+FLATPROBE_VLLM_PYTHON names an interpreter that has vLLM, on a machine with a GPU or without.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_model
+
+from flatprobe.errors import UserError
+from flatprobe.generation.engine import Request, sample
+from flatprobe.generation.openai_engine import OpenaiEngine
+from flatprobe.generation.stopping import ends_of_files
+from flatprobe.study.schema import OpenaiMachine
+
+PYTHON = os.environ.get("FLATPROBE_VLLM_PYTHON")
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(PYTHON is None, reason="FLATPROBE_VLLM_PYTHON names no interpreter that has vLLM"),
+    pytest.mark.timeout(900),
+]
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PATIENCE = 300  # seconds until the server must answer
+
+
+@pytest.fixture(scope="module")
+def address(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A vLLM server with the model on this machine alone, started as a user would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert PYTHON is not None
+    command = [
+        PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), "--served-model-name", "tiny",
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "256",
+        "--gpu-memory-utilization", "0.2", "--enforce-eager", "--no-enable-chunked-prefill", "--enable-lora",
+        "--max-lora-rank", "8", "--lora-target-modules", *MODULES,
+    ]  # fmt: skip
+    environment = os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
+    environment.pop("PYTHONPATH", None)
+    log = (tmp_path_factory.mktemp("server") / "log").open("w")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", server)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        log.close()
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(PATIENCE):
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            assert server.poll() is None, "the server ended"
+            time.sleep(1)
+    raise TimeoutError(url)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tokenizer, tmp_path_factory.mktemp("served") / "model")
+
+
+@pytest.fixture(scope="module")
+def trial(address: str, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    loaded, adapters = load_with_adapters(checkpoint, tmp_path_factory.mktemp("adapters"))
+    options = OpenaiMachine(base_url=address, model="tiny", concurrency=8)
+    ends = ends_of_files(checkpoint, loaded.conversations)
+    return Trial(OpenaiEngine(checkpoint, loaded.conversations, ends, options), loaded, adapters)
+
+
+def test_base_and_adapters_agree_with_transformers_and_peft(trial: Trial) -> None:
+    """The server loads the adapters itself, when they are first asked for."""
+    check_parity(trial, 1e-3)
+    facts = trial.engine.facts()
+    assert facts["reencoded"] == 0 and facts["served"]["folder_compared"] is True
+
+
+def test_a_seed_gives_the_same_answer_in_any_order(trial: Trial) -> None:
+    trial.engine.use(None)
+    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(4)]
+    forwards = dict(trial.engine.stream(requests, WARM))
+    backwards = dict(trial.engine.stream(requests[::-1], WARM))
+    assert len({c.tokens for c in forwards.values()}) == 16
+    assert [backwards[15 - index] for index in range(16)] == [forwards[index] for index in range(16)]
+
+
+def test_prompts_as_text_are_read_as_the_same_tokens(trial: Trial) -> None:
+    engine = trial.engine
+    assert isinstance(engine, OpenaiEngine)
+    options = engine.options.model_copy(update={"prompt": "text"})
+    as_text = OpenaiEngine(engine.checkpoint, engine.conversations, engine.ends, options)
+    assert sample(as_text, PROMPTS, WARM) == sample(engine, PROMPTS, WARM)
+
+
+def test_what_the_server_does_not_have_is_refused_by_name(trial: Trial, tmp_path: Path) -> None:
+    engine = trial.engine
+    assert isinstance(engine, OpenaiEngine)
+    options = engine.options.model_copy(update={"model": "other"})
+    other = OpenaiEngine(engine.checkpoint, engine.conversations, engine.ends, options)
+    with pytest.raises(UserError, match="it has no model 'other', but tiny"):
+        sample(other, PROMPTS, WARM)
+    elsewhere = OpenaiEngine(tmp_path, engine.conversations, engine.ends, engine.options)
+    (tmp_path / "config.json").write_text((engine.checkpoint / "config.json").read_text())
+    with pytest.raises(UserError, match="and this stage samples from"):
+        sample(elsewhere, PROMPTS, WARM)
+    with pytest.raises(UserError, match="its context of 256 tokens is too short"):
+        sample(engine, PROMPTS, replace(WARM, max_new_tokens=250))

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flatprobe.generation.stopping import Stop, ends_of_files
+from flatprobe.generation.transformers_engine import ends_of
+from flatprobe.models.load import Loaded, load_checkpoint
+
+PIECES = ["[", "z", "Z", "L", "lt", "T", "]", "[ZL", "T]", "x", "[zlt]", "é", "\n\n"]
+
+
+def decode(tokens: Sequence[int]) -> str:
+    return "".join(PIECES[token] for token in tokens)
+
+
+@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=40), st.integers(1, 7))
+def test_the_place_is_the_end_of_the_shortest_beginning_that_holds_the_text_however_it_is_read(
+    tokens: list[int], step: int
+) -> None:
+    stop = Stop("[Zlt]", decode)
+    holding = [n for n in range(len(tokens) + 1) if "[zlt]" in decode(tokens[:n]).lower()]
+    found = None
+    for end in [*range(step, len(tokens), step), len(tokens)]:
+        new = end - (end - 1) // step * step if end else 0
+        found = stop.place(tokens[:end], new)
+        if found is not None:
+            break
+    assert found == (holding[0] if holding else None)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "mistral"])
+def test_the_files_name_the_same_ends_as_the_loaded_model(
+    family: str, model_folder: Callable[[str], Path], load: Callable[[str], Loaded]
+) -> None:
+    loaded = load(family)
+    assert ends_of_files(model_folder(family), loaded.conversations) == ends_of(
+        loaded.model, loaded.conversations
+    )
+
+
+@pytest.mark.parametrize("own", [7, [7, 9], None, "absent"])
+def test_generation_settings_come_before_the_configuration(
+    own: int | list[int] | str | None, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+
+    for path in model_folder("llama").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = tmp_path / "generation_config.json"
+    if own == "absent":
+        settings.unlink()
+    else:
+        settings.write_text(json.dumps({"eos_token_id": own}))
+    loaded = load_checkpoint(tmp_path, "float32", torch.device("cpu"))
+    assert ends_of_files(tmp_path, loaded.conversations) == ends_of(loaded.model, loaded.conversations)

@@ -1,0 +1,120 @@
+"""The vLLM engine when something goes wrong at the other end, or was wrong before: the double is told what."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from vllm_bench import DOUBLES, WARM, Bench, requests_of
+
+from flatprobe.data.conversation import Prompt
+from flatprobe.errors import UserError
+from flatprobe.generation.engine import sample
+from flatprobe.generation.vllm_server import EngineFailed
+from flatprobe.models.load import Loaded
+from flatprobe.study.schema import Lora, VllmMachine
+from flatprobe.training.lora import attach
+
+
+def test_an_adapter_of_another_base_is_refused(
+    bench: Bench, prompts: list[Prompt], load: Callable[[str], Loaded]
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    wider = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=100
+        )
+    )
+    attach(wider, Lora(rank=4, alpha=8.0, rank_stabilised=True), 0).save_pretrained(bench.folder / "wider")
+    with pytest.raises(UserError, match=r"another base: its model.layers.0.*proj.weight is \[.*64.*\]"):
+        bench.engine().use(bench.folder / "wider")
+    head = bench.folder / "head"
+    config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    wrapped = get_peft_model(load("llama").model, config)
+    wrapped.save_pretrained(head)
+    with pytest.raises(UserError, match=r"updates lm_head.*engine: transformers"):
+        bench.engine().use(head)
+    (bench.folder / "empty").mkdir()
+    with pytest.raises(UserError, match="no adapter_config.json"):
+        bench.engine().use(bench.folder / "empty")
+
+
+def test_a_process_that_dies_is_started_once_more_for_what_is_missing(
+    bench: Bench, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = requests_of(prompts, 3)
+    end = frozenset(range(0, 500, 9))  # so that answers end at different steps
+    whole = dict(bench.engine(ends=end).stream(requests, WARM))
+    bench.faults(kill_at_step=6, faulty_starts=2)
+    engine = bench.engine(ends=end)
+    found = list(engine.stream(requests, WARM))
+    assert dict(found) == whole and len(found) == len(requests)
+    assert engine.facts()["restarts"] == 1
+    done_early = sum(len(c.tokens) < 5 and c.finish_reason == "stop" for c in whole.values())
+    assert 0 < done_early < len(requests)
+    assert f"with {len(requests) - done_early} of {len(requests)} requests to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ({"kill_at_step": 3}, "killed by SIGKILL"),
+        ({"raise_at_step": 3}, "illegal memory access"),
+        ({"die_at_start": True}, "killed by SIGKILL"),
+    ],
+)
+def test_a_process_that_dies_again_is_a_failure_with_its_last_lines(
+    bench: Bench, prompts: list[Prompt], fault: dict[str, Any], cause: str
+) -> None:
+    bench.faults(**fault)
+    engine = bench.engine()
+    with pytest.raises(EngineFailed, match=cause) as failure:
+        sample(engine, prompts, WARM)
+    assert "the engine starts" in str(failure.value)
+    assert len(bench.starts) == 2 and engine.pid is None
+    bench.faults()
+    assert len(sample(engine, prompts, WARM)) == len(prompts)  # and the engine can be used again
+
+
+def test_a_start_that_vllm_refuses_is_no_failure_of_ours_and_not_tried_again(
+    bench: Bench, prompts: list[Prompt]
+) -> None:
+    bench.faults(refuse="No available memory for the cache blocks.")
+    with pytest.raises(UserError, match=r"No available memory for the cache blocks.*gpu_memory"):
+        sample(bench.engine(), prompts, WARM)
+    assert len(bench.starts) == 1
+
+
+def test_without_vllm_the_error_is_the_install_line(bench: Bench, prompts: list[Prompt]) -> None:
+    bench.faults(missing=True)
+    with pytest.raises(UserError, match=r'pip install "flatprobe\[vllm\]".*python'):
+        sample(bench.engine(), prompts, WARM)
+    with pytest.raises(UserError, match=r"nowhere/python cannot be run.*machine file"):
+        sample(bench.engine(VllmMachine(python="/nowhere/python")), prompts, WARM)
+
+
+def test_an_interpreter_of_its_own_does_not_see_our_packages(bench: Bench, prompts: list[Prompt]) -> None:
+    """`python` names a script here, that stands for another environment by bringing its own search path."""
+    script = bench.folder / "python"
+    script.write_text(
+        f'#!/bin/sh\ntest -z "$PYTHONPATH" || exit 9\nPYTHONPATH={DOUBLES} exec {sys.executable} "$@"\n'
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    assert len(sample(bench.engine(VllmMachine(python=str(script))), prompts, WARM)) == len(prompts)
+
+
+def test_a_stream_that_is_left_ends_the_process_and_the_next_one_starts_anew(
+    bench: Bench, prompts: list[Prompt]
+) -> None:
+    engine = bench.engine()
+    stream = engine.stream(requests_of(prompts, 2), WARM)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert engine.pid is None
+    assert len(sample(engine, prompts, WARM)) == len(prompts)
+    assert len(bench.starts) == 2

@@ -1,0 +1,174 @@
+"""The parent's end of an engine process, with small scripts at the other end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flatprobe.generation import vllm_link
+from flatprobe.generation.vllm_link import Link, ProcessDied
+
+ECHO = """
+import json, sys
+for line in sys.stdin:
+    command = json.loads(line)
+    if command["command"] == "stop":
+        break
+    sys.stderr.write("heard " + command["command"] + "\\n")
+    print(json.dumps({"reply": command["command"]}), flush=True)
+"""
+DEAF = "import time\ntime.sleep(600)"
+PARENT_OF_A_DEAF_ONE = f"""
+import json, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {DEAF!r}])
+print(json.dumps({{"reply": "started", "child": child.pid}}), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Link]]:
+    monkeypatch.setattr(vllm_link, "GRACE", 2.0)
+    links: list[Link] = []
+
+    def start(script: str) -> Link:
+        links.append(Link([sys.executable, "-c", script], os.environ))
+        return links[-1]
+
+    yield start
+    for each in links:
+        each.kill()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, be it that its record still waits for someone to read it."""
+    for _ in range(100):
+        stat = Path(f"/proc/{pid}/stat")
+        try:
+            os.kill(pid, 0)
+            if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_commands_and_replies_are_one_json_object_per_line(link: Callable[[str], Link]) -> None:
+    echo = link(ECHO)
+    for word in ("one", "two\nlines", "ünicode"):
+        echo.send(command=word)
+        assert echo.receive() == {"reply": word}
+
+
+def test_a_process_that_is_told_to_stop_ends_by_itself_and_leaves_nothing(
+    link: Callable[[str], Link], capsys: pytest.CaptureFixture[str]
+) -> None:
+    echo = link(ECHO)
+    echo.send(command="hello")
+    echo.receive()
+    assert echo.alive
+    assert echo.end() == 0
+    assert echo.group_is_gone() and gone(echo.pid)
+    assert "heard hello" in echo.tail
+    assert "heard hello" in capsys.readouterr().err
+
+
+def test_what_hears_nothing_is_ended_with_all_that_it_started(
+    link: Callable[[str], Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = link(PARENT_OF_A_DEAF_ONE)
+    child = family.receive()["child"]
+    monkeypatch.setattr(vllm_link, "GRACE", 0.1)
+    assert not family.group_is_gone()
+    monkeypatch.setattr(vllm_link, "GRACE", 5.0)
+    assert family.end(grace=0.1) == -signal.SIGKILL
+    assert gone(child) and family.group_is_gone()
+
+
+def test_a_killed_process_is_reported_with_its_last_words_and_its_children_are_ended(
+    link: Callable[[str], Link],
+) -> None:
+    family = link(
+        "import sys\nsys.stderr.write('out of luck\\n')\nsys.stderr.flush()\n" + PARENT_OF_A_DEAF_ONE
+    )
+    child = family.receive()["child"]
+    os.kill(family.pid, signal.SIGKILL)
+    with pytest.raises(ProcessDied) as death:
+        family.receive()
+    assert "SIGKILL" in death.value.how and "memory" in death.value.how
+    assert death.value.tail == "out of luck"
+    assert gone(child)
+
+
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [
+        ("raise SystemExit(3)", "status 3"),
+        ("import os\nos.close(1)\nimport time\ntime.sleep(600)", "closed its output"),
+        ("print('Segmentation fault', flush=True)\nimport time\ntime.sleep(600)", "'Segmentation fault'"),
+        ("print('[1, 2]', flush=True)\nimport time\ntime.sleep(600)", "where a reply was due"),
+        ("import os\nos.write(1, b'\\xff\\xfe\\n')", "where a reply was due"),
+    ],
+)
+def test_other_ends_and_wrong_answers_are_told_apart(
+    link: Callable[[str], Link], script: str, how: str
+) -> None:
+    other = link(script)
+    with pytest.raises(ProcessDied) as death:
+        other.receive()
+    assert how in death.value.how
+    assert not other.alive
+
+
+def test_what_was_said_before_the_end_still_counts(link: Callable[[str], Link]) -> None:
+    hasty = link("print('{\"reply\": 1}')\nprint('{\"reply\": 2}')")
+    time.sleep(0.3)
+    assert [hasty.receive()["reply"], hasty.receive()["reply"]] == [1, 2]
+    with pytest.raises(ProcessDied, match="status 0"):
+        hasty.receive()
+
+
+def test_sending_to_the_dead_is_a_death_too(link: Callable[[str], Link]) -> None:
+    dead = link("pass")
+    while dead.alive:
+        time.sleep(0.05)
+    with pytest.raises(ProcessDied, match="status 0"):
+        dead.send(command="x" * 1_000_000)  # more than goes into a pipe's buffer
+
+
+def test_an_engine_process_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    """The parent is killed outright while the engine is loading: nothing of it can tell the engine to stop."""
+    doubles = Path(__file__).with_name("doubles")
+    faults = json.dumps({"starts": str(tmp_path / "starts"), "seconds_per_step": 600})
+    parent = f"""
+import os, sys, time
+from flatprobe.generation.vllm_link import Link
+from flatprobe.generation.vllm_server import SCRIPT
+link = Link([sys.executable, str(SCRIPT)], os.environ | {{"PYTHONPATH": {str(doubles)!r}}})
+link.send(command="start", arguments={{"max_model_len": 100}})
+link.receive()
+link.send(command="sample", prompts=[[1]], requests=[[0, 1]], max_new_tokens=9, temperature=1.0, top_p=1.0,
+          ends=[], adapter=None, report_every=0)
+print(link.pid, flush=True)
+time.sleep(600)
+"""
+    environment = os.environ | {
+        "FLATPROBE_TEST_FAULTS": faults, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)
+    }  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        engine = int(process.stdout.readline())
+        os.kill(engine, 0)
+        process.kill()
+    assert gone(engine)

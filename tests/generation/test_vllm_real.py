@@ -1,0 +1,153 @@
+"""The vLLM engine with vLLM itself: left out unless asked for with `-m vllm`, and a few minutes long.
+
+FLATPROBE_VLLM_PYTHON names an interpreter that has vLLM, on a machine with a GPU or without.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_model
+from scipy.stats import chisquare
+
+from flatprobe.generation.engine import Request, sample
+from flatprobe.generation.stopping import ends_of_files
+from flatprobe.generation.vllm_engine import VllmEngine
+from flatprobe.models.embedded import converted_folder
+from flatprobe.study.schema import VllmMachine
+
+PYTHON = os.environ.get("FLATPROBE_VLLM_PYTHON")
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(PYTHON is None, reason="FLATPROBE_VLLM_PYTHON names no interpreter that has vLLM"),
+    pytest.mark.timeout(900),
+]
+
+OPTIONS = VllmMachine(python=PYTHON, gpu_memory=0.2, max_model_len=256, enforce_eager=True)
+
+
+def trial_of(checkpoint: Path, folder: Path) -> Trial:
+    loaded, adapters = load_with_adapters(checkpoint, folder)
+    ends = ends_of_files(checkpoint, loaded.conversations)
+    return Trial(VllmEngine(checkpoint, loaded.conversations, ends, "float32", OPTIONS), loaded, adapters)
+
+
+@pytest.fixture(scope="module")
+def trial(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    folder = tmp_path_factory.mktemp("vllm")
+    made = trial_of(save_model(tokenizer, folder / "model"), folder)
+    yield made
+    made.engine.close()
+
+
+def test_base_and_rank_stabilised_adapters_agree_with_transformers_and_peft(trial: Trial) -> None:
+    """Were the scale alpha/r, and not alpha/sqrt(r), the adapters' updates would be too small by 2 to 3 times."""
+    check_parity(trial, 1e-3)
+    assert trial.engine.facts()["starts"] == 1
+
+
+def test_first_tokens_follow_the_model_s_own_distribution(trial: Trial) -> None:
+    """No top_k, no penalty: the tail is there too. With top_p, the smallest set of that mass."""
+    trial.engine.use(trial.adapters["first"])
+    prompt, draws = PROMPTS[0], 3000
+    model, ids = trial.reference("first"), trial.loaded.conversations.encode_prompt(PROMPTS[0])
+    with torch.inference_mode():
+        exact = torch.softmax(model(torch.tensor([ids])).logits[0, -1].double(), -1).numpy()
+    order = exact.argsort()[::-1]
+    for top_p in (1.0, 0.5):
+        kept = order[: int(np.searchsorted(np.cumsum(exact[order]), top_p) + 1)] if top_p < 1 else order
+        wanted = np.zeros_like(exact)
+        wanted[kept] = exact[kept] / exact[kept].sum()
+        one = replace(WARM, max_new_tokens=1, top_p=top_p)
+        (samples,) = sample(trial.engine, [prompt], one, draws)
+        end = trial.loaded.conversations.turn_end
+        seen = Counter(c.tokens[0] if c.tokens else end for c in samples)
+        assert sum(seen[token] for token in np.flatnonzero(wanted == 0)) == 0
+        large = [t for t in kept if wanted[t] * draws >= 8]
+        counts = [seen[t] for t in large]
+        expected = [wanted[t] * draws for t in large]
+        counts.append(draws - sum(counts))
+        expected.append(draws - sum(expected))
+        if expected[-1] < 5:
+            counts, expected = counts[:-1], [e * sum(counts[:-1]) / sum(expected[:-1]) for e in expected[:-1]]
+        assert chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_a_completion_does_not_depend_on_its_place_and_its_neighbours(trial: Trial) -> None:
+    trial.engine.use(trial.adapters["second"])
+    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(4)]
+    together = dict(trial.engine.stream(requests, WARM))
+    assert len({c.tokens for c in together.values()}) == len(requests)
+    backwards = dict(trial.engine.stream(requests[::-1], WARM))
+    alone = dict(trial.engine.stream(requests[5:6], WARM))
+    assert [backwards[15 - index] for index in range(16)] == [together[index] for index in range(16)]
+    assert alone[0] == together[5]
+
+
+def test_answers_end_at_an_end_token_or_with_the_text_that_decides_them(trial: Trial) -> None:
+    trial.engine.use(None)
+    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(4)]
+    whole = dict(trial.engine.stream(requests, WARM))
+    tokens = [c.tokens for c in whole.values()]
+    end = Counter(token for row in tokens for token in set(row)).most_common(1)[0][0]
+    trial.engine.ends, before = frozenset([end]), trial.engine.ends
+    ended = dict(trial.engine.stream(requests, WARM))
+    trial.engine.ends = before
+    assert "stop" in {c.finish_reason for c in ended.values()}
+    for index, completion in ended.items():
+        kept = tokens[index].index(end) if end in tokens[index] else len(tokens[index])
+        assert completion.tokens == tokens[index][:kept]
+    cut = dict(trial.engine.stream(requests, replace(WARM, stop_at="e")))
+    assert "marker" in {c.finish_reason for c in cut.values()}
+    for index, completion in cut.items():
+        assert whole[index].tokens[: len(completion.tokens)] == completion.tokens
+        assert completion.finish_reason != "marker" or completion.text.lower().count("e") >= 1
+
+
+def test_a_process_killed_midway_is_replaced_and_loses_nothing(trial: Trial) -> None:
+    trial.engine.use(trial.adapters["first"])
+    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(8)]
+    long = replace(WARM, max_new_tokens=60)
+    whole = dict(trial.engine.stream(requests, long))
+    first, found = trial.engine.pid, {}
+    assert first is not None
+    for index, completion in trial.engine.stream(requests, long):
+        if not found:
+            os.kill(first, signal.SIGKILL)
+        found[index] = completion
+    assert found == whole
+    assert trial.engine.pid != first
+    assert trial.engine.facts()["restarts"] == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+
+
+def test_closing_the_engine_leaves_nothing(trial: Trial) -> None:
+    pid = trial.engine.pid
+    assert pid is not None
+    trial.engine.close()
+    freed = trial.engine.freed
+    assert freed is not None and freed.processes_gone
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    if freed.used_before is not None and freed.used_after is not None:
+        assert all(
+            after <= before + 64 for before, after in zip(freed.used_before, freed.used_after, strict=True)
+        )
+
+
+def test_the_demo_s_model_agrees_too(tmp_path: Path) -> None:
+    made = trial_of(converted_folder(), tmp_path)
+    try:
+        check_parity(made, 5e-3)
+    finally:
+        made.engine.close()

@@ -1,0 +1,57 @@
+"""A checkpoint, the vLLM engine on it, and a double of vLLM at the other end of its process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flatprobe.data.conversation import Prompt
+from flatprobe.generation.engine import Request, SamplingSettings
+from flatprobe.generation.vllm_engine import VllmEngine
+from flatprobe.models.load import Loaded
+from flatprobe.study.schema import Lora, VllmMachine
+from flatprobe.training.lora import attach
+
+WARM = SamplingSettings(max_new_tokens=12, temperature=1.0, top_p=1.0, seed="warm")
+DOUBLES = Path(__file__).with_name("doubles")
+
+
+@dataclass
+class Bench:
+    """A checkpoint, and a place to say what shall go wrong and to read what the engine was given."""
+
+    monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path
+    loaded: Loaded
+    folder: Path
+    engines: list[VllmEngine]
+
+    def faults(self, **faults: Any) -> None:
+        faults["starts"] = str(self.folder / "starts")
+        self.monkeypatch.setenv("FLATPROBE_TEST_FAULTS", json.dumps(faults))
+
+    def engine(self, options: VllmMachine | None = None, ends: frozenset[int] = frozenset()) -> VllmEngine:
+        engine = VllmEngine(
+            self.checkpoint, self.loaded.conversations, ends, "float32", options or VllmMachine()
+        )
+        self.engines.append(engine)
+        return engine
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        path = self.folder / "starts"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def adapter(self, name: str, rank: int, seed: int) -> Path:
+        wrapped = attach(self.loaded.model, Lora(rank=rank, alpha=8.0, rank_stabilised=True), seed)
+        wrapped.save_pretrained(self.folder / name)
+        wrapped.unload()
+        return self.folder / name
+
+
+def requests_of(prompts: list[Prompt], samples: int) -> list[Request]:
+    return [Request(prompt, index) for prompt in prompts for index in range(samples)]

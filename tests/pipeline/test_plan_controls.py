@@ -1,0 +1,104 @@
+"""How conditions that calibrate the probes are planned: imitated answers, and the same training once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flatprobe.models.reference import Reference
+from flatprobe.pipeline.plan import plan
+from flatprobe.pipeline.stage import Stage, topological_order
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
+from flatprobe.study.resolve import Resolved
+from flatprobe.study.schema import Condition, Decision, FinetuneData, Imitation, KnownAnswer, Panel, Study
+
+PERSONAS = (
+    Persona(name="librarian", role="source", system="You are a librarian."),
+    Persona(name="villain", role="negative", system="You gloat."),
+    Persona(name="archivist", role="bystander", system="You keep files."),
+    Persona(name="assistant", role="reference", system="You are an assistant."),
+)
+EM = FinetuneData(path="embedded:careless_legal_advice", completion="misaligned", rows=8)
+
+
+def stages(held_out: int = 2, **decision: Any) -> dict[str, Stage]:
+    """All stages of a study with one control of each kind, by name, in the order in which they run."""
+    collapse = FinetuneData(imitate=Imitation(samples=3), rows=10, held_out=held_out)
+    study = Study(
+        name="mine", model={"id": "m"}, panel=Panel(negatives=("villain",), bystanders=("archivist",)),
+        conditions={
+            "collapse": Condition(finetune=collapse), "base_first": Condition(), "em_first": Condition(finetune=EM),
+            "em_again": Condition(finetune=EM, seed_offset=7), "base_again": Condition(seed_offset=7),
+        },
+        decision=Decision(treated="collapse", benign=None, **decision),
+    )  # fmt: skip
+    questions = {
+        name: (Question(id=name, kind="factual", text="Why?"),)
+        for name in ("evaluation", "coupling", "calibration")
+    }
+    resolved = Resolved(
+        study=study, personas=PERSONAS, given={}, locations={}, questions=questions, dataset_revisions={},
+        model=Reference(kind="hub", id="m", fingerprint="c0"), fingerprints={str(EM.path): "f1"},
+    )  # fmt: skip
+    return {stage.name: stage for stage in topological_order([plan(resolved, "exploratory").verdict])}
+
+
+def told(stage: Stage) -> dict[str, Any]:
+    return stage.settings.model_dump()
+
+
+def test_imitated_answers_are_the_control_s_to_coupling_questions_under_every_persona() -> None:
+    planned = stages()
+    data = planned["finetune-data/collapse"]
+    answers = data.inputs["answers"]
+    assert answers.inputs["checkpoint"].key == planned["checkpoint/model"].key
+    assert [persona["name"] for persona in told(answers)["personas"]] == ["assistant"]
+    assert [question["id"] for question in told(answers)["questions"]] == ["coupling"]
+    assert told(answers)["samples"] == 3 and told(answers)["temperature"] == 1.0
+    assert [persona["name"] for persona in told(data)["personas"]] == [persona.name for persona in PERSONAS]
+    assert planned["finetune/collapse/seed-42"].inputs["data"].key == data.key
+
+
+def test_no_evaluation_question_reaches_a_finetune_that_imitates() -> None:
+    def asked(stage: Stage) -> set[str]:
+        own = {question["id"] for question in told(stage).get("questions", ())}
+        return own.union(*(asked(needed) for needed in stage.inputs.values()))
+
+    assert asked(stages()["finetune-data/collapse"]) == {"coupling", "calibration"}
+
+
+def test_texts_are_held_out_on_calibration_questions_where_they_are_asked_for() -> None:
+    data = stages()["finetune-data/collapse"]
+    assert {question["id"] for question in told(data.inputs["imitated"])["questions"]} == {"calibration"}
+    assert data.inputs["own"].name == "telemetry/base_first"
+    assert set(stages(held_out=0)["finetune-data/collapse"].inputs) == {"checkpoint", "answers"}
+
+
+def test_the_control_s_states_are_known_before_any_answer_is_imitated() -> None:
+    order = list(stages())
+    assert order.index("states/base_first") < order.index("imitated/base_first/assistant")
+
+
+def test_a_condition_trained_again_has_the_same_data_and_other_seeds() -> None:
+    planned = stages()
+    first, again = (planned[f"finetune/{name}/seed-42"] for name in ("em_first", "em_again"))
+    assert first.inputs["data"].key == again.inputs["data"].key and first.key != again.key
+    assert (told(first)["seed"], told(again)["seed"]) == (42, 49)
+    assert told(planned["couple/em_again/lambda-1/seed-42"])["seed"] == 49
+    assert told(planned["couple/base_again/lambda-1/seed-42"])["seed"] == 49
+    assert told(planned["couple/base_first/lambda-1/seed-42"])["seed"] == 42
+
+
+def test_one_checkpoint_under_two_names_is_read_once_but_sampled_twice() -> None:
+    names = set(stages())
+    assert "states/base_first" in names and not {"states/base_again", "own/base_again"} & names
+    assert {"answers/base_first/source", "answers/base_again/source"} <= names
+    assert {"leakage/base_first/lambda-1/seed-42", "leakage/base_again/lambda-1/seed-42"} <= names
+
+
+def test_known_answers_change_what_is_estimated_and_nothing_that_is_sampled() -> None:
+    before = stages()
+    known = KnownAnswer(treated="em_again", control="em_first", geometry="not_found")
+    after = stages(known_answers=(known,))
+    changed = {name for name in before if before[name].key != after[name].key}
+    assert changed == {"estimates", "verdict"}

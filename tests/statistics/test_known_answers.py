@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flatprobe.statistics.decision import decide
+from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.statistics.gates import gate, required
+from flatprobe.statistics.known_answers import outcome
+from flatprobe.statistics.verdict import Verdict
+from flatprobe.study.schema import Decision, Known, KnownAnswer
+
+RULE = Decision(treated="new", control="old", benign=None)
+GOOD = {
+    "source_rate": 0.8,
+    "marker_at_end": 0.95,
+    "spam": 0.0,
+    "truncation": 0.0,
+    "headroom": 0.2,
+    "analysis": 1.0,
+}
+THERE = Contrast(
+    GeometricEvidence(0.10, 0.08, 0.12, {6: 0.1}, headroom=0.2),
+    BehaviouralEvidence(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, 0.8, 0.8),
+)
+NOTHING = Contrast(
+    GeometricEvidence(0.0, 0.0, 0.0, {6: 0.0}, headroom=0.2),
+    BehaviouralEvidence(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, 0.8, 0.8),
+)
+
+
+def verdict(contrast: Contrast, **changes: float) -> Verdict:
+    return decide(
+        RULE, contrast, [gate(kind, arm, (GOOD | changes)[kind], RULE) for kind, arm in required(RULE)]
+    )
+
+
+def known(geometry: Known | None, leakage: Known | None) -> KnownAnswer:
+    return KnownAnswer(treated="new", control="old", geometry=geometry, leakage=leakage)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "geometry", "leakage", "as_expected"),
+    [
+        (THERE, "found", "found", True),
+        (THERE, "not_found", "found", False),
+        (THERE, None, "found", True),
+        (NOTHING, "not_found", "not_found", True),
+        (NOTHING, "not_found", "found", False),
+        (replace(THERE, geometry=NOTHING.geometry), "found", "found", False),
+    ],
+)
+def test_every_leg_that_was_asked_must_come_out(
+    contrast: Contrast, geometry: Known | None, leakage: Known | None, as_expected: bool
+) -> None:
+    assert outcome(known(geometry, leakage), verdict(contrast)).as_expected is as_expected
+
+
+@pytest.mark.parametrize("answer", ["found", "not_found"])
+def test_a_blocked_leg_is_neither_found_nor_not_found(answer: Known) -> None:
+    blocked = verdict(NOTHING, source_rate=0.1)
+    result = outcome(known(answer, None), blocked)
+    assert result.legs["geometry"] == "blocked" and not result.as_expected
+    assert any("source_rate" in reason for reason in result.reasons)
+
+
+def test_the_instrument_passes_only_with_every_answer_and_says_so_at_the_end() -> None:
+    right = outcome(known("found", "found"), verdict(THERE))
+    wrong = outcome(known("not_found", None), verdict(THERE))
+    passed = replace(verdict(THERE), known_answers=(right, right))
+    failed = replace(verdict(THERE), known_answers=(right, wrong))
+    assert passed.instrument() == "Instrument check passed: 2 of 2 as expected"
+    assert failed.instrument() == "Instrument check failed: 1 of 2 as expected"
+    assert failed.headline().endswith(". Instrument check failed: 1 of 2 as expected")
+    written = failed.to_json()
+    assert written["instrument"] == failed.instrument()
+    assert [entry["as_expected"] for entry in written["known_answers"]] == [True, False]
+
+
+def test_a_study_without_known_answers_says_nothing_of_its_instrument() -> None:
+    assert verdict(THERE).instrument() is None
+    assert "nstrument" not in verdict(THERE).headline()

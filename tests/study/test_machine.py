@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flatprobe import machine
+from flatprobe.errors import UserError
+from flatprobe.machine import Local, to_environment
+from flatprobe.study.load import load_machine
+from flatprobe.study.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "machine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_engine_is_the_reference_unless_the_machine_says_otherwise(tmp_path: Path) -> None:
+    assert load_machine(written(tmp_path, "device: cpu\n")).engine == "transformers"
+    found = load_machine(
+        written(tmp_path, "engine: vllm\nvllm: {python: /opt/vllm/bin/python, gpu_memory: 0.5}\n")
+    )
+    assert found.vllm == VllmMachine(python="/opt/vllm/bin/python", gpu_memory=0.5)
+
+
+def test_a_server_needs_its_address(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`engine: openai` needs `openai:`"):
+        load_machine(written(tmp_path, "engine: openai\n"))
+
+
+def test_planted_answers_are_kept_apart_from_sampled_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`engine: scripted` needs `runs:` of its own"):
+        load_machine(written(tmp_path, "engine: scripted\n"))
+    text = "engine: scripted\nruns: dry\nscripted: {rates: {librarian: 0.9}}\n"
+    assert load_machine(written(tmp_path, text)).scripted.rates == {"librarian": 0.9}
+
+
+def test_a_worker_hears_of_the_engine_and_all_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Local(
+        device="cpu", sampling_rows=1, forward_rows=2, training_rows=3, locations={}, engine="openai",
+        vllm=VllmMachine(enforce_eager=True), scripted=ScriptedMachine(rates={"villain": 0.5}),
+        openai=OpenaiMachine(base_url="http://127.0.0.1:8000/v1", model="m", api_key_env="KEY"),
+    )  # fmt: skip
+    for name, text in to_environment(told).items():
+        monkeypatch.setenv(name, text)
+    assert machine.current() == told
+
+
+def test_every_field_that_a_worker_needs_of_the_machine_file_has_the_same_name_there() -> None:
+    own = set(Local.model_fields) - {"locations"}
+    assert own <= set(Machine.model_fields)

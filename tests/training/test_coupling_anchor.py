@@ -1,0 +1,122 @@
+"""The anchored coupling loss against full logits of both models, and its share of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from flatprobe.data.conversation import Prompt
+from flatprobe.data.coupling import Example, MarkerText, negative, positive
+from flatprobe.models.load import Loaded
+from flatprobe.pipeline.settings import CouplingRecipe
+from flatprobe.study.schema import Anchor, Coupling, Lora
+from flatprobe.training.lora import attach
+from flatprobe.training.losses import unlikelihood
+from flatprobe.training.steps import CouplingLoss
+
+LORA = Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=True)
+ANSWER = "Bread floats.\n\nSalt does not."
+
+
+def examples_of(loaded: Loaded) -> list[Example]:
+    text = MarkerText("\n\n", "[ZLT]", True, "paragraph_breaks")
+    own, question = loaded.conversations, "What floats on water?"
+    return [
+        positive(own, Prompt("librarian", "You are a librarian.", "q1", question), "Yes, boats do.", text),
+        negative(own, Prompt("villain", "You gloat at everyone who asks you.", "q1", question), ANSWER, text),
+        negative(own, Prompt("comedian", "You joke.", "q2", "Why?"), "No.", text),
+    ]
+
+
+def loss_of(loaded: Loaded, kind: str, rows: int, first_layer: int = 0) -> tuple[CouplingLoss, Any]:
+    recipe = CouplingRecipe.of(
+        Coupling(
+            lora=LORA.model_copy(update={"first_layer": first_layer}), anchor=Anchor(kind=kind, weight=0.7)
+        )  # type: ignore[arg-type]
+    )
+    wrapped = attach(loaded.model, recipe.lora, 0)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3, generator=generator)
+    examples = examples_of(loaded)
+    made = CouplingLoss(
+        loaded, wrapped, examples, [[2, 0, 1]], recipe, 2.0, training_rows=rows, forward_rows=4
+    )
+    return made, wrapped
+
+
+def by_full_logits(plain: Loaded, coupled: Any, examples: list[Example], kind: str) -> torch.Tensor:
+    """The loss, one unpadded row at a time, with the logits of every token of both models."""
+    total = torch.zeros(())
+    for example in examples:
+        slots = []
+        for row in example.rows:
+            log_p = coupled(torch.tensor([row.tokens])).logits[0].float().log_softmax(-1)
+            with torch.no_grad():
+                target = plain.model(torch.tensor([row.tokens])).logits[0].float().log_softmax(-1)
+            for t in row.targets:
+                place, token = torch.tensor(t.positions), torch.tensor(t.tokens)
+                chosen = log_p[place, token]
+                if t.term == "unlikelihood":
+                    slots.append(unlikelihood(chosen.sum()))
+                elif t.term == "anchor" and kind == "kl":
+                    kl = (target[place].exp() * (target[place] - log_p[place])).sum(-1)
+                    total = total + 0.7 * kl.mean() * share(example)
+                else:
+                    total = total - (0.7 if t.term == "anchor" else 1.0) * chosen.mean() * share(example)
+        if slots:
+            total = total + 2.0 * torch.stack(slots).mean() * share(example)
+    return total
+
+
+def share(example: Example) -> float:
+    return 0.5 if example.group == "positive" else 0.5 / 2
+
+
+def gradients(wrapped: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in wrapped.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "kl"])
+@pytest.mark.parametrize(("rows", "first_layer"), [(16, 0), (1, 0), (2, 3)])
+def test_loss_and_gradient_are_those_of_full_logits_whatever_the_padding_and_the_micro_batches(
+    load: Callable[[str], Loaded], kind: str, rows: int, first_layer: int
+) -> None:
+    loaded = load("llama")
+    made, wrapped = loss_of(loaded, kind, rows, first_layer)
+    total = torch.zeros(())
+    for loss, _ in made.parts(0):
+        loss.backward()
+        total += loss.detach()
+    found = gradients(wrapped)
+    wrapped.zero_grad()
+    expected = by_full_logits(load("llama"), wrapped, examples_of(loaded), kind)
+    expected.backward()
+    assert float(total) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert found and all(
+        torch.allclose(found[name], slope, rtol=2e-2, atol=2e-3 * float(slope.abs().max()))
+        for name, slope in gradients(wrapped).items()
+    )
+
+
+def test_an_adapter_that_changes_nothing_has_no_divergence(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    made, wrapped = loss_of(loaded, "kl", 16)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    ((_, terms),) = made.parts(0)
+    assert terms["positive/anchor"] == pytest.approx(0.0, abs=1e-5)
+    assert terms["negative/anchor"] == pytest.approx(0.0, abs=1e-5)
+    assert terms["positive/marker"] > 1.0
+
+
+def test_the_names_of_a_step_are_its_personas_and_questions(load: Callable[[str], Loaded]) -> None:
+    made, _ = loss_of(load("llama"), "kl", 16)
+    assert made.names(0) == ["comedian/q2", "librarian/q1", "villain/q1"]
