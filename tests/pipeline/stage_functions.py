@@ -33,6 +33,14 @@ class Gate(Settings):
     tally: Path
 
 
+class Meeting(Settings):
+    """`meet` leaves its name at the place and ends once so many names are there."""
+
+    name: str
+    place: Path
+    parties: int
+
+
 class Nothing(Settings):
     pass
 
@@ -70,6 +78,20 @@ def wait(settings: Gate, inputs: Inputs, output: Path) -> None:
     child.kill()
     child.wait()
     (output / "number.txt").write_text("5")
+
+
+def meet(settings: Meeting, inputs: Inputs, output: Path) -> None:
+    (settings.place / settings.name).touch()
+    while len(list(settings.place.iterdir())) < settings.parties:
+        time.sleep(0.02)
+    facts = {"pid": os.getpid(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    (output / "facts.json").write_text(json.dumps(facts))
+
+
+def fail_once_there(settings: Meeting, inputs: Inputs, output: Path) -> None:
+    while not (settings.place / settings.name).exists():
+        time.sleep(0.02)
+    raise ArithmeticError("no number")
 
 
 def count_on(settings: Gate, inputs: Inputs, output: Path) -> None:

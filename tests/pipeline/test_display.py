@@ -27,7 +27,7 @@ class Recorder(Display):
     def __init__(self) -> None:
         self.heard: list[Progress] = []
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, stage: str, progress: Progress) -> None:
         self.heard.append(progress)
 
 
@@ -81,7 +81,7 @@ def test_plain_progress_comes_at_most_every_half_minute(
     shown.begin(1)
     shown.started("train")
     for now in range(0, 100, 10):
-        shown.progress(Progress(int(now), 100, "epoch [1]"))
+        shown.progress("train", Progress(int(now), 100, "epoch [1]"))
     assert lines(capsys) == [
         "[1/1] train  started",
         "[1/1] train  30 of 100  epoch [1]",
@@ -125,7 +125,7 @@ def test_the_live_display_shows_names_and_notes_as_they_are(
         shown.begin(2)
         shown.reused("a")
         shown.started("b")
-        shown.progress(Progress(1, 3, "marker [ZLT] [/nothing]"))
+        shown.progress("b", Progress(1, 3, "marker [ZLT] [/nothing]"))
         shown._bars.refresh()
         shown.finished("b", 3.0)
     said = capsys.readouterr().err

@@ -40,10 +40,10 @@ def sum_of_two(tally: Path | None = None) -> Stage:
 
 @pytest.fixture
 def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(self: LocalExecutor) -> executors.Worker:
+    def new(self: LocalExecutor) -> executors.Worker:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(LocalExecutor, "_start", start)
+    monkeypatch.setattr(LocalExecutor, "_new", new)
 
 
 def test_a_run_computes_a_target_from_its_inputs(tmp_path: Path) -> None:
@@ -265,9 +265,8 @@ def test_a_warm_worker_that_died_between_two_stages_is_replaced(tmp_path: Path) 
     def execute(name: str) -> int:
         stage = plain("write_process", name=name)
         partial = store.begin()
-        outcome = executor.execute(
-            make_task(stage, {}, partial, tmp_path / "log", tmp_path / "resume"), lambda progress: None
-        )
+        executor.start(make_task(stage, {}, partial, tmp_path / "log", tmp_path / "resume"))
+        _, outcome = executor.wait(lambda task, progress: None)
         assert isinstance(outcome, Finished)
         pid = json.loads((partial / "facts.json").read_text())["pid"]
         assert isinstance(pid, int)
@@ -276,6 +275,6 @@ def test_a_warm_worker_that_died_between_two_stages_is_replaced(tmp_path: Path) 
     with closing(executor):
         first = execute("one")
         os.kill(first, signal.SIGKILL)
-        assert executor._warm is not None
-        executor._warm._process.join()
+        (idle,) = executor._idle
+        idle._process.join()
         assert execute("two") != first

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flatprobe import machine
+from flatprobe.commands.workers import runner_settings
 from flatprobe.errors import UserError
 from flatprobe.machine import Local, to_environment
 from flatprobe.study.load import load_machine
@@ -28,6 +29,22 @@ def test_the_engine_is_the_reference_unless_the_machine_says_otherwise(tmp_path:
 def test_a_server_needs_its_address(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`engine: openai` needs `openai:`"):
         load_machine(written(tmp_path, "engine: openai\n"))
+
+
+def test_vllm_is_not_asked_to_share_a_gpu_with_itself(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`workers` must not be more than `gpus`"):
+        load_machine(written(tmp_path, "engine: vllm\nworkers: 2\n"))
+    with pytest.raises(UserError, match="`vllm.tensor_parallel_size` must be 1"):
+        load_machine(
+            written(tmp_path, "engine: vllm\nworkers: 2\ngpus: 2\nvllm: {tensor_parallel_size: 2}\n")
+        )
+    assert load_machine(written(tmp_path, "engine: vllm\nworkers: 2\ngpus: 2\n")).workers == 2
+
+
+def test_cores_are_shared_out_among_workers_unless_the_machine_says_otherwise() -> None:
+    assert runner_settings(Machine(), {}).threads is None
+    assert runner_settings(Machine(workers=1000), {}).threads == 1
+    assert runner_settings(Machine(workers=2, threads=3), {}).threads == 3
 
 
 def test_planted_answers_are_kept_apart_from_sampled_ones(tmp_path: Path) -> None:

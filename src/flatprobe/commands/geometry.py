@@ -13,7 +13,6 @@ from flatprobe import console
 from flatprobe.commands import geometry_options as options
 from flatprobe.commands.outputs import output_problems
 from flatprobe.errors import Problem, UserError
-from flatprobe.machine import Local, to_environment
 from flatprobe.models.memory import Memory, read_memory, write_memory
 from flatprobe.models.reference import (
     DESCRIBING_SUFFIXES,
@@ -238,20 +237,18 @@ def _digest(pair: Pair) -> str:
 
 def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, str], folder: Path) -> None:
     from flatprobe.commands.geometry_text import HeadroomDisplay, show
+    from flatprobe.commands.workers import runner_settings
     from flatprobe.pipeline.artifact import ArtifactStore
     from flatprobe.pipeline.display import display_for_people
     from flatprobe.pipeline.pair import plan_pair
-    from flatprobe.pipeline.runner import RunnerSettings, run
+    from flatprobe.pipeline.runner import run
     from flatprobe.report.compared import Compared
     from flatprobe.report.geometry_page import write_page
 
     plan = plan_pair(pair)
-    given = {name: value for name, value in machine.model_dump().items() if name in Local.model_fields}
-    local = Local(**given, locations=locations)
     display = HeadroomDisplay(display_for_people(), pair, plan.base_states, ArtifactStore(folder))
-    settings = RunnerSettings(threads=machine.threads, environment=to_environment(local))
     try:
-        summary = run([plan.geometry], folder, settings, display)
+        summary = run([plan.geometry], folder, runner_settings(machine, locations), display)
     except UserError as error:
         error.add_note("finished stages are kept, and the same command goes on from there")
         raise

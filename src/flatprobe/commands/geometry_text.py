@@ -33,8 +33,8 @@ class HeadroomDisplay(Display):
     def started(self, stage: str) -> None:
         self.shown.started(stage)
 
-    def progress(self, progress: Progress) -> None:
-        self.shown.progress(progress)
+    def progress(self, stage: str, progress: Progress) -> None:
+        self.shown.progress(stage, progress)
 
     def finished(self, stage: str, seconds: float) -> None:
         self.shown.finished(stage, seconds)

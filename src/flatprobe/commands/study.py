@@ -9,7 +9,6 @@ from typing import Any
 
 from flatprobe import console
 from flatprobe.errors import UserError
-from flatprobe.machine import Local, to_environment
 from flatprobe.models.memory import read_memory, write_memory
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
@@ -150,23 +149,18 @@ def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
 def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
     from flatprobe.analysis.assemble import assemble
+    from flatprobe.commands.workers import runner_settings
     from flatprobe.pipeline.display import display_for_people, duration
-    from flatprobe.pipeline.runner import RunnerSettings, run
+    from flatprobe.pipeline.runner import run
 
     prepared = prepare(study, machine, runs, check_model=True, keep=True, register=register)
     for notice in prepared.loaded.notices:
         console.warn(notice)
-    local = Local(
-        device=machine.device, sampling_rows=machine.sampling_rows, forward_rows=machine.forward_rows,
-        training_rows=machine.training_rows, locations=prepared.resolved.locations,
-        checkpoint_steps=machine.checkpoint_steps, report_to=machine.report_to,
-        engine=machine.engine, vllm=machine.vllm, openai=machine.openai, scripted=machine.scripted,
-    )  # fmt: skip
     try:
         summary = run(
             [prepared.plan.verdict],
             prepared.folder,
-            RunnerSettings(threads=machine.threads, environment=to_environment(local)),
+            runner_settings(machine, prepared.resolved.locations),
             display_for_people(),
         )
     except UserError as error:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from flatprobe.console import console
 from flatprobe.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _PAUSE_OF_PLAIN_PROGRESS = 30.0  # seconds: enough to see in the log of a batch job that it is alive
 
@@ -22,10 +25,10 @@ class Display:
         """The artifact of a stage was there already."""
 
     def started(self, stage: str) -> None:
-        """A stage is being computed; `progress` is about it until `finished` or `failed`."""
+        """A stage is being computed, until `finished` or `failed`; others may be at the same time."""
 
-    def progress(self, progress: Progress) -> None:
-        """How far the stage is."""
+    def progress(self, stage: str, progress: Progress) -> None:
+        """How far a stage is."""
 
     def finished(self, stage: str, seconds: float) -> None:
         """A stage was computed."""
@@ -68,8 +71,8 @@ class PlainDisplay(Display):
 
     def __init__(self) -> None:
         self._total = self._place = self._unsaid_reused = 0
-        self._stage = ""
-        self._said = 0.0
+        self._places: dict[str, int] = {}
+        self._said: dict[str, float] = {}
 
     def begin(self, total: int) -> None:
         self._total = total
@@ -81,21 +84,21 @@ class PlainDisplay(Display):
     def started(self, stage: str) -> None:
         self._say_reused()
         self._place += 1
-        self._stage, self._said = stage, time.monotonic()
-        self._say(f"{stage}  started")
+        self._places[stage], self._said[stage] = self._place, time.monotonic()
+        self._say(self._place, f"{stage}  started")
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, stage: str, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._said >= _PAUSE_OF_PLAIN_PROGRESS:
-            self._said = now
+        if now - self._said[stage] >= _PAUSE_OF_PLAIN_PROGRESS:
+            self._said[stage] = now
             note = f"  {progress.note}" if progress.note else ""
-            self._say(f"{self._stage}  {progress.done} of {progress.total}{note}")
+            self._say(self._places[stage], f"{stage}  {progress.done} of {progress.total}{note}")
 
     def finished(self, stage: str, seconds: float) -> None:
-        self._say(f"{stage}  done in {duration(seconds)}")
+        self._say(self._places[stage], f"{stage}  done in {duration(seconds)}")
 
     def failed(self, stage: str, seconds: float) -> None:
-        self._say(f"{stage}  failed after {duration(seconds)}")
+        self._say(self._places[stage], f"{stage}  failed after {duration(seconds)}")
 
     def note(self, text: str) -> None:
         self._say_reused()
@@ -106,16 +109,16 @@ class PlainDisplay(Display):
 
     def _say_reused(self) -> None:
         if self._unsaid_reused:
-            self._say(f"{self._unsaid_reused} finished before, reused")
+            self._say(self._place, f"{self._unsaid_reused} finished before, reused")
             self._unsaid_reused = 0
 
-    def _say(self, text: str) -> None:
+    def _say(self, place: int, text: str) -> None:
         width = len(str(self._total))
-        console(stderr=True).print(f"[{self._place:>{width}}/{self._total}] {text}", soft_wrap=True)
+        console(stderr=True).print(f"[{place:>{width}}/{self._total}] {text}", soft_wrap=True)
 
 
 class LiveDisplay(Display):
-    """Two bars: the stages of the run, and the work of the current stage; finished stages scroll by."""
+    """A bar for the stages of the run, and one for each that is under way; finished stages scroll by."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -132,7 +135,7 @@ class LiveDisplay(Display):
             transient=True,
         )
         self._overall = self._bars.add_task("stages", total=None, note="")
-        self._stage = self._bars.add_task("", total=None, visible=False, note="")
+        self._stages: dict[str, TaskID] = {}
 
     def begin(self, total: int) -> None:
         self._bars.update(self._overall, total=total)
@@ -142,18 +145,19 @@ class LiveDisplay(Display):
         self._bars.advance(self._overall)
 
     def started(self, stage: str) -> None:
-        self._bars.reset(self._stage, total=None, visible=True, description=stage, note="")
+        self._stages[stage] = self._bars.add_task(stage, total=None, note="")
 
-    def progress(self, progress: Progress) -> None:
-        self._bars.update(self._stage, completed=progress.done, total=progress.total, note=progress.note)
+    def progress(self, stage: str, progress: Progress) -> None:
+        bar = self._stages[stage]
+        self._bars.update(bar, completed=progress.done, total=progress.total, note=progress.note)
 
     def finished(self, stage: str, seconds: float) -> None:
         self._bars.advance(self._overall)
-        self._bars.update(self._stage, visible=False)
+        self._bars.remove_task(self._stages.pop(stage))
         self._console.print(f"✓ {stage}  {duration(seconds)}", style="green", soft_wrap=True)
 
     def failed(self, stage: str, seconds: float) -> None:
-        self._bars.update(self._stage, visible=False)
+        self._bars.remove_task(self._stages.pop(stage))
         self._console.print(f"✗ {stage}  {duration(seconds)}", style="red", soft_wrap=True)
 
     def note(self, text: str) -> None:

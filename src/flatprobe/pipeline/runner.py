@@ -1,4 +1,4 @@
-"""Computes what is missing, in order, and keeps a diary of it."""
+"""Computes what is missing, several stages at a time where there are workers for it, and keeps a diary of it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class RunnerSettings:
     """Threads of numerical libraries in a worker; None leaves it to them."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set in workers, before they import anything heavy."""
+    workers: int = 1
+    """Stages computed at a time."""
+    gpus: int = 1
+    """GPUs that the workers share out among themselves."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ def run(
 
     Workers are spawned, so a script that calls this does so under `if __name__ == "__main__":`.
 
+    Stages are handed out in order, each as soon as what it needs is there. Where one fails, those under way are let
+    finish, and no other is begun.
+
     Raises UserError where the folder is in use or cannot be written and where a stage raises one, StageFailed
     where a stage raises anything else or its process dies, Interrupted on Ctrl-C, and ValueError for stages
     that have no key or share a name. What was finished always stays, and the next run goes on from there.
@@ -60,20 +67,27 @@ def run(
     clock = time.monotonic()
     machine = machine or RunnerSettings()
     order = topological_order(targets)
+    local = LocalExecutor(machine.threads, machine.environment, machine.workers, machine.gpus)
     with (
         run_lock(folder),
         EventLog(folder / "events.jsonl") as events,
-        closing(executor or LocalExecutor(machine.threads, machine.environment)) as at_work,
+        closing(executor or local) as at_work,
         display or Display() as shown,
     ):
         current = _Run(folder, events, at_work, shown, order)
         events.write("run_started", stages=len(order))
-        for stage in order:
-            current.complete(stage)
+        current.complete()
         seconds = time.monotonic() - clock
         events.write("run_finished", done=current.done, reused=current.reused, seconds=round(seconds, 3))
     artifacts = {stage.name: current.artifacts[stage.key] for stage in walk(targets)}
     return RunSummary(current.done, current.reused, seconds, artifacts)
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    stage: Stage
+    partial: Path
+    clock: float
 
 
 class _Run:
@@ -95,18 +109,44 @@ class _Run:
         self.executor = executor
         self.display = display
         self.artifacts: dict[str, Artifact] = {}
+        self.waiting = list(order)
+        self.under_way: dict[str, _UnderWay] = {}
+        self.failures: list[StageFailed | UserError] = []
         self.done = self.reused = 0
         display.begin(len(order))
 
-    def complete(self, stage: Stage) -> None:
-        """See that the artifact of a stage, whose inputs are complete, is there."""
-        inputs = {role: self.artifacts[needed.key] for role, needed in stage.inputs.items()}
+    def complete(self) -> None:
+        """See that the artifact of every stage is there."""
         try:
-            artifact = self._reusable(stage, inputs) or self._compute(stage, inputs)
+            while self.waiting or self.under_way:
+                if not self.failures:
+                    self._hand_out()
+                if not self.under_way:
+                    break
+                self._take_in()
         except KeyboardInterrupt:
-            self.events.write("run_interrupted", stage=stage.name, key=stage.key)
-            raise Interrupted(stage.name) from None
-        self.artifacts[stage.key] = artifact
+            names = [work.stage.name for work in self.under_way.values()]
+            self.events.write("run_interrupted", stage=", ".join(names))
+            raise Interrupted(", ".join(names) or None) from None
+        finally:  # nobody may write into a partial folder while it is removed
+            self.executor.close()
+            for work in self.under_way.values():
+                self.store.discard(work.partial)
+        self._raise_failures()
+
+    def _hand_out(self) -> None:
+        """Reuse or begin, in order, what has its inputs, until all slots are taken."""
+        for stage in list(self.waiting):
+            if len(self.under_way) == self.executor.slots:
+                return
+            if all(needed.key in self.artifacts for needed in stage.inputs.values()):
+                self.waiting.remove(stage)
+                inputs = {role: self.artifacts[needed.key] for role, needed in stage.inputs.items()}
+                artifact = self._reusable(stage, inputs)
+                if artifact is None:
+                    self._begin(stage, inputs)
+                else:
+                    self.artifacts[stage.key] = artifact
 
     def _reusable(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact | None:
         try:
@@ -121,32 +161,46 @@ class _Run:
             self.display.reused(stage.name)
         return artifact
 
-    def _compute(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact:
+    def _begin(self, stage: Stage, inputs: Mapping[str, Artifact]) -> None:
         self.events.write("stage_started", stage=stage.name, key=stage.key)
         self.display.started(stage.name)
-        clock = time.monotonic()
+        work = _UnderWay(stage, self.store.begin(), time.monotonic())
+        self.under_way[stage.key] = work
         log = self.logs / f"{stage.file_name}.log"
-        partial = self.store.begin()
-        try:
-            task = make_task(stage, inputs, partial, log, self.store.resume(stage))
-            outcome = self.executor.execute(task, self.display.progress)
-            seconds = time.monotonic() - clock
-            if isinstance(outcome, Refused):
-                self._record_failure(stage, seconds, str(UserError(outcome.problems)))
-                raise UserError(outcome.problems)
-            if isinstance(outcome, Failed):
-                self._record_failure(stage, seconds, outcome.cause)
-                raise StageFailed(stage.name, outcome.cause, log)
-            artifact = self.store.commit(partial, stage)
-        finally:
-            self.store.discard(partial)  # nothing is left of it once it is committed
-        self.done += 1
-        self.events.write("stage_finished", stage=stage.name, key=stage.key, seconds=round(seconds, 3))
-        self.display.finished(stage.name, seconds)
-        return artifact
+        self.executor.start(make_task(stage, inputs, work.partial, log, self.store.resume(stage)))
 
-    def _record_failure(self, stage: Stage, seconds: float, cause: str) -> None:
-        self.events.write(
-            "stage_failed", stage=stage.name, key=stage.key, seconds=round(seconds, 3), cause=cause
-        )
-        self.display.failed(stage.name, seconds)
+    def _take_in(self) -> None:
+        """Wait for the next stage to end, and keep what it made or how it failed."""
+        task, outcome = self.executor.wait(lambda task, progress: self.display.progress(task.name, progress))
+        work = self.under_way[task.key]
+        seconds = time.monotonic() - work.clock
+        if isinstance(outcome, Refused):
+            self._fail(work, seconds, UserError(outcome.problems), str(UserError(outcome.problems)))
+        elif isinstance(outcome, Failed):
+            self._fail(work, seconds, StageFailed(task.name, outcome.cause, task.log), outcome.cause)
+        else:
+            self.artifacts[task.key] = self.store.commit(work.partial, work.stage)
+            self.done += 1
+            self.events.write("stage_finished", stage=task.name, key=task.key, seconds=round(seconds, 3))
+            self.display.finished(task.name, seconds)
+        del self.under_way[task.key]
+
+    def _fail(self, work: _UnderWay, seconds: float, error: StageFailed | UserError, cause: str) -> None:
+        name, key = work.stage.name, work.stage.key
+        self.store.discard(work.partial)
+        self.events.write("stage_failed", stage=name, key=key, seconds=round(seconds, 3), cause=cause)
+        self.display.failed(name, seconds)
+        self.failures.append(error)
+        if len(self.under_way) > 1:
+            self.display.note("What is under way is let finish; nothing else is begun.")
+
+    def _raise_failures(self) -> None:
+        """Raise the first stage that failed, or all problems of those that refused."""
+        for error in self.failures:
+            if isinstance(error, StageFailed):
+                raise error
+        problems = [
+            problem for error in self.failures if isinstance(error, UserError) for problem in error.problems
+        ]
+        if problems:
+            raise UserError(problems)

@@ -49,7 +49,7 @@ def status(targets: Sequence[Stage], folder: Path) -> list[StageStatus]:
             artifacts[stage.key] = artifact
             manifest = artifact.manifest
             found.append(StageStatus(stage.name, stage.key, "finished", manifest.seconds, manifest.bytes))
-        elif stage.key == running:
+        elif stage.key in running:
             found.append(StageStatus(stage.name, stage.key, "running"))
         else:
             state: State = "damaged" if damage else "missing"
@@ -57,16 +57,26 @@ def status(targets: Sequence[Stage], folder: Path) -> list[StageStatus]:
     return found
 
 
-def _running(events: Path) -> str | None:
-    """The key of the stage that a living run began last, by the last line of its diary."""
+def _running(events: Path) -> set[str]:
+    """The keys of the stages that a living run has begun and not ended, by its diary."""
+    under_way: dict[str, int] = {}
     try:
-        last = json.loads(events.read_text(encoding="utf-8").splitlines()[-1])
-    except (OSError, IndexError, ValueError):  # no run yet, or its first or last line is just being written
-        return None
-    if last["event"] != "stage_started" or not _alive(last["pid"]):
-        return None
-    key: str = last["key"]
-    return key
+        lines = events.read_text(encoding="utf-8").splitlines()
+    except OSError:  # no run yet
+        return set()
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # a run was killed in the middle of this line, or is just writing it
+            continue
+        match event["event"]:
+            case "run_started" | "run_interrupted" | "run_finished":
+                under_way.clear()
+            case "stage_started":
+                under_way[event["key"]] = event["pid"]
+            case "stage_finished" | "stage_failed":
+                under_way.pop(event["key"], None)
+    return {key for key, pid in under_way.items() if _alive(pid)}
 
 
 def _alive(pid: int) -> bool:

@@ -61,11 +61,17 @@ Outcome = Finished | Failed | Refused
 class Executor(Protocol):
     """Where stages run. The seam for clusters: nothing else in the pipeline knows about processes."""
 
-    def execute(self, task: Task, on_progress: Callable[[Progress], None]) -> Outcome:
-        """Run one stage to its end. Where this call ends by an exception (Ctrl-C), the stage is stopped."""
+    slots: int
+    """How many stages it runs at a time."""
+
+    def start(self, task: Task) -> None:
+        """Begin a stage; the caller keeps to `slots`."""
+
+    def wait(self, on_progress: Callable[[Task, Progress], None]) -> tuple[Task, Outcome]:
+        """The next stage that comes to its end; progress of all is passed on meanwhile."""
 
     def close(self) -> None:
-        """Give back all processes."""
+        """Stop what is under way, and give back all processes."""
 
 
 def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path, resume: Path) -> Task:

@@ -528,7 +528,11 @@ class Machine(Block):
     runs: str = "runs"
     """Folder that receives one folder per study."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; null takes all cores."""
+    """CPU threads of a worker; null takes all cores, shared out where there are several workers."""
+    workers: Count = 1
+    """Stages computed at a time, each in a process of its own with a model of its own."""
+    gpus: Count = 1
+    """GPUs shared out among the workers: worker n sees one of them, n modulo their number."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run."""
     sampling_rows: Count = 512
@@ -552,6 +556,12 @@ class Machine(Block):
 
     @model_validator(mode="after")
     def _engine_is_described(self) -> Machine:
+        if self.engine == "vllm" and self.workers > self.gpus:
+            raise ValueError("`engine: vllm` takes a GPU for itself: `workers` must not be more than `gpus`")
+        if self.engine == "vllm" and self.gpus > 1 and self.vllm.tensor_parallel_size > 1:
+            raise ValueError(
+                "with `gpus` shared out among workers each sees one: `vllm.tensor_parallel_size` must be 1"
+            )
         if self.engine == "openai" and self.openai is None:
             raise ValueError("`engine: openai` needs `openai:` with `base_url` and `model`")
         if self.engine == "scripted" and self.runs == Machine.model_fields["runs"].default:

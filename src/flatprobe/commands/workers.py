@@ -1,0 +1,28 @@
+"""From the machine file to how the runner and its workers go about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from flatprobe.machine import Local, to_environment
+from flatprobe.pipeline.runner import RunnerSettings
+from flatprobe.study.schema import Machine
+
+
+def runner_settings(machine: Machine, locations: Mapping[str, str]) -> RunnerSettings:
+    """How stages run here; `locations` is where local models and data lie, by fingerprint."""
+    told = {name: value for name, value in machine.model_dump().items() if name in Local.model_fields}
+    return RunnerSettings(
+        threads=_threads(machine),
+        environment=to_environment(Local(**told, locations=locations)),
+        workers=machine.workers,
+        gpus=machine.gpus,
+    )
+
+
+def _threads(machine: Machine) -> int | None:
+    """Threads of one worker. One alone is left to its libraries, which then take all cores."""
+    if machine.threads is not None or machine.workers == 1:
+        return machine.threads
+    return max(1, (os.cpu_count() or 1) // machine.workers)
