@@ -75,6 +75,12 @@ def test_an_unknown_field_comes_with_a_suggestion(
     assert problem.place == draft.line(new.strip().partition("\n")[0] if "row:" not in new else "row: 20")
 
 
+def test_an_unknown_field_that_a_block_cannot_do_without_is_said_once(draft: Draft) -> None:
+    problem = draft.change("path: embedded:careless", "paht: embedded:careless").problem()
+    assert problem.message == "conditions.em_first.finetune.paht: unknown field"
+    assert problem.remedy == "did you mean `path`?"
+
+
 def test_an_unknown_field_like_no_other_names_the_fields_there_are(draft: Draft) -> None:
     problem = draft.change("  batch: 8", "  zzz: 8").problem()
     assert problem.remedy is not None and problem.remedy.startswith("the fields are lora, learning_rate")

@@ -47,6 +47,13 @@ def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
     assert dotted(("a", "c", 1, "d")) == "a.c[1].d"
 
 
+def test_a_merge_key_is_refused_where_it_stands_and_what_follows_is_read(tmp_path: Path) -> None:
+    found = read_document(document(tmp_path, "a: &a {b: 1}\nc:\n  <<: *a\n  d: 2\n"))
+    assert found.data == {"a": {"b": 1}, "c": {"d": 2}}
+    (problem,) = found.problems
+    assert (problem.place, problem.message) == (f"{found.path}:3", "c: blocks are not merged by <<")
+
+
 def test_a_syntax_error_is_placed_on_its_line(tmp_path: Path) -> None:
     path = document(tmp_path, "a: 1\nb: [1, 2\nc: 3\n")
     assert refusal(path).place == f"{path}:3"

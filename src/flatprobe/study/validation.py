@@ -63,7 +63,10 @@ def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]
         for part in parents:
             block = block[part]
         del block[name]
-    return model.model_validate_json(json.dumps(known), strict=True), problems
+    try:
+        return model.model_validate_json(json.dumps(known), strict=True), problems
+    except ValidationError:  # rules of a block that lacks what the unknown field was meant to be: one cause, said once
+        return None, problems
 
 
 def _line(problem: Problem) -> int:

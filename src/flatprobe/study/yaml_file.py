@@ -28,6 +28,7 @@ _WORDS: Mapping[str, bool | None] = {
 _WHOLE = re.compile(r"[-+]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq")}
+MERGE = "<<"  # of YAML 1.1; in 1.2 it is a key like any other, and nobody means that
 _DEEPEST = 12  # far below any study; an alias that contains itself has no end
 
 
@@ -125,6 +126,10 @@ class _Walk:
                 self._problem(key_node, f"{dotted(where)}: a field's name is a word")
                 continue
             key = str(key_node.value)
+            if key == MERGE and key_node.style is None:
+                remedy = "write its fields out, or let the whole block be an alias"
+                self._problem(key_node, f"{dotted(where)}: blocks are not merged by <<", remedy)
+                continue
             if key in data:
                 first = self.lines[(*where, key)]
                 self._problem(key_node, f"{dotted((*where, key))}: given twice, first on line {first}")
