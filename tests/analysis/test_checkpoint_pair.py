@@ -195,7 +195,7 @@ def test_questions_with_an_unfinished_answer_are_left_out_of_rows_of_their_own(c
 
 def test_the_descriptive_tables_are_those_of_a_study(compared: Compare, tmp_path: Path) -> None:
     compared(planted(1), planted(2))
-    for name in ("geometry", "cosines", "massive"):
+    for name in ("geometry", "cosines", "massive", "persona_pairs"):
         table = pl.read_parquet(tmp_path / "out" / f"{name}.parquet")
         assert set(table["condition"]) == {"base", "treated"}
         assert set(table["position"]) == {"response_mean", "turn_end_token"}

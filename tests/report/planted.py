@@ -49,6 +49,7 @@ def write_planted(folder: Path, *, questions: int = 3, samples: int = 2, finetun
         "rates": planted_rows.rates(drawn),
         "responses": planted_rows.responses(rng, ids),
         "cosines": planted_rows.cosines(rng),
+        "persona_pairs": planted_rows.persona_pairs(),
         "geometry": planted_rows.geometry(rng),
         "losses": planted_rows.losses(rng, finetunes),
         "questions": planted_rows.questions(ids),

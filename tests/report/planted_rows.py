@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,34 @@ def cosines(rng: np.random.Generator) -> list[dict[str, Any]]:
                         "crossvalidated_cosine": cosine + 0.004,
                         "per_question_mean": cosine - 0.05,
                         "per_question_sd": 0.04,
+                    }
+                    for position in ("last_response_token", "response_mean")
+                    for kind in ("own", "fixed")
+                ]
+    return rows
+
+
+def persona_pairs() -> list[dict[str, Any]]:
+    """Personas at fixed places, closer together in the treated condition; one distance is negative, as noise can be."""
+    places = np.random.default_rng(7).normal(size=(len(PERSONAS), 5)) * [0.3, 0.2, 0.1, 0.05, 0.05]
+    rows = []
+    for at, condition in enumerate(CONDITIONS):
+        shrunk = places * (1.0, 0.7, 0.95)[at]
+        for depth, layer in enumerate(LAYERS):
+            for one, other in itertools.combinations(range(len(PERSONAS)), 2):
+                squared = float(((shrunk[one] - shrunk[other]) ** 2).sum()) * (1 + 0.05 * depth)
+                squared = -0.01 if (one, other) == (2, 3) else squared
+                rows += [
+                    {
+                        "condition": condition,
+                        "layer": layer,
+                        "position": position,
+                        "responses": kind,
+                        "persona": PERSONAS[one][0],
+                        "other": PERSONAS[other][0],
+                        "cosine": 1 - 0.5 * squared - 0.1,
+                        "squared_distance": 900 * squared,
+                        "relative_squared_distance": squared,
                     }
                     for position in ("last_response_token", "response_mean")
                     for kind in ("own", "fixed")

@@ -75,13 +75,26 @@ def made(change: Change = lambda row: None, **fields: Any) -> Compared:
             "share_of_squared_norm": [0.8, 0.7],
         }
     )  # fmt: skip
+    pairs = pl.DataFrame(
+        [
+            {
+                "condition": side, "layer": layer, "position": "last_response_token", "responses": "own",
+                "persona": one, "other": other, "cosine": 0.9, "relative_squared_distance": distance,
+            }
+            for side in ("base", "treated")
+            for layer in LAYERS
+            for one, other, distance in (
+                ("librarian", "villain", 0.2), ("librarian", "assistant", 0.1), ("villain", "assistant", 0.15)
+            )
+        ]
+    )  # fmt: skip
     preview = {
         p: [{"persona": "villain", "question_id": "q0", "tokens": ["<s>", "Hi", "."], "index": 2}]
         for p in POSITIONS
     }
     known: dict[str, Any] = {
-        "identical": False, "unfinished": {"base": 0, "treated": 0}, "massive": massive, "preview": preview,
-        "seconds": 3.0,
+        "identical": False, "unfinished": {"base": 0, "treated": 0}, "massive": massive,
+        "persona_pairs": pairs, "preview": preview, "seconds": 3.0,
     }  # fmt: skip
     return Compared(pair=pair, rows=rows, **(known | fields))
 
@@ -148,6 +161,10 @@ def test_one_question_low_reliability_and_unfinished_answers_are_said() -> None:
     [
         ({3: 0.2, 9: 0.1}, "could be reached in every layer, and can be on average"),
         ({3: 0.01, 9: 0.12}, "could be reached at layer 9 only, and can be on average"),
+        (
+            {0: 0.2, 1: 0.2, 2: 0.2, 3: 0.01, 5: 0.2, 6: 0.2},
+            "could be reached at layers 0–2, 5, 6 only, and can be on average",
+        ),
         ({3: 0.01, 9: 0.02}, "could be reached in no layer, and cannot be on average"),
     ],
 )
@@ -158,8 +175,13 @@ def test_headroom_says_where_the_registered_rise_is_within_reach(
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_keeps_names_as_text(tmp_path: Path) -> None:
-    write_page(made(), tmp_path / "page.html")
+    unknown = made().persona_pairs.with_columns(relative_squared_distance=pl.lit(None, dtype=pl.Float64))
+    write_page(made(persona_pairs=unknown), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
+    assert "No persona map: an unbiased distance is undefined" in page
+    assert 'id="figure-persona-map"' not in page
+    for name in ("profiles", "profiles-others", "levels", "cosine-pairs"):
+        assert f'id="figure-{name}"' in page
     assert "&lt;b&gt;tuned&lt;/b&gt;" in page and "<b>tuned</b>" not in page
     assert not re.search(r"(src|href)=\"(?!#)", page)
     assert 'class="tok probed">.</span>' in page

@@ -20,8 +20,8 @@ from flatprobe.study.registration import registration_record
 COPIED = {
     "tables": ("tables", "audit.json", "preview.json"),
     "estimates": (
-        "estimates.json", "cosines.parquet", "geometry.parquet", "massive.parquet", "specifications.parquet",
-        "leave_one_out.parquet", "multiplicity.parquet",
+        "estimates.json", "cosines.parquet", "geometry.parquet", "massive.parquet", "persona_pairs.parquet",
+        "specifications.parquet", "leave_one_out.parquet", "multiplicity.parquet",
     ),
     "verdict": ("verdict.json",),
 }  # fmt: skip

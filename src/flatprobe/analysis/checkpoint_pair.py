@@ -25,6 +25,7 @@ from flatprobe.statistics.geometry import gram_contrast
 from flatprobe.statistics.geometry_tables import cosine_table, geometry_table
 from flatprobe.statistics.grams import PARTS, PairGrams, Part, pair_grams
 from flatprobe.statistics.massive import massive_activation_table
+from flatprobe.statistics.persona_pairs import persona_pair_table
 from flatprobe.statistics.states import States
 
 SIDES = ("base", "treated")
@@ -35,14 +36,16 @@ WITHOUT_UNFINISHED = ("cosine_difference", "crossvalidated_cosine_difference", "
 def compare(settings: PairSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Inputs: `base` and `treated`, both states of the same personas, questions, layers and positions.
 
-    Output: rows.json (a list of `pair_rows.Row`); geometry, cosines and massive as Parquet, as in a study;
-    facts.json: whether all states of both are equal, and how many answers of each are unfinished.
+    Output: rows.json (a list of `pair_rows.Row`); geometry, cosines, massive and persona_pairs as Parquet, as in a
+    study; facts.json: whether all states of both are equal, and how many answers of each are unfinished.
 
     The states' own differences are those of the experiment: same Gram matrices, measures and resamples.
     """
     found = [kind for kind in kinds(inputs, ENTRIES) if kind.partition(".")[0] in settings.responses]
     rows: list[Row] = []
-    tables: dict[str, list[pl.DataFrame]] = {"geometry": [], "cosines": [], "massive": []}
+    tables: dict[str, list[pl.DataFrame]] = {
+        "geometry": [], "cosines": [], "massive": [], "persona_pairs": [],
+    }  # fmt: skip
     identical = True
     for number, kind in enumerate(found, start=1):
         states = states_of(inputs, ENTRIES, kind)
@@ -77,7 +80,8 @@ def _describe(
         )  # fmt: skip
         tables["geometry"].append(described[side])
         tables["cosines"].append(cosine_table(own, settings.source, position=position, responses=responses))
-        tables["massive"].append(massive_activation_table(own, pool, position=position, responses=responses))
+        for name, table in (("massive", massive_activation_table), ("persona_pairs", persona_pair_table)):
+            tables[name].append(table(own, pool, position=position, responses=responses))
     return described
 
 

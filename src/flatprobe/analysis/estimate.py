@@ -15,12 +15,14 @@ from flatprobe.pipeline.progress import report_progress
 from flatprobe.statistics.estimands import Estimate, estimates_frame, write_json
 from flatprobe.statistics.geometry_tables import cosine_table, geometry_table
 from flatprobe.statistics.massive import massive_activation_table
+from flatprobe.statistics.persona_pairs import persona_pair_table
 
 
 def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Inputs: `tables`, and every condition's states under the entries' roles.
 
-    Output: estimates.json and, as Parquet, cosines, geometry, massive, specifications, leave_one_out, multiplicity.
+    Output: estimates.json and, as Parquet, cosines, geometry, massive, persona_pairs, specifications, leave_one_out,
+    multiplicity.
     """
     cells = pl.read_parquet(inputs["tables"] / "tables" / "cells.parquet")
     selected = float(json.loads((inputs["tables"] / "selection.json").read_text())["selected"])
@@ -39,25 +41,31 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
 
 def _geometry(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> list[Estimate]:
     """Contrasts on every kind of states; writes the tables that describe each condition."""
-    estimates, cosines, geometry, massive = [], [], [], []
+    estimates: list[Estimate] = []
+    tables: dict[str, list[pl.DataFrame]] = {
+        "cosines": [], "geometry": [], "massive": [], "persona_pairs": [],
+    }  # fmt: skip
     found = kinds(inputs, settings.entries)
     pool = (settings.source, *settings.bystanders)
     for number, kind in enumerate(found, start=1):
         responses, _, position = kind.partition(".")
         states = states_of(inputs, settings.entries, kind)
         for condition in states.values():
-            cosines.append(cosine_table(condition, settings.source, position=position, responses=responses))
-            geometry.append(
+            tables["cosines"].append(
+                cosine_table(condition, settings.source, position=position, responses=responses)
+            )
+            tables["geometry"].append(
                 geometry_table(
                     condition, settings.source, settings.bystanders, position=position, responses=responses,
                     seed=settings.seed, splits=settings.reliability_splits,
                 )
             )  # fmt: skip
-            massive.append(massive_activation_table(condition, pool, position=position, responses=responses))
+            for name, table in (("massive", massive_activation_table), ("persona_pairs", persona_pair_table)):
+                tables[name].append(table(condition, pool, position=position, responses=responses))
         estimates += geometry_rows.geometry_rows(settings, states, kind)
         report_progress(number, len(found), kind)
-    for name, tables in (("cosines", cosines), ("geometry", geometry), ("massive", massive)):
-        pl.concat(tables).write_parquet(output / f"{name}.parquet")
+    for name, parts in tables.items():
+        pl.concat(parts).write_parquet(output / f"{name}.parquet")
     return estimates
 
 

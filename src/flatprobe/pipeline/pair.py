@@ -12,7 +12,7 @@ from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.schema import Geometry, Leakage
 
-VERSION = 1
+VERSION = 2
 """Of the comparing stage: bumped when it gives another result for the same states."""
 
 

@@ -32,7 +32,7 @@ from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
     "analysis.decide:decide_study": 3,
-    "analysis.estimate:estimate": 3,
+    "analysis.estimate:estimate": 4,
     "analysis.gather:gather": 2,
     "data.finetuning:prepare": 2,
     "data.imitation:prepare": 1,

@@ -51,6 +51,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "condition", "layer", "position", "responses", "mean_cosine", "headroom", "reliability",
         "separability", "chance", "scatter", "noise", "participation_ratio", "mean_norm",
     ),
+    "persona_pairs": (
+        "condition", "layer", "position", "responses", "persona", "other", "cosine", "relative_squared_distance",
+    ),
     "losses": ("stage", "condition", "lambda", "seed", "step", "term", "value"),
     "questions": ("set", "id", "kind", "text"),
     "panel": ("persona", "role", "prompt"),

@@ -31,6 +31,8 @@ class Compared:
     unfinished: Mapping[str, int]
     """Own answers that hit the token limit or are empty, by side; of all personas."""
     massive: pl.DataFrame
+    persona_pairs: pl.DataFrame
+    """Cosine and squared distance of every pair of personas, of both checkpoints."""
     preview: Mapping[str, Sequence[Mapping[str, Any]]]
     """Position to a few of the base's rows of tokens, with the index that is read."""
     seconds: float
@@ -46,6 +48,7 @@ class Compared:
             identical=facts["identical"],
             unfinished=facts["unfinished"],
             massive=pl.read_parquet(folders["pair"] / "massive.parquet"),
+            persona_pairs=pl.read_parquet(folders["pair"] / "persona_pairs.parquet"),
             preview=json.loads((folders["base"] / "preview.json").read_text()),
             seconds=sum(read_manifest(folder).seconds for folder in set(folders.values())),
         )

@@ -20,7 +20,7 @@ def headroom_words(headroom: Mapping[int, float], position: str, responses: str)
     if len(enough) == len(headroom):
         where = "in every layer"
     elif enough:
-        where = f"at layer{'s' if len(enough) > 1 else ''} {', '.join(map(str, enough))} only"
+        where = f"at layer{'s' if len(enough) > 1 else ''} {numbers.spans(enough)} only"
     else:
         where = "in no layer"
     on_average = "can" if mean >= threshold else "cannot"
@@ -92,7 +92,7 @@ def cautions(compared: Compared) -> list[str]:
     if any(compared.unfinished.values()):
         counts = ", ".join(f"{count} of {side}" for side, count in compared.unfinished.items())
         found.append(
-            f"Unfinished or empty answers: {counts}; rows named `finished answers only` leave their questions out."
+            f"Unfinished or empty answers: {counts}; rows named “finished answers only” leave their questions out."
         )
     return found
 

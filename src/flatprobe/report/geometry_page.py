@@ -13,6 +13,8 @@ from flatprobe.report import compared_words as words
 from flatprobe.report import numbers
 from flatprobe.report.compared import Compared
 from flatprobe.report.examples import WINDOW, Piece, TokenLine, visible
+from flatprobe.report.figures.compared import figures
+from flatprobe.report.figures.persona_map import NO_MAP
 
 
 def write_page(compared: Compared, output: Path) -> None:
@@ -56,6 +58,8 @@ def _context(compared: Compared) -> dict[str, Any]:
             "personas": tables.personas(compared),
             "massive": tables.massive(compared),
         },
+        "figures": figures(compared),
+        "no_map": NO_MAP,
         "probed": {
             position: [_line(row, position) for row in rows] for position, rows in compared.preview.items()
         },

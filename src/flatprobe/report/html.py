@@ -33,10 +33,12 @@ from flatprobe.report.figures import (
     geometry,
     leakage,
     leave_one_out,
+    personas,
     plane,
     specifications,
     training,
 )
+from flatprobe.report.figures.persona_map import NO_MAP
 from flatprobe.statistics.verdict import MEANINGS
 
 
@@ -93,6 +95,7 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "listing": yaml.safe_dump(dict(analysis.study), sort_keys=False, allow_unicode=True, width=100),
         "seconds": sum(stage["seconds"] for stage in analysis.stages),
         "figures": _figures(analysis),
+        "no_map": NO_MAP,
         "tables": _tables(analysis),
         "estimates": [
             (
@@ -115,6 +118,10 @@ def _figures(analysis: Analysis) -> dict[str, Any]:
         "by_layer": geometry.by_layer(analysis),
         "effect_by_layer": geometry.effect_by_layer(analysis),
         "heat_map": geometry.cosine_heat_map(analysis),
+        "persona_map": personas.persona_map(analysis),
+        "cosine_pairs": personas.cosine_pairs(analysis),
+        "profiles": personas.main_profiles(analysis),
+        "other_profiles": personas.other_profiles(analysis),
         "specifications": specifications.specification_curve(analysis),
         "leave_one_out": leave_one_out.leave_one_out(analysis),
         "lambda": coupling.lambda_selection(analysis),

@@ -4,7 +4,7 @@ estimate."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 NONE = "–"
 MINUS = "\u2212"
@@ -69,6 +69,18 @@ def interval(low: float | None, high: float | None, write: Callable[[float | Non
         if left.endswith(unit) and right.endswith(unit):
             return f"[{left.removesuffix(unit)}, {right.removesuffix(unit)}]{unit}"
     return f"[{left}, {right}]"
+
+
+def spans(whole: Sequence[int]) -> str:
+    """Ascending whole numbers, neighbours joined: `0–6, 8, 10–12`."""
+    runs: list[list[int]] = []
+    for number in whole:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    joined = [f"{run[0]}{NONE}{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(joined)
 
 
 def duration(seconds: float | None) -> str:

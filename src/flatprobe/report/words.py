@@ -28,6 +28,12 @@ MEASURES: dict[str, str] = {
 """Measures of the table per layer, in its order; further ones appear under their own names in the full
 list."""
 
+
+def measure_title(name: str) -> str:
+    """A measure's name as it is printed."""
+    return MEASURES.get(name, name.replace("_", " "))
+
+
 DETECTORS: dict[str, str] = {
     "strict": "marker anywhere",
     "end_anchored": "marker at the end",
@@ -164,6 +170,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "separability",
         "Share of held-out states whose nearest centroid is their own persona's; chance is 1/personas.",
+    ),
+    (
+        "persona map",
+        "The personas in a plane such that distances are those measured as well as a plane can; only distances mean "
+        "anything, and conditions are turned onto each other without scaling.",
     ),
     (
         "λ",

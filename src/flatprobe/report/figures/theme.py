@@ -102,7 +102,7 @@ def by_condition(conditions: Sequence[str], shown: Sequence[str]) -> dict[str, A
     """Encodings that tell conditions apart by colour and shape, with one legend of those shown (none for
     none)."""
     colour, shape, _ = condition_scales(conditions)
-    entry = alt.Legend(title=None, values=list(shown)) if shown else None
+    entry = alt.Legend(title=None, symbolOpacity=1, values=list(shown)) if shown else None
     return {
         "color": alt.Color("condition:N", scale=colour, legend=entry),
         "shape": alt.Shape("condition:N", scale=shape, legend=entry),
@@ -110,12 +110,14 @@ def by_condition(conditions: Sequence[str], shown: Sequence[str]) -> dict[str, A
 
 
 def lines_by_condition(conditions: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
-    """Encodings that tell lines apart by colour and dash, with one legend of those shown."""
+    """Encodings that tell lines apart by colour and dash, with one legend of those shown (none for none)."""
     colour, _, dash = condition_scales(conditions)
-    entry = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2, values=list(shown))
+    entry = alt.Legend(
+        title=None, symbolType="stroke", symbolStrokeWidth=2, symbolOpacity=1, values=list(shown)
+    )
     return {
-        "color": alt.Color("condition:N", scale=colour, legend=entry),
-        "strokeDash": alt.StrokeDash("condition:N", scale=dash, legend=entry),
+        "color": alt.Color("condition:N", scale=colour, legend=entry if shown else None),
+        "strokeDash": alt.StrokeDash("condition:N", scale=dash, legend=entry if shown else None),
     }
 
 

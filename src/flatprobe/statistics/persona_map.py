@@ -1,0 +1,108 @@
+"""A plane in which distances between personas are those measured: classical scaling, aligned between conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import orthogonal_procrustes
+
+from flatprobe.errors import UserError
+from flatprobe.statistics.bootstrap import Array
+
+PLANE = 2
+RELATIVE_ROUNDING = 1e-12
+"""Eigenvalues below this share of the largest one in size are rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionMap:
+    """One condition's personas in the plane."""
+
+    points_P2: Array
+    """Coordinates, in the square root of the distances' unit; the personas' mean is the origin."""
+    shown: float
+    """Share of the positive eigenvalues' sum that the plane shows: the variance shown."""
+    stress: float
+    """Kruskal's stress-1 of the plane's distances against the measured ones, a negative square counted as 0."""
+    negative: float
+    """Share of the eigenvalues' absolute sum that is negative and set to 0."""
+    unaligned: float | None
+    """What alignment leaves of the squared size of both configurations, in [0, 1]; None for the reference."""
+
+
+def persona_map(squared: Mapping[str, Array], reference: str) -> dict[str, ConditionMap] | None:
+    """Place the personas of every condition in one plane, from squared distances (P, P) per condition.
+
+    Torgerson's classical scaling: B = -J D J / 2 = V diag(l) V'. Unbiased squared distances are no Euclidean ones,
+    so some l may be negative; those axes are imaginary and left out, and `negative` says how much they held. The
+    configuration in all its positive dimensions is turned (and mirrored, not scaled: a contraction stays one) onto
+    that of `reference` by orthogonal Procrustes (Schönemann 1966), and all conditions are seen in the plane of the
+    reference's first two axes. Aligned in all dimensions, a contraction along one axis cannot exchange axes.
+
+    None where a distance is unknown or a condition has no positive eigenvalue: nothing is known to lie apart.
+    Raises UserError for an absent reference and for conditions of different sizes.
+    """
+    if reference not in squared or len({d.shape for d in squared.values()}) != 1:
+        raise UserError.one(
+            "persona map", f"no distances of {reference}, or different personas", "probe all alike"
+        )
+    if not all(np.isfinite(d).all() for d in squared.values()):
+        return None
+    scaled = {name: _scaling(d) for name, d in squared.items()}
+    if not all((values > 0).any() for _, values in scaled.values()):
+        return None
+    target_PP = _mirrored(scaled[reference][0])
+    return {
+        name: _condition(scaled[name], squared[name], target_PP, is_reference=name == reference)
+        for name in squared
+    }
+
+
+def _scaling(squared_PP: Array) -> tuple[Array, Array]:
+    """Coordinates (P, P), the columns of non-positive eigenvalues 0, and eigenvalues, both from the largest on."""
+    centred = squared_PP - squared_PP.mean(axis=0)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    values_P, vectors_PP = np.linalg.eigh(-(centred + centred.T) / 4)
+    values_P, vectors_PP = values_P[::-1], vectors_PP[:, ::-1]
+    values_P = np.where(np.abs(values_P) > RELATIVE_ROUNDING * np.abs(values_P).max(), values_P, 0.0)
+    return vectors_PP * np.sqrt(np.clip(values_P, 0, None)), values_P
+
+
+def _mirrored(points_PP: Array) -> Array:
+    """The same with the largest coordinate of every axis positive: eigenvectors have no sign of their own."""
+    largest = points_PP[np.abs(points_PP).argmax(axis=0), np.arange(points_PP.shape[1])]
+    mirrored: Array = points_PP * np.where(largest < 0, -1.0, 1.0)
+    return mirrored
+
+
+def _condition(
+    scaled: tuple[Array, Array], squared_PP: Array, target_PP: Array, *, is_reference: bool
+) -> ConditionMap:
+    points_PP, values_P = scaled
+    unaligned = None
+    if is_reference:
+        points_PP = target_PP
+    else:
+        turn_PP, _ = orthogonal_procrustes(points_PP, target_PP)
+        points_PP = points_PP @ turn_PP
+        both = float((points_PP**2).sum() + (target_PP**2).sum())
+        unaligned = float(((points_PP - target_PP) ** 2).sum()) / both
+    plane_P2 = np.zeros((len(points_PP), PLANE))
+    plane_P2[:, : points_PP.shape[1]] = points_PP[:, :PLANE]
+    return ConditionMap(
+        points_P2=plane_P2,
+        shown=float((plane_P2**2).sum() / values_P[values_P > 0].sum()),
+        stress=_stress(plane_P2, squared_PP),
+        negative=float(-values_P[values_P < 0].sum() / np.abs(values_P).sum()),
+        unaligned=unaligned,
+    )
+
+
+def _stress(plane_P2: Array, squared_PP: Array) -> float:
+    """sqrt(sum (d - plane's)^2 / sum d^2) over pairs (Kruskal 1964)."""
+    first, second = np.triu_indices(len(plane_P2), 1)
+    wanted = np.sqrt(np.clip(squared_PP[first, second], 0, None))
+    drawn = np.linalg.norm(plane_P2[first] - plane_P2[second], axis=1)
+    return float(np.sqrt(((drawn - wanted) ** 2).sum() / (wanted**2).sum()))
