@@ -69,6 +69,15 @@ def test_a_study_runs_to_a_verdict_and_a_report(finished: tuple[Path, Path, Ran]
     assert json.loads(printed.out) == verdict
 
 
+def test_the_control_s_headroom_is_said_per_layer_before_anything_is_trained(
+    finished: tuple[Path, Path, Ran],
+) -> None:
+    lines = finished[2].err.splitlines()
+    said = next(place for place, line in enumerate(lines) if line.startswith("Headroom of base_first at"))
+    trained = [place for place, line in enumerate(lines) if "finetune/" in line or "couple/" in line]
+    assert lines[said + 1].startswith("layer ") and said < min(trained)
+
+
 def test_every_condition_has_its_completions_and_only_the_control_the_whole_sweep(
     finished: tuple[Path, Path, Ran],
 ) -> None:

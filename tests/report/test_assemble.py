@@ -27,7 +27,7 @@ ESTIMATES = Stage(
 VERDICT = Stage(
     name="verdict", function="planted:verdict", settings=Settings(), inputs={"estimates": ESTIMATES}
 )
-PLAN = Plan(tables=TABLES, estimates=ESTIMATES, verdict=VERDICT)
+PLAN = Plan(control_states=TABLES, tables=TABLES, estimates=ESTIMATES, verdict=VERDICT)
 FACTS = [
     {"kind": "checkpoint", "condition": "em_first", "seed": 42, "facts": {"origin": "finetune"}},
     {"kind": "finetune_data", "condition": "em_first", "seed": None, "facts": {"rows": 300}},

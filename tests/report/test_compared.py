@@ -13,13 +13,14 @@ import pytest
 from flatprobe.models.reference import Reference
 from flatprobe.report import compared_tables
 from flatprobe.report.compared import Compared
-from flatprobe.report.compared_words import conclusion, headroom_words
+from flatprobe.report.compared_words import conclusion
 from flatprobe.report.geometry_page import write_page
+from flatprobe.report.headroom import headroom_words, study_headroom_words
 from flatprobe.statistics.measures import MEASURES, RATIOS
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Position
+from flatprobe.study.schema import GeometricLeg, Position
 
 LAYERS = (3, 9)
 POSITIONS: tuple[Position, ...] = ("prompt_mean", "last_response_token")
@@ -172,6 +173,19 @@ def test_headroom_says_where_the_registered_rise_is_within_reach(
     headroom: dict[int, float], said: str
 ) -> None:
     assert said in headroom_words(headroom, "all_mean", "own")
+
+
+def test_a_study_without_room_for_its_rise_hears_that_its_leg_cannot_pass() -> None:
+    little, enough = {3: 0.01, 9: 0.02}, {3: 0.2, 9: 0.1}
+    cosine, contraction = GeometricLeg(), GeometricLeg(measure="contraction", threshold=0.223)
+    assert study_headroom_words(little, "base_first", cosine) == (
+        "Headroom of base_first at last_response_token, own responses: 0.0150 on average. A cosine rise of 0.05 could "
+        "be reached in no layer, and cannot be on average: the geometric leg cannot pass."
+    )
+    assert study_headroom_words(enough, "base_first", cosine).endswith("and can be on average.")
+    assert "decides by contraction, which is not bounded" in study_headroom_words(
+        little, "base_first", contraction
+    )
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_keeps_names_as_text(tmp_path: Path) -> None:

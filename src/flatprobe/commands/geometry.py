@@ -236,7 +236,8 @@ def _digest(pair: Pair) -> str:
 
 
 def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, str], folder: Path) -> None:
-    from flatprobe.commands.geometry_text import HeadroomDisplay, show
+    from flatprobe.commands.geometry_text import show
+    from flatprobe.commands.headroom import HeadroomDisplay, of_pair
     from flatprobe.commands.workers import runner_settings
     from flatprobe.pipeline.artifact import ArtifactStore
     from flatprobe.pipeline.display import display_for_people
@@ -246,7 +247,7 @@ def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, st
     from flatprobe.report.geometry_page import write_page
 
     plan = plan_pair(pair)
-    display = HeadroomDisplay(display_for_people(), pair, plan.base_states, ArtifactStore(folder))
+    display = HeadroomDisplay(display_for_people(), plan.base_states, ArtifactStore(folder), of_pair(pair))
     try:
         summary = run([plan.geometry], folder, runner_settings(machine, locations), display)
     except UserError as error:

@@ -149,6 +149,7 @@ def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
 def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
     from flatprobe.analysis.assemble import assemble
+    from flatprobe.commands.headroom import HeadroomDisplay, of_study
     from flatprobe.commands.workers import runner_settings
     from flatprobe.pipeline.display import display_for_people, duration
     from flatprobe.pipeline.runner import run
@@ -156,12 +157,15 @@ def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool)
     prepared = prepare(study, machine, runs, check_model=True, keep=True, register=register)
     for notice in prepared.loaded.notices:
         console.warn(notice)
+    store = ArtifactStore(prepared.folder)
+    states = prepared.plan.control_states
+    display = HeadroomDisplay(display_for_people(), states, store, of_study(prepared.loaded.study))
     try:
         summary = run(
             [prepared.plan.verdict],
             prepared.folder,
             runner_settings(machine, prepared.resolved.locations),
-            display_for_people(),
+            display,
         )
     except UserError as error:
         error.add_note("finished stages are kept, and the same command goes on from there")

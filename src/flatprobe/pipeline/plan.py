@@ -22,6 +22,8 @@ from flatprobe.study.resolve import Resolved
 class Plan:
     """All stages of a study; `verdict` needs everything else."""
 
+    control_states: Stage
+    """Hidden states of the control under the first seed: its headroom is known from here on."""
     tables: Stage
     estimates: Stage
     verdict: Stage
@@ -49,7 +51,8 @@ class _Planner:
             if (data := study.conditions[name].finetune) is not None and data.imitate is None:
                 self._finetune_data(name)
         control = self._arm(rule.control, study.seeds[0])
-        self._enter("states", control.condition, self.parts.states(control, control), seed=control.seed)
+        states = self.parts.states(control, control)
+        self._enter("states", control.condition, states, seed=control.seed)
         for name in order:
             if (data := study.conditions[name].finetune) is not None and data.imitate is not None:
                 self.data[name] = self.parts.imitation_data(name, control)
@@ -65,7 +68,7 @@ class _Planner:
             self._manipulation(arm, control)
             self._enter("baseline", arm.condition, self.parts.leakage(arm, None), seed=arm.seed)
         self._couplings(arms, control)
-        return self._analysis(registered)
+        return self._analysis(registered, states)
 
     # --- before coupling
 
@@ -129,7 +132,7 @@ class _Planner:
 
     # --- analysis
 
-    def _analysis(self, registered: Registered) -> Plan:
+    def _analysis(self, registered: Registered, control_states: Stage) -> Plan:
         study, personas = self.study, self.resolved.personas
         bystanders = tuple(persona.name for persona in self.resolved.role("bystander"))
         gather = GatherSettings(
@@ -151,7 +154,7 @@ class _Planner:
             smoke=study.smoke, finetuned=tuple(n for n, c in study.conditions.items() if c.finetune or c.adapter),
         )  # fmt: skip
         verdict = stage("verdict", "analysis.decide:decide_study", decide, tables=tables, estimates=estimates)
-        return Plan(tables, estimates, verdict)
+        return Plan(control_states, tables, estimates, verdict)
 
     def _enter(
         self,

@@ -7,28 +7,9 @@ from typing import Any
 
 from flatprobe.report import numbers
 from flatprobe.report.compared import Compared
-from flatprobe.study.schema import Gates, GeometricLeg
+from flatprobe.study.schema import Gates
 
 COSINE_DIGITS = 4
-
-
-def headroom_words(headroom: Mapping[int, float], position: str, responses: str) -> str:
-    """Whether the registered rise can be reached at all, from 1 - base cosine per layer."""
-    threshold = GeometricLeg().threshold
-    mean = sum(headroom.values()) / len(headroom)
-    enough = [layer for layer, value in headroom.items() if value >= threshold]
-    if len(enough) == len(headroom):
-        where = "in every layer"
-    elif enough:
-        where = f"at layer{'s' if len(enough) > 1 else ''} {numbers.spans(enough)} only"
-    else:
-        where = "in no layer"
-    on_average = "can" if mean >= threshold else "cannot"
-    return (
-        f"Headroom of the base at {position}, {responses} responses: {numbers.decimal(mean, COSINE_DIGITS)} on "
-        f"average. A cosine rise of {threshold:g} could be reached {where}, and {on_average} be on average; "
-        "contraction is not bounded by it."
-    )
 
 
 def conclusion(compared: Compared) -> list[str]:

@@ -15,6 +15,7 @@ from flatprobe.report.compared import Compared
 from flatprobe.report.examples import WINDOW, Piece, TokenLine, visible
 from flatprobe.report.figures.compared import figures
 from flatprobe.report.figures.persona_map import NO_MAP
+from flatprobe.report.headroom import headroom_words
 
 
 def write_page(compared: Compared, output: Path) -> None:
@@ -47,7 +48,7 @@ def _context(compared: Compared) -> dict[str, Any]:
         "compared": compared,
         "facts": compared.facts(),
         "conclusion": words.conclusion(compared),
-        "headroom_words": words.headroom_words(known, *shown) if known else None,
+        "headroom_words": headroom_words(known, *shown) if known else None,
         "tables": {
             "headroom": tables.headroom(compared),
             "layers": tables.layers(compared, *shown),

@@ -65,7 +65,9 @@ def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]
         del block[name]
     try:
         return model.model_validate_json(json.dumps(known), strict=True), problems
-    except ValidationError:  # rules of a block that lacks what the unknown field was meant to be: one cause, said once
+    except (
+        ValidationError
+    ):  # rules of a block that lacks what the unknown field was meant to be: one cause, said once
         return None, problems
 
 

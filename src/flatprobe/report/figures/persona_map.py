@@ -187,4 +187,4 @@ def _description(personas: Sequence[str], placed: Mapping[str, ConditionMap], so
         for name, one in placed.items()
     }
     listed = ", ".join(f"{name} {numbers.decimal(value)}" for name, value in means.items())
-    return f"{len(personas)} personas in a plane; {source}’s mean distance to the others there, in mean norms: {listed}."
+    return f"{len(personas)} personas; mean distance of {source} to the others here, in mean norms: {listed}."
