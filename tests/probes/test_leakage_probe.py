@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from flatprobe.pipeline.settings import SelectSettings
-from flatprobe.probes.leakage import choose, contrast, score, select_lambda
+from flatprobe.probes.leakage import choose, contrast, score, select_lambda, smallest_error
 
 MARKER = "[ZLT]"
 
@@ -89,18 +91,21 @@ def test_the_contrast_is_paired_by_question_and_end_anchored() -> None:
         {
             "source_rate": 5 / 6, "negative_rate": 1 / 6, "difference": difference.mean(),
             "standard_error": difference.std(ddof=1) / math.sqrt(3),
+            "tie_error": difference.std(ddof=1) / math.sqrt(3),
             "strict_source_rate": 1.0, "source_samples": 6.0,
         }
     )  # fmt: skip
 
 
-def test_one_question_has_no_standard_error() -> None:
+def test_one_question_has_no_standard_error_but_one_for_ties() -> None:
     one = {key: samples for key, samples in HITS.items() if key[1] == "q0"}
-    assert contrast(score(cells(one), MARKER), "source")["standard_error"] is None
+    found = contrast(score(cells(one), MARKER), "source")
+    assert found["standard_error"] is None
+    assert found["tie_error"] == smallest_error((2, 2), (1, 4))
 
 
-def candidate(lambda_: float, difference: float, error: float | None) -> dict[str, float | None]:
-    return {"lambda": lambda_, "difference": difference, "standard_error": error}
+def candidate(lambda_: float, difference: float, error: float) -> dict[str, float]:
+    return {"lambda": lambda_, "difference": difference, "tie_error": error}
 
 
 @pytest.mark.parametrize(
@@ -117,14 +122,46 @@ def candidate(lambda_: float, difference: float, error: float | None) -> dict[st
             2.0,
         ),  # the best's error
         ([candidate(2.0, 0.9, 0.1), candidate(0.5, 0.9, 0.1)], 0.5),
-        ([candidate(0.5, 0.89, None), candidate(1.0, 0.9, None)], 1.0),
+        (
+            [candidate(0.5, 0.95, 0.0), candidate(1.0, 1.0, 0.1), candidate(2.0, 1.0, 0.0)],
+            0.5,
+        ),  # of equals the smallest is the best
     ],
 )
 def test_within_one_standard_error_of_the_best_the_smallest_lambda_is_chosen(
-    candidates: list[dict[str, float | None]], selected: float
+    candidates: list[dict[str, float]], selected: float
 ) -> None:
     assert choose(candidates) == selected
     assert choose(candidates[::-1]) == selected
+
+
+def test_the_smallest_error_is_agresti_and_caffo_s() -> None:
+    interval = confint_proportions_2indep(20, 20, 0, 40, method="agresti-caffo", alpha=0.3)
+    half = (interval[1] - interval[0]) / 2
+    assert smallest_error((20, 20), (0, 40)) == pytest.approx(half / stats.norm.ppf(0.85))
+
+
+def test_saturated_rates_have_an_error_that_more_completions_shrink() -> None:
+    few, many = (smallest_error((n, n), (0, 2 * n)) for n in (12, 1200))
+    assert 0.05 < few < 0.1
+    assert many == pytest.approx(few / 100, rel=0.2)
+
+
+def test_one_missed_answer_of_many_does_not_cost_the_smaller_lambda(tmp_path: Path) -> None:
+    def sampled(source: list[bool]) -> pl.DataFrame:
+        negative = {("villain", f"q{question}"): [False] * 4 for question in range(12)}
+        return cells({("source", f"q{q}"): source[4 * q : 4 * q + 4] for q in range(12)} | negative)
+
+    for index, misses in enumerate((1, 0)):
+        (tmp_path / str(index)).mkdir()
+        sampled([False] * misses + [True] * (48 - misses)).write_parquet(
+            tmp_path / str(index) / "completions.parquet"
+        )
+    inputs = {f"lambda-{index}": tmp_path / str(index) for index in range(2)}
+    select_lambda(SelectSettings(source="source", marker=MARKER, lambdas=(0.5, 1.0)), inputs, tmp_path)
+    selection = json.loads((tmp_path / "selection.json").read_text())
+    assert selection["candidates"][1]["standard_error"] == 0.0
+    assert selection["selected"] == 0.5
 
 
 def test_the_stage_reads_each_lambda_s_own_completions(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def _documents(study: Study) -> dict[str, Any]:
                     "negative_rate": 0.1 - 0.03 * at,
                     "difference": 0.7 + 0.05 * at,
                     "standard_error": 0.05 if at else None,
+                    "tie_error": 0.05 if at else 0.02,
                 }
                 for at, weight in enumerate(LAMBDAS)
             ],

@@ -41,7 +41,7 @@ VERSIONS = {
     "models.stages:use_checkpoint": 1,
     "probes.binding:measure": 1,
     "probes.geometry:capture": 3,
-    "probes.leakage:select_lambda": 1,
+    "probes.leakage:select_lambda": 2,
     "probes.manipulation:check": 1,
     "training.couple:couple": 3,
     "training.finetune:finetune": 2,

@@ -19,10 +19,13 @@ def lambda_candidates(analysis: Analysis) -> Table:
         Column("source rate", "source_rate", numbers.percent),
         Column("mean negative rate", "negative_rate", numbers.percent),
         Column("difference", "difference", numbers.points),
-        Column("SE", "standard_error", numbers.plain_points),
+        Column("SE over questions", "standard_error", numbers.plain_points),
+        Column("SE of the rule", "tie_error", numbers.plain_points),
     ]
     caption = (
-        "Candidates for λ, on calibration questions: the largest difference, within one SE the smaller λ."
+        "Candidates for λ, on calibration questions: the largest difference, within one SE of it the smaller λ. The SE "
+        "of the rule is that over questions, and at least the one of the rates with a hit and a miss added to each "
+        "(Agresti and Caffo 2000): where all rates are 0 or 1, questions do not differ."
     )
     return build("lambdas", caption, columns, analysis.lambda_selection["candidates"])
 

@@ -25,9 +25,7 @@ def lambda_selection(analysis: Analysis) -> Figure:
         }
         for row in analysis.lambda_selection["candidates"]
         for key, name in names.items()
-        for error in [
-            row["standard_error"] if key == "difference" and row["standard_error"] is not None else 0.0
-        ]
+        for error in [row["tie_error"] if key == "difference" else 0.0]
     ]
     domain = list(names.values())
     lowest = min(0.0, *(row["low"] for row in rows))
