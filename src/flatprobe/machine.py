@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from flatprobe.study.schema import OpenaiMachine, ScriptedMachine, VllmMachine
+from flatprobe.study.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
 
 VARIABLE = "FLATPROBE_MACHINE"
 
@@ -36,6 +36,12 @@ class Local(BaseModel):
     scripted: ScriptedMachine = ScriptedMachine()
     locations: Mapping[str, str]
     """Fingerprint of a local model, adapter or data file to where it lies here."""
+
+    @classmethod
+    def of(cls, machine: Machine, locations: Mapping[str, str]) -> Self:
+        """What a machine file says to stages, and where the study's local files lie."""
+        told = {name: getattr(machine, name) for name in cls.model_fields if name != "locations"}
+        return cls(**told, locations=locations)
 
 
 def to_environment(local: Local) -> dict[str, str]:

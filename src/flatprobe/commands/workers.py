@@ -12,10 +12,9 @@ from flatprobe.study.schema import Machine
 
 def runner_settings(machine: Machine, locations: Mapping[str, str]) -> RunnerSettings:
     """How stages run here; `locations` is where local models and data lie, by fingerprint."""
-    told = {name: value for name, value in machine.model_dump().items() if name in Local.model_fields}
     return RunnerSettings(
         threads=_threads(machine),
-        environment=to_environment(Local(**told, locations=locations)),
+        environment=to_environment(Local.of(machine, locations)),
         workers=machine.workers,
         gpus=machine.gpus,
     )

@@ -67,7 +67,7 @@ def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]
         return model.model_validate_json(json.dumps(known), strict=True), problems
     except (
         ValidationError
-    ):  # rules of a block that lacks what the unknown field was meant to be: one cause, said once
+    ):  # a rule of a block that lacks what the unknown field was meant to be: said already
         return None, problems
 
 
