@@ -28,6 +28,7 @@ import torch
 from sampling_ways import Load, Options, describe, loads, opened, ways
 
 from flatprobe import console
+from flatprobe.generation.vllm_server import used_memory
 from flatprobe.models.embedded import converted_folder
 
 BATCHES = (32, 64, 128)
@@ -46,7 +47,7 @@ def main() -> None:
     for load in ("forced", "demo"):
         for way in options.ways or ways(options.batches, options.vllm_python is not None):
             found.append(_in_a_process(options, model, load, way))
-        show([one for one in found if one["load"] == load], load)
+        show([one for one in found if one["load"] == load], load, loads(options.quick)[load])
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
@@ -101,12 +102,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             run(replace(load, prompts=load.prompts[:2], max_new_tokens=4))
             ready = time.perf_counter() - clock
             peak = matrix_peak(options.device)
+            if options.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
             seconds, tokens = [], []
             for _ in range(1 if options.quick else options.repeats):
                 clock = time.perf_counter()
                 tokens.append(run(load))
                 seconds.append(time.perf_counter() - clock)
-            memory = _memory(options.device)
+            device_memory = peak_memory(options.device, way) if options.device == "cuda" else None
+        # On a CPU now, that a process of vLLM has ended: it counts from then on.
+        memory = device_memory or peak_memory(options.device, way)
     return {
         "load": name, "way": way, "completions": len(load.requests), "ready": ready,
         "seconds": float(np.median(seconds)), "tokens": float(np.median(tokens)), "matrix_peak": peak,
@@ -141,32 +146,39 @@ def _weights(model: Path) -> int:
     return total
 
 
-def _memory(device: str) -> float:
-    """Peak in MiB: of a GPU's allocator, or of this process and those that it started, the larger."""
-    if device == "cuda" and torch.cuda.max_memory_allocated():
+def peak_memory(device: str, way: str) -> float:
+    """Peak in MiB: of this process, or of one that it started and that has ended, where that is larger.
+
+    On a GPU, of torch's allocator; of vLLM, what the driver says is in use.
+    """
+    if device == "cuda" and way.startswith("vllm"):
+        return float(sum(used_memory() or ()))
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() / MIB
     unit = 1 if sys.platform == "darwin" else 1024
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return max(resource.getrusage(each).ru_maxrss for each in who) * unit / MIB
 
 
-def show(found: list[dict[str, Any]], load: str) -> None:
-    """Tokens per second, against the best plain way and against what the device could do at most."""
+def show(found: list[dict[str, Any]], load: str, size: Load) -> None:
+    """Tokens per second, against the best plain way, without an adapter, and against the device's peak."""
     done = [one for one in found if "failed" not in one]
-    plain = [one["tokens"] / one["seconds"] for one in done if one["way"].startswith("plain-")]
+    speeds = {one["way"]: one["tokens"] / one["seconds"] for one in done}
+    plain = max((speed for way, speed in speeds.items() if way.startswith("plain-")), default=None)
     rows = []
     for one in done:
-        speed = one["tokens"] / one["seconds"]
+        speed, base = speeds[one["way"]], speeds.get(one["way"].removesuffix(" + adapter"))
         rows.append((
-            describe(one), f"{speed:.0f}", f"{speed / max(plain):.2f}" if plain else "",
+            describe(one), f"{speed:.0f}", f"{speed / plain:.2f}" if plain else "",
+            f"{speed / base:.2f}" if base and one["way"].endswith(" + adapter") else "",
             f"{one['seconds']:.1f}", f"{one['tokens']:.0f}", f"{one['memory']:.0f}",
             f"{speed * one['flops_per_token'] / one['matrix_peak']:.0%}", f"{one['matrix_peak'] / 1e9:.0f}",
             f"{one['ready']:.1f}",
         ))  # fmt: skip
     columns = (
-        "way", "tokens/s", "x plain", "seconds", "tokens", "peak MiB", "of matrix peak", "GFLOP/s", "ready after s",
+        "way", "tokens/s", "x plain", "x base", "seconds", "tokens", "peak MiB", "of matrix peak", "GFLOP/s",
+        "ready after s",
     )  # fmt: skip
-    size: Load = loads(quick=False)[load]
     title = f"{load}: {len(size.prompts)} prompts x {size.samples}, at most {size.max_new_tokens} tokens"
     console.table(columns, rows, title=title, right=columns[1:])
     if done:

@@ -8,12 +8,14 @@ import stat
 from dataclasses import asdict, replace
 
 import pytest
-from vllm_bench import WARM, Bench, requests_of
+from vllm_bench import STAGE, WARM, Bench, requests_of
 
+from flatprobe import machine
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation import vllm_server
 from flatprobe.generation.engine import request_seed, sample
+from flatprobe.generation.stages import sample as sample_stage
 from flatprobe.study.schema import VllmMachine
 
 
@@ -83,6 +85,21 @@ def test_adapters_share_one_process_and_are_told_apart_by_their_content(
     assert start["max_lora_rank"] == 16 and engine.facts()["starts"] == 1
     assert {"q_proj", "down_proj"} <= set(start["lora_target_modules"])
     assert "lm_head" not in start["lora_target_modules"]
+
+
+def test_a_stage_with_an_adapter_starts_one_process_for_the_base_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = machine.current().model_copy(update={"engine": "vllm"})
+    monkeypatch.setattr(machine, "current", lambda: local)
+    bench.adapter("adapter", 4, 0)
+    output = bench.folder / "out"
+    output.mkdir()
+    sample_stage(STAGE, {"checkpoint": bench.checkpoint, "adapter": bench.folder}, output)
+    (start,) = bench.starts
+    assert start["max_lora_rank"] == 8
+    facts = json.loads((output / "facts.json").read_text())
+    assert facts["engine"]["starts"] == 1 and facts["canary"]["base_again_change"] == 0.0
 
 
 def test_a_higher_rank_or_a_longer_prompt_replaces_the_process(bench: Bench, prompts: list[Prompt]) -> None:

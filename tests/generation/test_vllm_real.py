@@ -5,6 +5,7 @@ FLATPROBE_VLLM_PYTHON names an interpreter that has vLLM, on a machine with a GP
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
@@ -18,8 +19,11 @@ import pytest
 import torch
 from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_model
 from scipy.stats import chisquare
+from vllm_bench import STAGE
 
+from flatprobe import machine
 from flatprobe.generation.engine import Request, sample
+from flatprobe.generation.stages import sample as sample_stage
 from flatprobe.generation.stopping import ends_of_files
 from flatprobe.generation.vllm_engine import VllmEngine
 from flatprobe.models.embedded import converted_folder
@@ -143,6 +147,24 @@ def test_closing_the_engine_leaves_nothing(trial: Trial) -> None:
         assert all(
             after <= before + 64 for before, after in zip(freed.used_before, freed.used_after, strict=True)
         )
+
+
+def test_a_stage_starts_one_process_for_its_checks_the_base_and_the_adapter(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = machine.current().model_copy(update={"engine": "vllm", "vllm": OPTIONS})
+    monkeypatch.setattr(machine, "current", lambda: local)
+    checkpoint, first = Path(trial.loaded.model.name_or_path), trial.adapters["first"]
+    assert first is not None
+    (tmp_path / "coupling").mkdir()
+    (tmp_path / "coupling" / "adapter").symlink_to(first)
+    (tmp_path / "out").mkdir()
+    inputs = {"checkpoint": checkpoint, "adapter": tmp_path / "coupling"}
+    sample_stage(STAGE.model_copy(update={"parity_prompts": 2}), inputs, tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "facts.json").read_text())
+    assert facts["engine"]["starts"] == 1 and facts["engine"]["freed"] is None
+    assert facts["parity"]["agreed"] == facts["parity"]["tokens"] > 0
+    assert facts["canary"]["max_log_p_change"] > 0.1 > 10 * facts["canary"]["base_again_change"]
 
 
 def test_the_demo_s_model_agrees_too(tmp_path: Path) -> None:

@@ -13,10 +13,19 @@ from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Request, SamplingSettings
 from flatprobe.generation.vllm_engine import VllmEngine
 from flatprobe.models.load import Loaded
+from flatprobe.pipeline.settings import SampleSettings
+from flatprobe.study.panel import Persona
+from flatprobe.study.questions import Question
 from flatprobe.study.schema import Lora, VllmMachine
 from flatprobe.training.lora import attach
 
 WARM = SamplingSettings(max_new_tokens=12, temperature=1.0, top_p=1.0, seed="warm")
+STAGE = SampleSettings(
+    personas=(Persona(name="librarian", role="source", system="You are a librarian."),),
+    questions=tuple(Question(id=f"q{i}", kind="factual", text=f"What floats, {i}?") for i in range(2)),
+    samples=2, max_new_tokens=6, temperature=1.0, top_p=1.0, precision="float32", seed="stage", stop_at=None,
+    parity_prompts=0,
+)  # fmt: skip
 DOUBLES = Path(__file__).with_name("doubles")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import UserError
@@ -16,14 +17,25 @@ from flatprobe.models.load import checkpoint_path, held_checkpoint, load_tokeniz
 from flatprobe.pipeline.manifest import Damaged, read_manifest
 from flatprobe.study.schema import Precision
 
+if TYPE_CHECKING:
+    from flatprobe.generation.vllm_engine import VllmEngine
+
 
 @contextmanager
-def opened(folder: Path, precision: Precision, local: Local) -> Iterator[tuple[Engine, Conversations]]:
-    """An engine on a checkpoint artifact, with no adapter, and what renders its prompts.
+def opened(
+    folder: Path, precision: Precision, local: Local, adapter: Path | None = None
+) -> Iterator[tuple[Engine, Conversations]]:
+    """An engine on a checkpoint artifact, and what renders its prompts; no adapter is on.
 
     What takes long to load stays loaded for the next stage on the same checkpoint; adapters are taken off.
+
+    Args:
+        adapter: the one that will be used, so that an engine that starts for the checkpoint has room for it.
+
+    Raises:
+        UserError: the machine file lacks something, or the engine cannot serve the adapter.
     """
-    engine, conversations, kept = _open(folder, precision, local)
+    engine, conversations, kept = _open(folder, precision, local, adapter)
     try:
         yield engine, conversations
     finally:
@@ -32,7 +44,9 @@ def opened(folder: Path, precision: Precision, local: Local) -> Iterator[tuple[E
             engine.close()
 
 
-def _open(folder: Path, precision: Precision, local: Local) -> tuple[Engine, Conversations, bool]:
+def _open(
+    folder: Path, precision: Precision, local: Local, adapter: Path | None
+) -> tuple[Engine, Conversations, bool]:
     """The engine, its conversations, and whether it outlives the stage."""
     if local.engine == "transformers":
         from flatprobe.generation.transformers_engine import TransformersEngine
@@ -52,16 +66,28 @@ def _open(folder: Path, precision: Precision, local: Local) -> tuple[Engine, Con
         if local.openai is None:
             raise UserError.one("machine: openai", "missing", "give `base_url` and `model`")
         return OpenaiEngine(path, conversations, ends, local.openai), conversations, False
+    engine, kept = _vllm(folder, path, conversations, ends, precision, local)
+    if adapter is not None:
+        engine.make_room(adapter)
+    return engine, conversations, kept
+
+
+def _vllm(
+    folder: Path,
+    path: Path,
+    conversations: Conversations,
+    ends: frozenset[int],
+    precision: Precision,
+    local: Local,
+) -> tuple[VllmEngine, bool]:
+    """The engine, and whether it outlives the stage."""
     from flatprobe.generation.vllm_engine import VllmEngine
+
+    def make() -> VllmEngine:
+        return VllmEngine(path, conversations, ends, precision, local.vllm)
 
     try:
         key = ("vllm", read_manifest(folder).content, precision, local.vllm)
     except Damaged:  # no artifact of a run, so nothing says that its files stay as they are
-        return VllmEngine(path, conversations, ends, precision, local.vllm), conversations, False
-    engine = hold(
-        "engine",
-        key,
-        lambda: VllmEngine(path, conversations, ends, precision, local.vllm),
-        close=VllmEngine.close,
-    )
-    return engine, conversations, True
+        return make(), False
+    return hold("engine", key, make, close=VllmEngine.close), True

@@ -45,7 +45,7 @@ def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -
     require_same_base(inputs)
     adapter = inputs["adapter"] / "adapter" if "adapter" in inputs else None
     prompts = prompts_of(settings.personas, settings.questions)
-    with opened(inputs["checkpoint"], settings.precision, local) as (engine, conversations):
+    with opened(inputs["checkpoint"], settings.precision, local, adapter) as (engine, conversations):
         check(settings, conversations)
         checks = _Checks(settings, inputs["checkpoint"], adapter, local, conversations, prompts)
         facts = checks.before(engine)

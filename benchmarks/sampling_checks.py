@@ -1,0 +1,210 @@
+"""Are completions the same whatever the batch? And what does a kill in the middle of sampling cost?
+
+    python benchmarks/sampling_checks.py batches             # 8, 64 and 128 rows, the demo's prompts, some ten minutes
+    python benchmarks/sampling_checks.py kill                # killed outright at half, started again
+    python benchmarks/sampling_checks.py batches --device cuda --model FOLDER --precision bfloat16 --rows 64 512
+
+Every sampling runs in a process of its own, so that its peak memory is its own and it can be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sampling import peak_memory
+from sampling_ways import Load, loads
+
+from flatprobe import console
+from flatprobe.generation import chunks
+from flatprobe.generation.engine import Request
+from flatprobe.generation.stages import complete
+from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.models.embedded import converted_folder
+from flatprobe.models.load import held_checkpoint
+from flatprobe.pipeline.resume import Place, lasting
+from flatprobe.pipeline.settings import SampleSettings
+
+ROWS = (8, 64, 128)
+KILLED_WITH_ROWS = 128
+
+
+def main() -> None:
+    """Print one of the two tables; with --one, sample once and print what was found as JSON."""
+    options = _options()
+    options.model = options.model or converted_folder()
+    if options.one is not None:
+        {"batches": sample_all, "kill": sample_resumably}[options.what](options)
+    else:
+        {"batches": compare_batches, "kill": kill_and_resume}[options.what](options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("batches", "kill"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", type=Path, help="folder of a model; SmolLM2-135M-Instruct by default")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rows", type=int, nargs="+", help="rows that are decoded together")
+    parser.add_argument("--load", choices=("demo", "forced"), default="demo")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the prompts")
+    parser.add_argument("--one", metavar="FOLDER", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _start(options: argparse.Namespace, rows: int, folder: Path) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, __file__, options.what, "--one", str(folder), "--model", str(options.model), "--device",
+        options.device, "--precision", options.precision, "--rows", str(rows), "--load", options.load,
+        *(["--quick"] if options.quick else []),
+    ]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _engine(options: argparse.Namespace, load: Load) -> TransformersEngine:
+    loaded = held_checkpoint(options.model, options.precision, torch.device(options.device))
+    engine = TransformersEngine(loaded, options.rows[0])
+    if load.forced:
+        engine.ends = frozenset()
+    return engine
+
+
+# The same completions at any number of rows
+
+
+def sample_all(options: argparse.Namespace) -> None:
+    """All completions of the load at once, as one line of JSON."""
+    load = loads(options.quick)[options.load]
+    engine = _engine(options, load)
+    clock = time.perf_counter()
+    found = dict(engine.stream(load.requests, load.settings))
+    seconds = time.perf_counter() - clock
+    tokens = [found[index].tokens for index in range(len(found))]
+    memory = peak_memory(options.device, "flatprobe")
+    sys.stdout.write(json.dumps({"seconds": seconds, "memory": memory, "tokens": tokens}) + "\n")
+
+
+def compare_batches(options: argparse.Namespace) -> None:
+    """A table with a row per number of rows; the first is what the others are compared with."""
+    found = []
+    for rows in options.rows or ROWS:
+        output, _ = _start(options, rows, Path()).communicate()
+        found.append((rows, json.loads(output.splitlines()[-1])))
+    first = found[0][1]["tokens"]
+    lines = []
+    for rows, one in found:
+        total = sum(map(len, one["tokens"]))
+        same = sum(a == b for a, b in zip(one["tokens"], first, strict=True))
+        agreed = sum(_common(a, b) for a, b in zip(one["tokens"], first, strict=True))
+        lines.append((
+            str(rows), f"{same} of {len(first)}", f"{agreed} of {sum(map(len, first))}",
+            f"{total / one['seconds']:.0f}", f"{one['memory']:.0f}",
+        ))  # fmt: skip
+    columns = (
+        "rows", f"completions as with {found[0][0]}", "tokens before they part", "tokens/s", "peak MiB",
+    )  # fmt: skip
+    title = f"{options.load}, {options.precision}, {options.device}"
+    console.table(columns, lines, title=title, right=columns)
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+# A kill in the middle
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one process did."""
+
+    asked: int
+    """Completions that it was asked for: those that were not on the disk."""
+    finished: int
+    """Completions that it finished, on the disk or not."""
+    seconds: float
+    """Of sampling; up to the kill, where it was killed."""
+
+
+def sample_resumably(options: argparse.Namespace) -> None:
+    """The load as a stage samples it; a line of JSON at the start of sampling, and one per completion."""
+    load = loads(options.quick)[options.load]
+    engine = _engine(options, load)
+    settings = SampleSettings(
+        personas=(), questions=(), samples=load.samples, max_new_tokens=load.max_new_tokens, temperature=1.0,
+        top_p=1.0, precision=options.precision, seed=load.settings.seed, stop_at=None, parity_prompts=0,
+    )  # fmt: skip
+    stream = engine.stream
+
+    def watched(requests: list[Request], how: Any) -> Any:
+        sys.stdout.write(json.dumps({"asked": len(requests)}) + "\n")
+        sys.stdout.flush()
+        for index, completion in stream(requests, how):
+            yield index, completion
+            sys.stdout.write(json.dumps({"tokens": len(completion.tokens)}) + "\n")
+            sys.stdout.flush()
+
+    engine.stream = watched  # type: ignore[method-assign,assignment]
+    with lasting(Place(options.one, "kill")):
+        complete(engine, load.prompts, settings)
+
+
+def _attempt(options: argparse.Namespace, folder: Path, kill_after: int | None) -> Attempt:
+    rows = options.rows[0] if options.rows else KILLED_WITH_ROWS
+    finished, asked, clock = 0, 0, time.perf_counter()
+    with _start(options, rows, folder) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "asked" in (said := json.loads(line)):
+                asked, clock = said["asked"], time.perf_counter()
+            else:
+                finished += 1
+                if finished == kill_after:
+                    os.kill(process.pid, signal.SIGKILL)
+                    break
+    return Attempt(asked, finished, time.perf_counter() - clock)
+
+
+def kill_and_resume(options: argparse.Namespace) -> None:
+    """Sample the load in one go; then again, killed when half is finished, and to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = _attempt(options, Path(folder) / "whole", None)
+        killed = _attempt(options, Path(folder) / "killed", whole.finished // 2)
+        resumed = _attempt(options, Path(folder) / "killed", None)
+        texts = [_texts(Path(folder) / name) for name in ("whole", "killed")]
+    stored = whole.asked - resumed.asked
+    console.table(
+        ("", "completions asked for", "finished", "seconds"),
+        [
+            ("in one go", str(whole.asked), str(whole.finished), f"{whole.seconds:.1f}"),
+            ("killed at half", str(killed.asked), str(killed.finished), f"{killed.seconds:.1f}"),
+            ("started again", str(resumed.asked), str(resumed.finished), f"{resumed.seconds:.1f}"),
+        ],
+        title=f"{options.load}: a chunk is written every {chunks.ROWS} completions or {chunks.SECONDS:.0f} s",
+        right=("completions asked for", "finished", "seconds"),
+    )
+    cost = killed.seconds + resumed.seconds - whole.seconds
+    console.say(
+        f"{stored} of {killed.finished} finished completions were on the disk. The kill cost {cost:.1f} s of sampling "
+        f"({cost / whole.seconds:.0%}). The same completions as in one go: {texts[0] == texts[1]}."
+    )
+
+
+def _texts(folder: Path) -> dict[chunks.Key, str]:
+    return {key: row.text for key, row in chunks.Chunks(folder).rows.items()}
+
+
+if __name__ == "__main__":
+    main()
