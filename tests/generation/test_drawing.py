@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from flatprobe.generation import drawing
 from flatprobe.generation.drawing import draw
 
 
@@ -78,3 +79,11 @@ def test_a_vocabulary_of_any_size_is_drawn_from_as_by_the_whole_cumulative_sum(v
     expected = torch.searchsorted(cumulative, uniform.double().unsqueeze(-1), right=True).squeeze(-1)
     drawn = draw(logits, uniform, 1.0, 1.0)
     assert int((drawn != expected).sum()) <= 2  # a number may lie within rounding of a border
+
+
+def test_rows_drawn_some_at_a_time_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(37, 300, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(37, generator=torch.Generator().manual_seed(1))
+    whole = draw(logits, uniform, 1.0, 0.9)
+    monkeypatch.setattr(drawing, "VALUES", 5 * 300)
+    assert draw(logits, uniform, 1.0, 0.9).tolist() == whole.tolist()

@@ -157,14 +157,14 @@ def many(prompts: list[Prompt], samples: int) -> list[Request]:
 def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each forward pass of one token had."""
     seen: list[int] = []
-    forward = Slots.forward
+    append = Slots.append
 
-    def watched(slots: Slots, ids: torch.Tensor) -> torch.Tensor:
+    def watched(slots: Slots, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         if ids.shape[1] == 1:
             seen.append(len(ids))
-        return forward(slots, ids)
+        return append(slots, ids, starts)
 
-    monkeypatch.setattr(Slots, "forward", watched)
+    monkeypatch.setattr(Slots, "append", watched)
     return seen
 
 
@@ -216,14 +216,14 @@ def test_nothing_is_sampled_where_nothing_is_asked_for(load: Callable[[str], Loa
 
 
 def failing_above(limit: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = Slots.forward
+    append = Slots.append
 
-    def short_of_memory(slots: Slots, ids: torch.Tensor) -> torch.Tensor:
+    def short_of_memory(slots: Slots, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         if slots.rows > limit and max(slots.lengths) > 30:  # in the middle of decoding
             raise error
-        return forward(slots, ids)
+        return append(slots, ids, starts)
 
-    monkeypatch.setattr(Slots, "forward", short_of_memory)
+    monkeypatch.setattr(Slots, "append", short_of_memory)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from flatprobe.generation.drawing import draw
 from flatprobe.generation.engine import FinishReason, SamplingSettings
 from flatprobe.generation.prompts import Prefilled
 from flatprobe.generation.slots import Slots
+from flatprobe.generation.steps import Steps
 from flatprobe.generation.stopping import Stop
 
 SLACK = 16  # rows are given away, or closed up, once one in so many has ended
@@ -54,8 +53,8 @@ class Decoding:
         self.prefilled, self.last_tokens, self.seeds = prefilled, last_tokens, seeds
         self.settings, self.ends, self.stop = settings, ends, stop
         self.slots = Slots(model, rows, 1)
+        self.steps = Steps(self.slots, settings)
         self.live: list[Live] = []
-        self.uniforms = torch.zeros(rows, settings.max_new_tokens, device=self.slots.device)
 
     def run(self) -> Iterator[Live]:
         """All requests as they end."""
@@ -75,14 +74,10 @@ class Decoding:
 
     def _step(self) -> None:
         """One more token for every row."""
-        n = len(self.live)
         newest = [live.tokens[-1] if live.tokens else self.last_tokens[live.request] for live in self.live]
-        logits = self.slots.forward(torch.tensor(newest, device=self.slots.device).unsqueeze(1))
-        counts = torch.tensor([len(live.tokens) for live in self.live], device=self.slots.device)
         # A row that has ended draws once more from where it stopped; nobody looks at it.
-        counts = counts.clamp(max=self.settings.max_new_tokens - 1)
-        uniform = self.uniforms[:n].gather(1, counts.unsqueeze(1)).squeeze(1)
-        tokens = draw(logits, uniform, self.settings.temperature, self.settings.top_p).tolist()
+        last = self.settings.max_new_tokens - 1
+        tokens = self.steps.next(newest, [min(len(live.tokens), last) for live in self.live])
         for row, (live, token) in enumerate(zip(self.live, tokens, strict=True)):
             if live.over:
                 self.slots.lengths[row] = 0
@@ -102,28 +97,34 @@ class Decoding:
     def _admit(self) -> None:
         """Give the rows behind the live ones to requests that wait."""
         rows = list(range(len(self.live), self.slots.rows))
-        for row, request in zip(rows, self.prefilled.fill(self.slots, rows), strict=False):
-            self.live.append(Live(request))
-            self.uniforms[row] = self._stream(request)
+        given = self.prefilled.fill(self.slots, rows)
+        self.live += [Live(request) for request in given]
+        self._set_streams(rows, given)
 
     def _replace(self, ended: Sequence[int]) -> None:
         """Give rows that ended to requests that wait; close up over those that are left."""
         given = self.prefilled.fill(self.slots, ended)
         for row, request in zip(ended, given, strict=False):
             self.live[row] = Live(request)
-            self.uniforms[row] = self._stream(request)
+        self._set_streams(ended, given)
         holes = set(ended[len(given) :])
         left = len(self.live) - len(holes)
         sources = [row for row in range(left, len(self.live)) if row not in holes]
         targets = sorted(hole for hole in holes if hole < left)
         self.slots.copy_from(self.slots, sources, targets)
-        self.uniforms[targets] = self.uniforms[sources]
+        self.steps.uniforms[targets] = self.steps.uniforms[sources]
         for source, target in zip(sources, targets, strict=True):
             self.live[target] = self.live[source]
         del self.live[left:]
 
-    def _stream(self, request: int) -> Tensor:
-        numbers = np.random.default_rng(self.seeds[request]).random(
-            self.settings.max_new_tokens, dtype=np.float32
-        )
-        return torch.from_numpy(numbers).to(self.slots.device)
+    def _set_streams(self, rows: Sequence[int], requests: Sequence[int]) -> None:
+        """Give the first of these rows the numbers that the requests draw by."""
+        if requests:
+            numbers = [
+                np.random.default_rng(self.seeds[request]).random(
+                    self.settings.max_new_tokens, dtype=np.float32
+                )
+                for request in requests
+            ]
+            device = self.slots.device
+            self.steps.uniforms[list(rows[: len(requests)])] = torch.from_numpy(np.stack(numbers)).to(device)

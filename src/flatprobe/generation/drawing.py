@@ -8,6 +8,8 @@ from torch.nn.functional import pad
 
 STRIDE = 256  # tokens whose weights are summed first, so that only one such group per row is accumulated
 
+VALUES = 2**26  # of weights held at once: 256 MiB, and as much again for what is made of them
+
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token per row by inverse-CDF sampling.
@@ -21,7 +23,12 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     """
     if temperature == 0.0:
         return logits.argmax(-1)
-    weights = torch.softmax(logits.float() if temperature == 1.0 else logits.float() / temperature, dim=-1)
+    rows = max(1, VALUES // logits.shape[1])
+    if len(logits) > rows:
+        parts = zip(torch.split(logits, rows), torch.split(uniform, rows), strict=True)
+        return torch.cat([draw(some, numbers, temperature, top_p) for some, numbers in parts])
+    scaled = logits if temperature == 1.0 else logits.float() / temperature
+    weights = torch.softmax(scaled, dim=-1, dtype=torch.float32)
     if top_p < 1.0:
         weights = nucleus(weights, top_p)
     if missing := -weights.shape[1] % STRIDE:

@@ -105,23 +105,27 @@ class Slots:
         A row's `lengths` entry counts the ids as they are; a caller that padded them on the right corrects it.
         """
         n, width = ids.shape
-        starts = torch.tensor(self.lengths[:n], device=self.device)
-        self.reach = max(self.lengths[:n]) + width
-        self._reserve(self.reach)
+        self.reserve(max(self.lengths[:n]) + width)
+        logits = self.append(ids, torch.tensor(self.lengths[:n], device=self.device))
+        self.lengths[:n] = [length + width for length in self.lengths[:n]]
+        return logits
+
+    def append(self, ids: Tensor, starts: Tensor) -> Tensor:
+        """What `forward` does on the device, once there is room; the rows hold `starts` [n] tokens. Counts nothing."""
+        n, width = ids.shape
         self.index = torch.arange(n, device=self.device).unsqueeze(1)
         self.places = starts.unsqueeze(1) + torch.arange(width, device=self.device)
         logits: Tensor = self.model(
             input_ids=ids, position_ids=self.places, attention_mask=self._mask(), past_key_values=self.cache,
             use_cache=True, logits_to_keep=1,
         ).logits  # fmt: skip
-        self.lengths[:n] = [length + width for length in self.lengths[:n]]
         return logits[:, -1]
 
     def copy_from(self, other: Slots, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Fill rows with copies of another's (or with its own, none of which is overwritten)."""
         reach = max((other.lengths[source] for source in sources), default=0)
         if reach:
-            self._reserve(reach)
+            self._widen(reach)
             source, target = (
                 torch.tensor(sources, device=self.device),
                 torch.tensor(targets, device=self.device),
@@ -134,7 +138,12 @@ class Slots:
         for source_row, target_row in zip(sources, targets, strict=True):
             self.lengths[target_row] = other.lengths[source_row]
 
-    def _reserve(self, columns: int) -> None:
+    def reserve(self, reach: int) -> None:
+        """Have room for rows of this many tokens, which the next forward pass looks at."""
+        self.reach = reach
+        self._widen(reach)
+
+    def _widen(self, columns: int) -> None:
         if columns > self.columns:
             self.columns = columns + max(ROOM, columns // 8)
             for layer in self.layers:  # one at a time, so that little is held twice

@@ -1,0 +1,167 @@
+"""Recorded steps. A CPU has no graphs: a stand-in shows what is asked of them there, and `-m gpu` the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flatprobe.data.conversation import Prompt
+from flatprobe.generation import steps
+from flatprobe.generation.engine import SamplingSettings, sample
+from flatprobe.generation.steps import rounded_columns, rounded_rows
+from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.models.load import Loaded, load_checkpoint
+
+WARM = SamplingSettings(max_new_tokens=100, temperature=1.0, top_p=1.0, seed="warm")
+Compute = Callable[[], torch.Tensor]
+
+
+def engine(loaded: Loaded, rows: int) -> TransformersEngine:
+    made = TransformersEngine(loaded, rows)
+    made.ends = frozenset(
+        range(0, len(loaded.conversations.tokenizer), 40)
+    )  # so that answers of all lengths end
+    return made
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What was recorded; a replay computes anew, whatever rows it was recorded for."""
+    seen: list[torch.Tensor] = []
+
+    def record(compute: Compute, pool: Any) -> tuple[Compute, Any]:
+        seen.append(compute())
+        return compute, None
+
+    monkeypatch.setattr(steps, "can_record", lambda device: True)
+    monkeypatch.setattr(steps, "record", record)
+    return seen
+
+
+def test_completions_are_the_same_with_rows_and_columns_rounded_up(
+    loaded: Loaded, prompts: list[Prompt], recorded: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows end, are given on and closed up; columns grow beyond what there was at first."""
+    ours = sample(engine(loaded, 12), prompts, WARM, 4)
+    widths = {len(tokens) for tokens in recorded}
+    assert {12, 6} <= widths <= {12, 6, 3, 1}
+    assert len(recorded) > len(widths)  # more than one number of columns
+    monkeypatch.setattr(steps, "can_record", lambda device: False)
+    assert sample(engine(loaded, 12), prompts, WARM, 4) == ours
+    lengths = {len(completion.tokens) for samples in ours for completion in samples}
+    assert len(lengths) > 10
+
+
+def test_a_step_that_cannot_be_recorded_is_run_as_it_is_and_said_once(
+    load: Callable[[str], Loaded],
+    prompts: list[Prompt],
+    recorded: list[torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = sample(engine(load("llama"), 12), prompts, WARM, 4)
+
+    def fail(compute: Compute, pool: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nlong story")
+
+    monkeypatch.setattr(steps, "record", fail)
+    capsys.readouterr()
+    assert sample(engine(load("llama"), 12), prompts, WARM, 4) == expected
+    said = capsys.readouterr().err
+    assert (
+        said.count("could not be recorded as a CUDA graph (operation not permitted when stream is capturing)")
+        == 1
+    )
+
+
+def test_a_lack_of_memory_while_recording_halves_the_rows_like_any_other(
+    load: Callable[[str], Loaded],
+    prompts: list[Prompt],
+    recorded: list[torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = sample(engine(load("llama"), 12), prompts, WARM, 4)
+    record = steps.record
+
+    def short(compute: Compute, pool: Any) -> Any:
+        if len(compute()) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return record(compute, pool)
+
+    monkeypatch.setattr(steps, "record", short)
+    halved = engine(load("llama"), 12)
+    assert sample(halved, prompts, WARM, 4) == expected
+    assert halved.facts()["out_of_memory_at_rows"] == [12]
+
+
+def test_sizes_are_rounded_up_to_few_and_waste_little() -> None:
+    assert [rounded_rows(n, 100) for n in (100, 51, 50, 26, 25, 3, 1)] == [100, 100, 50, 50, 25, 3, 1]
+    assert [rounded_columns(n) for n in (1, 64, 65, 256, 257, 513, 1100)] == [
+        64,
+        64,
+        128,
+        256,
+        320,
+        640,
+        1280,
+    ]
+    assert all(n <= rounded_columns(n) <= n + max(63, n // 4) for n in range(1, 5000))
+    assert len({rounded_columns(n) for n in range(1, 2200)}) <= 20
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "mistral"])
+@pytest.mark.parametrize(("rows", "samples"), [(12, 4), (256, 64)])
+def test_replayed_graphs_draw_what_steps_launched_kernel_by_kernel_draw(
+    model_folder: Callable[[str], Path],
+    prompts: list[Prompt],
+    family: str,
+    rows: int,
+    samples: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Float32, where rounding is far from deciding a draw; and as on the CPU, but for a few draws at a border."""
+    loaded = load_checkpoint(model_folder(family), "float32", torch.device("cuda"))
+    replayed, real = [0], steps.record
+
+    def counted(compute: Compute, pool: Any) -> Any:
+        replay, pool = real(compute, pool)
+        return (lambda: (replayed.__setitem__(0, replayed[0] + 1), replay())[1]), pool
+
+    monkeypatch.setattr(steps, "record", counted)
+    graphs = sample(engine(loaded, rows), prompts, WARM, samples)
+    assert replayed[0] > 50
+    assert "could not be recorded" not in capsys.readouterr().err
+    monkeypatch.setattr(steps, "can_record", lambda device: False)
+    assert sample(engine(loaded, rows), prompts, WARM, samples) == graphs
+    on_cpu = load_checkpoint(model_folder(family), "float32", torch.device("cpu"))
+    same = [a == b for a, b in zip(sample(engine(on_cpu, rows), prompts, WARM, samples), graphs, strict=True)]
+    assert sum(same) >= len(same) - 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_bfloat16_with_an_adapter_beside_the_weights_is_recorded_too(
+    model_folder: Callable[[str], Path],
+    prompts: list[Prompt],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from adapter_files import adapter
+
+    cpu = load_checkpoint(model_folder("qwen2"), "float32", torch.device("cpu"))
+    folder = adapter(cpu.model, tmp_path / "adapter", 0.3)
+    loaded = load_checkpoint(model_folder("qwen2"), "bfloat16", torch.device("cuda"))
+    made = engine(loaded, 64)
+    base = sample(made, prompts, WARM, 8)
+    made.use(folder)
+    assert sample(made, prompts, WARM, 8) != base
+    made.use(None)
+    assert sample(made, prompts, WARM, 8) == base
+    assert "could not be recorded" not in capsys.readouterr().err
