@@ -22,7 +22,7 @@ def test_rows_of_different_lengths_compute_what_each_does_alone(loaded: Loaded) 
     slots = Slots(loaded.model, 3, 2)
     run(slots, [row[:-1] for row in ROWS])
     logits = slots.forward(torch.tensor([[row[-1]] for row in ROWS]))
-    assert slots.lengths == [len(row) for row in ROWS]
+    assert slots.lengths.tolist() == [len(row) for row in ROWS]
     for row, found in zip(ROWS, logits, strict=True):
         torch.testing.assert_close(found, alone(loaded, row), rtol=1e-4, atol=1e-4)
 
@@ -33,7 +33,7 @@ def test_a_row_that_is_given_on_shows_nothing_of_its_past(loaded: Loaded) -> Non
     run(slots, [ROWS[2], ROWS[2]])
     run(other, [ROWS[1][:-1]])
     slots.copy_from(other, [0], [0])
-    assert slots.lengths == [2, 20]
+    assert slots.lengths.tolist() == [2, 20]
     logits = slots.forward(torch.tensor([[ROWS[1][-1]], [7]]))
     torch.testing.assert_close(logits[0], alone(loaded, ROWS[1]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits[1], alone(loaded, [*ROWS[2], 7]), rtol=1e-4, atol=1e-4)

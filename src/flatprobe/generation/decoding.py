@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flatprobe.generation.engine import FinishReason, SamplingSettings
 from flatprobe.generation.prompts import Prefilled
 from flatprobe.generation.slots import Slots
-from flatprobe.generation.steps import Steps
 from flatprobe.generation.stopping import Stop
+from flatprobe.generation.token_steps import TokenSteps
 
 SLACK = 16  # rows are given away, or closed up, once one in so many has ended
 
 
-@dataclass
-class Live:
-    """A request that has a row; `over` once it has ended."""
+@dataclass(frozen=True)
+class Finished:
+    """A request that has ended, and its tokens without the one that ended it."""
 
     request: int
-    tokens: list[int] = field(default_factory=list)
-    over: FinishReason | None = None
+    tokens: list[int]
+    reason: FinishReason
 
 
 class Decoding:
-    """The requests under way. Rows 0 … n-1 of the slots belong to `live`, in order.
+    """The requests under way: they have the first `live` rows of the slots, and of the arrays here.
 
     Args:
         prefilled: where requests come from.
@@ -51,80 +52,90 @@ class Decoding:
         stop: Stop | None,
     ) -> None:
         self.prefilled, self.last_tokens, self.seeds = prefilled, last_tokens, seeds
-        self.settings, self.ends, self.stop = settings, ends, stop
+        self.limit, self.ends, self.stop = settings.max_new_tokens, sorted(ends), stop
         self.slots = Slots(model, rows, 1)
-        self.steps = Steps(self.slots, settings)
-        self.live: list[Live] = []
+        self.steps = TokenSteps(self.slots, settings)
+        self.live = 0
+        self.request, self.newest, self.count = np.zeros((3, rows), dtype=np.int64)
+        self.tokens = np.zeros((rows, self.limit), dtype=np.int64)
+        self.over = np.zeros(rows, dtype=bool)
 
-    def run(self) -> Iterator[Live]:
+    def run(self) -> Iterator[Finished]:
         """All requests as they end."""
         self._admit()
         while self.live:
-            self._step()
-            ended = [row for row, live in enumerate(self.live) if live.over]
-            yield from (self.live[row] for row in ended if self._fresh(row))
-            if len(ended) * SLACK >= len(self.live):
+            yield from self._step()
+            ended = np.flatnonzero(self.over[: self.live]).tolist()
+            if len(ended) * SLACK >= self.live:
                 self._replace(ended)
 
-    def _fresh(self, row: int) -> bool:
-        """Whether a row has ended just now: it is marked as empty, so that it costs no width."""
-        fresh = self.slots.lengths[row] > 0
-        self.slots.lengths[row] = 0
-        return fresh
-
-    def _step(self) -> None:
-        """One more token for every row."""
-        newest = [live.tokens[-1] if live.tokens else self.last_tokens[live.request] for live in self.live]
+    def _step(self) -> list[Finished]:
+        """One more token for every row; those that have ended with it."""
+        n = self.live
         # A row that has ended draws once more from where it stopped; nobody looks at it.
-        last = self.settings.max_new_tokens - 1
-        tokens = self.steps.next(newest, [min(len(live.tokens), last) for live in self.live])
-        for row, (live, token) in enumerate(zip(self.live, tokens, strict=True)):
-            if live.over:
-                self.slots.lengths[row] = 0
-            else:
-                self._take(live, token)
+        drawn = self.steps.next(self.newest[:n], np.minimum(self.count[:n], self.limit - 1))
+        ends = np.isin(drawn, self.ends)
+        going = np.flatnonzero(~self.over[:n] & ~ends)
+        self.tokens[going, self.count[going]] = self.newest[going] = drawn[going]
+        self.count[going] += 1
+        reasons: dict[int, FinishReason] = dict.fromkeys(
+            np.flatnonzero(~self.over[:n] & ends).tolist(), "stop"
+        )
+        reasons |= dict.fromkeys(going[self.count[going] == self.limit].tolist(), "length")
+        reasons |= dict.fromkeys(filter(self._has_marker, going.tolist()), "marker")
+        self.over[list(reasons)] = True
+        self.slots.lengths[:n][self.over[:n]] = 0  # an empty row costs no width
+        return [
+            Finished(int(self.request[row]), self.tokens[row, : self.count[row]].tolist(), reason)
+            for row, reason in reasons.items()
+        ]
 
-    def _take(self, live: Live, token: int) -> None:
-        if token in self.ends:
-            live.over = "stop"
-            return
-        live.tokens.append(token)
-        if self.stop is not None and self.stop.place(live.tokens, 1) is not None:
-            live.over = "marker"
-        elif len(live.tokens) == self.settings.max_new_tokens:
-            live.over = "length"
+    def _has_marker(self, row: int) -> bool:
+        """Whether the newest token has completed the text to stop at."""
+        if self.stop is None:
+            return False
+        end = self.count[row]
+        return (
+            self.stop.place(self.tokens[row, max(0, end - 1 - self.stop.overlap) : end].tolist(), 1)
+            is not None
+        )
 
     def _admit(self) -> None:
         """Give the rows behind the live ones to requests that wait."""
-        rows = list(range(len(self.live), self.slots.rows))
-        given = self.prefilled.fill(self.slots, rows)
-        self.live += [Live(request) for request in given]
-        self._set_streams(rows, given)
+        rows = list(range(self.live, self.slots.rows))
+        self.live += self._fill(rows)
 
-    def _replace(self, ended: Sequence[int]) -> None:
+    def _replace(self, ended: list[int]) -> None:
         """Give rows that ended to requests that wait; close up over those that are left."""
-        given = self.prefilled.fill(self.slots, ended)
-        for row, request in zip(ended, given, strict=False):
-            self.live[row] = Live(request)
-        self._set_streams(ended, given)
-        holes = set(ended[len(given) :])
-        left = len(self.live) - len(holes)
-        sources = [row for row in range(left, len(self.live)) if row not in holes]
+        holes = set(ended[self._fill(ended) :])
+        left = self.live - len(holes)
+        sources = [row for row in range(left, self.live) if row not in holes]
         targets = sorted(hole for hole in holes if hole < left)
         self.slots.copy_from(self.slots, sources, targets)
-        self.steps.uniforms[targets] = self.steps.uniforms[sources]
-        for source, target in zip(sources, targets, strict=True):
-            self.live[target] = self.live[source]
-        del self.live[left:]
+        by_row: list[Any] = [
+            self.request,
+            self.newest,
+            self.count,
+            self.tokens,
+            self.over,
+            self.steps.uniforms,
+        ]
+        for held in by_row:
+            held[targets] = held[sources]
+        self.live = left
 
-    def _set_streams(self, rows: Sequence[int], requests: Sequence[int]) -> None:
-        """Give the first of these rows the numbers that the requests draw by."""
+    def _fill(self, rows: list[int]) -> int:
+        """Give rows to requests that wait, as long as there are any; returns how many rows were given."""
+        requests = self.prefilled.fill(self.slots, rows)
         if requests:
-            numbers = [
-                np.random.default_rng(self.seeds[request]).random(
-                    self.settings.max_new_tokens, dtype=np.float32
-                )
-                for request in requests
-            ]
-            device = self.slots.device
-            self.steps.uniforms[list(rows[: len(requests)])] = torch.from_numpy(np.stack(numbers)).to(device)
+            rows = rows[: len(requests)]
+            self.request[rows] = requests
+            self.newest[rows] = [self.last_tokens[request] for request in requests]
+            self.count[rows], self.over[rows] = 0, False
+            numbers = [self._stream(request) for request in requests]
+            self.steps.uniforms[rows] = torch.from_numpy(np.stack(numbers)).to(self.slots.device)
+        return len(requests)
+
+    def _stream(self, request: int) -> NDArray[np.float32]:
+        """The numbers that a request draws by."""
+        return np.random.default_rng(self.seeds[request]).random(self.limit, dtype=np.float32)

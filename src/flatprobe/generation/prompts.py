@@ -93,9 +93,9 @@ def run(slots: Slots, rows: Sequence[Sequence[int]]) -> None:
     """Append token rows of different lengths to the first rows of slots; padding on the right is seen by no one."""
     width = max(map(len, rows), default=0)
     if width:
-        before = slots.lengths[: len(rows)]
+        before = slots.lengths[: len(rows)].copy()
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
         slots.forward(ids.to(slots.device))
-        slots.lengths[: len(rows)] = [start + len(row) for start, row in zip(before, rows, strict=True)]
+        slots.lengths[: len(rows)] = before + [len(row) for row in rows]

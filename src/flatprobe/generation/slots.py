@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -95,7 +96,7 @@ class Slots:
         self.kinds = attention_kinds(model)
         self.layers = [SlotLayer(self) for _ in self.kinds]
         self.cache = Cache(layers=list(self.layers))
-        self.lengths = [0] * rows
+        self.lengths = np.zeros(rows, dtype=np.int64)
         self.index = self.places = torch.empty(0)
         self.reach = 0
 
@@ -105,9 +106,9 @@ class Slots:
         A row's `lengths` entry counts the ids as they are; a caller that padded them on the right corrects it.
         """
         n, width = ids.shape
-        self.reserve(max(self.lengths[:n]) + width)
+        self.reserve(int(self.lengths[:n].max()) + width)
         logits = self.append(ids, torch.tensor(self.lengths[:n], device=self.device))
-        self.lengths[:n] = [length + width for length in self.lengths[:n]]
+        self.lengths[:n] += width
         return logits
 
     def append(self, ids: Tensor, starts: Tensor) -> Tensor:
@@ -123,8 +124,8 @@ class Slots:
 
     def copy_from(self, other: Slots, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Fill rows with copies of another's (or with its own, none of which is overwritten)."""
-        reach = max((other.lengths[source] for source in sources), default=0)
-        if reach:
+        lengths = other.lengths[list(sources)]
+        if reach := int(lengths.max(initial=0)):
             self._widen(reach)
             source, target = (
                 torch.tensor(sources, device=self.device),
@@ -135,8 +136,7 @@ class Slots:
                     mine.lazy_initialization(theirs.keys, theirs.values)  # type: ignore[arg-type]
                 mine.keys[target, :, :reach] = theirs.keys[source, :, :reach]  # type: ignore[index]
                 mine.values[target, :, :reach] = theirs.values[source, :, :reach]  # type: ignore[index]
-        for source_row, target_row in zip(sources, targets, strict=True):
-            self.lengths[target_row] = other.lengths[source_row]
+        self.lengths[list(targets)] = lengths
 
     def reserve(self, reach: int) -> None:
         """Have room for rows of this many tokens, which the next forward pass looks at."""

@@ -30,15 +30,19 @@ def ends_of_files(checkpoint: Path, conversations: Conversations) -> frozenset[i
 
 
 class Stop:
-    """Finds the token that completes a text, in any case, in an answer that grows."""
+    """Finds the token that completes a text, in any case, in an answer that grows.
+
+    Attributes:
+        overlap: how many tokens before a new one may belong to a text that the new one completes.
+    """
 
     def __init__(self, text: str, decode: Callable[[Sequence[int]], str]) -> None:
         self._text, self._decode = text.lower(), decode
-        self._overlap = len(text.encode())  # a token is a byte at least
+        self.overlap = len(text.encode())  # a token is a byte at least
 
     def place(self, tokens: Sequence[int], new: int) -> int | None:
         """How many tokens there are up to the text's end, or None; the last `new` have not been looked at before."""
-        if not self._contains(tokens[max(0, len(tokens) - new - self._overlap) :]):
+        if not self._contains(tokens[max(0, len(tokens) - new - self.overlap) :]):
             return None
         return bisect_left(range(len(tokens)), True, key=lambda end: self._contains(tokens[:end]))
 

@@ -26,7 +26,8 @@ from flatprobe.generation.stopping import Stop
 from flatprobe.models.load import Loaded
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
 
-CPU_ALLOCATOR = "DefaultCPUAllocator"  # what its failures, plain RuntimeErrors, are known by
+# What a lack of memory is known by where it is a plain RuntimeError.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 TARGETS = 1024  # positions whose logits are computed at once
 
 
@@ -83,7 +84,7 @@ class TransformersEngine:
             except torch.OutOfMemoryError as error:
                 cause = str(error)
             except RuntimeError as error:
-                if CPU_ALLOCATOR not in str(error):
+                if not any(words in str(error) for words in OUT_OF_MEMORY):
                     raise
                 cause = str(error)
             if waiting:  # outside the handlers: the error holds on to all that was allocated
@@ -142,12 +143,11 @@ class TransformersEngine:
         run = decoding.run()
         while True:
             with torch.inference_mode():  # not across a yield: it would hold for whoever consumes this, too
-                live = next(run, None)
-            if live is None:
+                ended = next(run, None)
+            if ended is None:
                 return
-            assert live.over is not None
-            text = self.conversations.decode(live.tokens)
-            yield order[live.request], Completion(text, tuple(live.tokens), live.over)
+            text = self.conversations.decode(ended.tokens)
+            yield order[ended.request], Completion(text, tuple(ended.tokens), ended.reason)
 
     def _require_room(self, encoded: dict[Prompt, list[int]], new: int) -> None:
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

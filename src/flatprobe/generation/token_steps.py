@@ -8,20 +8,24 @@ what changes from step to step is copied to where all graphs read it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flatprobe.generation.drawing import draw
 from flatprobe.generation.engine import SamplingSettings
 from flatprobe.generation.slots import Slots
 
+Integers = NDArray[np.int64]
+
 GRAIN = 64  # columns are rounded up to multiples of this, or of an eighth of their power of two where that is more
 
 
-class Steps:
+class TokenSteps:
     """Draws the next token of the slots' first rows.
 
     Attributes:
@@ -33,19 +37,19 @@ class Steps:
         self.uniforms = torch.zeros(slots.rows, settings.max_new_tokens, device=slots.device)
         self.recordings = Recordings(self._draw, slots) if can_record(slots.device) else None
 
-    def next(self, newest: Sequence[int], counts: Sequence[int]) -> list[int]:
-        """Append each row's newest token and draw the one behind it; `counts` says which of its numbers is due."""
+    def next(self, newest: Integers, counts: Integers) -> Integers:
+        """Append each row's newest token [n] and draw the one behind it; `counts` says which of its numbers is due."""
         slots, n = self.slots, len(newest)
-        state = torch.tensor([newest, slots.lengths[:n], counts])
-        reach = max(slots.lengths[:n]) + 1
+        state = torch.from_numpy(np.stack([newest, slots.lengths[:n], counts]))
+        reach = int(slots.lengths[:n].max()) + 1
         if self.recordings is not None:
             tokens = self.recordings.run(state, reach)[:n]
         else:
             slots.reserve(reach)
             tokens = self._draw(state.to(slots.device))
-        slots.lengths[:n] = [length + 1 for length in slots.lengths[:n]]
-        found: list[int] = tokens.tolist()
-        return found
+        slots.lengths[:n] += 1
+        drawn: Integers = tokens.cpu().numpy()
+        return drawn
 
     def _draw(self, state: Tensor) -> Tensor:
         """Tokens [n] for newest tokens, lengths and counts [3, n]; nothing here waits for the device."""
