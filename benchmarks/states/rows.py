@@ -31,8 +31,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
         "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
     },
+    "tiny": {
+        "model_type": "qwen2",
+        "vocab_size": 50000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+    },
 }  # fmt: skip
-"""Configurations of published models, whose weights are drawn at random here."""
+"""Configurations of published models, and one for trying a benchmark; weights are drawn at random here."""
 ANSWERS = "finetune/everyday_help.jsonl"
 PERSONA_TOKENS, QUESTION_TOKENS = (
     28,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import polars as pl
 from torch import Tensor
 
 from flatprobe import machine
-from flatprobe.models.load import load_checkpoint, pick_device
+from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.settings import FinetuneSettings
 from flatprobe.training.checkpoints import checkpoint_folder, discard
-from flatprobe.training.driver import Optimisation, train
+from flatprobe.training.driver import Optimisation, Parts, train
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
 from flatprobe.training.tracking import tracking_of
@@ -36,17 +36,7 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
     order = np.random.default_rng(settings.seed)
     batches = epoch_batches(len(rows), recipe.batch, recipe.epochs, order)
     wrapped = attach(loaded.model, recipe.lora, settings.seed)
-
-    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        batch = sorted(batches[step], key=lambda number: len(rows[number][0]))
-        total = sum(len(rows[number][0]) - rows[number][1] for number in batch)
-        for start in range(0, len(batch), local.training_rows):
-            chosen = [rows[number] for number in batch[start : start + local.training_rows]]
-            ids, mask = right_padded([tokens for tokens, _ in chosen], loaded.conversations.turn_end, device)
-            log_p = log_probabilities(loaded.model, ids, mask, *targets_of(chosen))
-            loss = -log_p.sum() / total
-            yield loss, {"answer": float(loss.detach())}
-
+    parts = answer_loss(loaded, rows, batches, local.training_rows)
     optimisation = Optimisation.of(recipe, len(batches), settings.seed)
     folder = checkpoint_folder(output)
     trained = train(
@@ -60,6 +50,28 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
     pl.DataFrame(trained.losses).write_parquet(output / "losses.parquet")
     (output / "facts.json").write_text(json.dumps(facts))
     discard(folder)
+
+
+def answer_loss(
+    loaded: Loaded,
+    rows: Sequence[tuple[Sequence[int], int]],
+    batches: Sequence[Sequence[int]],
+    training_rows: int,
+) -> Parts:
+    """Step number to its micro-batches' losses; rows are (tokens, n_prompt), those of like length go together."""
+
+    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        batch = sorted(batches[step], key=lambda number: len(rows[number][0]))
+        total = sum(len(rows[number][0]) - rows[number][1] for number in batch)
+        for start in range(0, len(batch), training_rows):
+            chosen = [rows[number] for number in batch[start : start + training_rows]]
+            pad = loaded.conversations.turn_end
+            ids, mask = right_padded([tokens for tokens, _ in chosen], pad, loaded.device)
+            log_p = log_probabilities(loaded.model, ids, mask, *targets_of(chosen))
+            loss = -log_p.sum() / total
+            yield loss, {"answer": float(loss.detach())}
+
+    return parts
 
 
 def epoch_batches(n: int, batch: int, epochs: float, generator: Any) -> list[list[int]]:
