@@ -20,16 +20,15 @@ from flatprobe.training.lora import attach
 pytestmark = pytest.mark.gpu
 GREEDY = SamplingSettings(max_new_tokens=16, temperature=0.0, top_p=1.0, seed="greedy")
 WARM = SamplingSettings(max_new_tokens=12, temperature=1.0, top_p=1.0, seed="warm")
+SCORED = 36  # completions whose likelihood is compared
 SAMPLES = 12  # with 12 prompts more completions than 128 rows
-SAME_DRAWS = {"float32": 0.98, "bfloat16": 0.4}
-"""Tokens before the first divergence, where the same numbers are drawn with other rounding: a token changes where its
-number falls between two whose border rounding moved, and all that follows with it. In float32 that is one in a hundred
-thousand; in bfloat16 up to one in ten for the random model, whose 600 tokens are all likely. Other numbers agree on
-next to none."""
 ROUNDED = 1 << 20  # bytes: less than any model or any cache of keys and values here
 
 
-def agreement(found: Sequence[Sequence[int]], expected: Sequence[Sequence[int]]) -> float:
+Tokens = tuple[int, ...]
+
+
+def agreement(found: Sequence[Tokens], expected: Sequence[Tokens]) -> float:
     """Share of tokens before each completion's first divergence."""
     agreed = total = 0
     for one, other in zip(found, expected, strict=True):
@@ -39,7 +38,7 @@ def agreement(found: Sequence[Sequence[int]], expected: Sequence[Sequence[int]])
     return agreed / total
 
 
-def tokens_of(completions: Sequence[Completion]) -> list[tuple[int, ...]]:
+def tokens_of(completions: Sequence[Completion]) -> list[Tokens]:
     return [completion.tokens for completion in completions]
 
 
@@ -51,43 +50,65 @@ def sampled(
 
 
 def test_greedy_tokens_are_those_of_the_cpu(pair: Any, panel_prompts: list[Prompt]) -> None:
-    """In float32 all of them; in bfloat16 those before the first near tie, of two tokens whose logits are nearer to each
-    other than rounding errors are large."""
-    found = sampled(pair.tested, panel_prompts, GREEDY, 64)
-    expected = sampled(pair.reference, panel_prompts, GREEDY, 64)
+    """In float32 all of them; in bfloat16 those before the first near tie, which may fall to either side."""
+    found = tokens_of(sampled(pair.tested, panel_prompts, GREEDY, 64))
+    expected = tokens_of(sampled(pair.reference, panel_prompts, GREEDY, 64))
     if pair.precision == "float32":
         assert found == expected
         return
-    certain = [before_tie(pair, prompt, c) for prompt, c in zip(panel_prompts, expected, strict=True)]
+    certain = [
+        before_tie(pair, prompt, tokens) for prompt, tokens in zip(panel_prompts, expected, strict=True)
+    ]
     assert sum(map(len, certain)) > 2 * len(panel_prompts)
-    assert agreement([c.tokens[: len(t)] for c, t in zip(found, certain, strict=True)], certain) >= 0.95
+    assert agreement([f[: len(c)] for f, c in zip(found, certain, strict=True)], certain) >= 0.95
 
 
 @torch.inference_mode()
-def before_tie(pair: Any, prompt: Prompt, completion: Completion) -> tuple[int, ...]:
-    """The reference's tokens up to the first whose lead over the next is within twice two rounding errors."""
+def before_tie(pair: Any, prompt: Prompt, tokens: Tokens) -> Tokens:
+    """The reference's tokens up to the first whose logit leads the next one's by less than both their errors."""
     context = pair.reference.conversations.encode_prompt(prompt)
-    logits = pair.reference.model(torch.tensor([[*context, *completion.tokens]])).logits[
-        0, len(context) - 1 : -1
-    ]
+    logits = pair.reference.model(torch.tensor([[*context, *tokens]])).logits[0, len(context) - 1 : -1]
     first, second = logits.topk(2).values.unbind(-1)
-    error = pair.tolerance * logits.square().mean(-1).sqrt()
-    tied = (first - second < 4 * error).nonzero().flatten().tolist()
-    return completion.tokens[: tied[0]] if tied else completion.tokens
+    error = pair.tolerance * logits.std(-1)  # what all logits have in common decides nothing
+    tied = (first - second < 2 * error).nonzero().flatten().tolist()
+    return tokens[: tied[0]] if tied else tokens
 
 
 def test_completions_hardly_depend_on_how_many_rows_are_decoded_together(
     pair: Any, panel_prompts: list[Prompt]
 ) -> None:
-    few, many = (sampled(pair.tested, panel_prompts, WARM, rows, SAMPLES) for rows in (8, 128))
-    assert len(few) > 128 and len({c.tokens for c in few}) > len(few) // 2
-    assert agreement(tokens_of(few), tokens_of(many)) >= SAME_DRAWS[pair.precision]
+    few, many = (tokens_of(sampled(pair.tested, panel_prompts, WARM, rows, SAMPLES)) for rows in (8, 128))
+    assert len(few) > 128 and len(set(few)) > len(few) // 2
+    check_draws(pair, panel_prompts, few, many, SAMPLES)
 
 
 def test_completions_are_those_of_the_cpu(pair: Any, panel_prompts: list[Prompt]) -> None:
-    found = sampled(pair.tested, panel_prompts, WARM, 64, 2)
-    expected = sampled(pair.reference, panel_prompts, WARM, 64, 2)
-    assert agreement(tokens_of(found), tokens_of(expected)) >= SAME_DRAWS[pair.precision]
+    found, expected = (
+        tokens_of(sampled(loaded, panel_prompts, WARM, 64, 3)) for loaded in (pair.tested, pair.reference)
+    )
+    check_draws(pair, panel_prompts, found, expected, 3)
+
+
+def check_draws(
+    pair: Any, prompts: list[Prompt], found: Sequence[Tokens], expected: Sequence[Tokens], samples: int
+) -> None:
+    """In float32 the same completions, but for a draw in a hundred thousand that falls between two tokens whose border
+    rounding moved. In bfloat16 that happens to one in ten, so they are only as likely, to the reference, as each other:
+    within four standard errors of the mean."""
+    if pair.precision == "float32":
+        assert agreement(found, expected) >= 0.98
+        return
+    every = max(1, len(found) // SCORED)
+    contexts = [
+        pair.reference.conversations.encode_prompt(prompt) for prompt in prompts for _ in range(samples)
+    ]
+    engine = TransformersEngine(pair.reference, 8)
+    one, other = (
+        torch.tensor([sum(row) for row in engine.log_probabilities(contexts[::every], tokens[::every])])
+        for tokens in (found, expected)
+    )
+    error = float((one.var() + other.var()).div(len(one)).sqrt())
+    assert abs(float(one.mean() - other.mean())) < 4 * error
 
 
 def test_memory_is_given_back_when_the_engine_closes(
