@@ -164,6 +164,7 @@ def allocated(device: torch.device) -> int:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize()
+        torch._C._cuda_clearCublasWorkspaces()  # kept for the stream, not by us
         return torch.cuda.memory_allocated()
     storages = {
         thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()
