@@ -22,7 +22,7 @@ GREEDY = SamplingSettings(max_new_tokens=16, temperature=0.0, top_p=1.0, seed="g
 WARM = SamplingSettings(max_new_tokens=12, temperature=1.0, top_p=1.0, seed="warm")
 SCORED = 36  # completions whose likelihood is compared
 SAMPLES = 12  # with 12 prompts more completions than 128 rows
-ROUNDED = 1 << 20  # bytes: less than any model or any cache of keys and values here
+ROUNDED = 1 << 18  # bytes: less than the adapter, the caches of keys and values, or the model
 
 
 Tokens = tuple[int, ...]
