@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from flatprobe.statistics.planted import planted_pair
 SIZES = {"personas": 6, "questions": 5, "layers": 2, "hidden": 400}
 
 
-def parts(seed: int = 0, **change: float) -> tuple[np.ndarray, np.ndarray]:
+def parts(seed: int = 0, **change: Any) -> tuple[np.ndarray, np.ndarray]:
     """Treated and control states without noise, float64, (P, Q, L, D)."""
     treated, control = planted_pair(np.random.default_rng(seed), **SIZES, noise=0.0, **change)
     return treated.h_PQLD.astype(np.float64), control.h_PQLD.astype(np.float64)
@@ -36,8 +38,40 @@ def test_translation_adds_one_vector_per_layer_of_the_size_asked_for() -> None:
     assert moves[0, 0].std() == pytest.approx(2.0, rel=0.1)
 
 
+@pytest.mark.parametrize("direction", ["along", "around"])
+def test_a_translation_goes_where_it_is_sent_by_the_length_asked_for(direction: str) -> None:
+    treated, control = parts(translation=2.0, direction=direction, spread=0.0, question=0.0)
+    move_LD, centre_LD = (treated - control)[0, 0], control[0, 0]
+    assert np.linalg.norm(move_LD, axis=1) == pytest.approx(2.0 * 400**0.5, rel=1e-4)
+    lengths = [np.linalg.norm(h_PQLD[0, 0], axis=1) for h_PQLD in (treated, control)]
+    grown = 2.0 * 400**0.5 if direction == "along" else 0.0
+    assert lengths[0] - lengths[1] == pytest.approx(grown, abs=1e-2)
+    if direction == "along":
+        cosines = (move_LD * centre_LD).sum(axis=1) / lengths[1] / (2.0 * 400**0.5)
+        assert cosines == pytest.approx(1, abs=1e-5)
+
+
+def test_a_translation_cannot_leave_the_sphere_that_it_goes_around() -> None:
+    with pytest.raises(ValueError, match="sphere"):
+        parts(translation=7.0, direction="around")
+
+
+def test_a_part_of_a_rotation_leaves_the_other_dimensions_alone() -> None:
+    treated, control = parts(rotation=0.25)
+    assert np.array_equal(treated[..., 100:], control[..., 100:])
+    assert np.abs(treated - control)[..., :100].mean() > 1
+    assert (treated**2).sum() == pytest.approx((control**2).sum(), rel=1e-5)
+
+
+def test_a_treated_condition_asked_fewer_questions_has_the_first_ones() -> None:
+    few, control = planted_pair(np.random.default_rng(1), **SIZES, questions_treated=2)
+    every, same = planted_pair(np.random.default_rng(1), **SIZES)
+    assert few.questions == control.questions[:2] and np.array_equal(control.h_PQLD, same.h_PQLD)
+    assert np.array_equal(few.h_PQLD, every.h_PQLD[:, :2])
+
+
 def test_rotation_keeps_every_inner_product_and_moves_every_state() -> None:
-    treated, control = (h_PQLD.reshape(-1, 2, 400) for h_PQLD in parts(rotation=True))
+    treated, control = (h_PQLD.reshape(-1, 2, 400) for h_PQLD in parts(rotation=1.0))
     for layer in range(2):
         gram = control[:, layer] @ control[:, layer].T
         assert treated[:, layer] @ treated[:, layer].T == pytest.approx(gram, rel=1e-4, abs=1e-2)
@@ -68,7 +102,17 @@ def test_the_source_is_first_and_equal_generators_give_equal_states() -> None:
     assert np.array_equal(one.h_PQLD, other.h_PQLD)
 
 
-@pytest.mark.parametrize("wrong", [{"jitter": 1.5}, {"noise": -1.0}, {"personas": 0}, {"translation": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"jitter": 1.5},
+        {"noise": -1.0},
+        {"personas": 0},
+        {"translation": -1.0},
+        {"rotation": 1.1},
+        {"questions_treated": 6},
+    ],
+)
 def test_impossible_sizes_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="planted states need"):
         planted_pair(np.random.default_rng(0), **{**SIZES, **wrong})

@@ -7,12 +7,18 @@ common^2 / (common^2 + spread^2), and the squared distance of two personas is 2 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.states import States
 
+Direction = Literal["across", "along", "around"]
+"""Where a translation goes: `across` is a random direction, nearly orthogonal to all else, which lengthens the states a
+little; `along` is that of the common vector, which lengthens them most; `around` turns the common vector on its sphere,
+so that no length changes."""
 SOURCE = "source"
 """Name of the first planted persona; the others are `bystander_1`, `bystander_2`, and so on."""
 
@@ -26,7 +32,8 @@ def planted_pair(
     hidden: int,
     contraction: float = 1.0,
     translation: float = 0.0,
-    rotation: bool = False,
+    direction: Direction = "across",
+    rotation: float = 0.0,
     scale: float = 1.0,
     noise: float = 4.0,
     noise_treated: float | None = None,
@@ -34,20 +41,25 @@ def planted_pair(
     common: float = 3.0,
     spread: float = 1.0,
     question: float = 1.0,
+    questions_treated: int | None = None,
 ) -> tuple[States, States]:
     """Draw (treated, control) that share common, persona and question parts; noise is drawn for each.
 
     What is done to the treated condition, in this order: `jitter` in [0, 1] redraws that share of every
     persona's deviation from the personas' mean, sqrt(1 - jitter^2) dev + jitter fresh, which leaves its
     expected size as it was; `contraction` multiplies the deviations (0.5 halves every distance); `translation`
-    is the size of one random vector per layer that is added to every state; noise of SD `noise_treated`
-    (default: `noise`) comes on top; `rotation` turns all of it by one random orthogonal matrix; `scale`
-    multiplies it. The source is first; layers are numbered from 0. Raises ValueError for sizes below 1, a
-    jitter outside [0, 1] and a negative SD.
+    is the size, per hidden dimension, of one vector per layer that is added to every state in `direction`; noise
+    of SD `noise_treated` (default: `noise`) comes on top; `rotation` is the share of hidden dimensions that one
+    random orthogonal matrix turns, of everything so far; `scale` multiplies it. Of the treated condition only the
+    first `questions_treated` questions are kept (default: all). The source is first; layers are numbered from 0.
+    Raises ValueError for sizes below 1, a jitter or rotation outside [0, 1], a negative SD and a translation
+    `around` that is longer than the sphere is wide.
     """
     sizes = (common, spread, question, noise, noise if noise_treated is None else noise_treated, translation)
-    if min(personas, questions, layers, hidden) < 1 or not 0 <= jitter <= 1 or min(sizes) < 0:
-        raise ValueError("planted states need sizes >= 1, a jitter in [0, 1] and no negative SD")
+    kept = questions if questions_treated is None else questions_treated
+    shares = 0 <= jitter <= 1 and 0 <= rotation <= 1 and 1 <= kept <= questions
+    if min(personas, questions, layers, hidden) < 1 or not shares or min(sizes) < 0:
+        raise ValueError("planted states need sizes >= 1, shares in [0, 1] and no negative SD")
     shape = (personas, questions, layers, hidden)
     centre_LD = common * generator.normal(size=(layers, hidden))
     about_QLD = centre_LD + question * generator.normal(size=(questions, layers, hidden))
@@ -56,12 +68,34 @@ def planted_pair(
 
     fresh_PLD = _deviations(generator, spread, (personas, layers, hidden))
     kept_PLD = (1 - jitter**2) ** 0.5 * deviation_PLD + jitter * fresh_PLD
-    shift_LD = translation * generator.normal(size=(layers, hidden))
+    shift_LD = _shift(generator.normal(size=(layers, hidden)), centre_LD, translation, direction)
     h_treated = (contraction * kept_PLD)[:, None] + about_QLD + shift_LD
     h_treated = h_treated + sizes[4] * generator.normal(size=shape)
-    if rotation:
-        h_treated = h_treated @ np.linalg.qr(generator.normal(size=(hidden, hidden)))[0]
-    return _states("treated", scale * h_treated), _states("control", h_control)
+    if turned := round(rotation * hidden):
+        orthogonal = np.linalg.qr(generator.normal(size=(turned, turned)))[0]
+        h_treated = np.concatenate([h_treated[..., :turned] @ orthogonal, h_treated[..., turned:]], axis=-1)
+    return _states("treated", scale * h_treated[:, :kept]), _states("control", h_control)
+
+
+def _shift(drawn_LD: Array, centre_LD: Array, size: float, direction: Direction) -> Array:
+    """The vector added to every state of a layer, `size` times the root of the hidden size long or nearly so."""
+    if direction == "across" or size == 0:
+        return size * drawn_LD
+    length = size * drawn_LD.shape[1] ** 0.5
+    radius_L1 = np.linalg.norm(centre_LD, axis=1, keepdims=True)
+    along_LD: Array = centre_LD / radius_L1
+    if direction == "along":
+        along_LD = length * along_LD
+        return along_LD
+    if length > 2 * radius_L1.min():
+        raise ValueError(
+            "planted states cannot be moved around the common vector's sphere by more than its width"
+        )
+    across_LD = drawn_LD - (drawn_LD * along_LD).sum(axis=1, keepdims=True) * along_LD
+    across_LD = across_LD / np.linalg.norm(across_LD, axis=1, keepdims=True)
+    angle_L1 = 2 * np.arcsin(length / (2 * radius_L1))  # the shift is its chord
+    shift: Array = radius_L1 * ((np.cos(angle_L1) - 1) * along_LD + np.sin(angle_L1) * across_LD)
+    return shift
 
 
 def _deviations(generator: np.random.Generator, spread: float, shape: tuple[int, int, int]) -> Array:

@@ -26,7 +26,7 @@ _AXIS = {
     "domainOpacity": 0.4, "tickOpacity": 0.4, "gridOpacity": 0.12, "labelFontSize": 12, "titleFontSize": 12,
     "titleFontWeight": "normal", "labelLimit": 170, "labelFlush": False,
 }  # fmt: skip
-_CONFIG: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "background": None,
     "font": "Helvetica, Arial, sans-serif",
     "view": {"stroke": None},
@@ -69,7 +69,7 @@ def figure(name: str, caption: str, description: str, draw: Draw) -> Figure:
 
 def _svg(chart: alt.TopLevelMixin, prefix: str) -> str:
     spec = chart.to_dict()
-    spec["config"] = _CONFIG
+    spec["config"] = CONFIG
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     return _responsive(vl_convert.vegalite_to_svg(spec, vl_version=version), prefix)
 
