@@ -8,11 +8,12 @@ import pytest
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.parts import VERSIONS
 from flatprobe.pipeline.plan import plan
+from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.pipeline.stage import Stage, topological_order
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
-from flatprobe.study.schema import Condition, FinetuneData, Imitation, Panel, Study
+from flatprobe.study.schema import Condition, FinetuneData, Geometry, Imitation, Panel, Study
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),
@@ -74,6 +75,18 @@ def test_data_is_read_first_and_the_control_s_states_before_any_training() -> No
     assert order[:3] == ["checkpoint/model", "finetune-data/em_first", "finetune-data/benign_first"]
     trained = [place for place, name in enumerate(order) if name.startswith(("finetune/", "couple/"))]
     assert order.index("states/base_first") < min(trained)
+
+
+def test_several_sampled_answers_are_what_states_are_read_on_and_fixed_ones_stay_greedy() -> None:
+    geometry = Geometry(samples=3)
+    planned = stages(resolved(geometry=geometry))
+    states = planned["states/em_first/seed-42"]
+    assert states.inputs["own"].name == "own-samples/em_first/seed-42"
+    assert states.inputs["fixed"].name == "own/base_first"
+    drawn = [planned[f"own-samples/{tag}"].settings for tag in ("base_first", "em_first/seed-42")]
+    assert drawn[0] == drawn[1]  # the same streams: equal checkpoints answer alike
+    assert isinstance(drawn[0], SampleSettings) and drawn[0].samples == 3 and drawn[0].temperature == 1
+    assert not any(name.startswith("own-samples") for name in stages(resolved()))
 
 
 def test_one_lambda_more_trains_nothing_again() -> None:

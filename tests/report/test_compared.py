@@ -94,7 +94,7 @@ def made(change: Change = lambda row: None, **fields: Any) -> Compared:
         for p in POSITIONS
     }
     known: dict[str, Any] = {
-        "identical": False, "unfinished": {"base": 0, "treated": 0}, "massive": massive,
+        "identical": False, "unfinished": {"base": 0, "treated": 0}, "unfinished_fixed": 0, "massive": massive,
         "persona_pairs": pairs, "preview": preview, "seconds": 3.0,
     }  # fmt: skip
     return Compared(pair=pair, rows=rows, **(known | fields))
@@ -153,7 +153,11 @@ def test_one_question_low_reliability_and_unfinished_answers_are_said() -> None:
     )  # fmt: skip
     said = " ".join(conclusion(compared)[2:])
     assert "One question: no interval" in said and "split-half 0.40" in said and "(--samples)" in said
-    assert "2 of base, 5 of treated" in said
+    assert "2 of 3 own ones of base, 5 of 3 own ones of treated, 0 of 1 fixed ones" in said
+    assert "fewer than two would be left" in said
+    left_out = made(unfinished_fixed=1)
+    left_out.rows[0]["pool"] = "bystanders, finished answers only"  # type: ignore[index]
+    assert "1 of 4 fixed ones; rows named “finished answers only” leave" in conclusion(left_out)[-1]
     assert not conclusion(made())[2:]
 
 

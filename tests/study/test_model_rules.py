@@ -42,12 +42,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder without weights: 6 blocks, a context of 1,024 tokens, about a token per byte."""
     folder = tmp_path_factory.mktemp("tiny-model")
     save_tokenizer(folder, CHATML)
-    config = {"model_type": "llama", "num_hidden_layers": 6, "max_position_embeddings": 1024}
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 6,
+        "hidden_size": 32,
+        "max_position_embeddings": 1024,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
-def copy_of(folder: Path, to: Path, template: str | None = CHATML, **changes: int) -> Path:
+def copy_of(folder: Path, to: Path, template: str | None = CHATML, **changes: Any) -> Path:
     """The model's folder again, with another template or configuration."""
     to.mkdir()
     config = json.loads((folder / "config.json").read_text())
@@ -87,6 +92,20 @@ def test_a_layer_that_the_model_has_not_is_refused_on_its_line(
     problem = only(model_problems(draft.change(old, new).load(), folder))
     assert problem.place == draft.line(new.strip().partition("\n")[0])
     assert problem.message == f"{field} = 6: embedded:smollm2-135m-instruct has 6 decoder blocks (0–5)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"is_encoder_decoder": True, "model_type": "t5"}, "t5 is an encoder-decoder model"),
+        ({"vision_config": {"depth": 2}, "model_type": "gemma3"}, "gemma3 is multimodal (vision)"),
+    ],
+)
+def test_a_model_without_a_plain_decoder_is_refused_on_the_model_s_line(
+    draft: Draft, folder: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    problem = only(model_problems(draft.load(), copy_of(folder, tmp_path / "other", **changes)))
+    assert problem.message == said and problem.place.startswith(str(draft.path))
 
 
 def test_the_last_layer_is_not_out_of_range(draft: Draft, folder: Path) -> None:

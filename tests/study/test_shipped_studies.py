@@ -93,7 +93,8 @@ def test_the_readme_s_study_is_without_problems(tmp_path: Path, tokenizer: Any) 
     loaded = load_study(tmp_path / "my_study.yaml")
     model = tmp_path / "model"  # of the depth and context of the one that it names
     tokenizer.save_pretrained(model)
-    config = {"model_type": "qwen2", "num_hidden_layers": 28, "max_position_embeddings": 32768}
+    config = {"model_type": "qwen2", "num_hidden_layers": 28, "hidden_size": 1536}
+    config["max_position_embeddings"] = 32768
     (model / "config.json").write_text(json.dumps(config))
     assert model_problems(loaded, model) == []
 

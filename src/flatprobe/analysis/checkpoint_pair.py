@@ -37,7 +37,8 @@ def compare(settings: PairSettings, inputs: Mapping[str, Path], output: Path) ->
     """Inputs: `base` and `treated`, both states of the same personas, questions, layers and positions.
 
     Output: rows.json (a list of `pair_rows.Row`); geometry, cosines, massive and persona_pairs as Parquet, as in a
-    study; facts.json: whether all states of both are equal, and how many answers of each are unfinished.
+    study; facts.json: whether all states of both are equal, how many answers of each are
+    unfinished, and how many of the fixed ones.
 
     The states' own differences are those of the experiment: same Gram matrices, measures and resamples.
     """
@@ -63,7 +64,11 @@ def compare(settings: PairSettings, inputs: Mapping[str, Path], output: Path) ->
     for name, parts in tables.items():
         pl.concat(parts).write_parquet(output / f"{name}.parquet")
     unfinished = {side: len(index_of(inputs[side])["unfinished"]) for side in SIDES}
-    (output / "facts.json").write_text(json.dumps({"identical": identical, "unfinished": unfinished}))
+    facts = {
+        "identical": identical, "unfinished": unfinished,
+        "unfinished_fixed": len(index_of(inputs["base"])["unfinished_fixed"]),
+    }  # fmt: skip
+    (output / "facts.json").write_text(json.dumps(facts))
 
 
 def _describe(

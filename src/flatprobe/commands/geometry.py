@@ -179,7 +179,7 @@ def _describing_folder(located: Located) -> Path:
 
 def _read_models(found: _Found) -> None:
     """Configurations and chat templates of both models, as far as they can be read."""
-    from flatprobe.study.pair_rules import architecture_problems
+    from flatprobe.study.architecture import architecture_problems
     from flatprobe.study.tokenizers import load_conversations
 
     for name, place in (("base", "BASE"), ("treated", "TREATED")):

@@ -188,7 +188,18 @@ class Parts:
         )  # fmt: skip
         return stage(
             f"states/{arm.tag}", "probes.geometry:capture", settings, MODEL,
-            checkpoint=arm.checkpoint, own=arm.own, fixed=control.own,
+            checkpoint=arm.checkpoint, own=self._probed(arm), fixed=control.own,
+        )  # fmt: skip
+
+    def _probed(self, arm: Arm) -> Stage:
+        """The own answers whose states are read: the greedy ones, or several sampled ones; all arms draw from the same
+        random streams, so that equal checkpoints answer alike."""
+        geometry = self.study.geometry
+        if geometry.samples == 1:
+            return arm.own
+        return self.sample(
+            f"own-samples/{arm.tag}", arm.checkpoint, self.resolved.personas, self.questions["evaluation"],
+            geometry.samples, geometry.max_new_tokens, stream=f"{self.study.seeds[0]}/geometry",
         )  # fmt: skip
 
     def _fixed_persona(self) -> str:
@@ -311,14 +322,17 @@ class Parts:
     def sample(
         self, name: str, checkpoint: Stage, personas: Sequence[Persona], questions: Sequence[Question],
         samples: int, max_new_tokens: int, *, temperature: float | None = None, adapter: Stage | None = None,
-        parity: int = 0, seed: int | None = None, stop_at: str | None = None,
+        parity: int = 0, seed: int | None = None, stop_at: str | None = None, stream: str | None = None,
     ) -> Stage:  # fmt: skip
-        """A sampling stage; its random streams are named after what it is, so no two stages share one.
+        """A sampling stage; its random streams are named after what it is, so no two stages share one unless told to.
 
         Greedy answers have none, so that two conditions of one checkpoint share them.
         """
         leakage = self.study.leakage
-        stream = "greedy" if temperature == 0.0 else f"{self.study.seeds[0] if seed is None else seed}/{name}"
+        if stream is None:
+            stream = (
+                "greedy" if temperature == 0.0 else f"{self.study.seeds[0] if seed is None else seed}/{name}"
+            )
         settings = SampleSettings(
             personas=tuple(personas), questions=tuple(questions), samples=samples, max_new_tokens=max_new_tokens,
             temperature=leakage.temperature if temperature is None else temperature, top_p=leakage.top_p,

@@ -30,6 +30,8 @@ class Compared:
     """Whether all states of both checkpoints are equal."""
     unfinished: Mapping[str, int]
     """Own answers that hit the token limit or are empty, by side; of all personas."""
+    unfinished_fixed: int
+    """Fixed answers, one per question, that did."""
     massive: pl.DataFrame
     persona_pairs: pl.DataFrame
     """Cosine and squared distance of every pair of personas, of both checkpoints."""
@@ -47,6 +49,7 @@ class Compared:
             rows=json.loads((folders["pair"] / "rows.json").read_text()),
             identical=facts["identical"],
             unfinished=facts["unfinished"],
+            unfinished_fixed=facts["unfinished_fixed"],
             massive=pl.read_parquet(folders["pair"] / "massive.parquet"),
             persona_pairs=pl.read_parquet(folders["pair"] / "persona_pairs.parquet"),
             preview=json.loads((folders["base"] / "preview.json").read_text()),
@@ -100,7 +103,8 @@ class Compared:
             "references": ", ".join(p.name for p in pair.personas if p.role == "reference") or "none",
             "questions": len(pair.questions), "layers": ", ".join(map(str, pair.layers)),
             "own answers": "greedy" if pair.samples == 1 else f"{pair.samples} sampled, states averaged",
-            "max new tokens": pair.max_new_tokens, "unfinished answers": dict(self.unfinished),
+            "max new tokens": pair.max_new_tokens,
+            "unfinished answers": {**self.unfinished, "fixed": self.unfinished_fixed},
             "question resamples": pair.resamples, "seed": pair.seed, "precision": pair.precision,
             "flatprobe": installed_version("flatprobe") or "source tree",
         }  # fmt: skip

@@ -10,6 +10,8 @@ from flatprobe.report.compared import Compared
 from flatprobe.study.schema import Gates
 
 COSINE_DIGITS = 4
+FINISHED_ONLY = "finished answers only"
+"""How the name of a pool ends whose rows leave unfinished answers out."""
 
 
 def conclusion(compared: Compared) -> list[str]:
@@ -70,12 +72,24 @@ def cautions(compared: Compared) -> list[str]:
         found.append(
             f"The base's centroids are unreliable here (split-half {numbers.decimal(reliability, 2)}): {remedy}."
         )
-    if any(compared.unfinished.values()):
-        counts = ", ".join(f"{count} of {side}" for side, count in compared.unfinished.items())
-        found.append(
-            f"Unfinished or empty answers: {counts}; rows named “finished answers only” leave their questions out."
-        )
+    if any(compared.unfinished.values()) or compared.unfinished_fixed:
+        found.append(_unfinished(compared))
     return found
+
+
+def _unfinished(compared: Compared) -> str:
+    """How many answers hit the token limit or are empty, and whether there are rows without them."""
+    questions = len(compared.pair.questions)
+    cells = questions * len(compared.pair.personas)
+    counts = [f"{count} of {cells} own ones of {side}" for side, count in compared.unfinished.items()]
+    counts.append(f"{compared.unfinished_fixed} of {questions} fixed ones")
+    without = any(str(row["pool"]).endswith(FINISHED_ONLY) for row in compared.rows)
+    rest = (
+        f"rows named “{FINISHED_ONLY}” leave their questions out"
+        if without
+        else "without their questions, fewer than two would be left, or source and bystanders have none of them"
+    )
+    return f"Answers that hit the token limit or are empty: {', '.join(counts)}; {rest}."
 
 
 def _interval(row: Mapping[str, Any]) -> str:

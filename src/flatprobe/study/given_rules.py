@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.reference import PICKLED, read_config
+from flatprobe.study.architecture import SIZES, architecture_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.tokenizers import load_conversations
 from flatprobe.study.yaml_file import FieldPath, dotted
 
-SIZES = {"num_hidden_layers": "decoder blocks", "hidden_size": "dimensions"}
 _BLOCK = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -51,6 +51,9 @@ def _checkpoint_problems(
     config: Mapping[str, Any],
 ) -> Iterator[Problem]:
     place, model = loaded.place(*where), loaded.study.model.id
+    if unreadable := architecture_problems(folder, place):
+        yield from unreadable
+        return
     try:
         own = read_config(folder, place)
         given = load_conversations(folder, folder.name, place)

@@ -9,6 +9,7 @@ from typing import Any
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.reference import read_config
+from flatprobe.study.architecture import architecture_problems
 from flatprobe.study.given_rules import given_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
@@ -27,6 +28,8 @@ def model_problems(
     `given` holds the folders of given adapters and checkpoints by condition.
     """
     place = loaded.place("model", "id")
+    if unreadable := architecture_problems(folder, place):
+        return unreadable
     try:
         config = read_config(folder, place)
         conversations = load_conversations(folder, loaded.study.model.id, place)

@@ -16,33 +16,14 @@ from safetensors import SafetensorError, safe_open
 
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
-from flatprobe.models.reference import PICKLED, read_config
-from flatprobe.study.given_rules import SIZES
+from flatprobe.models.reference import PICKLED
+from flatprobe.study.architecture import SIZES
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 
-_OTHER_INPUTS = ("vision_config", "audio_config", "speech_config", "video_config")
 _FROM_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 _SHOWN = 3  # names listed before "and N more"
 SAME_COPY = "use a copy of the checkpoint with the base's chat template and tokenizer"
-
-
-def architecture_problems(folder: Path, place: str) -> list[Problem]:
-    """Why the states of a model cannot be read: it has an encoder, takes other inputs than text, or has no decoder."""
-    try:
-        flat = read_config(folder, place)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except UserError as error:
-        return list(error.problems)
-    name = f"{config.get('model_type', 'this model')}"
-    remedy = "flatprobe reads decoder-only chat models of text"
-    if config.get("is_encoder_decoder"):
-        return [Problem(place, f"{name} is an encoder-decoder model", remedy)]
-    if other := [key.removesuffix("_config") for key in _OTHER_INPUTS if config.get(key)]:
-        return [Problem(place, f"{name} is multimodal ({', '.join(other)})", remedy)]
-    if not all(isinstance(flat.get(key), int) for key in SIZES):
-        return [Problem(place, f"{name}: config.json names no {' and no '.join(SIZES)}", remedy)]
-    return []
 
 
 def size_problems(base: Mapping[str, Any], treated: Mapping[str, Any], place: str) -> list[Problem]:

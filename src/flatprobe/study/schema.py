@@ -312,8 +312,11 @@ class Geometry(Block):
         "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean",
     )  # fmt: skip
     """Token positions that are stored."""
+    samples: Count = 1
+    """Own answers per persona and question whose states are read: 1 is greedy; several are sampled like completions and
+    their states averaged, as one answer leaves its last token mostly noise. Fixed answers stay greedy."""
     max_new_tokens: Count = 2048
-    """Limit of the greedy answers whose states are read."""
+    """Limit of the answers whose states are read."""
     resamples: Count = 2000
     """Joint question resamples for intervals."""
     reliability_splits: Count = 100

@@ -41,7 +41,7 @@ def _where(compared: Compared) -> str:
     return f"at {compared.position}, {compared.responses} responses"
 
 
-def _levels(compared: Compared) -> Figure:
+def _levels(compared: Compared) -> Figure | None:
     rows = []
     for side in SIDES:
         for measure in ("mean_cosine", "reliability", "separability"):
@@ -59,7 +59,7 @@ def _levels(compared: Compared) -> Figure:
     )  # fmt: skip
 
 
-def _profiles(compared: Compared, measures: Sequence[str], name: str) -> Figure:
+def _profiles(compared: Compared, measures: Sequence[str], name: str) -> Figure | None:
     wanted = set(measures)
     rows = [
         _row("treated", row["measure"], row["layer"], row["difference"], row["ci_low"], row["ci_high"])

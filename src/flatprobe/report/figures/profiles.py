@@ -36,10 +36,18 @@ def draw_profiles(
     profiles: Sequence[Profile],
     conditions: Sequence[str],
     all_conditions: Sequence[str],
-) -> Figure:
-    """Columns of `frame`: condition, measure, layer, value, ci_low, ci_high (null where unknown)."""
+) -> Figure | None:
+    """Columns of `frame`: condition, measure, layer, value, ci_low, ci_high (null where unknown).
+
+    A measure without any value has no panel, and its name is in the caption; None where no measure has one.
+    """
     layers = sorted(frame["layer"].unique().to_list())
     kept = frame.select("condition", "measure", "layer", "value", "ci_low", "ci_high").sort("layer")
+    known = set(kept.drop_nulls("value")["measure"])
+    empty = [one.title for one in profiles if one.name not in known]
+    profiles = [one for one in profiles if one.name in known]
+    if not profiles:
+        return None
     columns = {False: 3, True: 1}
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
@@ -57,9 +65,10 @@ def draw_profiles(
 
     missing = sorted({one.title for one in profiles if kept.filter(measure=one.name)["value"].null_count()})
     gaps = f" A gap is a layer in which it is undefined: {', '.join(missing)}." if missing else ""
+    nowhere = f" Undefined in every layer: {', '.join(empty)}." if empty else ""
     return figure(
         name,
-        caption + gaps,
+        caption + gaps + nowhere,
         f"{len(profiles)} small panels over {len(layers)} layers; the values are in the tables per layer.",
         draw,
     )
