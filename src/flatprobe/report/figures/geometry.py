@@ -15,10 +15,12 @@ from flatprobe.report.select import contrast_name, geometric
 from flatprobe.report.words import MEASURES
 
 WIDTH_WIDE, WIDTH_NARROW, HEIGHT = 290, 270, 190
+FEW = 12
+"""Up to so many layers a heat map has room for numbers."""
 
 
 def _layer_axis(layers: list[int]) -> alt.X:
-    return alt.X("layer:O", title="layer", sort=layers, axis=alt.Axis(labelAngle=0))
+    return alt.X("layer:O", title="layer", sort=layers, axis=alt.Axis(labelAngle=0, labelOverlap=True))
 
 
 def by_layer(analysis: Analysis) -> Figure:
@@ -127,7 +129,7 @@ def cosine_heat_map(analysis: Analysis) -> Figure:
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         base = alt.Chart(pl.DataFrame(rows)).encode(
-            x=alt.X("layer:O", title="layer", sort=layers, axis=alt.Axis(labelAngle=0, orient="top")),
+            x=alt.X("layer:O", title="layer", sort=layers, axis=alt.Axis(labelAngle=0, orient="top", labelOverlap=True)),
             y=alt.Y("persona:N", title=None, sort=personas),
         )
         scale = alt.Scale(
@@ -138,6 +140,11 @@ def cosine_heat_map(analysis: Analysis) -> Figure:
         )
         ink = alt.condition("datum.light", alt.value("#111111"), alt.value("#ffffff"))
         text = base.mark_text(fontSize=9.5 if narrow else 11).encode(text="label:N", color=ink)
+        if len(layers) > FEW:  # colours alone
+            room = (270 if narrow else 700) // len(layers)
+            legend = alt.Legend(title=None, format="+.2~f", tickCount=3, orient="bottom", gradientLength=180)
+            cell = cell.encode(color=alt.Color("difference:Q", scale=scale, legend=legend))
+            return cell.properties(width=alt.Step(max(4, room)), height=alt.Step(21))
         step = 36 if narrow and len(layers) <= 6 else 60
         return alt.layer(cell, text).properties(width=alt.Step(step), height=alt.Step(21))
 

@@ -15,8 +15,9 @@ from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.persona_map import ConditionMap, persona_map
 
 WIDE, NARROW = 640, 290
-HEIGHTS = (0.45, 0.9)
-"""Height over width, at least and at most; the units of both axes stay equal."""
+HEIGHTS = {WIDE: (0.45, 0.9), NARROW: (1.0, 1.5)}
+"""Height over width, at least and at most: names need more room below each other where the view is narrow. The units of
+both axes stay equal."""
 MARGIN = 0.14
 """Room around the points for names, as a share of their extent."""
 NO_MAP = (
@@ -113,7 +114,7 @@ def _view(placed: Mapping[str, ConditionMap], width: int) -> tuple[Array, Array,
     low, high = points.min(axis=0), points.max(axis=0)
     extent = np.maximum(high - low, 1e-9 + 0.05 * (high - low).max())
     middle, extent = (low + high) / 2, extent * (1 + 2 * MARGIN)
-    ratio = float(np.clip(extent[1] / extent[0], *HEIGHTS))
+    ratio = float(np.clip(extent[1] / extent[0], *HEIGHTS[width]))
     across = max(extent[0], extent[1] / ratio)
     half = np.array([across, across * ratio]) / 2
     return middle - half, middle + half, round(width * ratio)

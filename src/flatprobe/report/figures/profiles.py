@@ -119,4 +119,4 @@ def _panel(
         band = base.mark_area(opacity=0.22).encode(y="ci_low:Q", y2="ci_high:Q", color=encoding["color"])
         told = encoding if named else {"color": encoding["color"]}  # a single line is solid
         parts += [band, base.mark_line(strokeWidth=1.4).encode(y=y, **told)]
-    return alt.layer(*parts).properties(width=width, height=HEIGHT, title=profile.title)
+    return alt.layer(*parts).properties(width=width, height=HEIGHT, title=alt.TitleParams(profile.title, frame="group"))
