@@ -49,6 +49,15 @@ def test_the_map_shows_the_treated_personas_closer_to_the_source(analysis: Analy
     assert float(found["em_first"]) / float(found["base_first"]) == pytest.approx(0.7, abs=0.02)
 
 
+def test_a_map_that_noise_makes_is_called_so(analysis: Analysis) -> None:
+    pairs = analysis.tables["persona_pairs"]
+    drawn = np.random.default_rng(0).normal(size=len(pairs))
+    noise = pairs.with_columns(relative_squared_distance=pl.Series(drawn))
+    noisy, planted = (personas.persona_map(one) for one in (with_pairs(analysis, noise), analysis))
+    assert noisy is not None and planted is not None
+    assert "read no movement from them" in noisy.caption and "read no" not in planted.caption
+
+
 def test_an_undefined_distance_in_one_layer_leaves_no_map(analysis: Analysis) -> None:
     distance = "relative_squared_distance"
     pairs = analysis.tables["persona_pairs"]
@@ -75,7 +84,9 @@ def test_the_heat_maps_show_every_condition_and_the_change(analysis: Analysis) -
 def test_every_measure_of_the_study_has_a_profile(analysis: Analysis) -> None:
     others = personas.other_profiles(analysis)
     assert others is not None
-    shown = {*labels(personas.main_profiles(analysis).wide), *labels(others.wide)}
+    main = personas.main_profiles(analysis)
+    assert main is not None
+    shown = {*labels(main.wide), *labels(others.wide)}
     assert {
         "cosine difference",
         "contraction (−log scatter ratio)",
@@ -102,8 +113,9 @@ def test_many_layers_are_a_line_in_a_band_with_few_numbers_and_few_are_marks() -
         draw_profiles("p", "Depth.", profile_rows(range(count)), profiles, ("treated",), ("base", "treated"))
         for count in (80, 6)
     )
-    assert "mark-area" in many.wide and "mark-symbol" not in many.wide
-    assert "mark-symbol" in few.wide and "mark-area" not in few.wide
+    assert many is not None and few is not None
+    assert "mark-area" in many.wide and "mark-area" not in few.wide
+    assert "mark-symbol" in few.wide
     assert sum(text.isdigit() for text in labels(many.narrow)) < 20
     assert {"0", "1", "2", "3", "4", "5"} <= set(labels(few.wide))
     assert many.caption == "Depth. A gap is a layer in which it is undefined: contraction."
@@ -119,3 +131,13 @@ def test_names_beside_crowded_points_do_not_cover_each_other() -> None:
         assert abs(one.x - other.x) >= 1.8 * half[0] or abs(one.y - other.y) >= 1.8 * half[1]
     for spot in spots:
         assert half[0] - 1 <= spot.x <= 641 - half[0] and half[1] - 1 <= spot.y <= 401 - half[1]
+
+
+def test_a_measure_without_a_value_anywhere_has_no_panel_and_all_such_no_figure() -> None:
+    rows = profile_rows(range(6))
+    both = [Profile("contraction", "contraction", 0.0), Profile("noise_ratio", "noise ratio", 1.0)]
+    empty = rows.with_columns(measure=pl.lit("noise_ratio"), value=pl.lit(None, dtype=pl.Float64))
+    drawn = draw_profiles("p", "Depth.", pl.concat([rows, empty]), both, ("treated",), ("base", "treated"))
+    assert drawn is not None and "noise ratio" not in labels(drawn.wide)
+    assert drawn.caption.endswith("Undefined in every layer: noise ratio.")
+    assert draw_profiles("p", "Depth.", empty, both, ("treated",), ("base", "treated")) is None

@@ -129,7 +129,12 @@ def cosine_heat_map(analysis: Analysis) -> Figure:
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         base = alt.Chart(pl.DataFrame(rows)).encode(
-            x=alt.X("layer:O", title="layer", sort=layers, axis=alt.Axis(labelAngle=0, orient="top", labelOverlap=True)),
+            x=alt.X(
+                "layer:O",
+                title="layer",
+                sort=layers,
+                axis=alt.Axis(labelAngle=0, orient="top", labelOverlap=True),
+            ),
             y=alt.Y("persona:N", title=None, sort=personas),
         )
         scale = alt.Scale(
@@ -143,8 +148,8 @@ def cosine_heat_map(analysis: Analysis) -> Figure:
         if len(layers) > FEW:  # colours alone
             room = (270 if narrow else 700) // len(layers)
             legend = alt.Legend(title=None, format="+.2~f", tickCount=3, orient="bottom", gradientLength=180)
-            cell = cell.encode(color=alt.Color("difference:Q", scale=scale, legend=legend))
-            return cell.properties(width=alt.Step(max(4, room)), height=alt.Step(21))
+            named: alt.Chart = cell.encode(color=alt.Color("difference:Q", scale=scale, legend=legend))
+            return named.properties(width=alt.Step(max(4, room)), height=alt.Step(21))
         step = 36 if narrow and len(layers) <= 6 else 60
         return alt.layer(cell, text).properties(width=alt.Step(step), height=alt.Step(21))
 

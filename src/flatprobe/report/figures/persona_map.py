@@ -20,6 +20,8 @@ HEIGHTS = {WIDE: (0.45, 0.9), NARROW: (1.0, 1.5)}
 both axes stay equal."""
 MARGIN = 0.14
 """Room around the points for names, as a share of their extent."""
+MUCH_NOISE = 0.2
+"""Share of negative eigenvalues above which the caption warns: positive ones made by noise are about as large."""
 NO_MAP = (
     "No persona map: an unbiased distance is undefined, or no distance between personas is positive. It needs at least "
     "two questions and personas that the states tell apart."
@@ -177,7 +179,18 @@ def _caption(placed: Mapping[str, ConditionMap], conditions: Sequence[str]) -> s
         "Persona map: classical multidimensional scaling of unbiased squared distances, mean over layers, in units of "
         f"each condition’s own mean norm.{turned} Unbiased distances can have negative eigenvalues, which only noise "
         "makes: they are set to 0. Variance shown by the plane, Kruskal’s stress of its distances, share of the "
-        f"eigenvalues that was negative, and what alignment left: {shown}."
+        f"eigenvalues that was negative, and what alignment left: {shown}.{_warning(placed)}"
+    )
+
+
+def _warning(placed: Mapping[str, ConditionMap]) -> str:
+    """Where noise makes the map; empty where it does not."""
+    noisy = [name for name, one in placed.items() if one.negative > MUCH_NOISE]
+    if not noisy:
+        return ""
+    return (
+        f" So large a negative share in {' and '.join(noisy)} means that noise makes most of these places: read no "
+        "movement from them."
     )
 
 

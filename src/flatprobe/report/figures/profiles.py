@@ -118,5 +118,10 @@ def _panel(
         encoding = lines_by_condition(all_conditions, named)
         band = base.mark_area(opacity=0.22).encode(y="ci_low:Q", y2="ci_high:Q", color=encoding["color"])
         told = encoding if named else {"color": encoding["color"]}  # a single line is solid
-        parts += [band, base.mark_line(strokeWidth=1.4).encode(y=y, **told)]
-    return alt.layer(*parts).properties(width=width, height=HEIGHT, title=alt.TitleParams(profile.title, frame="group"))
+        lone = base.mark_point(filled=True, size=7, opacity=1).encode(
+            y=y, color=encoding["color"]
+        )  # between gaps
+        parts += [band, base.mark_line(strokeWidth=1.4).encode(y=y, **told), lone]
+    return alt.layer(*parts).properties(
+        width=width, height=HEIGHT, title=alt.TitleParams(profile.title, frame="group")
+    )
