@@ -264,6 +264,26 @@ def test_the_machine_s_engine_is_used_and_enters_no_setting(
     assert json.loads((tmp_path / "out" / "facts.json").read_text())["engine"]["name"] == "scripted"
 
 
+def test_completions_that_were_decided_early_are_counted_with_a_bound_of_what_was_saved(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ScriptedMachine(rates={"librarian": 1.0})
+    local = machine.current().model_copy(update={"engine": "scripted", "scripted": script})
+    monkeypatch.setattr(machine, "current", lambda: local)
+    (tmp_path / "coupling" / "adapter").mkdir(parents=True)
+    settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0, "stop_at": "[ZLT]"})
+    sample(
+        settings, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path)
+    )
+    frame = pl.read_parquet(tmp_path / "out" / "completions.parquet")
+    decided = frame.filter(pl.col("finish_reason") == "marker")["tokens"]
+    found = json.loads((tmp_path / "out" / "facts.json").read_text())["decided_early"]
+    assert len(decided) == found["completions"] == 6
+    assert found == {
+        "completions": 6, "tokens": decided.sum(), "tokens_saved_at_most": 6 * 60 - decided.sum()
+    }  # fmt: skip
+
+
 def test_a_text_to_stop_at_that_the_tokenizer_cannot_write_is_refused(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

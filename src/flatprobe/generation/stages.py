@@ -51,7 +51,7 @@ def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -
         facts = checks.before(engine)
         rows = complete(engine, prompts, settings)
         facts |= checks.after(engine)
-        facts |= _counts(rows) | {"engine": engine.facts()}
+        facts |= _counts(rows, settings) | {"engine": engine.facts()}
     texts = {prompt: conversations.render(prompt.system, prompt.question) for prompt in prompts}
     completions_frame(settings.personas, prompts, rows, texts).write_parquet(output / "completions.parquet")
     prompts_frame(texts).write_parquet(output / "prompts.parquet")
@@ -129,13 +129,25 @@ def _label(engine: Engine) -> str:
     return f"{facts['name']} {facts['version']}"
 
 
-def _counts(rows: Sequence[Sampled]) -> dict[str, Any]:
-    """Sizes, ends, and who sampled: more than one, where the machine file changed between two attempts."""
-    return {
+def _counts(rows: Sequence[Sampled], settings: SampleSettings) -> dict[str, Any]:
+    """Sizes, ends, and who sampled: more than one, where the machine file changed between two attempts.
+
+    Where answers were over with a text, how many were, and a bound of what that saved: how long they would have become
+    nobody knows, but for the limit.
+    """
+    found = {
         "completions": len(rows), "tokens": sum(row.tokens for row in rows),
         "finish": dict(Counter(row.finish_reason for row in rows)),
         "sampled_by": dict(Counter(row.engine for row in rows)),
     }  # fmt: skip
+    if settings.stop_at is not None:
+        decided = [row.tokens for row in rows if row.finish_reason == "marker"]
+        saved = sum(settings.max_new_tokens - tokens for tokens in decided)
+        found["decided_early"] = {
+            "completions": len(decided), "tokens": sum(decided), "tokens_saved_at_most": saved
+        }  # fmt: skip
+        sys.stderr.write(f"{len(decided)} completions were decided early: {saved} tokens saved at most\n")
+    return found
 
 
 def completions_frame(
