@@ -163,12 +163,13 @@ def test_log_probabilities_are_those_of_the_targets_alone(bench: Bench) -> None:
 
 
 def test_closing_leaves_no_process_and_says_what_the_devices_hold(
-    bench: Bench, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tools = bench.folder / "tools"
     tools.mkdir()
-    tool = tools / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf '512\\n17\\n'\n")
+    used, tool = tools / "used", tools / "nvidia-smi"
+    used.write_text("512\n17\n")
+    tool.write_text(f"#!/bin/sh\nexec cat {used}\n")
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     engine = bench.engine()
@@ -176,12 +177,18 @@ def test_closing_leaves_no_process_and_says_what_the_devices_hold(
     sample(engine, prompts, WARM)
     pid = engine.pid
     assert pid is not None
+    used.write_text("512\n317\n")
     engine.close()
     assert engine.pid is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert engine.freed is not None
-    assert asdict(engine.freed) == {"processes_gone": True, "used_before": (512, 17), "used_after": (512, 17)}
+    assert asdict(engine.freed) == {
+        "processes_gone": True,
+        "used_before": (512, 17),
+        "used_after": (512, 317),
+    }
+    assert "a device has 300 MiB more in use than before the vLLM engine" in capsys.readouterr().err
 
 
 def test_facts_name_the_engine_its_version_and_its_options(bench: Bench, prompts: list[Prompt]) -> None:

@@ -26,6 +26,7 @@ SLACK = 64
 # Tokens that it is started for at least, or the short calls of a stage's checks would start a process that its sampling
 # must replace. Keys and values are taken by pages, so the room costs nothing.
 FLOOR = 4096
+NOISE = 64  # MiB that may come and go on a device without anyone's doing
 ADAPTERS_KEPT = 8  # in the memory of the host, so that switching between them reads no file
 
 
@@ -59,6 +60,12 @@ class Freed:
     """MiB in use on each NVIDIA device before the process was started; None where there is none."""
     used_after: tuple[int, ...] | None
     """The same, after it had ended."""
+
+    @property
+    def left_in_use(self) -> int:
+        """MiB by which some device holds more than before, by whomever; 0 where there is none."""
+        pairs = zip(self.used_before or (), self.used_after or (), strict=False)
+        return max((max(0, after - before) for before, after in pairs), default=0)
 
 
 class VllmServer:
@@ -172,6 +179,10 @@ class VllmServer:
         self.freed = Freed(link.group_is_gone(), self._used_before, used_memory())
         if not self.freed.processes_gone:
             sys.stderr.write(f"processes of the vLLM engine {link.pid} are still there\n")
+        if self.freed.left_in_use > NOISE:
+            sys.stderr.write(
+                f"a device has {self.freed.left_in_use} MiB more in use than before the vLLM engine was started\n"
+            )
         return self.freed
 
     def _python(self) -> str:
