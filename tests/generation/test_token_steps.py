@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from flatprobe.data.conversation import Prompt
 from flatprobe.generation import token_steps
 from flatprobe.generation.engine import Completion, SamplingSettings, sample
+from flatprobe.generation.slots import Slots
 from flatprobe.generation.token_steps import rounded_columns, rounded_rows
 from flatprobe.generation.transformers_engine import TransformersEngine
 from flatprobe.models.load import Loaded, load_checkpoint
@@ -98,6 +102,37 @@ def test_a_lack_of_memory_while_recording_halves_the_rows_like_any_other(
     halved = engine(load("llama"), 12)
     assert sample(halved, prompts, WARM, 4) == expected
     assert halved.facts()["out_of_memory_at_rows"] == [12]
+
+
+class OffTheDevice(TorchDispatchMode):
+    """Collects what makes tensors on the host, takes one to the device, or reads one from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, torch.Tensor)]
+        if any(leaf.device.type != "meta" for leaf in leaves):
+            self.seen.append(str(func))
+        return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_step_stays_on_the_device_from_its_first_kernel_to_its_last(loaded: Loaded, top_p: float) -> None:
+    """Or it could not be recorded. Where tensors have no values, reading one raises."""
+    slots = Slots(loaded.model.to("meta"), 8, 1)
+    stepping = token_steps.TokenSteps(slots, replace(WARM, top_p=top_p))
+    slots.reserve(64)
+    state = torch.zeros(3, 8, dtype=torch.long, device="meta")
+    stepping._draw(state)  # makes room for keys and values
+    with OffTheDevice() as watch:
+        assert stepping._draw(state).shape == (8,)
+        assert watch.seen == []
+        torch.where(state > 0, state, torch.tensor(0))
+        assert len(watch.seen) > 0  # it would have been noticed
 
 
 def test_sizes_are_rounded_up_to_few_and_waste_little() -> None:

@@ -37,7 +37,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     cumulative = groups.sum(-1).cumsum(-1)
     target = uniform.unsqueeze(-1) * cumulative[:, -1:]
     group = _first_above(cumulative, target)
-    before = torch.where(group > 0, cumulative.gather(1, (group - 1).clamp(min=0)), 0.0)
+    before = cumulative.gather(1, (group - 1).clamp(min=0)).masked_fill(group == 0, 0.0)
     within = groups.gather(1, group.unsqueeze(-1).expand(-1, -1, STRIDE)).squeeze(1).cumsum(-1)
     return (group * STRIDE + _first_above(within, target - before)).squeeze(-1)
 
