@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -13,12 +14,13 @@ from adapter_files import adapter
 
 from flatprobe import held, machine
 from flatprobe.errors import UserError
-from flatprobe.generation import chunks
+from flatprobe.generation import chunks, stages
 from flatprobe.generation.stages import prompts_of, sample
 from flatprobe.generation.transformers_engine import TransformersEngine
 from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
+from flatprobe.pipeline.progress import Progress
 from flatprobe.pipeline.resume import Place, lasting
 from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.provenance import collect_provenance
@@ -172,6 +174,21 @@ def test_parity_looks_at_tokens_and_at_log_probabilities_with_the_adapter_on(
     assert facts["parity"]["agreed"] == facts["parity"]["tokens"] > 0
     assert facts["parity"]["log_p_difference"]["max"] < 1e-3
     assert facts["canary"]["base_again_change"] == 0.0
+
+
+def test_progress_says_tokens_per_second_and_the_time_left(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 30))  # half a minute from one look to the next
+    monkeypatch.setattr(stages, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    seen: list[Progress] = []
+    monkeypatch.setattr(stages, "report_progress", lambda *said: seen.append(Progress(*said)))
+    settings = SETTINGS.model_copy(update={"parity_prompts": 0})
+    sample(settings, {"checkpoint": model_folder("llama")}, output(tmp_path))
+    tokens = pl.read_parquet(tmp_path / "out" / "completions.parquet")["tokens"].sum()
+    assert [(said.done, said.total) for said in seen] == [(k, 12) for k in range(1, 13)]
+    assert seen[2].note.endswith(" tokens/s, 4.5 min left")
+    assert seen[-1].note == f"completions, {tokens / 360:.0f} tokens/s, 0.0 min left"
 
 
 class Killed(BaseException):
