@@ -6,7 +6,7 @@
     python benchmarks/sampling.py --device cuda --model FOLDER --precision bfloat16
 
 Every way runs in a process of its own. A first run of a few requests warms it up; then the median of the repeats
-counts.
+counts. What takes longer than five minutes is not repeated.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from flatprobe.models.embedded import converted_folder
 BATCHES = (32, 64, 128)
 SIDE = {"cpu": 2048, "cuda": 8192}
 MIB = 2**20
+LONG = 300  # seconds
 
 
 def main() -> None:
@@ -109,6 +110,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 clock = time.perf_counter()
                 tokens.append(run(load))
                 seconds.append(time.perf_counter() - clock)
+                if seconds[-1] > LONG:
+                    break
             device_memory = peak_memory(options.device, way) if options.device == "cuda" else None
         # On a CPU now, that a process of vLLM has ended: it counts from then on.
         memory = device_memory or peak_memory(options.device, way)
