@@ -1,6 +1,7 @@
 """Are completions the same whatever the batch? And what does a kill in the middle of sampling cost?
 
     python benchmarks/sampling_checks.py batches             # 8, 64 and 128 rows, the demo's prompts, some ten minutes
+    python benchmarks/sampling_checks.py batches --prompts 32 --tokens 24     # less of it
     python benchmarks/sampling_checks.py kill                # killed outright at half, started again
     python benchmarks/sampling_checks.py batches --device cuda --model FOLDER --precision bfloat16 --rows 64 512
 
@@ -17,19 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sampling import peak_memory
 from sampling_ways import Load, loads
 
 from flatprobe import console
 from flatprobe.generation import chunks
-from flatprobe.generation.engine import Request
+from flatprobe.generation.engine import Request, request_seed
 from flatprobe.generation.stages import complete
-from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
 from flatprobe.models.embedded import converted_folder
 from flatprobe.models.load import held_checkpoint
 from flatprobe.pipeline.resume import Place, lasting
@@ -59,7 +61,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rows", type=int, nargs="+", help="rows that are decoded together")
     parser.add_argument("--load", choices=("demo", "forced"), default="demo")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the prompts")
+    parser.add_argument(
+        "--prompts", type=int, default=10**6, help="so many of the load's prompts, evenly spread"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=10**6, help="a lower limit of a completion than the load's"
+    )
     parser.add_argument("--one", metavar="FOLDER", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -68,9 +75,16 @@ def _start(options: argparse.Namespace, rows: int, folder: Path) -> subprocess.P
     command = [
         sys.executable, __file__, options.what, "--one", str(folder), "--model", str(options.model), "--device",
         options.device, "--precision", options.precision, "--rows", str(rows), "--load", options.load,
-        *(["--quick"] if options.quick else []),
+        "--prompts", str(options.prompts), "--tokens", str(options.tokens),
     ]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _load(options: argparse.Namespace) -> Load:
+    load = loads(quick=False)[options.load]
+    every = max(1, len(load.prompts) // options.prompts)
+    prompts = load.prompts[::every][: options.prompts]
+    return replace(load, prompts=prompts, max_new_tokens=min(options.tokens, load.max_new_tokens))
 
 
 def _engine(options: argparse.Namespace, load: Load) -> TransformersEngine:
@@ -86,7 +100,7 @@ def _engine(options: argparse.Namespace, load: Load) -> TransformersEngine:
 
 def sample_all(options: argparse.Namespace) -> None:
     """All completions of the load at once, as one line of JSON."""
-    load = loads(options.quick)[options.load]
+    load = _load(options)
     engine = _engine(options, load)
     clock = time.perf_counter()
     found = dict(engine.stream(load.requests, load.settings))
@@ -103,6 +117,7 @@ def compare_batches(options: argparse.Namespace) -> None:
         output, _ = _start(options, rows, Path()).communicate()
         found.append((rows, json.loads(output.splitlines()[-1])))
     first = found[0][1]["tokens"]
+    border = _Borders(options)
     lines = []
     for rows, one in found:
         total = sum(map(len, one["tokens"]))
@@ -110,10 +125,11 @@ def compare_batches(options: argparse.Namespace) -> None:
         agreed = sum(_common(a, b) for a, b in zip(one["tokens"], first, strict=True))
         lines.append((
             str(rows), f"{same} of {len(first)}", f"{agreed} of {sum(map(len, first))}",
-            f"{total / one['seconds']:.0f}", f"{one['memory']:.0f}",
+            f"{border.farthest(first, one['tokens']):.1e}", f"{total / one['seconds']:.0f}", f"{one['memory']:.0f}",
         ))  # fmt: skip
     columns = (
-        "rows", f"completions as with {found[0][0]}", "tokens before they part", "tokens/s", "peak MiB",
+        "rows", f"completions as with {found[0][0]}", "tokens before they part", "farthest from a border", "tokens/s",
+        "peak MiB",
     )  # fmt: skip
     title = f"{options.load}, {options.precision}, {options.device}"
     console.table(columns, lines, title=title, right=columns)
@@ -121,6 +137,44 @@ def compare_batches(options: argparse.Namespace) -> None:
 
 def _common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+class _Borders:
+    """How far the numbers at which completions part lie from where one drawn token's share ends and the other's begins.
+
+    Rounding moves such a border by about its own size; a number farther from it means a fault.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.load = _load(options)
+        self.loaded = held_checkpoint(options.model, options.precision, torch.device(options.device))
+
+    def farthest(self, some: list[list[int]], others: list[list[int]]) -> float:
+        """The largest of these distances, in probability; 0 where no completions part."""
+        apart = [index for index, (a, b) in enumerate(zip(some, others, strict=True)) if a != b]
+        return max((self._distance(index, some[index], others[index]) for index in apart), default=0.0)
+
+    @torch.inference_mode()
+    def _distance(self, index: int, some: list[int], other: list[int]) -> float:
+        place = _common(some, other)
+        request, how = self.load.requests[index], self.load.settings
+        seed = request_seed(how.seed, request.prompt, request.sample_index)
+        number = np.random.default_rng(seed).random(how.max_new_tokens, dtype=np.float32)[place]
+        ids = [*self.loaded.conversations.encode_prompt(request.prompt), *some[:place]]
+        logits = self.loaded.model(torch.tensor([ids], device=self.loaded.device), logits_to_keep=1).logits[
+            0, -1
+        ]
+        above = logits.double().softmax(-1).cumsum(-1).cpu().numpy()
+        ends = sorted(ends_of(self.loaded.model, self.loaded.conversations))
+        drawn = [
+            tokens[place : place + 1] or ends for tokens in (some, other)
+        ]  # one of them may have ended here
+        return max(min(_outside(number, above, token) for token in tokens) for tokens in drawn)
+
+
+def _outside(number: float, above: Any, token: int) -> float:
+    below = above[token - 1] if token else 0.0
+    return float(max(0.0, below - number, number - above[token]))
 
 
 # A kill in the middle
@@ -140,7 +194,7 @@ class Attempt:
 
 def sample_resumably(options: argparse.Namespace) -> None:
     """The load as a stage samples it; a line of JSON at the start of sampling, and one per completion."""
-    load = loads(options.quick)[options.load]
+    load = _load(options)
     engine = _engine(options, load)
     settings = SampleSettings(
         personas=(), questions=(), samples=load.samples, max_new_tokens=load.max_new_tokens, temperature=1.0,
