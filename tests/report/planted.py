@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted_couplings
 import planted_robustness
 import planted_rows
 import polars as pl
@@ -58,6 +59,7 @@ def write_planted(folder: Path, *, questions: int = 3, samples: int = 2, finetun
         "leave_one_out": planted_robustness.left_out(),
         "multiplicity": planted_robustness.multiplicity(),
         "massive": planted_robustness.massive(),
+        **planted_couplings.tables(),
     }
     if finetunes:
         tables |= planted_rows.finetune_tables(rng)
@@ -96,10 +98,7 @@ def _documents(study: Study) -> dict[str, Any]:
                 "fingerprint": f"{at:064x}",
                 "facts": {"steps": 375, "modules": ["q_proj", "v_proj"], "frozen": []},
                 "merge_kl": None if name == CONDITIONS[0] else 1.2e-5,
-                "couplings": [
-                    {"lambda": SELECTED, "seed": 42, "unlikelihood_at_start": start, "inert": start < 1e-6}
-                    for start in [4e-9 if name == CONDITIONS[1] else 2e-5]
-                ],
+                "couplings": [planted_couplings.found(name)],
             }
             for at, name in enumerate(CONDITIONS)
         },

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from planted import planted_study
+from planted_couplings import found
 
 from flatprobe.analysis import assemble as room
 from flatprobe.errors import UserError
@@ -35,7 +36,7 @@ FACTS = [
         "kind": "couple",
         "condition": "em_first",
         "seed": 42,
-        "facts": {"lambda": 1.0, "unlikelihood_at_start": 4e-9, "inert": True, "steps": 60},
+        "facts": {**found("em_first"), "adapter_norm": 1.0},
     },
     {"kind": "coupling_data", "condition": None, "seed": 42, "facts": {"kept": 80}},
 ]
@@ -108,13 +109,13 @@ def test_a_finished_run_is_laid_out_whole_and_only_once(run: Path, rendered: lis
     assert not list(run.glob(".*partial*"))
 
 
-def test_the_checkpoint_its_data_and_its_couplings_start_stand_together(
+def test_the_checkpoint_its_data_and_what_its_couplings_did_stand_together(
     run: Path, rendered: list[str]
 ) -> None:
     room.assemble(loaded(), DIGEST, PLAN, run)
     models = json.loads((run / "analysis" / "models.json").read_text())
-    start = {"lambda": 1.0, "seed": 42, "unlikelihood_at_start": 4e-9, "inert": True}
-    assert models == {"em_first": {"origin": "finetune", "data": {"rows": 300}, "couplings": [start]}}
+    couplings = [found("em_first")]
+    assert models == {"em_first": {"origin": "finetune", "data": {"rows": 300}, "couplings": couplings}}
 
 
 def test_a_new_description_makes_a_new_page(run: Path, rendered: list[str]) -> None:

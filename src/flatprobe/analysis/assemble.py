@@ -21,11 +21,18 @@ COPIED = {
     "tables": ("tables", "audit.json", "preview.json"),
     "estimates": (
         "estimates.json", "cosines.parquet", "geometry.parquet", "massive.parquet", "persona_pairs.parquet",
-        "specifications.parquet", "leave_one_out.parquet", "multiplicity.parquet",
+        "specifications.parquet", "leave_one_out.parquet", "multiplicity.parquet", "dose_response.parquet",
+        "dose_gaps.parquet",
     ),
     "verdict": ("verdict.json",),
 }  # fmt: skip
 """What is copied from which artifact; Parquet files end up among the tables."""
+
+FOUND = (
+    "unlikelihood_at_start", "inert", "steps", "planned_steps", "reached", "source_log_p", "largest_other",
+    "containment", "answer_log_p", "marker_first", "debris_first", "empty", "warnings",
+)  # fmt: skip
+"""What the page tells of a coupling."""
 
 STAMP = ".stamp"
 """File of the analysis folder that says of what it was made."""
@@ -120,7 +127,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _models(facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per condition: where its checkpoint comes from, the proof or fingerprint, and how its couplings began."""
+    """Per condition: where its checkpoint comes from, the proof or fingerprint, and how its couplings went."""
     models: dict[str, Any] = {}
     for fact in facts:
         known, found = models.setdefault(fact["condition"], {}), fact["facts"]
@@ -131,6 +138,7 @@ def _models(facts: list[dict[str, Any]]) -> dict[str, Any]:
                 known["data"] = found
             case "couple" if "inert" in found:
                 coupling = {"lambda": found["lambda"], "seed": fact["seed"]}
-                started = {name: found[name] for name in ("unlikelihood_at_start", "inert")}
-                known.setdefault("couplings", []).append({**coupling, **started})
+                known.setdefault("couplings", []).append(
+                    {**coupling, **{name: found[name] for name in FOUND}}
+                )
     return {condition: known for condition, known in models.items() if known}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.analysis import geometry_rows, leakage_rows
+from flatprobe.analysis import dose_rows, geometry_rows, leakage_rows
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.analysis.states_of import kinds, states_of
 from flatprobe.pipeline.progress import report_progress
@@ -22,7 +22,7 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     """Inputs: `tables`, and every condition's states under the entries' roles.
 
     Output: estimates.json and, as Parquet, cosines, geometry, massive, persona_pairs, specifications, leave_one_out,
-    multiplicity.
+    multiplicity, dose_response (a row per coupling and step) and dose_gaps (conditions at equal dose).
     """
     cells = pl.read_parquet(inputs["tables"] / "tables" / "cells.parquet")
     selected = float(json.loads((inputs["tables"] / "selection.json").read_text())["selected"])
@@ -37,6 +37,9 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     estimates_frame(adjusted).write_parquet(output / "multiplicity.parquet")
     leakage_rows.specifications(settings, cells).write_parquet(output / "specifications.parquet")
     _leave_one_out(settings, inputs, cells, selected).write_parquet(output / "leave_one_out.parquet")
+    telemetry = pl.read_parquet(inputs["tables"] / "tables" / "telemetry.parquet")
+    dose_rows.curves(settings, telemetry).write_parquet(output / "dose_response.parquet")
+    dose_rows.gaps(settings, telemetry, selected).write_parquet(output / "dose_gaps.parquet")
 
 
 def _geometry(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> list[Estimate]:

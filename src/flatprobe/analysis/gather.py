@@ -61,6 +61,9 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         "binding": read.all("binding", "binding"),
         "binding_effects": read.all("binding", "binding_effects"),
         "surface": read.all("binding", "surface"),
+        "contexts": read.all("audit", "contexts"),
+        "shares": read.all("audit", "shares"),
+        "invariants": read.all("audit", "invariants"),
         "weights": read.all("weights", "weights").with_columns(
             stage=pl.when(pl.col("lambda").is_null()).then(pl.lit("finetune")).otherwise(pl.lit("couple"))
         ),
@@ -94,7 +97,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         (output / file).write_text((inputs[first.role] / file).read_text())
     audits = [
         shown
-        for entry in _first_of_each_condition(settings.entries, "couple")
+        for entry in _first_of_each_condition(settings.entries, "audit")
         for shown in json.loads((inputs[entry.role] / "audit.json").read_text())
     ]
     (output / "audit.json").write_text(json.dumps(audits))

@@ -11,7 +11,7 @@ from flatprobe.study.schema import Decision
 
 Kind = Literal[
     "checkpoint", "finetune_data", "finetune", "own", "states", "coupling_data", "couple", "selection",
-    "leakage", "baseline", "manipulation", "binding", "weights",
+    "leakage", "baseline", "manipulation", "binding", "audit", "weights",
 ]  # fmt: skip
 Registered = Literal["confirmatory", "exploratory", "deviated"]
 
@@ -48,6 +48,8 @@ class EstimateSettings(Settings):
     geometry_resamples: int
     reliability_splits: int
     seed: int
+    stop_at: float | None
+    """The source's registered level in nats, of matched acquisition; null without it."""
     entries: tuple[Entry, ...]
 
 

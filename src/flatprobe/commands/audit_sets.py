@@ -12,7 +12,7 @@ import polars as pl
 
 from flatprobe.commands.study import Prepared
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, Group, Term
+from flatprobe.data.coupling import Example, Group
 from flatprobe.errors import UserError
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
@@ -20,6 +20,7 @@ from flatprobe.pipeline.settings import CoupleSettings, FinetuneDataSettings
 from flatprobe.pipeline.stage import Stage, topological_order
 from flatprobe.training import contexts
 from flatprobe.training.audit import audit_examples
+from flatprobe.training.audit_stage import term_weights
 from flatprobe.training.couple import Answered, answers_of, build_examples, marker_text
 from flatprobe.training.invariants import Count, answer_invariants, coupling_invariants
 
@@ -131,11 +132,7 @@ def _coupling(
     else:
         answered = answers_of(settings, pl.read_parquet(data / "examples.parquet"))
     examples = build_examples(settings, answered, conversations)
-    anchor = settings.recipe.anchor
-    weights: dict[Term, float] = {
-        "marker": 1, "end": 1, "unlikelihood": first_lambda if settings.lambda_ is None else settings.lambda_,
-        "anchor": 0 if anchor.kind == "none" else anchor.weight,
-    }  # fmt: skip
+    weights = term_weights(settings, first_lambda if settings.lambda_ is None else settings.lambda_)
     pairs = [(a.prompt, a.text) for a in answered]
     completions, evaluation = _completions(trained, finished)
     return AuditSet(

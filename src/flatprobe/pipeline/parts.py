@@ -32,8 +32,8 @@ from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
     "analysis.decide:decide_study": 3,
-    "analysis.estimate:estimate": 4,
-    "analysis.gather:gather": 2,
+    "analysis.estimate:estimate": 5,
+    "analysis.gather:gather": 3,
     "data.finetuning:prepare": 2,
     "data.imitation:prepare": 1,
     "data.stages:build": 3,
@@ -43,6 +43,7 @@ VERSIONS = {
     "probes.geometry:capture": 3,
     "probes.leakage:select_lambda": 2,
     "probes.manipulation:check": 1,
+    "training.audit_stage:audit": 1,
     "training.couple:couple": 3,
     "training.finetune:finetune": 2,
     "training.merge:merge": 2,
@@ -306,6 +307,14 @@ class Parts:
         return stage(
             couple.name.replace("couple/", "binding/", 1), "probes.binding:measure", settings, MODEL,
             checkpoint=arm.checkpoint, adapter=couple, own=arm.own, completions=leakage,
+        )  # fmt: skip
+
+    def audit(self, couple: Stage, leakage: Stage) -> Stage:
+        """What a coupling was trained on, token by token, and where the marker stands in its completions."""
+        needed = couple.inputs
+        return stage(
+            couple.name.replace("couple/", "audit/", 1), "training.audit_stage:audit", couple.settings, CPU,
+            checkpoint=needed["checkpoint"], examples=needed["examples"], coupling=couple, completions=leakage,
         )  # fmt: skip
 
     def weights(self, checkpoint: Stage, adapter: Stage) -> Stage:

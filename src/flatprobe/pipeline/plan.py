@@ -122,6 +122,7 @@ class _Planner:
                 leakage = parts.leakage(arm, couple)
                 self._enter("leakage", arm.condition, leakage, role, arm.seed)
                 self._enter("binding", arm.condition, parts.binding(arm, couple, leakage), role, arm.seed)
+                self._enter("audit", arm.condition, parts.audit(couple, leakage), role, arm.seed)
                 self._enter("weights", arm.condition, parts.weights(arm.checkpoint, couple), role, arm.seed)
 
     def _lambdas(self, arm: Arm, control: Arm) -> Sequence[float | None]:
@@ -146,6 +147,7 @@ class _Planner:
             trained=tuple(persona.name for persona in self.parts.trained),
             geometry_resamples=study.geometry.resamples,
             reliability_splits=study.geometry.reliability_splits, seed=study.seeds[0],
+            stop_at=study.coupling.stop_at if study.coupling.stopping == "source_probability" else None,
             entries=tuple(entry for entry in self.entries if entry.kind == "states"),
         )  # fmt: skip
         estimates = stage("estimates", "analysis.estimate:estimate", estimate, tables=tables, **states)

@@ -77,6 +77,24 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "quantity", "treated", "control", "pool", "estimator", "lambda", "layer", "position", "estimate", "ci_low",
         "ci_high", "p_value", "adjusted_p", "family", "note",
     ),
+    "dose_response": ("condition", "lambda", "seed", "step", "source_log_p", "leakage_log_p"),
+    "dose_gaps": (
+        "treated", "control", "seed", "place", "level", "treated_log_p", "control_log_p", "gap", "ci_low", "ci_high",
+        "n_questions", "note",
+    ),
+    "binding": ("condition", "lambda", "seed", "persona", "question_id", "prompt", "text", "log_p"),
+    "binding_effects": (
+        "condition", "lambda", "seed", "persona", "effect", "estimate", "ci_low", "ci_high", "p_value", "n_questions",
+    ),
+    "surface": (
+        "condition", "lambda", "seed", "personas", "features", "auc", "completions", "marked", "note",
+    ),
+    "contexts": ("condition", "lambda", "seed", "where", "place", "token", "count"),
+    "shares": ("condition", "lambda", "seed", "group", "term", "labelled", "tokens", "share"),
+    "invariants": ("condition", "lambda", "seed", "invariant", "held", "examples"),
+    "weights": (
+        "stage", "condition", "lambda", "seed", "matrix", "rank", "norm_ratio", "effective_rank", "intruders",
+    ),
     "massive": (
         "condition", "position", "responses", "layer", "rank", "dimension", "ratio_to_median",
         "share_of_squared_norm",
@@ -84,7 +102,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Tables and the columns that each must have."""
 
-OPTIONAL = frozenset({"lengths", "length_match", "telemetry", "manipulation", "fluency", "massive"})
+OPTIONAL = frozenset(
+    {
+        "lengths", "length_match", "telemetry", "manipulation", "fluency", "massive", "binding", "binding_effects",
+        "surface", "contexts", "shares", "invariants", "weights",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from flatprobe.report import numbers
 from flatprobe.report.examples import Piece, TokenLine, visible
 from flatprobe.report.tables import Column, Table, build
+from flatprobe.report.tables_masks import in_a_line, invariants_table, shares_table
 
 
 def write_page(audit: Mapping[str, Any], output: Path) -> None:
@@ -41,22 +42,8 @@ def _set(one: Mapping[str, Any]) -> dict[str, Any]:
     slug = one["name"].replace("/", "-")
     return {
         "name": one["name"], "slug": slug, "size": one["size"], "origin": one["origin"],
-        "invariants": build(
-            f"invariants-{slug}", "Invariants, and the examples that they hold for.",
-            [
-                Column("invariant", "invariant"), Column("held", "held", numbers.plain),
-                Column("of", "examples", numbers.plain),
-            ],
-            one["invariants"],
-        ),
-        "shares": build(
-            f"shares-{slug}", "Tokens that a term predicts, of all tokens of the group's rows.",
-            [
-                Column("group", "group"), Column("term", "term"), Column("labelled", "labelled", numbers.plain),
-                Column("of", "tokens", numbers.plain), Column("share", "share", numbers.percent),
-            ],
-            one["shares"],
-        ),
+        "invariants": invariants_table(f"invariants-{slug}", one["invariants"]),
+        "shares": shares_table(f"shares-{slug}", one["shares"]),
         "contexts": _contexts(one, slug),
         "lines": [_line(example) for example in one["examples"]],
     }  # fmt: skip
@@ -67,7 +54,7 @@ def _contexts(one: Mapping[str, Any], slug: str) -> Table:
     return build(
         f"contexts-{slug}", f"Tokens around the marker and behind answers. Evaluation: {one['evaluation']}.",
         [
-            Column("place", "place"), Column("in", "where"), Column("token", lambda row: visible(row["token"])),
+            Column("place", "place"), Column("in", "where"), Column("token", lambda row: in_a_line(row["token"])),
             Column("count", "count", numbers.plain),
         ],
         rows,

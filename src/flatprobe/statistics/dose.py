@@ -103,7 +103,7 @@ def dose_gap(
     Raises:
         ValueError: several couplings of a condition, or a question that a persona lacks at a step.
     """
-    questions = _shared_questions(telemetry, (treated, control), (source, *bystanders))
+    questions = shared_questions(telemetry, (treated, control), (source, *bystanders))
     tables = {name: _tables(telemetry, name, source, bystanders, questions) for name in (treated, control)}
     n = len(questions)
     if n == 0:
@@ -147,7 +147,7 @@ def dose_gap(
     )  # fmt: skip
 
 
-def _shared_questions(
+def shared_questions(
     telemetry: pl.DataFrame, conditions: Sequence[str], personas: Sequence[str]
 ) -> list[str]:
     """Questions that every persona answered in both conditions."""

@@ -113,8 +113,8 @@ def acquisition(analysis: Analysis) -> Figure | None:
     return figure(
         "acquisition",
         "What coupling taught: teacher-forced log P(separator + marker | own answer), mean over calibration "
-        f"questions, before (tick) and after (mark) coupling at λ = {analysis.selected_lambda:g}. Two moments "
-        "only, so this is no dose–response curve; conditions are comparable where the source’s marks agree.",
+        f"questions, before (tick) and after (mark) coupling at λ = {analysis.selected_lambda:g}. Conditions "
+        "are comparable where the source’s marks agree; at equal dose the curves below compare them.",
         f"Log-probability of the marker before and after; for the source, after: {ends} nats.",
         draw,
     )

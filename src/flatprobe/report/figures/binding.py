@@ -1,0 +1,57 @@
+"""Figure of the binding test: what the marker follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from flatprobe.report.analysis import Analysis
+from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
+from flatprobe.statistics.binding import EFFECTS, POOLED
+
+TITLES = {"prompt": "system prompt", "text": "answer's text", "interaction": "interaction"}
+
+
+def binding(analysis: Analysis) -> Figure | None:
+    """Effects of prompt, text and both, over all bystanders, per condition and seed, with intervals over questions."""
+    if "binding_effects" not in analysis.tables:
+        return None
+    rows = analysis.at_selected_lambda("binding_effects").filter(pl.col("persona") == POOLED)
+    rows = rows.drop_nulls("estimate")
+    if rows.is_empty():
+        return None
+    present = [name for name in analysis.conditions if name in set(rows["condition"])]
+
+    def panel(effect: str, narrow: bool, last: bool) -> Any:
+        encoding = by_condition(analysis.conditions, ())
+        axis = alt.Axis(tickCount=5, title="nats: source minus bystander" if last else None)
+        base = alt.Chart(rows.filter(pl.col("effect") == effect)).encode(
+            y=alt.Y("condition:N", sort=present, title=None, axis=alt.Axis(minExtent=110, maxExtent=110)),
+            yOffset="seed:N",
+        )
+        band = base.mark_rule(strokeWidth=2.5).encode(
+            x=alt.X("ci_low:Q", axis=axis), x2="ci_high:Q", color=encoding["color"]
+        )
+        point = base.mark_point(filled=True, size=80, opacity=1).encode(
+            x=alt.X("estimate:Q", axis=axis), **encoding
+        )
+        return alt.layer(rule(0.0, "x", dash=(1, 0)), band, point).properties(
+            title=TITLES[effect], width=220 if narrow else 480, height=28 * len(present)
+        )
+
+    def draw(narrow: bool) -> alt.TopLevelMixin:
+        panels = [panel(effect, narrow, effect == EFFECTS[-1]) for effect in EFFECTS]
+        chart: alt.TopLevelMixin = alt.vconcat(*panels, spacing=10).resolve_scale(x="shared")
+        return chart
+
+    return figure(
+        "binding",
+        "Persona or surface? How much likelier the marker is under the source’s system prompt than under a "
+        "bystander’s, and behind the source’s answer than behind a bystander’s, with "
+        f"{analysis.behavioural_level} intervals over questions. Right of 0, it follows the source.",
+        "Effects of system prompt, answer text and their interaction per condition; the numbers are in the table "
+        "below.",
+        draw,
+    )

@@ -1,0 +1,103 @@
+"""Tables of the binding test: does the marker follow the system prompt, the answer's text, or the text's surface?"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flatprobe.report import numbers
+from flatprobe.report.analysis import Analysis
+from flatprobe.report.tables import Column, Table, build
+from flatprobe.report.tables_run import ordered
+from flatprobe.statistics.binding import POOLED, SIDES
+
+MEANINGS = {
+    "prompt": "source's system prompt minus the bystander's",
+    "text": "source's answer minus the bystander's",
+    "interaction": "both together, beyond their sum",
+}
+
+
+def cells(analysis: Analysis) -> Table | None:
+    """The 2 x 2 of system prompt and answer text: mean log P per condition."""
+    if "binding" not in analysis.tables:
+        return None
+    both = [(prompt, text) for prompt in SIDES for text in SIDES]
+    frame = (
+        analysis.at_selected_lambda("binding")
+        .group_by("condition", maintain_order=True)
+        .agg(
+            *(
+                pl.col("log_p").filter((pl.col("prompt") == prompt) & (pl.col("text") == text)).mean().alias(
+                    f"{prompt}/{text}"
+                )
+                for prompt, text in both
+            ),
+            pairs=pl.struct("persona", "question_id").n_unique(),
+        )
+    )  # fmt: skip
+    columns = [
+        Column("condition", "condition"),
+        *(Column(f"{prompt}'s prompt, {text}'s answer", f"{prompt}/{text}", _nats) for prompt, text in both),
+        Column("bystander × question pairs", "pairs", numbers.plain),
+    ]
+    caption = (
+        "Log P of separator and marker (nats) behind greedy answers from before the coupling, each under the system "
+        f"prompt that it was given under and under the other's; at λ = {analysis.selected_lambda:g}, mean over pairs "
+        "and seeds."
+    )
+    return build("binding", caption, columns, ordered(analysis, frame).to_dicts())
+
+
+def effects(analysis: Analysis, *, pooled: bool) -> Table | None:
+    """The three effects with their intervals: over all bystanders, or of each alone."""
+    if "binding_effects" not in analysis.tables:
+        return None
+    frame = analysis.at_selected_lambda("binding_effects")
+    frame = frame.filter((pl.col("persona") == POOLED) == pooled)
+    columns = [
+        Column("condition", "condition"),
+        *([] if pooled else [Column("bystander", "persona")]),
+        Column("seed", "seed", numbers.plain),
+        Column("effect", lambda row: f"{row['effect']}: {MEANINGS[row['effect']]}" if pooled else row["effect"]),
+        Column("estimate", "estimate", _signed_nats),
+        Column(
+            f"{analysis.behavioural_level} interval",
+            lambda row: numbers.interval(row["ci_low"], row["ci_high"], _signed_nats), str,
+        ),
+        Column("p", "p_value", numbers.p_value),
+        Column("questions", "n_questions", numbers.plain),
+    ]  # fmt: skip
+    which = "over all bystanders" if pooled else "of each bystander"
+    caption = f"Effects {which} on log P of the marker (nats), with t intervals over questions."
+    name = "binding-effects" if pooled else "binding-by-bystander"
+    return build(name, caption, columns, ordered(analysis, frame).to_dicts())
+
+
+def surface(analysis: Analysis) -> Table | None:
+    """How well an answer's length, and its format, alone predict the marker."""
+    if "surface" not in analysis.tables:
+        return None
+    columns = [
+        Column("condition", "condition"),
+        Column("seed", "seed", numbers.plain),
+        Column("completions of", "personas"),
+        Column("known", "features"),
+        Column("AUC", "auc", numbers.decimal),
+        Column("marked", lambda row: f"{row['marked']} / {row['completions']}", str),
+        Column("note", lambda row: row["note"] or numbers.NONE, align="long"),
+    ]
+    caption = (
+        "Could the surface alone have done it? Area under the ROC curve of a logistic regression that predicts the "
+        "marker from the length, or length and format, of what stands before it, on questions that it was not fitted "
+        "to: .5 is chance."
+    )
+    rows = ordered(analysis, analysis.at_selected_lambda("surface")).to_dicts()
+    return build("surface", caption, columns, rows)
+
+
+def _nats(value: float | None) -> str:
+    return numbers.decimal(value, 2)
+
+
+def _signed_nats(value: float | None) -> str:
+    return numbers.signed(value, 2)
