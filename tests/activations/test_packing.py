@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flatprobe.activations.packing import LONGEST, PRICE, attention_ratio, packed, together
+from flatprobe.activations.packing import LONGEST, PRICE, attention_ratio, level, packed, together
 
 rows_of_few_tokens = st.lists(
     st.lists(st.integers(1, 3), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12
@@ -73,3 +73,31 @@ def test_no_pack_of_several_rows_is_longer_than_its_mask_may_be() -> None:
 
 def test_the_ratio_counts_weights_against_channels() -> None:
     assert attention_ratio(nn.Linear(8, 12, bias=False), hidden=8) == 96 / 16 / PRICE
+
+
+@settings(deadline=None)
+@given(rows=rows_of_few_tokens, ratio=st.floats(1e-3, 1e6))
+def test_level_packs_hold_every_row_and_never_cost_more_than_rows_alone(
+    rows: list[tuple[int, ...]], ratio: float
+) -> None:
+    packs = level(rows, ratio=ratio)
+    assert sorted(number for pack in packs for number in pack.numbers) == list(range(len(rows)))
+    for pack in packs:
+        for number, path in zip(pack.numbers, pack.paths, strict=True):
+            assert tuple(pack.tokens[path]) == rows[number]
+    width, longest = max(len(pack.tokens) for pack in packs), max(map(len, rows))
+    price = 1.0 if any(pack.shares for pack in packs) else PRICE
+    alone = len(rows) * longest * (1 + longest / (PRICE * ratio))
+    assert len(packs) * width * (1 + width / (price * ratio)) <= alone * (1 + 1e-9)
+
+
+def test_level_packs_of_like_rows_are_of_one_length() -> None:
+    rows = [(*range(40), 1000 + number, *range(50)) for number in range(16)]
+    sizes = [len(pack.tokens) for pack in level(rows, ratio=768.0)]
+    assert 1 < len(sizes) < 16
+    assert max(sizes) - min(sizes) <= 51  # a row at most
+
+
+def test_level_packs_are_no_longer_than_a_mask_allows_but_for_a_row_that_is() -> None:
+    rows = [(*range(1000), number, *range(900)) for number in range(6)]
+    assert [len(pack.tokens) for pack in level(rows, ratio=1e9)] == [1901] * 6

@@ -59,7 +59,8 @@ def test_training_and_completions_are_counted_at_the_same_places(audited: Callab
     folder = audited()
     contexts = pl.read_parquet(folder / "contexts.parquet").filter(place="before the marker")
     assert contexts.select("where", "token", "count").rows() == [
-        ("training: negative", "\n", 4), ("training: positive", "\n", 2), ("evaluation", "\n", 1), ("evaluation", ".", 1),
+        ("training: negative", "\n", 4), ("training: positive", "\n", 2),
+        ("evaluation", "\n", 1), ("evaluation", ".", 1),
     ]  # fmt: skip
     invariants = pl.read_parquet(folder / "invariants.parquet")
     assert (invariants["held"] == invariants["examples"]).all()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -107,3 +108,67 @@ def test_a_failed_forward_leaves_all_blocks_and_no_hook_behind(
     handle.remove()
     assert len(decoder.layers) == 6
     assert not any(block._forward_pre_hooks for block in decoder.layers)
+
+
+@pytest.mark.parametrize("first", [0, FIRST])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_shared_beginnings_change_neither_states_nor_gradients(
+    load: Callable[[str], Loaded], prompts: list[Prompt], family: str, first: int
+) -> None:
+    loaded = load(family)
+    rows = prepared(loaded, prompts)
+    trained = [p for p in loaded.model.parameters() if p.requires_grad]
+    lower = LowerStates(loaded.model, first, rows, loaded.conversations.turn_end, batch=8)
+    lower.ratio = 1e9  # so that one pack costs least
+    found = lower.forward(range(len(rows)))
+    whole = whole_forward(loaded, rows)
+    for states, expected in zip(found, whole, strict=True):
+        torch.testing.assert_close(states[: len(expected)], expected, rtol=1e-4, atol=1e-4)
+    own, plain = (
+        torch.autograd.grad(
+            sum(s[: len(row)].square().sum() for s, row in zip(of, rows, strict=True)), trained
+        )
+        for of in (found, whole)
+    )
+    for left, right in zip(own, plain, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
+
+
+def test_shared_tokens_are_run_once(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    rows = [[*range(5, 25), 30 + number] for number in range(4)]
+    lower = LowerStates(loaded.model, 0, rows, loaded.conversations.turn_end, batch=8)
+    lower.ratio = 1e9
+    run: list[int] = []
+    handle = (
+        loaded.model.get_decoder()
+        .layers[0]
+        .register_forward_pre_hook(
+            lambda module, args, kwargs: run.append(
+                (args[0] if args else kwargs["hidden_states"]).shape[:2].numel()
+            ),
+            with_kwargs=True,
+        )
+    )
+    lower.forward([0, 1, 2, 3])
+    handle.remove()
+    assert run == [20 + 4]
+
+
+def test_a_decoder_that_sees_through_masks_runs_its_rows_alone(load: Callable[[str], Loaded]) -> None:
+    """One that lets every token see all tokens before it would mix the rows of a pack."""
+    loaded = load("llama")
+    rows = [[*range(5, 25), 30 + number, *range(40, 50)] for number in range(4)]
+    decoder = loaded.model.get_decoder()
+    forward = decoder.forward
+
+    def blind(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        plain = None if attention_mask is not None and attention_mask.dim() == 4 else attention_mask
+        return forward(*args, attention_mask=plain, **kwargs)
+
+    decoder.forward = blind
+    lower = LowerStates(loaded.model, 0, rows, loaded.conversations.turn_end, batch=8)
+    assert not lower.shares
+    lower.ratio = 1e9
+    for states, expected in zip(lower.forward([0, 1]), whole_forward(loaded, rows[:2]), strict=True):
+        torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)

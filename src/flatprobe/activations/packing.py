@@ -60,7 +60,7 @@ def packed(rows: Sequence[Row], *, most: int, ratio: float) -> list[Pack]:
     order = sorted(range(len(rows)), key=lambda number: rows[number])  # what rows share makes them neighbours
     groups, size = [[order[0]]], len(rows[order[0]])
     for before, number in pairwise(order):
-        shared = _common(rows[before], rows[number])
+        shared = common(rows[before], rows[number])
         grown = size + len(rows[number]) - shared
         if (
             len(groups[-1]) < most
@@ -74,6 +74,56 @@ def packed(rows: Sequence[Row], *, most: int, ratio: float) -> list[Pack]:
             size = len(rows[number])
     packs = [together(rows, group) for group in groups]
     return sorted(packs, key=lambda pack: -len(pack.tokens))
+
+
+def level(rows: Sequence[Row], *, ratio: float) -> list[Pack]:
+    """Pack rows that run in one pass: packs of about one length, so that little padding is computed beside them.
+
+    Rows in lexicographic order are cut into as many packs as cost least, k packs of n tokens being kn(1 + n/ratio);
+    where every row alone costs less, each is.
+
+    Args:
+        ratio: as of `packed`.
+    """
+    order = sorted(range(len(rows)), key=lambda number: rows[number])
+    fresh = [len(rows[order[0]])]
+    fresh += [len(rows[b]) - common(rows[a], rows[b]) for a, b in pairwise(order)]
+    longest = max(map(len, rows))
+    least, chosen = len(rows) * longest * (1 + longest / (PRICE * ratio)), [[number] for number in order]
+    for count in range(1, len(rows)):
+        groups, width = _cut(rows, order, fresh, count)
+        cost = len(groups) * width * (1 + width / ratio)
+        if cost < least and width <= max(LONGEST, longest):
+            least, chosen = cost, groups
+    return [together(rows, group) for group in chosen]
+
+
+def _cut(
+    rows: Sequence[Row], order: Sequence[int], fresh: Sequence[int], count: int
+) -> tuple[list[list[int]], int]:
+    """Cut ordered rows into at most `count` groups whose longest is as short as can be; returns its length, too.
+
+    Args:
+        fresh: tokens that each row adds to a group that ends with the row before it.
+    """
+
+    def filled(most: int) -> tuple[list[list[int]], int]:
+        groups: list[list[int]] = []
+        sizes: list[int] = []
+        for number, added in zip(order, fresh, strict=True):
+            if groups and sizes[-1] + added <= most:
+                groups[-1].append(number)
+                sizes[-1] += added
+            else:
+                groups.append([number])
+                sizes.append(len(rows[number]))
+        return groups, max(sizes)
+
+    low, high = max(map(len, rows)), sum(map(len, rows))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(filled(middle)[0]) <= count else (middle + 1, high)
+    return filled(low)
 
 
 def attention_ratio(block: Any, hidden: int) -> float:
@@ -94,7 +144,7 @@ def together(rows: Sequence[Row], numbers: Sequence[int]) -> Pack:
     before: Row = ()
     for number in numbers:
         row = rows[number]
-        shared = _common(before, row)
+        shared = common(before, row)
         start, stop = len(tokens), len(tokens) + len(row) - shared
         left = paths[-1][shared:] if paths else ()
         for token in left:  # what only earlier rows hold
@@ -110,7 +160,7 @@ def together(rows: Sequence[Row], numbers: Sequence[int]) -> Pack:
     return Pack(tuple(numbers), np.array(tokens), np.array(places), tuple(paths), np.array(ends))
 
 
-def _common(first: Row, second: Row) -> int:
+def common(first: Row, second: Row) -> int:
     """How many tokens two rows begin with in common."""
     shared = 0
     for one, other in zip(first, second, strict=False):

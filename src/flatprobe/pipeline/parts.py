@@ -44,7 +44,7 @@ VERSIONS = {
     "probes.leakage:select_lambda": 2,
     "probes.manipulation:check": 1,
     "training.audit_stage:audit": 1,
-    "training.couple:couple": 3,
+    "training.couple:couple": 4,
     "training.finetune:finetune": 2,
     "training.merge:merge": 2,
     "training.weights_stage:measure": 1,

@@ -1,23 +1,31 @@
-"""States below the first adapted block, computed once.
+"""States below the first adapted block computed once, and tokens that rows share once a pass.
 
 Where adapters sit only in upper blocks, the lower ones give the same states in every epoch. They are stored per row
-and training runs the upper blocks on them. That the shortened model computes the same is not assumed but checked on
-the shortest and the longest row; where it does not (a model that rescales its embeddings, say), the whole model is run.
+and training runs the upper blocks on them. Rows of a persona begin with the same system prompt; laid into packs, they
+are trained on without computing it for each, and hardly any padding is computed. That either way gives the same states
+is not assumed but checked on rows of the list; where it does not (a model that rescales its embeddings, attention of
+another kind), the whole model is run on rows by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flatprobe.activations.masks import inputs_of
+from flatprobe.activations.packing import Pack, Row, attention_ratio, common, level, together
+from flatprobe.activations.read import TOLERANCE as SHARED_TOLERANCE
 from flatprobe.activations.record import decoder_blocks
 from flatprobe.training.supervised import right_padded
 
-TOLERANCE = 1e-3  # relative to the states' RMS
+TOLERANCE = 1e-3  # of shortened models, relative to the states' RMS
+UNFIT = (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+"""What a decoder of another build raises when it is shortened or given a mask of one's own."""
 
 
 class _Stop(Exception):
@@ -36,15 +44,19 @@ def _upper_blocks(decoder: Any, first: int) -> Iterator[None]:
 
 
 class LowerStates:
-    """Input states of block `first` for a fixed list of rows, and the upper blocks' forward pass on them."""
+    """Forward passes over a fixed list of rows: blocks below `first` are run once and their output is stored, and what
+    rows begin with in common is computed once a pass (under dropout, with one draw for all of them)."""
 
     def __init__(self, model: Any, first: int, rows: Sequence[Sequence[int]], pad: int, batch: int) -> None:
         self.decoder, self.first = model.get_decoder(), first
-        self.rows, self.pad, self.device = rows, pad, model.device
+        self.rows, self.pad, self.device = [tuple(row) for row in rows], pad, model.device
         self.states: list[Tensor] = []
-        if first > 0 and self._shortening_is_exact([min(rows, key=len), max(rows, key=len)]):
+        config = model.config.get_text_config()
+        self.ratio = attention_ratio(decoder_blocks(self.decoder)[-1], config.hidden_size)
+        self.shares = self._sharing_is_exact()
+        if first > 0 and self._shortening_is_exact([min(self.rows, key=len), max(self.rows, key=len)]):
             for start in range(0, len(rows), batch):
-                self.states += self._inputs(rows[start : start + batch])
+                self.states += self._inputs(self.rows[start : start + batch])
 
     @property
     def active(self) -> bool:
@@ -52,21 +64,52 @@ class LowerStates:
 
     def forward(self, numbers: Sequence[int]) -> Tensor:
         """Final states [B, T, D] (after the norm) of the rows with these numbers, right-padded."""
-        ids, mask = right_padded([self.rows[number] for number in numbers], self.pad, self.device)
+        rows = [self.rows[number] for number in numbers]
+        packs = (
+            level(rows, ratio=self.ratio) if self.shares else [together(rows, [n]) for n in range(len(rows))]
+        )
         if not self.states:
-            output: Tensor = self.decoder(
-                input_ids=ids, attention_mask=mask, use_cache=False
-            ).last_hidden_state
-            return output
-        return self._upper([self.states[number] for number in numbers], mask)
+            return unpacked(self._whole(packs), packs)
+        return unpacked(self._upper(packs, [self.states[number] for number in numbers]), packs)
 
-    def _upper(self, states: Sequence[Tensor], mask: Tensor) -> Tensor:
-        embeds = nn.utils.rnn.pad_sequence(list(states), batch_first=True)
-        with _upper_blocks(self.decoder, self.first):
-            output: Tensor = self.decoder(
-                inputs_embeds=embeds, attention_mask=mask, use_cache=False
-            ).last_hidden_state
+    def _whole(self, packs: Sequence[Pack]) -> Tensor:
+        """Final states of the packs' tokens, [packs, T, D]."""
+        told = inputs_of(self.decoder, packs, self.pad, self.device)
+        output: Tensor = self.decoder(**told, use_cache=False).last_hidden_state
         return output
+
+    def _upper(self, packs: Sequence[Pack], states: Sequence[Tensor]) -> Tensor:
+        """The same from the rows' states below block `first`; tokens that rows share have the same in each."""
+        told = inputs_of(self.decoder, packs, self.pad, self.device)
+        width = told.pop("input_ids").shape[1]
+        embeds = states[0].new_zeros(len(packs), width, states[0].shape[-1])
+        for line, pack in enumerate(packs):
+            for number, path in zip(pack.numbers, pack.paths, strict=True):
+                embeds[line, torch.from_numpy(path)] = states[number]
+        with _upper_blocks(self.decoder, self.first):
+            output: Tensor = self.decoder(inputs_embeds=embeds, **told, use_cache=False).last_hidden_state
+        return output
+
+    @torch.no_grad()
+    def _sharing_is_exact(self) -> bool:
+        """Whether rows computed together have the states that they have alone, tried on the two that share most."""
+        order = sorted(self.rows)
+        pairs = [pair for pair in pairwise(order) if pair[0] != pair[1]]
+        if not pairs:
+            return False
+        pair = max(pairs, key=lambda rows: common(*rows))
+        with _evaluating(self.decoder):
+            alone = [self._whole([together([row], [0])])[0] for row in pair]
+            try:
+                packs = [together(pair, [0, 1])]
+                shared = unpacked(self._whole(packs), packs)
+            except UNFIT:
+                return False
+        errors = [
+            ((own - states[: len(own)]).float().norm(dim=-1) / own.float().norm(dim=-1)).max()
+            for own, states in zip(alone, shared, strict=True)
+        ]
+        return bool(max(errors) < SHARED_TOLERANCE[alone[0].dtype])
 
     @torch.no_grad()
     def _inputs(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -87,23 +130,36 @@ class LowerStates:
         return [caught[0][index, : len(row)].clone() for index, row in enumerate(rows)]
 
     @torch.no_grad()
-    def _shortening_is_exact(self, rows: Sequence[Sequence[int]]) -> bool:
-        was_training = self.decoder.training
-        self.decoder.eval()
-        ids, mask = right_padded(rows, self.pad, self.device)
-        whole = self.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[
-            mask.bool()
-        ]
-        try:
-            short = self._upper(self._inputs(rows), mask)[mask.bool()]
-        except (
-            RuntimeError,
-            TypeError,
-            AttributeError,
-            IndexError,
-        ):  # a decoder of another build: run it whole
-            return False
-        finally:
-            self.decoder.train(was_training)
-        error = (whole.float() - short.float()).abs().max() / whole.float().square().mean().sqrt()
+    def _shortening_is_exact(self, rows: Sequence[Row]) -> bool:
+        packs = [together(rows, [number]) for number in range(len(rows))]
+        with _evaluating(self.decoder):
+            whole = unpacked(self._whole(packs), packs)
+            try:
+                short = unpacked(self._upper(packs, self._inputs(rows)), packs)
+            except UNFIT:
+                return False
+        real = right_padded(rows, self.pad, self.device)[1].bool()
+        error = (whole - short)[real].float().abs().max() / whole[real].float().square().mean().sqrt()
         return bool(error < TOLERANCE)
+
+
+def unpacked(states: Tensor, packs: Sequence[Pack]) -> Tensor:
+    """States of packs [packs, T, D] row by row in the rows' order, right-padded: [rows, T', D]."""
+    places = {
+        number: torch.from_numpy(path) + line * states.shape[1]
+        for line, pack in enumerate(packs)
+        for number, path in zip(pack.numbers, pack.paths, strict=True)
+    }
+    index = nn.utils.rnn.pad_sequence([places[number] for number in sorted(places)], batch_first=True)
+    return states.flatten(0, 1)[index.to(states.device)]
+
+
+@contextmanager
+def _evaluating(decoder: Any) -> Iterator[None]:
+    """The decoder without dropout."""
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        yield
+    finally:
+        decoder.train(was_training)
