@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-STAGES = 53
+STAGES = 57
 WriteStudy = Callable[[Callable[[dict[str, Any]], None]], Path]
 
 
