@@ -6,9 +6,9 @@
 
 Every way trains the same LoRA (the registered coupling's: rank 32, all seven linear modules, rank-stabilised) on the
 same examples in the same batches, each in a process of its own, all ways in turn, as often as `--repeats` says; medians
-are shown. A way's tokens are those of the examples that it trains on, whether or not it computes what examples begin with
-in common once; padding, and the negatives' marker slots, which only the coupling has, do not count. TRL's own default recomputes activations; so that time is compared with time, it is
-shown without that, and with.
+are shown. A way's tokens are those of the examples that it trains on, whether or not it computes what examples begin
+with in common once; padding, and the negatives' marker slots, which only the coupling has, do not count. TRL's own
+default recomputes activations; so that time is compared with time, it is shown without that, and with.
 """
 
 from __future__ import annotations
