@@ -125,8 +125,8 @@ def show(found: Sequence[Outcome]) -> None:
     """A row per coupling, and one for the mean over seeds."""
     columns = (
         "anchor", "seed", *(f"{role} {how}" for role in ROLES for how in ("strict", "end")),
-        *(f"log P {role}" for role in ROLES), "marker first", "P", "empty", "debris", "P", "truncated", "answer log P",
-        "s/step", "warnings",
+        *(f"log P {role}" for role in ROLES), "marker first", "P(marker first)", "empty",
+        "debris", "P(debris first)", "truncated", "answer log P", "s/step", "warnings",
     )  # fmt: skip
     rows = []
     for (kind, weight), same in groupby(found, key=lambda one: (one.anchor, one.weight)):
