@@ -123,7 +123,7 @@ def test_help_and_version_end_well(monkeypatch: pytest.MonkeyPatch, words: tuple
 
 
 @pytest.mark.parametrize(("words", "name"), [((), "demo"), (("--quick",), "quick")])
-def test_the_demo_runs_on_the_cpu_unless_a_machine_file_is_given(
+def test_the_demo_runs_two_stages_at_a_time_on_the_cpu_unless_a_machine_file_is_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], name: str
 ) -> None:
     seen: list[tuple[str, Machine]] = []
@@ -133,10 +133,11 @@ def test_the_demo_runs_on_the_cpu_unless_a_machine_file_is_given(
         seen.append((load_study(study).study.name, machine))
 
     monkeypatch.setattr(commands, "execute", execute)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert flatprobe(monkeypatch, "demo", *words) == 0
     (tmp_path / "gpu.yaml").write_text("device: cuda\n")
     assert flatprobe(monkeypatch, "demo", *words, "--machine", tmp_path / "gpu.yaml") == 0
-    assert seen == [(name, Machine(device="cpu")), (name, Machine(device="cuda"))]
+    assert seen == [(name, Machine(device="cpu", workers=2)), (name, Machine(device="cuda"))]
 
 
 def test_commands_that_only_read_ask_no_hub_and_change_no_file(

@@ -22,9 +22,9 @@ from bound import measured_device
 from reading import geometry
 from results import Measured, Results
 from sampling import sampling, sampling_adapted
-from training import coupling, finetune
 
 from flatprobe import console
+from training import coupling, finetune
 
 PARTS: dict[str, Callable[[Bench], Iterator[Measured]]] = {
     "geometry": geometry,

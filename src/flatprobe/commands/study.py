@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from flatprobe.study.registration import register as register_study
 from flatprobe.study.resolve import Resolved, resolve_study
 from flatprobe.study.resources import shipped_study
 from flatprobe.study.schema import Machine
+
+DEMO_WORKERS = 2  # much of a small model's stage is one thread's work, and two stages fill two cores better than one
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
 
 def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
     """Run the demo or its smoke run: on the CPU, which its sizes are made for, unless a machine file says otherwise."""
-    machine = Machine(device="cpu") if machine_file is None else load_machine(machine_file)
+    workers = min(DEMO_WORKERS, os.cpu_count() or 1)
+    machine = Machine(device="cpu", workers=workers) if machine_file is None else load_machine(machine_file)
     execute(shipped_study("quick" if quick else "demo"), machine, runs, register=False)
 
 
