@@ -239,6 +239,7 @@ def kill_and_resume(options: argparse.Namespace) -> None:
         resumed = _attempt(options, Path(folder) / "killed", None)
         texts = [_texts(Path(folder) / name) for name in ("whole", "killed")]
     stored = whole.asked - resumed.asked
+    same = sum(texts[1][key] == text for key, text in texts[0].items())
     console.table(
         ("", "completions asked for", "finished", "seconds"),
         [
@@ -250,9 +251,11 @@ def kill_and_resume(options: argparse.Namespace) -> None:
         right=("completions asked for", "finished", "seconds"),
     )
     cost = killed.seconds + resumed.seconds - whole.seconds
+    under_way = options.rows[0] if options.rows else KILLED_WITH_ROWS
     console.say(
-        f"{stored} of {killed.finished} finished completions were on the disk. The kill cost {cost:.1f} s of sampling "
-        f"({cost / whole.seconds:.0%}). The same completions as in one go: {texts[0] == texts[1]}."
+        f"{stored} of {killed.finished} finished completions were on the disk; {killed.finished - stored}, and at most "
+        f"{under_way} under way, were sampled again. The kill cost {cost:.1f} s of sampling ({cost / whole.seconds:.0%}). "
+        f"{same} of {len(texts[0])} completions are as in one go."
     )
 
 
