@@ -254,7 +254,7 @@ def kill_and_resume(options: argparse.Namespace) -> None:
     under_way = options.rows[0] if options.rows else KILLED_WITH_ROWS
     console.say(
         f"{stored} of {killed.finished} finished completions were on the disk; {killed.finished - stored}, and at most "
-        f"{under_way} under way, were sampled again. The kill cost {cost:.1f} s of sampling ({cost / whole.seconds:.0%}). "
+        f"{under_way} under way, were sampled again. The kill cost {cost:.1f} s ({cost / whole.seconds:.0%}). "
         f"{same} of {len(texts[0])} completions are as in one go."
     )
 
