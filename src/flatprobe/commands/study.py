@@ -24,7 +24,9 @@ from flatprobe.study.resolve import Resolved, resolve_study
 from flatprobe.study.resources import shipped_study
 from flatprobe.study.schema import Machine
 
-DEMO_WORKERS = 2  # much of a small model's stage is one thread's work, and two stages fill two cores better than one
+DEMO_WORKERS = (
+    2  # much of a small model's stage is one thread's work, and two stages fill two cores better than one
+)
 
 
 @dataclass(frozen=True)

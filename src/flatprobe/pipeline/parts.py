@@ -1,6 +1,7 @@
 """The stages of a study one by one: which function, what it is told, and which artifacts it is given.
 
-Nothing here knows what comes after what; that is :mod:`flatprobe.pipeline.plan`.
+Nothing here knows what comes after what; that is :mod:`flatprobe.pipeline.plan`. Those of the couplings are in
+:mod:`flatprobe.pipeline.coupling_parts`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flatprobe.pipeline.settings import (
-    BindingSettings,
     CheckpointSettings,
-    CoupleSettings,
-    CouplingDataSettings,
-    CouplingRecipe,
     FinetuneDataSettings,
     FinetuneSettings,
     ImitationSettings,
     ManipulationSettings,
     MergeSettings,
     SampleSettings,
-    SelectSettings,
     StatesSettings,
-    WeightsSettings,
 )  # fmt: skip
 from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
 from flatprobe.study.panel import Persona
@@ -52,7 +47,6 @@ VERSIONS = {
 """Every stage function's version: bump it when the function gives another result for the same settings and inputs, or
 artifacts of the older one are taken for the new one's."""
 MODEL = Resources(kind="gpu")
-PARITY_PROMPTS = 2  # prompts on which a sampling stage checks its engine against `generate`
 NEUTRAL = "assistant"  # whose answers are the fixed responses, where it is a reference
 
 
@@ -80,7 +74,7 @@ def stage(
 
 
 class Parts:
-    """Makes the stages of one study."""
+    """Makes the stages of one study up to the couplings, and sampling stages of all kinds."""
 
     def __init__(self, resolved: Resolved) -> None:
         self.resolved, self.study = resolved, resolved.study
@@ -222,25 +216,6 @@ class Parts:
             inputs["triples"] = triples
         return stage(f"manipulation/{arm.tag}", "probes.manipulation:check", settings, MODEL, **inputs)
 
-    # --- coupling and leakage
-
-    def coupling_data(self, arms: Sequence[Arm], control: Arm, seed: int) -> Stage:
-        """The one join: every condition's answers, or the control's under every condition's name."""
-        own, coupling = self.study.coupling.generator == "own", self.study.coupling
-        inputs = {
-            f"{arm.condition}/{role}": answers
-            for arm in arms
-            for role, answers in (arm if own else control).answers.items()
-        }
-        settings = CouplingDataSettings(
-            source=self.study.panel.source, marker=self.study.leakage.marker, positives=coupling.positives,
-            negatives_per_persona=coupling.negatives_per_persona, truncate=coupling.length_match.truncate,
-            tolerance=self.study.decision.gates.length_tolerance,
-        )  # fmt: skip
-        if settings.truncate != "off":
-            inputs["checkpoint"] = control.checkpoint  # its tokenizer counts what is left of an answer
-        return stage(f"coupling-data/seed-{seed}", "data.stages:build", settings, **inputs)
-
     def telemetry(self, arm: Arm) -> Stage:
         coupling = self.study.coupling
         questions = self.questions["calibration"][: coupling.telemetry_questions]
@@ -248,84 +223,6 @@ class Parts:
             f"telemetry/{arm.tag}", arm.checkpoint, (*self.trained, *self.resolved.role("bystander")), questions, 1,
             coupling.max_new_tokens,
             temperature=0.0,
-        )  # fmt: skip
-
-    def couple(
-        self, arm: Arm, lambda_: float | None, data: Stage, telemetry: Stage, selection: Stage | None
-    ) -> Stage:
-        """A coupling; lambda None takes the selected one, and so needs the selection."""
-        coupling = self.study.coupling
-        settings = CoupleSettings(
-            recipe=CouplingRecipe.of(coupling), condition=arm.condition, marker=self.study.leakage.marker,
-            lambda_=lambda_, seed=arm.training_seed, personas=self.trained, bystanders=self.resolved.role("bystander"),
-            questions=self.questions["coupling"],
-            calibration=self.questions["calibration"][: coupling.telemetry_questions],
-        )  # fmt: skip
-        inputs = {"checkpoint": arm.checkpoint, "examples": data, "telemetry": telemetry}
-        if lambda_ is None:
-            assert selection is not None, "the control is trained with every lambda"
-            inputs["selection"] = selection
-        name = f"couple/{arm.condition}/{_lambda_name(lambda_)}/seed-{arm.seed}"
-        return stage(name, "training.couple:couple", settings, MODEL, **inputs)
-
-    def select(self, control: Arm, data: Stage, telemetry: Stage) -> Stage:
-        """Lambda by the control's completions on calibration questions, source and negatives only."""
-        coupling = self.study.coupling
-        lambdas = coupling.unlikelihood.lambdas
-        calibrations = {
-            f"lambda-{index}": self.sample(
-                f"calibrate/{control.condition}/{_lambda_name(lambda_)}", control.checkpoint, self.trained,
-                self.questions["calibration"], coupling.calibration_samples, self.study.leakage.max_new_tokens,
-                adapter=self.couple(control, lambda_, data, telemetry, None),
-            )
-            for index, lambda_ in enumerate(lambdas)
-        }  # fmt: skip
-        settings = SelectSettings(
-            source=self.study.panel.source, marker=self.study.leakage.marker, lambdas=lambdas
-        )
-        return stage("select-lambda", "probes.leakage:select_lambda", settings, **calibrations)
-
-    def leakage(self, arm: Arm, couple: Stage | None) -> Stage:
-        """Completions on evaluation questions; without a coupling, the false-positive baseline."""
-        leakage = self.study.leakage
-        name = f"baseline/{arm.tag}" if couple is None else couple.name.replace("couple/", "leakage/", 1)
-        return self.sample(
-            name, arm.checkpoint, self.resolved.personas, self.questions["evaluation"],
-            leakage.baseline_samples if couple is None else leakage.samples, leakage.max_new_tokens,
-            adapter=couple, parity=PARITY_PROMPTS, seed=arm.seed,
-            stop_at=leakage.marker if leakage.stop_at_marker else None,
-        )  # fmt: skip
-
-    def binding(self, arm: Arm, couple: Stage, leakage: Stage) -> Stage:
-        """The marker under either system prompt and behind either answer, read with one coupling."""
-        study = self.study
-        settings = BindingSettings(
-            source=self.resolved.role("source")[0], bystanders=self.resolved.role("bystander"),
-            questions=self.questions["evaluation"], separator=study.coupling.separator,
-            marker=study.leakage.marker, precision=study.leakage.precision, level=study.decision.behaviour.level,
-        )  # fmt: skip
-        return stage(
-            couple.name.replace("couple/", "binding/", 1), "probes.binding:measure", settings, MODEL,
-            checkpoint=arm.checkpoint, adapter=couple, own=arm.own, completions=leakage,
-        )  # fmt: skip
-
-    def audit(self, couple: Stage, leakage: Stage) -> Stage:
-        """What a coupling was trained on, token by token, and where the marker stands in its completions."""
-        needed = couple.inputs
-        return stage(
-            couple.name.replace("couple/", "audit/", 1), "training.audit_stage:audit", couple.settings, CPU,
-            checkpoint=needed["checkpoint"], examples=needed["examples"], coupling=couple, completions=leakage,
-        )  # fmt: skip
-
-    def weights(self, checkpoint: Stage, adapter: Stage) -> Stage:
-        """What an adapter, of a finetune or a coupling, does to its checkpoint's weights."""
-        wanted = self.study.weights
-        settings = WeightsSettings(
-            precision=self.study.model.dtype, leading=wanted.leading, cosine=wanted.cosine
-        )
-        return stage(
-            f"weights/{adapter.name}", "training.weights_stage:measure", settings, MODEL,
-            checkpoint=checkpoint, adapter=adapter,
         )  # fmt: skip
 
     def sample(
@@ -350,7 +247,3 @@ class Parts:
         )  # fmt: skip
         inputs = {"checkpoint": checkpoint} | ({"adapter": adapter} if adapter else {})
         return stage(name, "generation.stages:sample", settings, MODEL, **inputs)
-
-
-def _lambda_name(lambda_: float | None) -> str:
-    return "lambda-selected" if lambda_ is None else f"lambda-{lambda_:g}"

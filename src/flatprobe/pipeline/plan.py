@@ -13,7 +13,8 @@ from flatprobe.analysis.settings import (
     Kind,
     Registered,
 )  # fmt: skip
-from flatprobe.pipeline.parts import Arm, Parts, stage
+from flatprobe.pipeline.coupling_parts import CouplingParts
+from flatprobe.pipeline.parts import Arm, stage
 from flatprobe.pipeline.stage import Stage
 from flatprobe.study.resolve import Resolved
 
@@ -38,7 +39,7 @@ class _Planner:
     """Stages run in the order in which they are entered, each after what it needs."""
 
     def __init__(self, resolved: Resolved) -> None:
-        self.resolved, self.study, self.parts = resolved, resolved.study, Parts(resolved)
+        self.resolved, self.study, self.parts = resolved, resolved.study, CouplingParts(resolved)
         self.entries: list[Entry] = []
         self.inputs: dict[str, Stage] = {}
         self.data: dict[str, Stage] = {}
