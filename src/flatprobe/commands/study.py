@@ -24,9 +24,8 @@ from flatprobe.study.resolve import Resolved, resolve_study
 from flatprobe.study.resources import shipped_study
 from flatprobe.study.schema import Machine
 
-DEMO_WORKERS = (
-    2  # much of a small model's stage is one thread's work, and two stages fill two cores better than one
-)
+# Much of a small model's stage is one thread's work: two stages at a time fill two cores better than one does.
+DEMO_WORKERS = 2
 
 
 @dataclass(frozen=True)
