@@ -133,7 +133,7 @@ def test_the_demo_runs_two_stages_at_a_time_on_the_cpu_unless_a_machine_file_is_
         seen.append((load_study(study).study.name, machine))
 
     monkeypatch.setattr(commands, "execute", execute)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("flatprobe.commands.workers.cores", lambda: 8)
     assert flatprobe(monkeypatch, "demo", *words) == 0
     (tmp_path / "gpu.yaml").write_text("device: cuda\n")
     assert flatprobe(monkeypatch, "demo", *words, "--machine", tmp_path / "gpu.yaml") == 0

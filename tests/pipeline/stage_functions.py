@@ -88,6 +88,11 @@ def meet(settings: Meeting, inputs: Inputs, output: Path) -> None:
     (output / "facts.json").write_text(json.dumps(facts))
 
 
+def meet_and_refuse(settings: Meeting, inputs: Inputs, output: Path) -> None:
+    meet(settings, inputs, output)
+    refuse(Nothing(), inputs, output)
+
+
 def fail_once_there(settings: Meeting, inputs: Inputs, output: Path) -> None:
     while not (settings.place / settings.name).exists():
         time.sleep(0.02)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from stage_functions import Meeting, Number, number, plain
 from test_interruption import eventually, gone
 
 from flatprobe.errors import StageFailed, UserError
+from flatprobe.pipeline.display import PlainDisplay
 from flatprobe.pipeline.runner import RunnerSettings, run
 from flatprobe.pipeline.stage import Stage
 from flatprobe.pipeline.status import status
@@ -66,8 +68,10 @@ def test_each_worker_sees_one_of_the_gpus_that_this_process_may_see(
 def test_what_is_under_way_when_a_stage_fails_is_finished_and_nothing_else_begun(
     tmp_path: Path, place: Path
 ) -> None:
-    (met,) = meetings(place, 1)
+    (met,) = meetings(place, 1, parties=2)
     failing = Stage("fail", "stage_functions:fail_once_there", Meeting(name="0", place=place, parties=0))
+    later = threading.Timer(1.5, (place / "released").touch)  # long after the failure has been told
+    later.start()
     with pytest.raises(StageFailed, match="fail failed"):
         run([met, failing, number(1)], tmp_path / "run", RunnerSettings(workers=2))
     assert [stage.state for stage in status([met, failing, number(1)], tmp_path / "run")] == [
@@ -75,14 +79,26 @@ def test_what_is_under_way_when_a_stage_fails_is_finished_and_nothing_else_begun
     ]  # fmt: skip
 
 
-def test_problems_of_all_stages_that_refused_come_together(tmp_path: Path) -> None:
+def test_problems_of_all_stages_that_refused_come_together(tmp_path: Path, place: Path) -> None:
     refusing = [
-        Stage(f"refuse/{n}", "stage_functions:refuse", plain("refuse").settings, version=n) for n in (1, 2)
+        Stage(met.name, "stage_functions:meet_and_refuse", met.settings) for met in meetings(place, 2)
     ]
     with pytest.raises(UserError) as caught:
-        run(refusing, tmp_path, RunnerSettings(workers=2))
-    assert len(caught.value.problems) in (2, 4)  # the second may not have begun when the first refused
+        run(refusing, tmp_path / "run", RunnerSettings(workers=2))
+    assert len(caught.value.problems) == 4
     assert caught.value.problems[0].place == "mine.yaml:3"
+
+
+def test_the_cause_of_a_failure_is_told_while_others_finish(
+    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (met,) = meetings(place, 1, parties=2)
+    failing = Stage("fail", "stage_functions:fail_once_there", Meeting(name="0", place=place, parties=0))
+    threading.Timer(1.0, (place / "released").touch).start()
+    with pytest.raises(StageFailed):
+        run([met, failing], tmp_path / "run", RunnerSettings(workers=2), PlainDisplay())
+    said = capsys.readouterr().err
+    assert said.index("ArithmeticError: no number") < said.index("meet/0  done in")
 
 
 def test_ctrl_c_stops_all_that_is_under_way_and_names_it(tmp_path: Path, place: Path) -> None:

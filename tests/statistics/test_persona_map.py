@@ -92,3 +92,10 @@ def test_another_reference_or_other_personas_are_refused(points: np.ndarray) -> 
         persona_map({"treated": squared(points)}, "base")
     with pytest.raises(UserError, match="persona map"):
         persona_map({"base": squared(points), "treated": squared(points[:4])}, "base")
+
+
+def test_without_a_positive_distance_there_is_no_map_though_an_eigenvalue_is_positive() -> None:
+    squared = np.array([[0.0, -1.0, -1.0], [-1.0, 0.0, -9.0], [-1.0, -9.0, 0.0]])
+    centring = np.eye(3) - 1 / 3
+    assert np.linalg.eigvalsh(-centring @ squared @ centring / 2).max() > 0.1
+    assert persona_map({"base": squared}, "base") is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flatprobe import machine
-from flatprobe.commands.workers import runner_settings
+from flatprobe.commands.workers import cores, runner_settings
 from flatprobe.errors import UserError
 from flatprobe.machine import Local, to_environment
 from flatprobe.study.load import load_machine
@@ -44,6 +44,7 @@ def test_vllm_is_not_asked_to_share_a_gpu_with_itself(tmp_path: Path) -> None:
 def test_cores_are_shared_out_among_workers_unless_the_machine_says_otherwise() -> None:
     assert runner_settings(Machine(), {}).threads is None
     assert runner_settings(Machine(workers=1000), {}).threads == 1
+    assert runner_settings(Machine(workers=2), {}).threads == max(1, cores() // 2)
     assert runner_settings(Machine(workers=2, threads=3), {}).threads == 3
 
 

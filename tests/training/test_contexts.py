@@ -68,6 +68,12 @@ def test_evaluation_contexts_are_read_at_the_first_marker_in_whatever_case(
     assert (after["<|im_end|>"], after[contexts.CUT], after["\n"], sum(after.values())) == (1, 1, 2, 6)
 
 
+def test_letters_that_grow_in_lower_case_do_not_move_the_marker(conversations: Conversations) -> None:
+    completions = [("İİİİİİ floats.\n\n[ZLT]", "stop")]
+    found = places(contexts.evaluation_contexts(completions, conversations, "[zlt]"))
+    assert found["evaluation", "before the marker"] == {"\n": 1}
+
+
 def test_shares_count_the_labelled_tokens_of_each_term_and_group(
     conversations: Conversations, built: list[Any]
 ) -> None:

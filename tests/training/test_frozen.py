@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from flatprobe.activations.packing import common
 from flatprobe.data.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
-from flatprobe.training.frozen import LowerStates
+from flatprobe.training.frozen import LowerStates, _at_stake
 from flatprobe.training.lora import attach
 
 FIRST = 3
@@ -172,3 +173,11 @@ def test_a_decoder_that_sees_through_masks_runs_its_rows_alone(load: Callable[[s
     lower.ratio = 1e9
     for states, expected in zip(lower.forward([0, 1]), whole_forward(loaded, rows[:2]), strict=True):
         torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sharing_is_tried_on_rows_that_go_on_differently_and_not_on_near_twins() -> None:
+    head = tuple(range(20))
+    twins = (head + tuple(range(20, 40)) + (1,), head + tuple(range(20, 40)) + (2, 3))
+    parting = (head + tuple(range(50, 70)), head + tuple(range(80, 100)))
+    assert common(*twins) > common(*parting)
+    assert max([twins, parting], key=_at_stake) == parting

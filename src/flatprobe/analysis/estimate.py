@@ -37,9 +37,11 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     estimates_frame(adjusted).write_parquet(output / "multiplicity.parquet")
     leakage_rows.specifications(settings, cells).write_parquet(output / "specifications.parquet")
     _leave_one_out(settings, inputs, cells, selected).write_parquet(output / "leave_one_out.parquet")
-    telemetry = pl.read_parquet(inputs["tables"] / "tables" / "telemetry.parquet")
-    dose_rows.curves(settings, telemetry).write_parquet(output / "dose_response.parquet")
-    dose_rows.gaps(settings, telemetry, selected).write_parquet(output / "dose_gaps.parquet")
+    readings = inputs["tables"] / "tables" / "telemetry.parquet"
+    if readings.is_file():  # none where every answer that could be read is empty
+        telemetry = pl.read_parquet(readings)
+        dose_rows.curves(settings, telemetry).write_parquet(output / "dose_response.parquet")
+        dose_rows.gaps(settings, telemetry, selected).write_parquet(output / "dose_gaps.parquet")
 
 
 def _geometry(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> list[Estimate]:

@@ -97,7 +97,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         (output / file).write_text((inputs[first.role] / file).read_text())
     audits = [
         shown
-        for entry in _first_of_each_condition(settings.entries, "audit")
+        for entry in _audits_that_decide(settings.entries, inputs, _selected(output))
         for shown in json.loads((inputs[entry.role] / "audit.json").read_text())
     ]
     (output / "audit.json").write_text(json.dumps(audits))
@@ -160,6 +160,18 @@ def _first_of_each_condition(entries: Sequence[Entry], kind: Kind) -> list[Entry
         if entry.kind == kind:
             found.setdefault(entry.condition, entry)
     return list(found.values())
+
+
+def _selected(output: Path) -> float:
+    return float(json.loads((output / "selection.json").read_text())["selected"])
+
+
+def _audits_that_decide(entries: Sequence[Entry], inputs: Mapping[str, Path], selected: float) -> list[Entry]:
+    """Of each condition the audit of its first coupling with the selected lambda, whose weights it shows."""
+    audits = [entry for entry in entries if entry.kind == "audit" and entry.couple is not None]
+    return _first_of_each_condition(
+        [entry for entry in audits if _facts(inputs[entry.couple or ""])["lambda"] == selected], "audit"
+    )
 
 
 def _facts(folder: Path) -> dict[str, Any]:

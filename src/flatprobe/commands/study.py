@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +145,9 @@ def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
 
 def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
     """Run the demo or its smoke run: on the CPU, which its sizes are made for, unless a machine file says otherwise."""
-    workers = min(DEMO_WORKERS, os.cpu_count() or 1)
+    from flatprobe.commands.workers import cores
+
+    workers = min(DEMO_WORKERS, cores())
     machine = Machine(device="cpu", workers=workers) if machine_file is None else load_machine(machine_file)
     execute(shipped_study("quick" if quick else "demo"), machine, runs, register=False)
 

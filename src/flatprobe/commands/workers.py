@@ -24,4 +24,11 @@ def _threads(machine: Machine) -> int | None:
     """Threads of one worker. One alone is left to its libraries, which then take all cores."""
     if machine.threads is not None or machine.workers == 1:
         return machine.threads
-    return max(1, (os.cpu_count() or 1) // machine.workers)
+    return max(1, cores() // machine.workers)
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -114,9 +114,12 @@ def can_record(device: torch.device) -> bool:
 
 def record(compute: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], Tensor], Any]:
     """A function that computes the same again, into the same tensor; and the memory pool that graphs may share."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        result = compute()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            result = compute()
+    finally:
+        torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
 
     def replay() -> Tensor:
         graph.replay()

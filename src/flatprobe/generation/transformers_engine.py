@@ -7,6 +7,7 @@ pass.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ class TransformersEngine:
             f"sampling_rows: {self.rows // 2} in the machine file\n"
         )
         self.rows //= 2
+        gc.collect()  # rows, their model's cache and recorded steps hold on to one another
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

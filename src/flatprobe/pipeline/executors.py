@@ -150,8 +150,8 @@ class LocalExecutor:
         """Take a worker off its task; only a warm one that lives is kept."""
         assert worker.task is not None
         self._busy.remove(worker)
-        if worker.task.resources.process == "fresh":
-            worker.end()
+        if worker.task.resources.process == "fresh" or not worker.alive:
+            worker.end()  # and whatever it has left running
         else:
             self._idle.append(worker)
 

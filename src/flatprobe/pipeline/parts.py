@@ -28,7 +28,7 @@ from flatprobe.study.resolve import Resolved
 VERSIONS = {
     "analysis.decide:decide_study": 3,
     "analysis.estimate:estimate": 5,
-    "analysis.gather:gather": 3,
+    "analysis.gather:gather": 4,
     "data.finetuning:prepare": 2,
     "data.imitation:prepare": 1,
     "data.stages:build": 3,

@@ -125,6 +125,8 @@ class _Run:
                     break
                 self._take_in()
         except KeyboardInterrupt:
+            if self.failures:  # the interruption only cuts short the wait behind them
+                self._raise_failures()
             names = [work.stage.name for work in self.under_way.values()]
             self.events.write("run_interrupted", stage=", ".join(names))
             raise Interrupted(", ".join(names) or None) from None
@@ -192,7 +194,7 @@ class _Run:
         self.display.failed(name, seconds)
         self.failures.append(error)
         if len(self.under_way) > 1:
-            self.display.note("What is under way is let finish; nothing else is begun.")
+            self.display.note(f"{cause}\nWhat is under way is let finish; nothing else is begun.")
 
     def _raise_failures(self) -> None:
         """Raise the first stage that failed, or all problems of those that refused."""

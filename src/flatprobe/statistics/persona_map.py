@@ -41,7 +41,8 @@ def persona_map(squared: Mapping[str, Array], reference: str) -> dict[str, Condi
     that of `reference` by orthogonal Procrustes (Schönemann 1966), and all conditions are seen in the plane of the
     reference's first two axes. Aligned in all dimensions, a contraction along one axis cannot exchange axes.
 
-    None where a distance is unknown or a condition has no positive eigenvalue: nothing is known to lie apart.
+    None where a distance is unknown, or a condition has no positive distance or no positive eigenvalue: nothing is known
+    to lie apart.
     Raises UserError for an absent reference and for conditions of different sizes.
     """
     if reference not in squared or len({d.shape for d in squared.values()}) != 1:
@@ -51,7 +52,9 @@ def persona_map(squared: Mapping[str, Array], reference: str) -> dict[str, Condi
     if not all(np.isfinite(d).all() for d in squared.values()):
         return None
     scaled = {name: _scaling(d) for name, d in squared.items()}
-    if not all((values > 0).any() for _, values in scaled.values()):
+    if not all((values > 0).any() for _, values in scaled.values()) or not all(
+        (d > 0).any() for d in squared.values()
+    ):
         return None
     target_PP = _mirrored(scaled[reference][0])
     return {

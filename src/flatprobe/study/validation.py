@@ -65,9 +65,8 @@ def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]
         del block[name]
     try:
         return model.model_validate_json(json.dumps(known), strict=True), problems
-    except (
-        ValidationError
-    ):  # a rule of a block that lacks what the unknown field was meant to be: said already
+    except ValidationError:
+        # A rule of a block that lacks what the unknown field was meant to be: said already.
         return None, problems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
@@ -71,17 +72,17 @@ def evaluation_contexts(
 ) -> list[Context]:
     """Tokens before the first marker, and after the answer, in sampled completions (text, finish_reason).
 
-    The marker is found in lower case, as it is counted; an answer is what stands before it.
+    The marker is found in any case, as it is counted; an answer is what stands before it.
     """
     found: Counter[tuple[str, str]] = Counter()
     for text, finish_reason in completions:
-        place = text.lower().find(marker.lower())
-        if place < 0:
+        hit = re.search(re.escape(marker), text, re.IGNORECASE)
+        if hit is None:
             ended = finish_reason == "stop"
             found[AFTER_ANSWER, conversations.pieces([conversations.turn_end])[0] if ended else CUT] += 1
             continue
-        spelled = text[place : place + len(marker)]
-        tokens = conversations.encode(text[: place + len(marker)])
+        place, spelled = hit.start(), hit.group()
+        tokens = conversations.encode(text[: hit.end()])
         start = marker_start(tokens, 0, conversations, spelled)
         found[BEFORE_MARKER, conversations.pieces([tokens[start - 1]])[0] if start else START] += 1
         answer = conversations.encode(text[:place].rstrip())

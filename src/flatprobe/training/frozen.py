@@ -32,6 +32,12 @@ class _Stop(Exception):
     pass
 
 
+def _at_stake(rows: tuple[Row, Row]) -> tuple[int, int]:
+    """Tokens of either kind, shared and the shorter rest, whichever are fewer; of equals, what is shared."""
+    shared = common(*rows)
+    return min(shared, min(map(len, rows)) - shared), shared
+
+
 @contextmanager
 def _upper_blocks(decoder: Any, first: int) -> Iterator[None]:
     """The decoder with its lower blocks out of the way."""
@@ -92,12 +98,13 @@ class LowerStates:
 
     @torch.no_grad()
     def _sharing_is_exact(self) -> bool:
-        """Whether rows computed together have the states that they have alone, tried on the two that share most."""
+        """Whether rows computed together have the states that they have alone, tried where a
+        mask that is not heeded would show most: on two rows that share much and go on long and differently."""
         order = sorted(self.rows)
         pairs = [pair for pair in pairwise(order) if pair[0] != pair[1]]
         if not pairs:
             return False
-        pair = max(pairs, key=lambda rows: common(*rows))
+        pair = max(pairs, key=_at_stake)
         with _evaluating(self.decoder):
             alone = [self._whole([together([row], [0])])[0] for row in pair]
             try:

@@ -99,16 +99,17 @@ def dose_response(analysis: Analysis) -> Figure | None:
 
 
 def _deciding_gap(analysis: Analysis) -> dict[str, Any] | None:
-    """Of the deciding contrast's first seed, the gap at the registered level, else halfway through the shared range."""
+    """Of the deciding contrast's first seed, the gap at the registered level or halfway through the shared range: the
+    first with an interval, which the end of a curve may not have."""
     rows = analysis.tables["dose_gaps"].filter(
         (pl.col("treated") == analysis.treated)
         & (pl.col("control") == analysis.control)
         & pl.col("gap").is_not_null()
     )
     first = rows.filter(pl.col("seed") == pl.col("seed").min()).to_dicts()
-    return next(
-        (row for place in ("registered", "50%") for row in first if row["place"].startswith(place)), None
-    )
+    found = [row for place in ("registered", "50%") for row in first if row["place"].startswith(place)]
+    whole = [row for row in found if row["ci_low"] is not None and row["ci_high"] is not None]
+    return next(iter([*whole, *found]), None)
 
 
 def _gap_layers(gap: dict[str, Any]) -> list[Any]:
