@@ -41,8 +41,8 @@ def persona_map(squared: Mapping[str, Array], reference: str) -> dict[str, Condi
     that of `reference` by orthogonal Procrustes (Schönemann 1966), and all conditions are seen in the plane of the
     reference's first two axes. Aligned in all dimensions, a contraction along one axis cannot exchange axes.
 
-    None where a distance is unknown, or a condition has no positive distance or no positive eigenvalue: nothing is known
-    to lie apart.
+    None where a distance is unknown, or where a condition has no positive distance or eigenvalue: nothing is known to
+    lie apart.
     Raises UserError for an absent reference and for conditions of different sizes.
     """
     if reference not in squared or len({d.shape for d in squared.values()}) != 1:
