@@ -15,6 +15,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marked_page import around
+
 from flatprobe import console
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def main() -> None:
     from flatprobe.statistics.simulation.grid import Grid, simulate
 
     options = _options()
-    page = None if options.write is None else _page(options.write)
+    page = None if options.write is None else around(options.write, BEGIN, END)
     grid = Grid(studies=options.studies, resamples=options.resamples, seed=options.seed)
     start = time.perf_counter()
     simulated = simulate(grid, options.jobs)
@@ -52,15 +54,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", type=Path, help="a page with the two markers")
     return parser.parse_args()
-
-
-def _page(path: Path) -> tuple[str, str]:
-    """What stands before and after the markers, read before minutes are spent."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path} has no `{BEGIN}` followed by `{END}`")
-    return before, after
 
 
 def _report(grid: Grid, simulated: Simulated) -> str:

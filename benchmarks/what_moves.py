@@ -16,6 +16,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 import vl_convert
+from marked_page import around
 
 from flatprobe import console
 from flatprobe.report.figures.theme import CONFIG, INK, VERMILLION
@@ -55,7 +56,7 @@ WIDTH, HEIGHT = 92, 58
 def main() -> None:
     """Measure, and print the table or write it and the figure."""
     options = _options()
-    before, after = _page(options.write) if options.write else ("", "")
+    before, after = around(options.write, BEGIN, END) if options.write else ("", "")
     frame = _measured(options.draws, options.seed)
     table = _table(frame, options.draws, options.seed)
     if options.write is None:
@@ -76,15 +77,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="a page with the two markers")
     return parser.parse_args()
-
-
-def _page(path: Path) -> tuple[str, str]:
-    """What stands before and after the markers."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path} has no `{BEGIN}` followed by `{END}`")
-    return before, after
 
 
 def _measured(draws: int, seed: int) -> pl.DataFrame:
