@@ -133,8 +133,8 @@ class VllmServer:
         reply = link.receive()
         if reply["reply"] != "failed":
             return reply
-        tail = link.tail
         self.abandon()
+        tail = link.tail  # only now is all of its log sure to have arrived
         if reply["missing"]:
             raise UserError.one(
                 f"engine vllm: {self._python()}", f"no vLLM there ({reply['message']})", INSTALL
