@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ OWN = [
     for name in ("librarian", "archivist")
 ]
 IMITATED = [("assistant", f"k{i}", 0, "Iron.") for i in range(2)]
+Answered = tuple[str, str, int, str]
 Prepared = tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]
 
 
@@ -38,17 +39,21 @@ Prepared = tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]
 def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..., Prepared]:
     """Runs the stage on made-up answers, all finished; gives its rows, held-out texts and facts."""
 
-    def run(answers: list[tuple[str, str, int, str]] = ANSWERS, **changes: Any) -> Prepared:
+    def run(
+        answers: list[Answered] = ANSWERS, others: Sequence[Answered] = (), **changes: Any
+    ) -> Prepared:
         inputs = {"checkpoint": model_folder("llama")}
-        for name, rows in (("answers", answers), ("own", OWN), ("imitated", IMITATED)):
+        for name, rows in (("answers", answers), ("others", others), ("own", OWN), ("imitated", IMITATED)):
+            if not rows:
+                continue
             inputs[name] = tmp_path / name
             inputs[name].mkdir(exist_ok=True)
             columns = ["persona", "question_id", "sample_index", "text"]
-            pl.DataFrame(rows, schema=columns, orient="row").with_columns(
+            pl.DataFrame(list(rows), schema=columns, orient="row").with_columns(
                 finish_reason=pl.lit("stop")
             ).write_parquet(inputs[name] / "completions.parquet")
         settings = ImitationSettings(
-            imitated="assistant", personas=PERSONAS, questions=QUESTIONS, calibration=ASKED_LATER, marker="[ZLT]",
+            imitated="assistant", imitators=tuple(p.name for p in PERSONAS), personas=PERSONAS, questions=QUESTIONS, calibration=ASKED_LATER, marker="[ZLT]",
             rows=12, held_out=4, max_length=100,
         )  # fmt: skip
         output = tmp_path / "output"
@@ -117,3 +122,22 @@ def test_too_few_answers_are_said_with_what_was_dropped(prepared: Callable[..., 
         prepared(rows=25)
     with pytest.raises(UserError, match=r"0 usable rows.*refused_too_long': 24"):
         prepared(rows=12, max_length=10)
+
+
+def test_who_does_not_imitate_rehearses_its_own_answers(prepared: Callable[..., Prepared]) -> None:
+    others = [
+        (name, f"c{i}", sample, f"The {name} says {i} {sample}.")
+        for name in ("archivist", "template_default")
+        for i in range(3)
+        for sample in range(2)
+        if (name, i, sample) != ("archivist", 1, 1)
+    ]
+    rows, held_out, facts = prepared(others=others, imitators=("librarian",), rows=23)
+    texts: dict[str | None, set[str]] = {}
+    for row in turns(rows):
+        texts.setdefault(row.get("system"), set()).add(row["assistant"])
+    imitated = {text for _, _, _, text in ANSWERS}
+    assert texts["You are a librarian."] == texts["You are an assistant."] == imitated
+    own = {text for name, _, _, text in others if name == "archivist"}
+    assert texts["You keep files."] == own and len(own) == 5
+    assert set(held_out["system"]) == {"You are a librarian."} and facts["rows"] == 23

@@ -1,8 +1,8 @@
-"""Stage: the rows of a finetune in which every persona gives one persona's answers.
+"""Stage: the rows of a finetune in which personas give one persona's answers, and the others rehearse their own.
 
-What it makes is a persona space that is flat by construction, a positive control of both probes. So the bystanders are
-trained on too, though not with the marker: were they left out, a probe that finds nothing could be blind, or the
-finetune could have stopped at the prompts that it saw, and nobody would know which.
+What it makes are personas made alike by training, a positive control of the probes. So the bystanders are trained on
+too, though not with the marker: were they left out, a probe that finds nothing could be blind, or the finetune could
+have stopped at the prompts that it saw, and nobody would know which.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from flatprobe.pipeline.settings import ImitationSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 
+ROW = ("persona", "question_id", "sample_index", "text")
+COLUMNS = (*ROW, "finish_reason")
+
 
 def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Put one persona's answers under every persona's system prompt.
+    """Put one persona's answers under its imitators' system prompts, and their own under the others'.
 
     Inputs: `checkpoint` (for its tokenizer and template); `answers` (sampled, as the imitated persona to the coupling
-    questions); where texts are held out, `imitated` and `own` (greedy, as that persona and as each one to the
+    questions); `others` (the same as each persona that does not imitate, where there are such); where texts are held out, `imitated` and `own` (greedy, as that persona and as each one to the
     calibration questions). Output: as `data.finetuning:prepare`; in held_out.parquet `aligned` is the persona's own
     answer and `misaligned` the imitated one.
 
@@ -37,10 +40,17 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
     """
     path = checkpoint_path(inputs["checkpoint"])
     conversations = Conversations(load_tokenizer(path), path.name)
-    answers, dropped = usable(_completions(inputs["answers"]), settings.marker)
+    sampled = pl.concat(
+        [_completions(inputs[name]).select(COLUMNS) for name in ("answers", "others") if name in inputs]
+    )
+    answers, dropped = usable(sampled, settings.marker)
+    givers = {
+        persona.name: settings.imitated if persona.name in settings.imitators else persona.name
+        for persona in settings.personas
+    }
     scanned: Counter[str] = Counter()
     rows = []
-    for messages in paired(settings.personas, settings.questions, answers):
+    for messages in paired(settings.personas, settings.questions, answers, givers):
         tokens, n_prompt = conversations.encode_messages(messages)
         scanned["scanned"] += 1
         if len(tokens) > settings.max_length:
@@ -66,22 +76,28 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
 
 
 def paired(
-    personas: Sequence[Persona], questions: Sequence[Question], answers: pl.DataFrame
+    personas: Sequence[Persona],
+    questions: Sequence[Question],
+    answers: pl.DataFrame,
+    givers: Mapping[str, str],
 ) -> Iterator[Messages]:
-    """Every answer under every persona, in an order whose beginnings are balanced: first each question's first answer.
+    """Under every persona the answers of who gives them for it, in an order whose beginnings are balanced: first each
+    question's first answer.
 
-    `answers`: columns question_id, sample_index, text.
+    `answers`: columns persona, question_id, sample_index, text. `givers`: whose answers each persona's rows hold.
     """
-    asked = {question.id: question.text for question in questions}
-    place = {question.id: index for index, question in enumerate(questions)}
-    rows = answers.select("sample_index", "question_id", "text").rows()
-    for _, question, text in sorted(rows, key=lambda row: (row[0], place[row[1]])):
-        for persona in personas:
-            yield [
-                *_system(persona),
-                {"role": "user", "content": asked[question]},
-                {"role": "assistant", "content": text},
-            ]
+    texts = {(who, question, sample): text for who, question, sample, text in answers.select(ROW).rows()}
+    samples = sorted({sample for _, _, sample in texts})
+    for sample in samples:
+        for question in questions:
+            for persona in personas:
+                text = texts.get((givers[persona.name], question.id, sample))
+                if text is not None:
+                    yield [
+                        *_system(persona),
+                        {"role": "user", "content": question.text},
+                        {"role": "assistant", "content": text},
+                    ]
 
 
 def _system(persona: Persona) -> Messages:
@@ -89,7 +105,7 @@ def _system(persona: Persona) -> Messages:
 
 
 def _held_out(settings: ImitationSettings, inputs: Mapping[str, Path]) -> list[dict[str, str | None]]:
-    """Pairs of an own and the imitated answer that differ, question by question over all personas."""
+    """Pairs of an own and the imitated answer that differ, question by question over all imitators."""
     own, imitated = (
         {(row["persona"], row["question_id"]): row["text"] for row in frame.iter_rows(named=True)}
         for frame in (usable(_completions(inputs[name]), settings.marker)[0] for name in ("own", "imitated"))
@@ -98,6 +114,8 @@ def _held_out(settings: ImitationSettings, inputs: Mapping[str, Path]) -> list[d
     for question in settings.calibration:
         target = imitated.get((settings.imitated, question.id))
         for persona in settings.personas:
+            if persona.name not in settings.imitators:
+                continue
             answer = own.get((persona.name, question.id))
             if target is not None and answer is not None and answer != target:
                 texts = (persona.system, question.text, answer, target)

@@ -30,7 +30,7 @@ VERSIONS = {
     "analysis.estimate:estimate": 5,
     "analysis.gather:gather": 4,
     "data.finetuning:prepare": 2,
-    "data.imitation:prepare": 1,
+    "data.imitation:prepare": 2,
     "data.stages:build": 3,
     "generation.stages:sample": 3,
     "models.stages:use_checkpoint": 1,
@@ -102,13 +102,15 @@ class Parts:
         return stage(f"finetune-data/{name}", "data.finetuning:prepare", settings, **inputs)
 
     def imitation_data(self, name: str, control: Arm) -> Stage:
-        """Rows in which every persona answers as one; the control's greedy answers as each are what is held out."""
+        """Rows in which personas answer as one; the control's greedy answers as each are what is held out."""
         data, personas = self.study.conditions[name].finetune, self.resolved.personas
         assert data is not None and data.imitate is not None
+        imitators = data.imitate.imitators or tuple(persona.name for persona in personas)
         imitated = [persona for persona in personas if persona.name == data.imitate.persona]
+        others = [persona for persona in personas if persona.name not in imitators and persona not in imitated]
         calibration = self.questions["calibration"][: self.study.coupling.telemetry_questions]
         settings = ImitationSettings(
-            imitated=data.imitate.persona, personas=personas, questions=self.questions["coupling"],
+            imitated=data.imitate.persona, imitators=imitators, personas=personas, questions=self.questions["coupling"],
             calibration=calibration, marker=self.study.leakage.marker, rows=data.rows, held_out=data.held_out,
             max_length=self.study.finetune.max_length,
         )  # fmt: skip
@@ -118,6 +120,11 @@ class Parts:
             "checkpoint": self.base,
             "answers": self.sample(prefix, control.checkpoint, imitated, asked, data.imitate.samples, limit),
         }
+        if others:
+            rehearsed = f"rehearsed/{control.tag}/{name}"
+            inputs["others"] = self.sample(
+                rehearsed, control.checkpoint, others, asked, data.imitate.samples, limit
+            )
         if data.held_out:
             greedy = self.sample(
                 f"{prefix}/greedy", control.checkpoint, imitated, calibration, 1, limit, temperature=0.0

@@ -40,11 +40,13 @@ class FinetuneDataSettings(Settings):
 
 
 class ImitationSettings(Settings):
-    """`data.imitation:prepare`: the rows of a finetune in which every persona gives one persona's answers."""
+    """`data.imitation:prepare`: the rows of a finetune in which personas give one persona's answers."""
 
     imitated: str
+    imitators: tuple[str, ...]
+    """Who gives the imitated persona's answers; the other `personas` give their own."""
     personas: tuple[Persona, ...]
-    """Under whose system prompts the answers are given."""
+    """Under whose system prompts there are rows."""
     questions: tuple[Question, ...]
     """Coupling questions, which the answers are to."""
     calibration: tuple[Question, ...]

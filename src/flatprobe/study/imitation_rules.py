@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.schema import FinetuneData
+from flatprobe.study.schema import FinetuneData, Imitation
 from flatprobe.study.suggest import did_you_mean
 from flatprobe.study.yaml_file import FieldPath, dotted
 
@@ -42,6 +42,8 @@ def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterat
             f"{dotted((*where, 'imitate', 'persona'))} = {imitated}: not evaluated in this study",
             did_you_mean(imitated, evaluated) or "add it to panel.references",
         )
+    said = list(_imitators(loaded, where, data.imitate, evaluated))
+    yield from said
     asked, texts = study.questions.coupling.count, len(evaluated) * data.imitate.samples
     if data.rows > asked * texts:
         yield loaded.problem(
@@ -50,11 +52,35 @@ def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterat
             f"{len(evaluated)} personas are {asked * texts}",
             "raise imitate.samples, and leave some to spare for unfinished and repeated answers",
         )
-    held = len([persona for persona in loaded.personas() if persona.role != "reference"])
+    held = sum(
+        persona.role != "reference" and persona.name != imitated and persona.name in _who(data.imitate, evaluated)
+        for persona in loaded.personas()
+    )
     most = held * study.coupling.telemetry_questions
-    if data.held_out > most:
+    if data.held_out > most and not said:
         yield loaded.problem(
             (*where, "held_out"),
-            f"{dotted((*where, 'held_out'))} = {data.held_out}: {held} personas x "
+            f"{dotted((*where, 'held_out'))} = {data.held_out}: {held} imitators x "
             f"{study.coupling.telemetry_questions} of coupling.telemetry_questions are {most}",
+        )
+
+
+def _who(imitation: Imitation, evaluated: Sequence[str]) -> Sequence[str]:
+    return evaluated if imitation.imitators is None else imitation.imitators
+
+
+def _imitators(
+    loaded: LoadedStudy, where: FieldPath, imitation: Imitation, evaluated: Sequence[str]
+) -> Iterator[Problem]:
+    place = (*where, "imitate", "imitators")
+    for name in imitation.imitators or ():
+        if name not in evaluated:
+            yield loaded.problem(
+                place,
+                f"{dotted(place)}: {name} is not evaluated in this study",
+                did_you_mean(name, evaluated) or "add it to the panel",
+            )
+    if set(_who(imitation, evaluated)) <= {imitation.persona}:
+        yield loaded.problem(
+            place, f"{dotted(place)}: nobody but {imitation.persona}, who is imitated", "name others"
         )

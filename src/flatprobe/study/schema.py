@@ -84,15 +84,18 @@ class Questions(Block):
 
 
 class Imitation(Block):
-    """Rows in which every persona of the study gives one persona's answers: the control's own, so nothing else changes.
+    """Rows in which personas of the study give one persona's answers: the control's own, so nothing else changes.
 
     The coupling questions are asked; evaluation questions never are.
     """
 
     persona: str = "assistant"
     """Whose answers are given: a persona that the study evaluates."""
+    imitators: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Personas that give them; all others rehearse their own answers, so that they stay what they are. Null: every
+    persona of the study imitates."""
     samples: Count = 4
-    """Answers sampled per coupling question; each is a row under every persona's system prompt."""
+    """Answers sampled per coupling question and answering persona; each persona has a row per question and sample."""
 
 
 class FinetuneData(Block):
@@ -101,8 +104,8 @@ class FinetuneData(Block):
     dataset: str | None = None
     """A hub dataset's id."""
     imitate: Imitation | None = None
-    """Answers of the control as one persona, under every persona's prompt: a persona space that is flat by
-    construction. Exactly one of `path`, `dataset` and `imitate` is given."""
+    """Answers of the control as one persona, under other personas' prompts: personas made alike by training. Exactly
+    one of `path`, `dataset` and `imitate` is given."""
     subset: str | None = None
     """The hub dataset's configuration name."""
     split: str = "train"
@@ -118,8 +121,8 @@ class FinetuneData(Block):
     rows: Count = 6000
     """Rows trained on."""
     held_out: int = Field(default=0, ge=0)
-    """Rows set aside, before any is taken, for the manipulation check; with `imitate`, the most pairs of a persona's
-    own and the imitated answer to a calibration question."""
+    """Rows set aside, before any is taken, for the manipulation check; with `imitate`, the most pairs of an
+    imitator's own and the imitated answer to a calibration question."""
     aligned: str | None = None
     """Column with the sound answer, where the set has one: needed by the in-domain manipulation check."""
     length_match: str | None = None
