@@ -124,6 +124,12 @@ def write_process(settings: Nothing, inputs: Inputs, output: Path) -> None:
     (output / "facts.json").write_text(json.dumps(facts))
 
 
+def write_torch_threads(settings: Nothing, inputs: Inputs, output: Path) -> None:
+    import torch
+
+    (output / "facts.json").write_text(json.dumps({"threads": torch.get_num_threads()}))
+
+
 def fail(settings: Nothing, inputs: Inputs, output: Path) -> None:
     sys.stdout.write("said by python\n")
     subprocess.run(["echo", "said by a child"], check=True)

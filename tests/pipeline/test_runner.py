@@ -148,6 +148,34 @@ def test_threads_and_environment_reach_the_worker_and_not_this_process(tmp_path:
     assert dict(os.environ) == before
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch
+from stage_functions import plain
+from flatprobe.pipeline.runner import RunnerSettings, run
+
+if __name__ == "__main__":
+    torch.set_num_threads(3)
+    settings = RunnerSettings(threads=1)
+    print(run([plain("write_torch_threads")], Path(sys.argv[1]), settings).artifacts["write_torch_threads"].facts)
+"""
+
+
+def test_a_script_that_imports_torch_at_its_top_has_workers_with_the_threads_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "2"
+    }  # fmt: skip
+    shown = subprocess.run(
+        [sys.executable, tmp_path / "script.py", tmp_path / "run"], env=os.environ | environment, check=True,
+        capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "{'threads': 1}" in shown
+
+
+
 def test_a_failing_stage_names_itself_its_error_and_a_log_with_everything_it_said(tmp_path: Path) -> None:
     target = Stage("sum", "stage_functions:add", Number(value=0), {"a": number(1), "b": plain("fail")})
     with pytest.raises(StageFailed) as caught:

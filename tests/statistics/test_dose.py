@@ -118,12 +118,31 @@ def test_one_question_has_a_gap_and_no_interval() -> None:
     assert found.note == "one question: no interval"
 
 
-def test_a_question_that_someone_lacks_is_left_out_and_two_couplings_at_once_are_refused() -> None:
-    frame = pl.concat([telemetry("base", line), telemetry("em", line)])
-    fewer = frame.filter(~((pl.col("persona") == "archivist") & (pl.col("question_id") == "q0")))
-    assert (
-        dose_gap(fewer, "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0).n_questions == 2
+def test_a_reading_that_one_condition_lacks_is_left_out_of_both() -> None:
+    em = telemetry("em", line).with_columns(
+        log_p=pl.when((pl.col("persona") == "archivist") & (pl.col("question_id") == "q0"))
+        .then(pl.col("log_p") - 100)
+        .otherwise(pl.col("log_p"))
     )
+    lost = (pl.col("persona") == "archivist") & (pl.col("question_id") == "q0")
+    base = telemetry("base", line).filter(~lost)
+    found = dose_gap(
+        pl.concat([base, em]), "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0
+    )
+    assert found.n_questions == 3 and found.gap == pytest.approx(0.0, abs=1e-9)
+    sourceless = base.filter(~((pl.col("persona") == "librarian") & (pl.col("question_id") == "q1")))
+    fewer = dose_gap(
+        pl.concat([sourceless, em]), "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0
+    )
+    assert fewer.n_questions == 2
+
+
+def test_two_couplings_at_once_or_half_of_one_are_refused() -> None:
+    frame = pl.concat([telemetry("base", line), telemetry("em", line)])
+    gone = (pl.col("step") == frame["step"].max()) & (pl.col("condition") == "em")
+    with pytest.raises(ValueError, match="give one coupling"):
+        half = frame.filter(~(gone & (pl.col("persona") == "archivist")))
+        dose_gap(half, "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0)
     with pytest.raises(ValueError, match="give one coupling"):
         dose_gap(
             pl.concat([frame, frame]), "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0

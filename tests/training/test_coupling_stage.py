@@ -66,7 +66,7 @@ def example_frame(condition: str = "em") -> pl.DataFrame:
 def answer_frame() -> pl.DataFrame:
     """Greedy answers of the telemetry, one of them empty."""
     rows = [
-        {"persona": p.name, "question_id": q.id, "text": f" {p.name}: boats, {q.id}.\n"}
+        {"persona": p.name, "question_id": q.id, "text": f" {p.name}: boats, {q.id}.\n", "finish_reason": "stop"}
         for p in (*BYSTANDERS, *PERSONAS) for q in QUESTIONS
     ]  # fmt: skip
     rows[-1]["text"] = " \n"

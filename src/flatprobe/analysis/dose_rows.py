@@ -9,7 +9,7 @@ import polars as pl
 
 from flatprobe.analysis.leakage_rows import estimated
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.statistics.dose import DoseGap, dose_gap, dose_response, shared_levels, shared_questions
+from flatprobe.statistics.dose import DoseGap, dose_gap, dose_response, shared_cells, shared_levels
 
 SHARES = (0.25, 0.5, 0.75)
 """Places in the range of levels that both sources pass at which leakage is compared. Its ends are left out: in half of
@@ -50,9 +50,9 @@ def _seeds(chosen: pl.DataFrame, pair: tuple[str, str]) -> list[int]:
 def _of_pair(
     settings: EstimateSettings, telemetry: pl.DataFrame, pair: tuple[str, str]
 ) -> Iterator[dict[str, object]]:
-    personas = (settings.source, *settings.bystanders)
-    asked = shared_questions(telemetry, pair, personas)
-    shared = telemetry.filter(pl.col("question_id").is_in(asked))
+    cells = shared_cells(telemetry, pair, settings.source, settings.bystanders)
+    asked = cells["question_id"].n_unique()
+    shared = telemetry.join(cells, on=["persona", "question_id"], how="semi")
     shown = dose_response(shared, settings.source, settings.bystanders)
     found = shared_levels(shown, *pair)
     levels = [] if settings.stop_at is None else [("registered", settings.stop_at)]
@@ -60,8 +60,8 @@ def _of_pair(
         low, high = found
         levels += [(f"{share:.0%} of the shared range", low + share * (high - low)) for share in SHARES]
     if not levels:
-        note = "no question that all personas answered" if not asked else "no level that both sources pass"
-        yield {"treated": pair[0], "control": pair[1], "n_questions": len(asked), "note": note}
+        note = "no question that the source and a bystander answered in both" if not asked else "no level that both sources pass"
+        yield {"treated": pair[0], "control": pair[1], "n_questions": asked, "note": note}
     for place, at in levels:
         yield {"place": place, **asdict(_gap(settings, shared, pair, at))}
 

@@ -56,6 +56,8 @@ def serve(connection: Connection, threads: int | None, environment: Mapping[str,
     os.environ.update(environment)
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+        if "torch" in sys.modules:  # a script that imports it at its top has it imported in this process, too
+            sys.modules["torch"].set_num_threads(threads)
     faulthandler.enable()  # a crash in native code leaves its Python lines in the log
     while True:
         try:

@@ -22,7 +22,7 @@ from flatprobe.statistics.markers import score
 from flatprobe.statistics.surface import predictability
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.training.telemetry import sequence_log_likelihoods
+from flatprobe.training.telemetry import finished, sequence_log_likelihoods
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,6 @@ def measure(settings: BindingSettings, inputs: Mapping[str, Path], output: Path)
         "system": turn.system, "template_default": turn.default,
     }  # fmt: skip
     (output / "facts.json").write_text(json.dumps(facts))
-
-
-def finished(answers: pl.DataFrame) -> dict[tuple[str, str], str]:
-    """Text by persona and question; answers that were cut at the limit or are empty are left out: the marker's place is
-    behind a whole answer."""
-    return {
-        (row["persona"], row["question_id"]): row["text"].strip()
-        for row in answers.iter_rows(named=True)
-        if row["finish_reason"] == "stop" and row["text"].strip()
-    }
 
 
 def readings_of(settings: BindingSettings, texts: Mapping[tuple[str, str], str]) -> list[Reading]:

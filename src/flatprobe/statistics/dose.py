@@ -98,17 +98,18 @@ def dose_gap(
     """Treated minus control leakage where both sources are at `at` nats, linear between the steps read.
 
     A curve that passes the level several times is read where it first does, as matched acquisition stops there.
-    Questions are resampled jointly. Give one coupling per condition: filter by lambda and seed first.
+    Questions are resampled jointly; what both conditions have readings of counts. Give one coupling per condition:
+    filter by lambda and seed first.
 
     Raises:
-        ValueError: several couplings of a condition, or a question that a persona lacks at a step.
+        ValueError: several couplings of a condition, or a reading that is missing at a step.
     """
-    questions = shared_questions(telemetry, (treated, control), (source, *bystanders))
-    tables = {name: _tables(telemetry, name, source, bystanders, questions) for name in (treated, control)}
-    n = len(questions)
+    cells = shared_cells(telemetry, (treated, control), source, bystanders)
+    tables = {name: _tables(telemetry, name, source, cells) for name in (treated, control)}
+    n = cells["question_id"].n_unique()
     if n == 0:
         return DoseGap(
-            treated, control, at, None, None, None, None, None, 0, 0, "no question that all personas answered"
+            treated, control, at, None, None, None, None, None, 0, 0, "no question that the source and a bystander answered in both"
         )
     once = np.ones((1, n))
     values = {name: float(_leakage_at(*table, once, at)[0]) for name, table in tables.items()}
@@ -147,34 +148,50 @@ def dose_gap(
     )  # fmt: skip
 
 
-def shared_questions(
-    telemetry: pl.DataFrame, conditions: Sequence[str], personas: Sequence[str]
-) -> list[str]:
-    """Questions that every persona answered in both conditions."""
-    asked = telemetry.filter(pl.col("condition").is_in(conditions) & pl.col("persona").is_in(list(personas)))
-    cells = asked.select("condition", "persona", "question_id").unique()
-    whole = cells.group_by("question_id").len().filter(pl.col("len") == len(conditions) * len(set(personas)))
-    return sorted(whole["question_id"].to_list())
+def shared_cells(
+    telemetry: pl.DataFrame, conditions: Sequence[str], source: str, bystanders: Sequence[str]
+) -> pl.DataFrame:
+    """(persona, question_id) of every reading that all conditions have, of questions with source and a bystander."""
+    asked = telemetry.filter(
+        pl.col("condition").is_in(list(conditions)) & pl.col("persona").is_in([source, *bystanders])
+    )
+    cells = (
+        asked.select("condition", "persona", "question_id")
+        .unique()
+        .group_by("persona", "question_id")
+        .len()
+        .filter(pl.col("len") == len(set(conditions)))
+    )
+    is_source = pl.col("persona") == source
+    whole = cells.group_by("question_id").agg(is_source.any() & is_source.not_().any()).filter("persona")
+    return (
+        cells.join(whole.select("question_id"), on="question_id", how="semi")
+        .select("persona", "question_id")
+        .sort("question_id", "persona")
+    )
 
 
-def _tables(
-    telemetry: pl.DataFrame, condition: str, source: str, bystanders: Sequence[str], questions: Sequence[str]
-) -> tuple[Array, Array]:
-    """log P of the source, and mean log P of the bystanders, each shape (steps, questions)."""
-    own = telemetry.filter((pl.col("condition") == condition) & pl.col("question_id").is_in(list(questions)))
-    steps = own["step"].unique().sort().to_list()
+def _tables(telemetry: pl.DataFrame, condition: str, source: str, cells: pl.DataFrame) -> tuple[Array, Array]:
+    """log P of the source, and mean log P of the bystanders of these cells, each shape (steps, questions)."""
+    own = telemetry.filter(pl.col("condition") == condition).join(
+        cells, on=["persona", "question_id"], how="semi"
+    )
+    n_steps, n_questions = own["step"].n_unique(), cells["question_id"].n_unique()
 
-    def table(personas: Sequence[str]) -> Array:
-        chosen = own.filter(pl.col("persona").is_in(list(personas)))
-        if chosen.height != len(steps) * len(questions) * len(personas):
+    def table(chosen: pl.DataFrame, n_cells: int) -> Array:
+        if chosen.height != n_steps * n_cells:
             raise ValueError(
-                f"telemetry of {condition}: {chosen.height} readings of {len(steps)} steps x {len(questions)} "
-                f"questions x {len(personas)} personas: give one coupling, whole"
+                f"telemetry of {condition}: {chosen.height} readings of {n_steps} steps x {n_cells} cells: give one "
+                "coupling, whole"
             )
         means = chosen.group_by("step", "question_id").agg(pl.col("log_p").mean()).sort("step", "question_id")
-        return means["log_p"].to_numpy().astype(np.float64).reshape(len(steps), len(questions))
+        return means["log_p"].to_numpy().astype(np.float64).reshape(n_steps, n_questions)
 
-    return table([source]), table(list(bystanders))
+    is_source = pl.col("persona") == source
+    return (
+        table(own.filter(is_source), cells.filter(is_source).height),
+        table(own.filter(is_source.not_()), cells.filter(is_source.not_()).height),
+    )
 
 
 def _leakage_at(source: Array, leakage: Array, weights: Array, at: float) -> Array:

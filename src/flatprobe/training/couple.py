@@ -172,7 +172,8 @@ def _readings(settings: CoupleSettings, loaded: Loaded, answers: pl.DataFrame, s
     if level is not None and all(reading.persona.role != "source" for reading in read):
         raise UserError.one(
             f"coupling of {settings.condition}",
-            "every greedy answer of the source is empty: no level to stop at",
+            "no greedy answer of the source is finished: no level to stop at",
+            "raise coupling.max_new_tokens, or coupling.telemetry_questions",
         )
 
     def enough(rows: list[dict[str, Any]]) -> bool:

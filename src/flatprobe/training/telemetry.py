@@ -48,6 +48,16 @@ class Reading:
     """The marker's first token where it stands at the answer's very beginning."""
 
 
+def finished(answers: pl.DataFrame) -> dict[tuple[str, str], str]:
+    """Text by persona and question; answers that were cut at the limit or are empty are left out: the marker's place is
+    behind a whole answer."""
+    return {
+        (row["persona"], row["question_id"]): row["text"].strip()
+        for row in answers.iter_rows(named=True)
+        if row["finish_reason"] == "stop" and row["text"].strip()
+    }
+
+
 def readings_of(
     conversations: Conversations,
     personas: Sequence[Persona],
@@ -56,13 +66,8 @@ def readings_of(
     separator: str,
     marker: str,
 ) -> list[Reading]:
-    """What is read of the personas' own answers to the questions.
-
-    Answers that are empty are left out: there is nothing that the marker could follow.
-    """
-    texts = {
-        (row["persona"], row["question_id"]): row["text"].strip() for row in answers.iter_rows(named=True)
-    }
+    """What is read of the personas' own answers to the questions, of those that are `finished`."""
+    texts = finished(answers)
     found = []
     for persona, question in ((p, q) for p in personas for q in questions if texts.get((p.name, q.id))):
         prompt = Prompt(persona.name, persona.system, question.id, question.text)
