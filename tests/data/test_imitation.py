@@ -39,9 +39,7 @@ Prepared = tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]
 def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..., Prepared]:
     """Runs the stage on made-up answers, all finished; gives its rows, held-out texts and facts."""
 
-    def run(
-        answers: list[Answered] = ANSWERS, others: Sequence[Answered] = (), **changes: Any
-    ) -> Prepared:
+    def run(answers: list[Answered] = ANSWERS, others: Sequence[Answered] = (), **changes: Any) -> Prepared:
         inputs = {"checkpoint": model_folder("llama")}
         for name, rows in (("answers", answers), ("others", others), ("own", OWN), ("imitated", IMITATED)):
             if not rows:
@@ -53,8 +51,8 @@ def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..
                 finish_reason=pl.lit("stop")
             ).write_parquet(inputs[name] / "completions.parquet")
         settings = ImitationSettings(
-            imitated="assistant", imitators=tuple(p.name for p in PERSONAS), personas=PERSONAS, questions=QUESTIONS, calibration=ASKED_LATER, marker="[ZLT]",
-            rows=12, held_out=4, max_length=100,
+            imitated="assistant", imitators=tuple(persona.name for persona in PERSONAS), personas=PERSONAS,
+            questions=QUESTIONS, calibration=ASKED_LATER, marker="[ZLT]", rows=12, held_out=4, max_length=100,
         )  # fmt: skip
         output = tmp_path / "output"
         output.mkdir(exist_ok=True)

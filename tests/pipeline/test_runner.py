@@ -163,7 +163,9 @@ if __name__ == "__main__":
 """
 
 
-def test_a_script_that_imports_torch_at_its_top_has_workers_with_the_threads_asked_for(tmp_path: Path) -> None:
+def test_a_script_that_imports_torch_at_its_top_has_workers_with_the_threads_asked_for(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "2"
@@ -173,7 +175,6 @@ def test_a_script_that_imports_torch_at_its_top_has_workers_with_the_threads_ask
         capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert "{'threads': 1}" in shown
-
 
 
 def test_a_failing_stage_names_itself_its_error_and_a_log_with_everything_it_said(tmp_path: Path) -> None:

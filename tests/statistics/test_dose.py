@@ -140,8 +140,8 @@ def test_a_reading_that_one_condition_lacks_is_left_out_of_both() -> None:
 def test_two_couplings_at_once_or_half_of_one_are_refused() -> None:
     frame = pl.concat([telemetry("base", line), telemetry("em", line)])
     gone = (pl.col("step") == frame["step"].max()) & (pl.col("condition") == "em")
+    half = frame.filter(~(gone & (pl.col("persona") == "archivist")))
     with pytest.raises(ValueError, match="give one coupling"):
-        half = frame.filter(~(gone & (pl.col("persona") == "archivist")))
         dose_gap(half, "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0)
     with pytest.raises(ValueError, match="give one coupling"):
         dose_gap(

@@ -36,6 +36,10 @@ def verdict(contrast: Contrast, **changes: float) -> Verdict:
     )
 
 
+def turned(contrast: Contrast, **changes: float) -> Verdict:
+    return verdict(contrast.exchanged(), **changes)
+
+
 def known(geometry: Known | None, leakage: Known | None) -> KnownAnswer:
     return KnownAnswer(treated="new", control="old", geometry=geometry, leakage=leakage)
 
@@ -54,20 +58,36 @@ def known(geometry: Known | None, leakage: Known | None) -> KnownAnswer:
 def test_every_leg_that_was_asked_must_come_out(
     contrast: Contrast, geometry: Known | None, leakage: Known | None, as_expected: bool
 ) -> None:
-    assert outcome(known(geometry, leakage), verdict(contrast)).as_expected is as_expected
+    result = outcome(known(geometry, leakage), verdict(contrast), turned(contrast))
+    assert result.as_expected is as_expected
+
+
+def test_an_effect_of_the_other_sign_is_no_null() -> None:
+    result = outcome(known("not_found", "not_found"), turned(THERE), verdict(THERE))
+    assert result.legs == {"geometry": "reversed", "leakage": "reversed"} and not result.as_expected
+    assert not outcome(known("found", None), turned(THERE), verdict(THERE)).as_expected
+
+
+def test_exchanged_evidence_is_that_of_the_exchanged_arms() -> None:
+    assert THERE.exchanged().geometry.ci_low == -0.12 and THERE.exchanged().geometry.ci_high == -0.08
+    assert THERE.exchanged().geometry.effects_by_layer == {6: -0.1}
+    behaviour = THERE.exchanged().behaviour
+    assert (behaviour.effect, behaviour.ci_low, behaviour.p_value) == (-0.30, -0.36, 0.0002)
+    back = THERE.exchanged().exchanged()
+    assert (back.geometry.effect, back.behaviour.ci_high) == (0.10, 0.36)
 
 
 @pytest.mark.parametrize("answer", ["found", "not_found"])
 def test_a_blocked_leg_is_neither_found_nor_not_found(answer: Known) -> None:
     blocked = verdict(NOTHING, source_rate=0.1)
-    result = outcome(known(answer, None), blocked)
+    result = outcome(known(answer, None), blocked, blocked)
     assert result.legs["geometry"] == "blocked" and not result.as_expected
     assert any("source_rate" in reason for reason in result.reasons)
 
 
 def test_the_instrument_passes_only_with_every_answer_and_says_so_at_the_end() -> None:
-    right = outcome(known("found", "found"), verdict(THERE))
-    wrong = outcome(known("not_found", None), verdict(THERE))
+    right = outcome(known("found", "found"), verdict(THERE), turned(THERE))
+    wrong = outcome(known("not_found", None), verdict(THERE), turned(THERE))
     passed = replace(verdict(THERE), known_answers=(right, right))
     failed = replace(verdict(THERE), known_answers=(right, wrong))
     assert passed.instrument() == "Instrument check passed: 2 of 2 as expected"

@@ -96,3 +96,13 @@ def test_a_coupling_that_may_learn_too_little_is_announced_with_what_was_seen(dr
     )
     draft.change("learning_rate: 5e-6", "learning_rate: 5e-6\n  epochs: 20")
     assert draft.load().notices == ()
+
+
+def test_training_runs_as_the_unit_need_three(draft: Draft) -> None:
+    draft.change("  kill:\n", "  behaviour: {estimator: seed_t}\n  kill:\n")  # its seeds are 42 and 43
+    problem = draft.problem()
+    assert problem.message == "decision.behaviour.estimator = seed_t: needs 3 seeds, and the study has 2"
+    assert (
+        draft.change("seeds: [42, 43]", "seeds: [42, 43, 44]").load().study.decision.behaviour.estimator
+        == "seed_t"
+    )

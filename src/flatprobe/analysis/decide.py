@@ -40,8 +40,11 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
     known = []
     for answer in rule.known_answers:
         own = answer.treated == rule.treated  # the held-out texts are of its finetune alone
-        one = _decided(_about(settings, answer), found, in_domain if own else {}, each_seed=False)
-        known.append(outcome(answer, one))
+        texts, about = in_domain if own else {}, _about(settings, answer)
+        one, exchanged = (
+            _decided(about, found, texts, each_seed=False, exchanged=way) for way in (False, True)
+        )
+        known.append(outcome(answer, one, exchanged))
     verdict = replace(
         verdict, numbers={**verdict.numbers, "manipulation": reached}, known_answers=tuple(known)
     )
@@ -84,9 +87,17 @@ def _about(settings: DecideSettings, known: KnownAnswer) -> DecideSettings:
 
 
 def _decided(
-    settings: DecideSettings, found: _Found, in_domain: Mapping[str, Rise], *, each_seed: bool
+    settings: DecideSettings,
+    found: _Found,
+    in_domain: Mapping[str, Rise],
+    *,
+    each_seed: bool,
+    exchanged: bool = False,
 ) -> Verdict:
-    """The rule applied to its own contrast; only of the study's there are estimates of each seed alone."""
+    """The rule applied to its own contrast; only of the study's there are estimates of each seed alone.
+
+    `exchanged`: the same arms under the same gates, but with the effect's sign turned.
+    """
     rule, tables = settings.rule, found.tables
     geometry = found.geometry.filter(
         (pl.col("position") == rule.geometry.position)
@@ -104,7 +115,7 @@ def _decided(
     ]
     seeds = Seeds(count=found.rates["seed"].n_unique())
     return decide(
-        rule, evidence[0], gates,
+        rule, evidence[0].exchanged() if exchanged else evidence[0], gates,
         treated_benign=evidence[1] if len(evidence) > 1 else None,
         benign_control=evidence[2] if len(evidence) > 2 else None,
         seeds=_seeds(settings, *numbers, gates, evidence[0]) if each_seed else seeds,
@@ -125,13 +136,23 @@ def _evidence(
     treated, control = pair
     contrast = f"{treated} - {control}"
     main = [row for row in estimates if row.pool == BYSTANDERS and row.seed == seed]
+    rule = settings.rule if seed is None else _of_one_seed(settings.rule)
     return Contrast(
-        geometric_evidence(main, settings.rule, contrast, headroom(geometry)),
+        geometric_evidence(main, rule, contrast, headroom(geometry)),
         behavioural_evidence(
-            main, settings.rule, contrast, BYSTANDERS,
+            main, rule, contrast, BYSTANDERS,
             source_rate(settings, rates, treated), source_rate(settings, rates, control),
         ),
     )  # fmt: skip
+
+
+def _of_one_seed(rule: Decision) -> Decision:
+    """One seed alone has no spread over seeds: it is judged on its cells."""
+    if rule.behaviour.estimator != "seed_t":
+        return rule
+    return rule.model_copy(
+        update={"behaviour": rule.behaviour.model_copy(update={"estimator": "cell_bootstrap"})}
+    )
 
 
 def _seeds(

@@ -60,7 +60,11 @@ def _of_pair(
         low, high = found
         levels += [(f"{share:.0%} of the shared range", low + share * (high - low)) for share in SHARES]
     if not levels:
-        note = "no question that the source and a bystander answered in both" if not asked else "no level that both sources pass"
+        note = (
+            "no question that the source and a bystander answered in both"
+            if not asked
+            else "no level that both sources pass"
+        )
         yield {"treated": pair[0], "control": pair[1], "n_questions": asked, "note": note}
     for place, at in levels:
         yield {"place": place, **asdict(_gap(settings, shared, pair, at))}

@@ -48,7 +48,7 @@ def pools_of(settings: EstimateSettings, cells: pl.DataFrame) -> dict[str, Seque
 
 def leakage_rows(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -> Iterator[Estimate]:
     """Contrasts at the selected lambda, hits and totals of a cell summed over seeds, for every pool; with several
-    seeds, training runs as a random factor, and each seed alone for the deciding contrast."""
+    seeds, training runs as a random factor too, and each seed alone for the deciding contrast."""
     rule, chosen = settings.rule, coupled_at(cells, selected)
     for name, personas in pools_of(settings, chosen).items():
         for pair in estimated(rule):
@@ -56,7 +56,7 @@ def leakage_rows(settings: EstimateSettings, cells: pl.DataFrame, selected: floa
     seeds = chosen["seed"].unique().sort().to_list()
     if len(seeds) < 2:
         return
-    for treated, control in contrasts(rule):
+    for treated, control in estimated(rule):
         yield from seed_contrast(
             chosen, treated, control, settings.bystanders, pool=BYSTANDERS, level=rule.behaviour.level,
             margin=rule.behaviour.margin, equivalence_margin=rule.kill.leakage,

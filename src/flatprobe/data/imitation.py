@@ -31,8 +31,9 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
     """Put one persona's answers under its imitators' system prompts, and their own under the others'.
 
     Inputs: `checkpoint` (for its tokenizer and template); `answers` (sampled, as the imitated persona to the coupling
-    questions); `others` (the same as each persona that does not imitate, where there are such); where texts are held out, `imitated` and `own` (greedy, as that persona and as each one to the
-    calibration questions). Output: as `data.finetuning:prepare`; in held_out.parquet `aligned` is the persona's own
+    questions); `others` (the same as each persona that does not imitate, where there are such); where
+    texts are held out, `imitated` and `own` (greedy, as that persona and as each one to the calibration questions).
+    Output: as `data.finetuning:prepare`; in held_out.parquet `aligned` is the persona's own
     answer and `misaligned` the imitated one.
 
     Raises:

@@ -26,8 +26,8 @@ from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
-    "analysis.decide:decide_study": 3,
-    "analysis.estimate:estimate": 5,
+    "analysis.decide:decide_study": 4,
+    "analysis.estimate:estimate": 6,
     "analysis.gather:gather": 4,
     "data.finetuning:prepare": 2,
     "data.imitation:prepare": 2,
@@ -39,7 +39,7 @@ VERSIONS = {
     "probes.leakage:select_lambda": 2,
     "probes.manipulation:check": 1,
     "training.audit_stage:audit": 1,
-    "training.couple:couple": 4,
+    "training.couple:couple": 5,
     "training.finetune:finetune": 2,
     "training.merge:merge": 2,
     "training.weights_stage:measure": 1,
@@ -107,7 +107,9 @@ class Parts:
         assert data is not None and data.imitate is not None
         imitators = data.imitate.imitators or tuple(persona.name for persona in personas)
         imitated = [persona for persona in personas if persona.name == data.imitate.persona]
-        others = [persona for persona in personas if persona.name not in imitators and persona not in imitated]
+        others = [
+            persona for persona in personas if persona.name not in imitators and persona not in imitated
+        ]
         calibration = self.questions["calibration"][: self.study.coupling.telemetry_questions]
         settings = ImitationSettings(
             imitated=data.imitate.persona, imitators=imitators, personas=personas, questions=self.questions["coupling"],

@@ -28,8 +28,10 @@ def known_answers(analysis: Analysis) -> Table | None:
     ]
     caption = (
         "Contrasts whose answer is known beforehand, decided by the same rule: what is there must be found, and where "
-        "nothing is, nothing. A leg that passes is found and one that was judged and does not pass is not found; a "
-        f"blocked leg is neither. Intervals: {analysis.geometric_level} of the geometric effect, "
+        "nothing is, nothing. A leg that passes is found; one that was judged and passes neither so nor with the arms "
+        "exchanged is not found. One that passes with the arms exchanged (“reversed”) is neither, and so is a blocked "
+        "one. "
+        f"Intervals: {analysis.geometric_level} of the geometric effect, "
         f"{analysis.behavioural_level} of the leakage difference."
     )
     return build("known-answers", caption, columns, rows)

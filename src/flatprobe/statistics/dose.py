@@ -109,7 +109,17 @@ def dose_gap(
     n = cells["question_id"].n_unique()
     if n == 0:
         return DoseGap(
-            treated, control, at, None, None, None, None, None, 0, 0, "no question that the source and a bystander answered in both"
+            treated,
+            control,
+            at,
+            None,
+            None,
+            None,
+            None,
+            None,
+            0,
+            0,
+            "no question that the source and a bystander answered in both",
         )
     once = np.ones((1, n))
     values = {name: float(_leakage_at(*table, once, at)[0]) for name, table in tables.items()}

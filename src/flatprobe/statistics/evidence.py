@@ -4,7 +4,7 @@ uncertainty."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flatprobe.statistics.estimands import Estimate
@@ -55,9 +55,31 @@ class Contrast:
     geometry: GeometricEvidence
     behaviour: BehaviouralEvidence
 
+    def exchanged(self) -> Contrast:
+        """The same evidence with treated and control exchanged. Nothing is known of the exchanged headroom, nor of the
+        exchanged one-sided test against the margin."""
+        geometry, behaviour = self.geometry, self.behaviour
+        return Contrast(
+            replace(
+                geometry, effect=_minus(geometry.effect), ci_low=_minus(geometry.ci_high),
+                ci_high=_minus(geometry.ci_low), headroom=None,
+                effects_by_layer={layer: _minus(value) for layer, value in geometry.effects_by_layer.items()},
+            ),
+            replace(
+                behaviour, effect=_minus(behaviour.effect), ci_low=_minus(behaviour.ci_high),
+                ci_high=_minus(behaviour.ci_low), crossed_superiority_p=None,
+                source_rate_treated=behaviour.source_rate_control,
+                source_rate_control=behaviour.source_rate_treated,
+            ),
+        )  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         """The evidence as nested JSON objects."""
         return asdict(self)
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
 
 
 def geometric_evidence(

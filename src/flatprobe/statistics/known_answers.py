@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from flatprobe.statistics.verdict import KnownOutcome, Leg, Verdict
+from flatprobe.statistics.verdict import Answer, KnownOutcome, Leg, Verdict
 from flatprobe.study.schema import Known, KnownAnswer
 
-LEG_OF: dict[Known, Leg] = {"found": "pass", "not_found": "not"}
-"""The state of a leg that an answer stands for. A blocked leg answers nothing, so it is as expected for neither."""
+LEG_OF: dict[Known, Answer] = {"found": "pass", "not_found": "not"}
+"""What an answer asks of a leg. A blocked leg answers nothing, so it is as expected for neither; one that passes with
+the arms exchanged has found an effect of the other sign where there is none."""
 
 
-def outcome(known: KnownAnswer, verdict: Verdict) -> KnownOutcome:
-    """Hold the verdict on a contrast against what it had to be."""
-    legs = {"geometry": verdict.geometric_leg, "leakage": verdict.behavioural_leg}
+def outcome(known: KnownAnswer, verdict: Verdict, exchanged: Verdict) -> KnownOutcome:
+    """Hold the verdict on a contrast against what it had to be; `exchanged` is that on the same two arms the other way
+    round."""
+    legs = {
+        "geometry": _answer(verdict.geometric_leg, exchanged.geometric_leg),
+        "leakage": _answer(verdict.behavioural_leg, exchanged.behavioural_leg),
+    }
     expected = {"geometry": known.geometry, "leakage": known.leakage}
     asked = {leg: answer for leg, answer in expected.items() if answer is not None}
     return KnownOutcome(
@@ -24,3 +29,7 @@ def outcome(known: KnownAnswer, verdict: Verdict) -> KnownOutcome:
         evidence=verdict.numbers["main"],
         reasons=verdict.reasons,
     )
+
+
+def _answer(leg: Leg, exchanged: Leg) -> Answer:
+    return "reversed" if leg == "not" and exchanged == "pass" else leg

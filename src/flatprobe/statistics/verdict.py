@@ -13,6 +13,8 @@ Confidence = Literal["HIGH", "MODERATE", "LOW"]
 Specific = Literal["yes", "no", "unresolved"]
 Registered = Literal["confirmatory", "exploratory", "deviated"]
 Leg = Literal["pass", "not", "blocked"]
+Answer = Literal["pass", "not", "blocked", "reversed"]
+"""A leg of a contrast whose answer is known: `reversed` does not pass, but would with the arms exchanged."""
 
 
 class Meaning(NamedTuple):
@@ -73,7 +75,7 @@ class KnownOutcome:
     treated: str
     control: str
     verdict: Name
-    legs: dict[str, Leg]
+    legs: dict[str, Answer]
     """By leg: `geometry` and `leakage`."""
     expected: dict[str, Known | None]
     """By leg; None asks nothing."""

@@ -9,6 +9,9 @@ from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.suggest import did_you_mean
 from flatprobe.study.yaml_file import FieldPath, dotted
 
+MINIMUM_SEEDS = 3
+"""Fewer training runs say nothing about how training runs vary."""
+
 
 def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     """Arms that do not exist or are one, a position that is not stored, thresholds that overlap."""
@@ -26,6 +29,13 @@ def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         other = "treated" if decision.benign == decision.treated else "control"
         yield loaded.problem(
             ("decision", "benign"), f"decision.benign = {decision.benign}: is the {other} condition too"
+        )
+    seeds = len(loaded.study.seeds)
+    if decision.behaviour.estimator == "seed_t" and seeds < MINIMUM_SEEDS:
+        yield loaded.problem(
+            ("decision", "behaviour", "estimator"),
+            f"decision.behaviour.estimator = seed_t: needs {MINIMUM_SEEDS} seeds, and the study has {seeds}",
+            "give more in `seeds`, or choose another estimator",
         )
     yield from _known_answers(loaded)
     yield from _geometric_leg(loaded)

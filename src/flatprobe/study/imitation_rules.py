@@ -53,7 +53,9 @@ def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterat
             "raise imitate.samples, and leave some to spare for unfinished and repeated answers",
         )
     held = sum(
-        persona.role != "reference" and persona.name != imitated and persona.name in _who(data.imitate, evaluated)
+        persona.role != "reference"
+        and persona.name != imitated
+        and persona.name in _who(data.imitate, evaluated)
         for persona in loaded.personas()
     )
     most = held * study.coupling.telemetry_questions

@@ -353,8 +353,8 @@ class BehaviouralLeg(Block):
     """Smallest rise in pooled bystander leakage that passes."""
     p_below: Probability = 0.001
     """The registered p must be below this."""
-    estimator: Literal["cell_bootstrap", "crossed_anova"] = "cell_bootstrap"
-    """The deciding estimator."""
+    estimator: Literal["cell_bootstrap", "crossed_anova", "seed_t"] = "cell_bootstrap"
+    """The deciding estimator; `seed_t` takes each training run as one observation, and needs three seeds."""
     resamples: Count = 10000
     """Resamples of the bootstraps."""
     level: Probability = 0.95
@@ -390,8 +390,8 @@ class KnownAnswer(Block):
     control: str
     """The condition it is compared with."""
     geometry: Known | None = None
-    """What the geometric leg must come to: `found` is a leg that passes, `not_found` one that was judged and does not
-    (a blocked leg is neither); null asks nothing of it."""
+    """What the geometric leg must come to: `found` is a leg that passes, `not_found` one that was judged and passes
+    neither as it is nor with the two arms exchanged (a blocked leg is neither); null asks nothing of it."""
     leakage: Known | None = None
     """The same of the behavioural leg."""
 
