@@ -22,7 +22,9 @@ GOOD = {
     "headroom": 0.2,
     "analysis": 1.0,
 }
-GEOMETRY = GeometricEvidence(0.10, 0.08, 0.12, {6: 0.1, 10: 0.1}, headroom=0.2)
+GEOMETRY = GeometricEvidence(
+    0.10, 0.08, 0.12, {6: 0.1, 10: 0.1}, headroom=0.2, persona_ci_low=0.05, persona_ci_high=0.15
+)
 LEAKAGE = BehaviouralEvidence(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, 0.82, 0.80)
 PASSING = Contrast(GEOMETRY, LEAKAGE)
 NULL = Contrast(
@@ -86,6 +88,21 @@ def test_one_leg_alone_names_itself_with_a_confidence_by_seeds() -> None:
     assert (verdict(behaviour).verdict, verdict(behaviour).confidence) == ("behaviour_only", "LOW")
     for contrast in (geometry, behaviour):
         assert verdict(contrast, seeds=Seeds(3, True)).confidence == "MODERATE"
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.01, 0.21), (None, None)])
+def test_a_geometric_effect_that_may_rest_on_few_personas_raises_no_confidence(
+    low: float | None, high: float | None
+) -> None:
+    narrow = replace(GEOMETRY, persona_ci_low=low, persona_ci_high=high)
+    alone, both = (
+        verdict(Contrast(narrow, behaviour), seeds=Seeds(3, True)) for behaviour in (NULL.behaviour, LEAKAGE)
+    )
+    assert (alone.verdict, alone.confidence) == ("geometry_only", "LOW")
+    assert (both.verdict, both.confidence) == ("flattened", "MODERATE")
+    assert any(reason.startswith("few_personas: ") for reason in alone.reasons)
+    other = verdict(Contrast(replace(NULL.geometry, persona_ci_low=low), LEAKAGE), seeds=Seeds(3, True))
+    assert other.confidence == "MODERATE" and not any("few_personas" in reason for reason in other.reasons)
 
 
 def test_between_passing_and_killing_is_inconclusive_with_distances() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
-from flatprobe.statistics.explain import SourceReason, distances, reasons
+from flatprobe.statistics.explain import SourceReason, distances, over_personas, reasons
 from flatprobe.statistics.gates import Blocks, Gate, complete
 from flatprobe.statistics.multiplicity import conjunction_p
 from flatprobe.statistics.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
@@ -65,7 +65,7 @@ def decide(
     }
     return Verdict(
         verdict=name,
-        confidence=_confidence(rule, name, main.behaviour, seeds, dose_unmatched),
+        confidence=_confidence(rule, name, main, seeds, dose_unmatched),
         as_registered_confidence=_AS_REGISTERED[name],
         em_specific=specific,
         em_specific_reason=specific_reason,
@@ -153,17 +153,21 @@ def _dose_unmatched(rule: Decision, evidence: BehaviouralEvidence) -> bool | Non
 
 
 def _confidence(
-    rule: Decision, name: Name, evidence: BehaviouralEvidence, seeds: Seeds, dose_unmatched: bool | None
+    rule: Decision, name: Name, main: Contrast, seeds: Seeds, dose_unmatched: bool | None
 ) -> Confidence:
-    """Unknown support is no support: a missing crossed p, TOST or source rate never raises a confidence."""
+    """Unknown support is no support: a missing crossed p, TOST, source rate or interval over bystanders never raises a
+    confidence."""
+    evidence = main.behaviour
     several = seeds.count >= rule.confidence.seeds and seeds.agree is not False
     crossed = evidence.crossed_p is not None and evidence.crossed_p < rule.confidence.significance
     match name:
         case "flattened":
-            if crossed and several and seeds.agree is True:
+            if crossed and several and seeds.agree is True and over_personas(main):
                 return "HIGH"
             return "MODERATE" if crossed or dose_unmatched is False else "LOW"
-        case "geometry_only" | "behaviour_only":
+        case "geometry_only":
+            return "MODERATE" if several and over_personas(main) else "LOW"
+        case "behaviour_only":
             return "MODERATE" if several else "LOW"
         case "falsified":
             supported = (

@@ -25,6 +25,10 @@ class GeometricEvidence:
     """1 - mean cosine of the control, mean over layers."""
     measure: str = "cosine_difference"
     p_value: float | None = None
+    persona_ci_low: float | None = None
+    """Interval of the same effect over bystanders left out one at a time; it decides no leg, and raises a
+    confidence."""
+    persona_ci_high: float | None = None
     scope: str = "new questions, these personas, these checkpoints"
 
 
@@ -63,6 +67,7 @@ class Contrast:
             replace(
                 geometry, effect=_minus(geometry.effect), ci_low=_minus(geometry.ci_high),
                 ci_high=_minus(geometry.ci_low), headroom=None,
+                persona_ci_low=_minus(geometry.persona_ci_high), persona_ci_high=_minus(geometry.persona_ci_low),
                 effects_by_layer={layer: _minus(value) for layer, value in geometry.effects_by_layer.items()},
             ),
             replace(
@@ -91,12 +96,14 @@ def geometric_evidence(
     Raises LookupError when the estimates do not hold the registered one: that is a defect of the analysis.
     """
     leg = rule.geometry
-    rows = [
+    own = [
         row
         for row in estimates
-        if (row.quantity, row.contrast, row.estimator) == (leg.measure, contrast, "question_bootstrap")
+        if (row.quantity, row.contrast) == (leg.measure, contrast)
         and (row.position, row.responses) == (leg.position, leg.responses)
     ]
+    rows = [row for row in own if row.estimator == "question_bootstrap"]
+    by_persona = [row for row in own if row.estimator == "persona_jackknife_t" and row.layer is None]
     aggregate = _one([row for row in rows if row.layer is None], f"{leg.measure} of {contrast}")
     return GeometricEvidence(
         effect=aggregate.estimate,
@@ -106,6 +113,8 @@ def geometric_evidence(
         headroom=headroom,
         measure=leg.measure,
         p_value=aggregate.p_value,
+        persona_ci_low=by_persona[0].ci_low if by_persona else None,
+        persona_ci_high=by_persona[0].ci_high if by_persona else None,
         scope=aggregate.scope,
     )
 

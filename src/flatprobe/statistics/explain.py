@@ -37,10 +37,24 @@ def reasons(
             yield f"no_inference: {name} is large enough, but has no {missing}"
     if verdict == "inconclusive" and legs == ("not", "not"):
         yield "in_between: neither leg passes, and the two are not both on the kill side"
+    if legs[0] == "pass" and not over_personas(main):
+        low, high = main.geometry.persona_ci_low, main.geometry.persona_ci_high
+        found = (
+            "is unknown" if low is None or high is None else f"is [{low:+.3g}, {high:+.3g}] and includes 0"
+        )
+        yield (
+            f"few_personas: the geometric effect's interval over bystanders left out one at a time {found}: it may "
+            "rest on few of them"
+        )
     if dose_unmatched is None:
         yield "dose_unknown: a source rate is missing, so equal dose cannot be claimed"
     elif dose_unmatched:
         yield f"dose_unmatched: source rates differ by more than {rule.gates.dose:.0%}"
+
+
+def over_personas(main: Contrast) -> bool:
+    """Whether the geometric effect is above 0 over bystanders, too; unknown support is no support."""
+    return main.geometry.persona_ci_low is not None and main.geometry.persona_ci_low > 0
 
 
 def distances(rule: Decision, main: Contrast, treated_benign: Contrast | None) -> dict[str, float | None]:
