@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flatprobe.analysis.gates import training_gates
+from flatprobe.analysis.gates import training_gates, unfinished_gates
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.gates import Gate
 from flatprobe.study.schema import Decision
@@ -78,3 +78,20 @@ def test_support_is_the_smallest_share_of_the_examples_asked_for_and_names_short
     support = named(gates, "length_support")
     assert (support.statistic, support.detail) == (kept / 24, detail)
     assert named(gates, "length_median").passed is True and named(gates, "length_iqr").passed is False
+
+
+READ = {"cells": 80, "unfinished": 2, "questions": 8, "unfinished_fixed": 1}
+
+
+def test_answers_cut_before_their_states_were_read_are_a_warning_about_the_answers_that_decide() -> None:
+    facts = [
+        {"kind": "states", "condition": "base_first", "facts": READ},
+        {"kind": "states", "condition": "base_first", "facts": READ | {"unfinished": 6}},
+        {"kind": "couple", "condition": "base_first", "facts": {}},
+    ]
+    (own,) = unfinished_gates(SETTINGS.rule, facts)
+    assert (own.statistic, own.passed, own.blocks) == (8 / 160, True, "nothing")
+    assert own.detail == "8 of 160 own answers whose states are read"
+    geometry = SETTINGS.rule.geometry.model_copy(update={"responses": "fixed"})
+    (fixed,) = unfinished_gates(SETTINGS.rule.model_copy(update={"geometry": geometry}), facts)
+    assert (fixed.statistic, fixed.passed) == (2 / 16, False)

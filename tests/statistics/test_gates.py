@@ -16,6 +16,7 @@ RULE = Decision()
         ("manipulation", 0.01, 0.0), ("source_rate", 0.60, 0.599), ("marker_at_end", 0.80, 0.79),
         ("spam", 0.05, 0.06), ("truncation", 0.05, 0.06), ("engine_parity", 0.95, 0.94),
         ("headroom", 0.05, 0.049), ("reliability", 0.80, 0.79), ("analysis", 1.0, 0.5),
+        ("unfinished", 0.05, 0.06),
     ],
 )  # fmt: skip
 def test_each_gate_passes_at_its_threshold_and_fails_beyond_it(

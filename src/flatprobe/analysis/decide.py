@@ -17,6 +17,7 @@ from flatprobe.analysis.gates import (
     source_rate,
     study_gates,
     training_gates,
+    unfinished_gates,
 )
 from flatprobe.analysis.leakage_rows import BYSTANDERS, contrasts
 from flatprobe.analysis.manipulation import Breadth, Rise, breadth, rises
@@ -111,6 +112,7 @@ def _decided(
         *training_gates(settings, found.facts, found.selected),
         *readout_gates(settings, found.rates),
         *geometry_gates(rule, geometry),
+        *unfinished_gates(rule, found.facts),
         *manipulation_gates(rule, in_domain),
     ]
     seeds = Seeds(count=found.rates["seed"].n_unique())

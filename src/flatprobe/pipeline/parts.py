@@ -35,7 +35,7 @@ VERSIONS = {
     "generation.stages:sample": 3,
     "models.stages:use_checkpoint": 1,
     "probes.binding:measure": 1,
-    "probes.geometry:capture": 3,
+    "probes.geometry:capture": 4,
     "probes.leakage:select_lambda": 2,
     "probes.manipulation:check": 1,
     "training.audit_stage:audit": 1,

@@ -68,6 +68,7 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
     (output / "preview.json").write_text(json.dumps(_previews(settings, loaded.conversations, own)))
     room = {kind: headroom(settings, values) for kind, values in arrays.items()}
     facts = {
+        "cells": len(prompts), "questions": len(settings.questions),
         "answers": len(own.rows), "unfinished": len(index["unfinished"]),
         "empty": sum(row.empty for row in own.rows), "unfinished_fixed": len(index["unfinished_fixed"]),
         "tokens": reading.tokens, "computed_tokens": reading.computed,

@@ -20,7 +20,7 @@ Blocks = Literal["everything", "arm", "verdict", "behavioural leg", "geometric l
 Kind = Literal[
     "role_overlap", "question_overlap", "mask_audit", "length_median", "length_iqr", "length_support",
     "merge_kl", "merge_norm", "manipulation", "source_rate", "marker_at_end", "spam", "truncation",
-    "engine_parity", "canary", "headroom", "reliability", "analysis",
+    "engine_parity", "canary", "headroom", "reliability", "unfinished", "analysis",
 ]  # fmt: skip
 STUDY = "study"
 """The arm of gates that look at the study and not at one condition."""
@@ -82,13 +82,15 @@ RULES: dict[Kind, _Rule] = {
     "canary": _Rule(lambda rule: 0.0, ">", "arm"),
     "headroom": _Rule(_ceiling, ">=", "geometric leg"),
     "reliability": _Rule(lambda rule: rule.gates.reliability, ">=", "geometric leg"),
+    "unfinished": _Rule(lambda rule: rule.gates.truncation, "<=", "nothing"),
     "analysis": _Rule(lambda rule: 1.0, "=", "verdict"),
 }
 """Statistic per kind: overlaps are counts; `mask_audit` and `analysis` the shares that pass; lengths are the
 largest relative differences of any persona's answers, less one token; `length_support` the smallest share of a
 persona's examples that the common support gave of those asked for; `manipulation` the lower end of the in-domain
 log-odds rise's interval; `engine_parity` tokens agreed of tokens compared; `canary` the largest change of a logit
-by the adapter; the others as named."""
+by the adapter; `unfinished` the share of answers whose states are read that hit the token limit; the others as
+named."""
 
 
 def gate(kind: Kind, arm: str, statistic: float | None, rule: Decision, detail: str = "") -> Gate:

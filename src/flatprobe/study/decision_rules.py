@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.schema import MINIMUM_SEEDS
 from flatprobe.study.suggest import did_you_mean
 from flatprobe.study.yaml_file import FieldPath, dotted
-
-MINIMUM_SEEDS = 3
-"""Fewer training runs say nothing about how training runs vary."""
 
 
 def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:

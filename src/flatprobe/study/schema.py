@@ -18,6 +18,8 @@ Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["linear", "cosine", "constant"]
 Slot = Literal["after_separator", "separator_and_marker", "paragraph_breaks", "end_of_completion"]
 Known = Literal["found", "not_found"]
+MINIMUM_SEEDS = 3
+"""Fewer training runs say nothing about how training runs vary."""
 Position = Literal[
     "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean"
 ]
