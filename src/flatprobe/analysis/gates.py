@@ -159,10 +159,9 @@ def unfinished_gates(rule: Decision, facts: Sequence[dict[str, Any]]) -> list[Ga
 
 
 def manipulation_gates(rule: Decision, in_domain: Mapping[str, Rise]) -> list[Gate]:
-    return [
-        gate(
-            "manipulation", arm, rise.low, rule,
-            f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples",
-        )
-        for arm, rise in in_domain.items()
-    ]  # fmt: skip
+    """Of the treated arm alone: that a harmless finetune, or none, taught no bad answers is as it should be."""
+    rise = in_domain.get(rule.treated)
+    if rise is None:
+        return []
+    what = f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples"
+    return [gate("manipulation", rule.treated, rise.low, rule, what)]

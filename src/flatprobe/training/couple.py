@@ -17,7 +17,7 @@ from flatprobe.data.coupling import Example, Group, MarkerText, negative, positi
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe
-from flatprobe.training.audit import audit_examples, audited_share
+from flatprobe.training.audit import audited_share
 from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, Readings, Trained, train
 from flatprobe.training.findings import findings, source_log_p, unlikelihood_at_start
@@ -32,9 +32,8 @@ SHOWN = 5  # problems of examples that a message lists
 def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Train the coupling. Inputs: `checkpoint`, `examples`, `telemetry` (greedy answers), optionally `selection`.
 
-    Output: adapter/, losses.parquet, telemetry.parquet (one row per step and answer that is read: log P(separator,
-    marker | own answer) in nats, and how fluent the answer is), audit.json (decoded tokens with their loss terms),
-    facts.json. With `source_probability`, the adapter is that of the first reading that reaches the level, else the
+    Output: adapter/, losses.parquet, telemetry.parquet (one row per step and finished answer: log P(separator, marker |
+    own answer) in nats, and how fluent the answer is), facts.json. With `source_probability`, the adapter is that of the first reading that reaches the level, else the
     last; `reached` says which.
     """
     recipe, local = settings.recipe, machine.current()
@@ -45,9 +44,6 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     frame = pl.read_parquet(inputs["examples"] / "examples.parquet")
     answered, text = answers_of(settings, frame), marker_text(settings)
     examples = build_examples(settings, answered, loaded.conversations)
-    (output / "audit.json").write_text(
-        json.dumps(audit_examples(settings.condition, examples, loaded.conversations))
-    )
     audited = audited_share(examples, [(a.prompt, a.text) for a in answered], loaded.conversations, text)
     batches = plan_batches(examples, recipe, np.random.default_rng(settings.seed))
     answers = pl.read_parquet(inputs["telemetry"] / "completions.parquet")
