@@ -33,8 +33,8 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     """Train the coupling. Inputs: `checkpoint`, `examples`, `telemetry` (greedy answers), optionally `selection`.
 
     Output: adapter/, losses.parquet, telemetry.parquet (one row per step and finished answer: log P(separator, marker |
-    own answer) in nats, and how fluent the answer is), facts.json. With `source_probability`, the adapter is that of the
-    first reading that reaches the level, else the last; `reached` says which.
+    own answer) in nats, and how fluent the answer is), facts.json. With `source_probability`, the adapter is that of
+    the first reading that reaches the level, else the last; `reached` says which.
     """
     recipe, local = settings.recipe, machine.current()
     loaded = load_checkpoint(inputs["checkpoint"], recipe.precision, pick_device(local.device))
