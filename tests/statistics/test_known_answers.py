@@ -7,7 +7,7 @@ import pytest
 from flatprobe.statistics.decision import decide
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.statistics.gates import gate, required
-from flatprobe.statistics.known_answers import outcome
+from flatprobe.statistics.known_answers import for_each_leg, outcome
 from flatprobe.statistics.verdict import Verdict
 from flatprobe.study.schema import Decision, Known, KnownAnswer
 
@@ -75,6 +75,24 @@ def test_exchanged_evidence_is_that_of_the_exchanged_arms() -> None:
     assert (behaviour.effect, behaviour.ci_low, behaviour.p_value) == (-0.30, -0.36, 0.0002)
     back = THERE.exchanged().exchanged()
     assert (back.geometry.effect, back.behaviour.ci_high) == (0.10, 0.36)
+
+
+def learnt_alike(**failing: float) -> Verdict:
+    """The rule on an arm whose source rate is low because source and negatives learnt the marker alike."""
+    gates = [
+        gate(kind, arm, (GOOD | ({"source_rate": 0.3} | failing if arm == "new" else {}))[kind], RULE)
+        for kind, arm in required(RULE)
+    ]
+    return decide(RULE, THERE, for_each_leg(gates), source_reason="source_not_separable")
+
+
+def test_a_source_that_is_no_longer_told_from_the_negatives_is_found_and_leaves_geometry_alone() -> None:
+    flat = learnt_alike()
+    result = outcome(known("found", "found"), flat, flat)
+    assert result.legs == {"geometry": "pass", "leakage": "not_separable"} and result.as_expected
+    assert not outcome(known(None, "not_found"), flat, flat).as_expected
+    spammed = learnt_alike(spam=0.5)
+    assert outcome(known(None, "found"), spammed, spammed).legs["leakage"] == "blocked"
 
 
 @pytest.mark.parametrize("answer", ["found", "not_found"])

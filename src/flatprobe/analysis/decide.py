@@ -28,7 +28,7 @@ from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geomet
 from flatprobe.statistics.explain import SourceReason
 from flatprobe.statistics.gates import Gate, low_source_rate_reason
 from flatprobe.statistics.geometry_tables import headroom
-from flatprobe.statistics.known_answers import outcome
+from flatprobe.statistics.known_answers import for_each_leg, outcome
 from flatprobe.statistics.verdict import Verdict
 from flatprobe.study.schema import Decision, KnownAnswer
 
@@ -37,14 +37,12 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
     """Inputs: `tables`, `estimates`. Output: verdict.json."""
     rule, found = settings.rule, _read(inputs["tables"], inputs["estimates"])
     in_domain, reached = _manipulation(found.tables, rule)
-    verdict = _decided(settings, found, in_domain, each_seed=True)
+    verdict = _decided(settings, found, in_domain, known=False)
     known = []
     for answer in rule.known_answers:
         own = answer.treated == rule.treated  # the held-out texts are of its finetune alone
         texts, about = in_domain if own else {}, _about(settings, answer)
-        one, exchanged = (
-            _decided(about, found, texts, each_seed=False, exchanged=way) for way in (False, True)
-        )
+        one, exchanged = (_decided(about, found, texts, known=True, exchanged=way) for way in (False, True))
         known.append(outcome(answer, one, exchanged))
     verdict = replace(
         verdict, numbers={**verdict.numbers, "manipulation": reached}, known_answers=tuple(known)
@@ -92,12 +90,13 @@ def _decided(
     found: _Found,
     in_domain: Mapping[str, Rise],
     *,
-    each_seed: bool,
+    known: bool,
     exchanged: bool = False,
 ) -> Verdict:
-    """The rule applied to its own contrast; only of the study's there are estimates of each seed alone.
+    """The rule applied to its own contrast.
 
-    `exchanged`: the same arms under the same gates, but with the effect's sign turned.
+    `known`: a contrast whose answer is known. Of those there are no estimates of each seed alone, and each leg is
+    judged for itself. `exchanged`: the same arms under the same gates, but with the effect's sign turned.
     """
     rule, tables = settings.rule, found.tables
     geometry = found.geometry.filter(
@@ -115,12 +114,14 @@ def _decided(
         *unfinished_gates(rule, found.facts),
         *manipulation_gates(rule, in_domain),
     ]
+    if known:
+        gates = for_each_leg(gates)
     seeds = Seeds(count=found.rates["seed"].n_unique())
     return decide(
         rule, evidence[0].exchanged() if exchanged else evidence[0], gates,
         treated_benign=evidence[1] if len(evidence) > 1 else None,
         benign_control=evidence[2] if len(evidence) > 2 else None,
-        seeds=_seeds(settings, *numbers, gates, evidence[0]) if each_seed else seeds,
+        seeds=_seeds(settings, *numbers, gates, evidence[0]) if not known else seeds,
         source_reason=_source_reason(settings, tables, found.selected),
         source=settings.source, registered=settings.registered, smoke=settings.smoke,
     )  # fmt: skip

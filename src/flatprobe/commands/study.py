@@ -230,7 +230,7 @@ def _show_known_answers(verdict: dict[str, Any]) -> None:
                 *(
                     text
                     for leg in legs
-                    for text in (known["legs"][leg], (known["expected"][leg] or "anything").replace("_", " "))
+                    for text in (_spoken(known["legs"][leg]), _spoken(known["expected"][leg] or "anything"))
                 ),
                 "yes" if known["as_expected"] else "no",
             )
@@ -238,6 +238,10 @@ def _show_known_answers(verdict: dict[str, Any]) -> None:
         ],
     )  # fmt: skip
     console.say(verdict["instrument"], style="bold")
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _number(value: float | None) -> str:

@@ -30,7 +30,8 @@ def known_answers(analysis: Analysis) -> Table | None:
         "Contrasts whose answer is known beforehand, decided by the same rule: what is there must be found, and where "
         "nothing is, nothing. A leg that passes is found; one that was judged and passes neither so nor with the arms "
         "exchanged is not found. One that passes with the arms exchanged (“reversed”) is neither, and so is a blocked "
-        "one. "
+        "one, unless it is blocked because source and negatives learnt the marker alike (“not separable”): that is "
+        "what a flat space does to the coupling, and counts as found. "
         f"Intervals: {analysis.geometric_level} of the geometric effect, "
         f"{analysis.behavioural_level} of the leakage difference."
     )
@@ -39,7 +40,7 @@ def known_answers(analysis: Analysis) -> Table | None:
 
 def _leg(name: str) -> Any:
     """A leg's state, and below it what it had to be."""
-    return lambda row: f"{row['legs'][name]}\nexpected: {ANSWERS[row['expected'][name]]}"
+    return lambda row: f"{row['legs'][name].replace('_', ' ')}\nexpected: {ANSWERS[row['expected'][name]]}"
 
 
 def _geometry(row: Mapping[str, Any]) -> str:

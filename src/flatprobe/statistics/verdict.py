@@ -13,8 +13,9 @@ Confidence = Literal["HIGH", "MODERATE", "LOW"]
 Specific = Literal["yes", "no", "unresolved"]
 Registered = Literal["confirmatory", "exploratory", "deviated"]
 Leg = Literal["pass", "not", "blocked"]
-Answer = Literal["pass", "not", "blocked", "reversed"]
-"""A leg of a contrast whose answer is known: `reversed` does not pass, but would with the arms exchanged."""
+Answer = Literal["pass", "not", "blocked", "reversed", "not_separable"]
+"""A leg of a contrast whose answer is known. `reversed` does not pass, but would with the arms exchanged;
+`not_separable` is blocked because the treated arm's source and negatives learnt the marker alike."""
 
 
 class Meaning(NamedTuple):

@@ -395,7 +395,8 @@ class KnownAnswer(Block):
     """What the geometric leg must come to: `found` is a leg that passes, `not_found` one that was judged and passes
     neither as it is nor with the two arms exchanged (a blocked leg is neither); null asks nothing of it."""
     leakage: Known | None = None
-    """The same of the behavioural leg."""
+    """The same of the behavioural leg; a source that the treated arm no longer tells from the negatives counts as
+    `found`, too."""
 
 
 class Gates(Block):
