@@ -59,6 +59,7 @@ def write_planted(folder: Path, *, questions: int = 3, samples: int = 2, finetun
         "leave_one_out": planted_robustness.left_out(),
         "multiplicity": planted_robustness.multiplicity(),
         "massive": planted_robustness.massive(),
+        "relative_leakage": planted_robustness.relative_leakage(),
         **planted_couplings.tables(),
     }
     if finetunes:

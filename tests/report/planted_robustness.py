@@ -101,6 +101,20 @@ def left_out() -> list[dict[str, Any]]:
     return rows
 
 
+def relative_leakage() -> list[dict[str, Any]]:
+    """Three conditions and a contrast; in the third condition the source never shows the marker."""
+    names = (
+        "treated", "control", "bystander_rate", "source_rate", "relative", "ci_low", "ci_high", "n_questions", "note",
+    )  # fmt: skip
+    rows = [
+        ("em_first", None, 0.45, 0.9, 0.5, 0.4, 0.62, 20, None),
+        ("base_first", None, 0.2, 0.8, 0.25, 0.125, 0.375, 20, None),
+        ("benign_first", None, 0.0, 0.0, None, None, None, 20, "the source never shows the marker"),
+        ("em_first", "base_first", None, None, 0.25, 0.125, 0.375, 20, None),
+    ]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def multiplicity() -> pl.DataFrame:
     """The registered estimator at every lambda and the deciding measure at two positions, p adjusted."""
     leak, cosine = EFFECTS["em_first", "base_first"]

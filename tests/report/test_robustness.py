@@ -11,7 +11,7 @@ import pytest
 from planted_robustness import EFFECTS
 from planted_rows import LAMBDAS
 
-from flatprobe.report import numbers, select, tables_robustness, words
+from flatprobe.report import numbers, select, tables_leakage, tables_robustness, words
 from flatprobe.report.analysis import Analysis, read
 from flatprobe.report.figures import leave_one_out, specifications
 from flatprobe.report.tables import Table
@@ -240,3 +240,14 @@ def test_each_seed_stands_beside_all_together_and_beside_seeds_as_random(analysi
 def test_a_study_of_one_seed_has_no_table_of_seeds(analysis: Analysis, page: str) -> None:
     assert tables_robustness.seeds(analysis) is None
     assert "One training seed: nothing here speaks about new training runs." in page
+
+
+def test_leakage_is_shown_relative_to_the_source_too(folder: Path) -> None:
+    table = tables_leakage.relative(read(folder))
+    assert [row[:5] for row in table.rows] == [
+        ("em_first", "45.0 %", "90.0 %", "0.50", "[0.40, 0.62]"),
+        ("base_first", "20.0 %", "80.0 %", "0.25", "[0.12, 0.38]"),
+        ("benign_first", "0.0 %", "0.0 %", "–", "–"),
+        ("em_first − base_first", "–", "–", "+0.25", "[+0.12, +0.38]"),
+    ]
+    assert table.rows[2][5] == "the source never shows the marker"

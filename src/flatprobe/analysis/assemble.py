@@ -22,7 +22,7 @@ COPIED = {
     "estimates": (
         "estimates.json", "cosines.parquet", "geometry.parquet", "massive.parquet", "persona_pairs.parquet",
         "specifications.parquet", "leave_one_out.parquet", "multiplicity.parquet", "dose_response.parquet",
-        "dose_gaps.parquet",
+        "dose_gaps.parquet", "relative_leakage.parquet",
     ),
     "verdict": ("verdict.json",),
 }  # fmt: skip

@@ -22,7 +22,8 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     """Inputs: `tables`, and every condition's states under the entries' roles.
 
     Output: estimates.json and, as Parquet, cosines, geometry, massive, persona_pairs, specifications, leave_one_out,
-    multiplicity, dose_response (a row per coupling and step) and dose_gaps (conditions at equal dose).
+    multiplicity, relative_leakage, dose_response (a row per coupling and step) and dose_gaps (conditions at equal
+    dose).
     """
     cells = pl.read_parquet(inputs["tables"] / "tables" / "cells.parquet")
     selected = float(json.loads((inputs["tables"] / "selection.json").read_text())["selected"])
@@ -36,6 +37,7 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     adjusted += geometry_rows.over_positions(settings, inputs, kinds(inputs, settings.entries))
     estimates_frame(adjusted).write_parquet(output / "multiplicity.parquet")
     leakage_rows.specifications(settings, cells).write_parquet(output / "specifications.parquet")
+    leakage_rows.relative(settings, cells, selected).write_parquet(output / "relative_leakage.parquet")
     _leave_one_out(settings, inputs, cells, selected).write_parquet(output / "leave_one_out.parquet")
     readings = inputs["tables"] / "tables" / "telemetry.parquet"
     if readings.is_file():  # none where every answer that could be read is empty

@@ -13,6 +13,7 @@ from flatprobe.statistics.leakage import leakage_contrast
 from flatprobe.statistics.leave_one_out import leave_one_out
 from flatprobe.statistics.multiplicity import leakage_over_lambdas
 from flatprobe.statistics.paired import pair_cells
+from flatprobe.statistics.relative import relative_leakage
 from flatprobe.statistics.seeds import over_seeds, seed_contrast
 from flatprobe.statistics.specifications import specification_curve
 from flatprobe.study.schema import Decision
@@ -81,6 +82,15 @@ def _contrast(
         cells, *pair, personas, pool=pool, resamples=leg.resamples, seed=settings.seed, level=leg.level,
         contaminated=bool(set(personas) & set(settings.trained)), margin=leg.margin,
         equivalence_margin=settings.rule.kill.leakage,
+    )  # fmt: skip
+
+
+def relative(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -> pl.DataFrame:
+    """Leakage over the source's own rate, of every condition that is compared."""
+    rule = settings.rule
+    return relative_leakage(
+        coupled_at(cells, selected), estimated(rule), settings.source, settings.bystanders,
+        resamples=rule.behaviour.resamples, seed=settings.seed, level=rule.behaviour.level,
     )  # fmt: skip
 
 

@@ -77,6 +77,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "quantity", "treated", "control", "pool", "estimator", "lambda", "layer", "position", "estimate", "ci_low",
         "ci_high", "p_value", "adjusted_p", "family", "note",
     ),
+    "relative_leakage": (
+        "treated", "control", "bystander_rate", "source_rate", "relative", "ci_low", "ci_high", "n_questions", "note",
+    ),
     "dose_response": ("condition", "lambda", "seed", "step", "source_log_p", "leakage_log_p"),
     "dose_gaps": (
         "treated", "control", "seed", "place", "level", "treated_log_p", "control_log_p", "gap", "ci_low", "ci_high",

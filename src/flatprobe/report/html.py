@@ -154,6 +154,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "distances": cards.distances(analysis),
         "rates": tables_leakage.rates(analysis, coupled=True),
         "baseline": tables_leakage.rates(analysis, coupled=False),
+        "relative_leakage": tables_leakage.relative(analysis),
         "false_positives": tables_leakage.false_positives(analysis),
         "other_leakage": tables_leakage.other_leakage(analysis),
         "layers": tables_geometry.layers(analysis),

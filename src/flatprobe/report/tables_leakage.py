@@ -117,6 +117,43 @@ def _adjusted(row: Mapping[str, Any]) -> str:
     return f"{numbers.p_value(row['adjusted_p'])}\n{row['family']}"
 
 
+def relative(analysis: Analysis) -> Table:
+    """How much of what the source has learnt bystanders show, per condition and for every contrast."""
+    columns = [
+        Column("condition or contrast", _compared),
+        Column("bystanders", "bystander_rate", numbers.percent),
+        Column("source", "source_rate", numbers.percent),
+        Column("bystanders / source", _relative, str),
+        Column(f"{analysis.behavioural_level} interval", _relative_interval, str),
+        Column("note", lambda row: row["note"] or ""),
+    ]
+    caption = (
+        "Leakage relative to the source's own rate, at the selected λ. A difference of rates mixes how far the marker "
+        "spreads with how well it was learnt; where personas cannot be told apart this ratio is 1 at any dose. In rows "
+        "about two conditions it is the difference of their ratios. Intervals over questions; it decides nothing."
+    )
+    return build("relative-leakage", caption, columns, analysis.tables["relative_leakage"].to_dicts())
+
+
+def _compared(row: Mapping[str, Any]) -> str:
+    return (
+        str(row["treated"])
+        if row["control"] is None
+        else select.contrast_name(row["treated"], row["control"])
+    )
+
+
+def _relative(row: Mapping[str, Any]) -> str:
+    return numbers.decimal(row["relative"], 2, signed=row["control"] is not None)
+
+
+def _relative_interval(row: Mapping[str, Any]) -> str:
+    signed = row["control"] is not None
+    return numbers.interval(
+        row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 2, signed=signed)
+    )
+
+
 def false_positives(analysis: Analysis) -> Table:
     """How often uncoupled checkpoints give the marker by themselves, with an upper bound, per condition."""
     frame = analysis.tables["rates"].filter(~pl.col("coupled"))
