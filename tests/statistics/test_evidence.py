@@ -62,3 +62,15 @@ def test_evidence_that_is_absent_is_a_defect_and_never_a_number(
         geometric_evidence([], Decision(), NAME, headroom=0.1)
     with pytest.raises(LookupError, match="cell_bootstrap"):
         behavioural_evidence(leakage(published, bystanders), RULE, NAME, "as_written", 0.7, 0.7)
+
+
+def test_geometric_evidence_carries_its_interval_over_bystanders() -> None:
+    rows = geometry(planted_states("em_first", persona=0.6))
+    found = geometric_evidence(rows, RULE, NAME, headroom=None)
+    (own,) = [
+        row for row in rows
+        if (row.quantity, row.estimator, row.layer) == ("contraction", "persona_jackknife_t", None)
+    ]  # fmt: skip
+    assert found.persona_ci_low is not None and found.effect is not None
+    assert (found.persona_ci_low, found.persona_ci_high) == (own.ci_low, own.ci_high)
+    assert found.persona_ci_low < found.effect
