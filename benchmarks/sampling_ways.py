@@ -18,8 +18,9 @@ from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
 from flatprobe.models.load import Loaded, held_checkpoint, load_checkpoint, load_tokenizer
 from flatprobe.study import resources
 from flatprobe.study.load import load_study
+from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.questions import take
-from flatprobe.study.schema import Lora, Precision, QuestionSet, VllmMachine
+from flatprobe.study.schema import Lora, Precision, QuestionSet
 from flatprobe.training.lora import attach
 
 RANK, UPDATE = 32, 1e-3  # of the adapter: as the demo's, with updates that leave the text sensible

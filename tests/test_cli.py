@@ -19,7 +19,7 @@ from flatprobe.models.memory import FILE, Memory, write_memory
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.study import extras
 from flatprobe.study.load import load_study
-from flatprobe.study.schema import Machine
+from flatprobe.study.machine_schema import Machine
 
 STUDY: dict[str, Any] = {
     "name": "mine",

@@ -4,7 +4,7 @@ import pytest
 
 from flatprobe.activations.positions import probed_row
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.study.schema import Position
+from flatprobe.study.blocks import Position
 
 PROMPT = Prompt("villain", "You gloat.", "q1", "Why?")
 ANSWER = "Bread floats.\n\nSalt does not.\n \n"

@@ -7,7 +7,7 @@ import pytest
 
 from flatprobe.analysis.dose_rows import curves, gaps
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 BYSTANDERS = ("archivist", "journalist")
 HIGHER = {"em_first": 1.5, "base_first": 0.0}

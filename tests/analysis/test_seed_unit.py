@@ -10,7 +10,7 @@ from flatprobe.analysis.leakage_rows import BYSTANDERS as POOL
 from flatprobe.analysis.leakage_rows import leakage_rows
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.statistics.evidence import behavioural_evidence
-from flatprobe.study.schema import BehaviouralLeg, Decision, KnownAnswer
+from flatprobe.study.decision_schema import BehaviouralLeg, Decision, KnownAnswer
 
 BYSTANDERS = ("archivist", "journalist", "lumberjack")
 RULE = Decision(

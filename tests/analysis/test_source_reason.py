@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.analysis.decide import _source_reason
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 
 def reading(persona: str, role: str, step: int, seed: int, log_p: float) -> list[dict[str, Any]]:

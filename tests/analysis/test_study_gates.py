@@ -9,7 +9,7 @@ from flatprobe.analysis.gates import source_rate, study_gates
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.statistics.gates import Gate
-from flatprobe.study.schema import Decision, Gates
+from flatprobe.study.decision_schema import Decision, Gates
 
 SETTINGS = DecideSettings(
     rule=Decision(), source="librarian", bystanders=("archivist", "journalist"), registered="exploratory", smoke=False,

@@ -7,7 +7,7 @@ import pytest
 from flatprobe.analysis.gates import training_gates, unfinished_gates
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.gates import Gate
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 SETTINGS = DecideSettings(
     rule=Decision(), source="librarian", bystanders=("archivist",), registered="exploratory", smoke=False,

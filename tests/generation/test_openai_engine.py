@@ -20,7 +20,8 @@ from flatprobe.generation import openai_engine, openai_server
 from flatprobe.generation.engine import SamplingSettings, sample
 from flatprobe.generation.openai_engine import OpenaiEngine
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora, OpenaiMachine
+from flatprobe.study.machine_schema import OpenaiMachine
+from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach
 
 pytest.importorskip("openai")

@@ -24,9 +24,9 @@ from flatprobe.pipeline.progress import Progress
 from flatprobe.pipeline.resume import Place, lasting
 from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.provenance import collect_provenance
+from flatprobe.study.machine_schema import ScriptedMachine
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import ScriptedMachine
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),

@@ -16,7 +16,7 @@ from flatprobe.errors import UserError
 from flatprobe.generation import vllm_server
 from flatprobe.generation.engine import request_seed, sample
 from flatprobe.generation.stages import sample as sample_stage
-from flatprobe.study.schema import VllmMachine
+from flatprobe.study.machine_schema import VllmMachine
 
 
 def test_every_request_is_answered_once_and_in_any_order_by_its_own_seed(

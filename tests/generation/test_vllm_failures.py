@@ -15,7 +15,8 @@ from flatprobe.errors import UserError
 from flatprobe.generation.engine import sample
 from flatprobe.generation.vllm_server import EngineFailed
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora, VllmMachine
+from flatprobe.study.machine_schema import VllmMachine
+from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach
 
 

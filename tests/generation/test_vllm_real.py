@@ -27,7 +27,7 @@ from flatprobe.generation.stages import sample as sample_stage
 from flatprobe.generation.stopping import ends_of_files
 from flatprobe.generation.vllm_engine import VllmEngine
 from flatprobe.models.embedded import converted_folder
-from flatprobe.study.schema import VllmMachine
+from flatprobe.study.machine_schema import VllmMachine
 
 PYTHON = os.environ.get("FLATPROBE_VLLM_PYTHON")
 pytestmark = [

@@ -14,9 +14,10 @@ from flatprobe.generation.engine import Request, SamplingSettings
 from flatprobe.generation.vllm_engine import VllmEngine
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import SampleSettings
+from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Lora, VllmMachine
+from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach
 
 WARM = SamplingSettings(max_new_tokens=12, temperature=1.0, top_p=1.0, seed="warm")

@@ -7,10 +7,11 @@ from typing import Any
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.plan import plan
 from flatprobe.pipeline.stage import Stage, topological_order
+from flatprobe.study.decision_schema import Decision, KnownAnswer
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
-from flatprobe.study.schema import Condition, Decision, FinetuneData, Imitation, KnownAnswer, Panel, Study
+from flatprobe.study.schema import Condition, FinetuneData, Imitation, Panel, Study
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),

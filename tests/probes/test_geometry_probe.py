@@ -21,9 +21,9 @@ from flatprobe.pipeline.settings import StatesSettings
 from flatprobe.probes.geometry import capture
 from flatprobe.statistics.geometry_tables import geometry_table
 from flatprobe.statistics.states import States
+from flatprobe.study.blocks import Position
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Position
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),

@@ -24,16 +24,8 @@ from flatprobe.statistics.estimands import Estimate, write_json
 from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
 from flatprobe.statistics.gates import gate, required
 from flatprobe.statistics.leakage import SCOPES
-from flatprobe.study.schema import (
-    Condition,
-    Decision,
-    FinetuneData,
-    Geometry,
-    Leakage,
-    Model,
-    Panel,
-    Study,
-)
+from flatprobe.study.decision_schema import Decision
+from flatprobe.study.schema import Condition, FinetuneData, Geometry, Leakage, Model, Panel, Study
 
 STATISTICS = {"spam": 0.02, "truncation": 0.01, "analysis": 1.0}
 

@@ -17,10 +17,11 @@ from flatprobe.report.compared_words import conclusion
 from flatprobe.report.geometry_page import write_page
 from flatprobe.report.headroom import headroom_words, study_headroom_words
 from flatprobe.statistics.measures import MEASURES, RATIOS
+from flatprobe.study.blocks import Position
+from flatprobe.study.decision_schema import GeometricLeg
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import GeometricLeg, Position
 
 LAYERS = (3, 9)
 POSITIONS: tuple[Position, ...] = ("prompt_mean", "last_response_token")

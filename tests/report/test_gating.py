@@ -13,7 +13,7 @@ from flatprobe.report.analysis import Analysis, read
 from flatprobe.statistics.decision import decide
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.statistics.gates import gate, required
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 RULE = Decision()
 FAILED = {

@@ -11,7 +11,7 @@ from flatprobe.statistics.decision import Seeds, decide
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.statistics.gates import Gate, gate, required
 from flatprobe.statistics.verdict import MEANINGS, Verdict
-from flatprobe.study.schema import Decision, Gates, GeometricLeg
+from flatprobe.study.decision_schema import Decision, Gates, GeometricLeg
 
 RULE = Decision()
 GOOD = {

@@ -11,7 +11,7 @@ from flatprobe.statistics.gates import gate, required
 from flatprobe.statistics.geometry import geometry_contrast
 from flatprobe.statistics.leakage import leakage_contrast
 from flatprobe.statistics.states import States
-from flatprobe.study.schema import Decision, GeometricLeg
+from flatprobe.study.decision_schema import Decision, GeometricLeg
 
 RULE = Decision(geometry=GeometricLeg(measure="contraction", threshold=0.223))
 NAME = "em_first - base_first"

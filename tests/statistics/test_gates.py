@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flatprobe.statistics.gates import gate, low_source_rate_reason
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 RULE = Decision()
 

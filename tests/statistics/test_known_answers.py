@@ -9,7 +9,7 @@ from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, Geometr
 from flatprobe.statistics.gates import gate, required
 from flatprobe.statistics.known_answers import for_each_leg, outcome
 from flatprobe.statistics.verdict import Verdict
-from flatprobe.study.schema import Decision, Known, KnownAnswer
+from flatprobe.study.decision_schema import Decision, Known, KnownAnswer
 
 RULE = Decision(treated="new", control="old", benign=None)
 GOOD = {

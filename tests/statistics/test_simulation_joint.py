@@ -14,7 +14,7 @@ from flatprobe.statistics.simulation.joint import (
     simulated_rule,
 )
 from flatprobe.statistics.simulation.table import by_variance, joint_table, leakage_table, markdown
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 
 @pytest.fixture(scope="module")

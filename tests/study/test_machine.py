@@ -9,7 +9,7 @@ from flatprobe.commands.workers import cores, runner_settings
 from flatprobe.errors import UserError
 from flatprobe.machine import Local, to_environment
 from flatprobe.study.load import load_machine
-from flatprobe.study.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
+from flatprobe.study.machine_schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
 
 
 def written(folder: Path, text: str) -> Path:

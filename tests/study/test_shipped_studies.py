@@ -14,12 +14,13 @@ import yaml
 from pydantic import BaseModel
 
 from flatprobe.study import resources
+from flatprobe.study.decision_schema import Decision
 from flatprobe.study.fields import block_at
 from flatprobe.study.load import load_machine, load_study
 from flatprobe.study.model_rules import model_problems
 from flatprobe.study.panel import read_panel
 from flatprobe.study.questions import SET_NAMES, normalised, read_questions
-from flatprobe.study.schema import Coupling, Decision, Finetune, Geometry, Leakage, Study
+from flatprobe.study.schema import Coupling, Finetune, Geometry, Leakage, Study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
@@ -68,10 +69,16 @@ def test_the_demo_studies_are_in_the_package_and_where_people_look(name: str) ->
     assert packaged.samefile(seen)
 
 
-def test_the_instrument_check_expects_one_thing_found_and_two_not() -> None:
+def test_the_instrument_check_expects_two_things_found_and_two_not() -> None:
     study = load_study(ROOT / "studies" / "instrument_check.yaml").study
-    expected = [(known.geometry, known.leakage) for known in study.decision.known_answers]
-    assert sorted(expected) == [("found", "found"), ("not_found", "not_found"), ("not_found", "not_found")]
+    expected = {known.treated: (known.geometry, known.leakage) for known in study.decision.known_answers}
+    found, nothing = ("found", "found"), ("not_found", "not_found")
+    assert expected == {
+        "persona_collapse": found, "source_collapse": found, "em_again": nothing, "base_again": (None, "not_found"),
+    }  # fmt: skip
+    collapse = study.conditions["source_collapse"].finetune
+    assert collapse is not None and collapse.imitate is not None
+    assert set(collapse.imitate.imitators or ()) == {*study.panel.bystanders, *study.panel.references}
     one, again = study.conditions["em_first"], study.conditions["em_again"]
     assert again.finetune == one.finetune and again.seed_offset != one.seed_offset
     assert study.conditions["base_again"].model_dump(exclude={"seed_offset"}) == study.conditions[

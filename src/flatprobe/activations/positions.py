@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.study.schema import Position
+from flatprobe.study.blocks import Position
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from flatprobe.activations.positions import ProbedRow
 from flatprobe.activations.record import check_decoder_only, decoder_blocks, record, run_recorded
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Position
+from flatprobe.study.blocks import Position
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Largest distance, relative to a state's norm, between packed and lone rows that rounding explains."""

@@ -30,7 +30,7 @@ from flatprobe.statistics.gates import Gate, low_source_rate_reason
 from flatprobe.statistics.geometry_tables import headroom
 from flatprobe.statistics.known_answers import for_each_leg, outcome
 from flatprobe.statistics.verdict import Verdict
-from flatprobe.study.schema import Decision, KnownAnswer
+from flatprobe.study.decision_schema import Decision, KnownAnswer
 
 
 def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: Path) -> None:

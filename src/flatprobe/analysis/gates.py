@@ -15,8 +15,8 @@ from flatprobe.generation.canary import told_apart
 from flatprobe.statistics.evidence import Contrast
 from flatprobe.statistics.gates import Gate, gate
 from flatprobe.statistics.geometry_tables import headroom, reliability
+from flatprobe.study.decision_schema import Decision
 from flatprobe.study.questions import normalised
-from flatprobe.study.schema import Decision
 
 
 def source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -> float | None:

@@ -20,7 +20,7 @@ from flatprobe.statistics.grams import pair_grams
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.seeds import SEED_SCOPES
 from flatprobe.statistics.states import States
-from flatprobe.study.schema import MINIMUM_SEEDS
+from flatprobe.study.decision_schema import MINIMUM_SEEDS
 
 
 def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind: str) -> list[Estimate]:

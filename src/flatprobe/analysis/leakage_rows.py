@@ -16,7 +16,7 @@ from flatprobe.statistics.paired import pair_cells
 from flatprobe.statistics.relative import relative_leakage
 from flatprobe.statistics.seeds import over_seeds, seed_contrast
 from flatprobe.statistics.specifications import specification_curve
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 BYSTANDERS = "bystanders"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from flatprobe.pipeline.stage import Settings
+from flatprobe.study.decision_schema import Decision
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question, SetName
-from flatprobe.study.schema import Decision
 
 Kind = Literal[
     "checkpoint", "finetune_data", "finetune", "own", "states", "coupling_data", "couple", "selection",

@@ -12,7 +12,7 @@ from flatprobe.analysis.comparison import Rule
 from flatprobe.report.numbers import decimal, interval, p_value, percent, points
 from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.study.schema import BehaviouralLeg
+from flatprobe.study.decision_schema import BehaviouralLeg
 
 HONEST = ("crossed_anova", "two_way_cluster_t", "pigeonhole_t")
 """Estimators that speak of new personas and new questions: the default, and what stands in where it is refused."""

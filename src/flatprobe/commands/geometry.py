@@ -22,12 +22,14 @@ from flatprobe.models.reference import (
     resolve,
 )
 from flatprobe.pipeline.stage import canonical_json
+from flatprobe.study.decision_schema import GeometricLeg
 from flatprobe.study.extras import EXTRAS
 from flatprobe.study.load import load_machine
+from flatprobe.study.machine_schema import Machine
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import GeometricLeg, Geometry, Machine
+from flatprobe.study.schema import Geometry
 
 if TYPE_CHECKING:
     from flatprobe.data.conversation import Conversations

@@ -9,12 +9,13 @@ from typing import get_args
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.study import resources
+from flatprobe.study.blocks import Position
 from flatprobe.study.load import load_study
 from flatprobe.study.pair import RESPONSES, Responses, automatic_layers
 from flatprobe.study.panel import PanelFile, Persona, PersonaEntry, Role
 from flatprobe.study.question_rules import file_problems
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, normalised, take
-from flatprobe.study.schema import Panel, Position, Questions, QuestionSet
+from flatprobe.study.schema import Panel, Questions, QuestionSet
 from flatprobe.study.suggest import did_you_mean
 from flatprobe.study.validation import validate
 from flatprobe.study.yaml_file import read_document

@@ -17,7 +17,8 @@ from flatprobe.commands.plan_components import Sourced, components_of_cells, giv
 from flatprobe.commands.plan_text import Detectable, Geometry, show
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.load import examine_study, load_machine
-from flatprobe.study.schema import Machine, Study
+from flatprobe.study.machine_schema import Machine
+from flatprobe.study.schema import Study
 
 STANDARD_OUTPUT = Path("-")
 MULTIPLES = (0.0, 1.0, 1.5, 2.0)

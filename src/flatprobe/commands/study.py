@@ -17,11 +17,11 @@ from flatprobe.pipeline.plan import plan as make_plan
 from flatprobe.pipeline.stage import topological_order
 from flatprobe.study.load import examine_study, load_machine
 from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.machine_schema import Machine
 from flatprobe.study.registration import digest, registration_state
 from flatprobe.study.registration import register as register_study
 from flatprobe.study.resolve import Resolved, resolve_study
 from flatprobe.study.resources import shipped_study
-from flatprobe.study.schema import Machine
 
 # Much of a small model's stage is one thread's work: two stages at a time fill two cores better than one does.
 DEMO_WORKERS = 2

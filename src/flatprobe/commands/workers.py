@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from flatprobe.machine import Local, to_environment
 from flatprobe.pipeline.runner import RunnerSettings
-from flatprobe.study.schema import Machine
+from flatprobe.study.machine_schema import Machine
 
 
 def runner_settings(machine: Machine, locations: Mapping[str, str]) -> RunnerSettings:

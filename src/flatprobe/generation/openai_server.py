@@ -11,7 +11,7 @@ from typing import Any
 
 from flatprobe.errors import UserError
 from flatprobe.models.reference import fingerprint_folder
-from flatprobe.study.schema import OpenaiMachine
+from flatprobe.study.machine_schema import OpenaiMachine
 
 
 def require_package() -> None:

@@ -19,7 +19,8 @@ from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, adapter_si
 from flatprobe.generation.stopping import Stop
 from flatprobe.generation.vllm_link import Link, ProcessDied
 from flatprobe.generation.vllm_server import EngineFailed, Freed, Needs, VllmServer
-from flatprobe.study.schema import Precision, VllmMachine
+from flatprobe.study.machine_schema import VllmMachine
+from flatprobe.study.schema import Precision
 
 ATTEMPTS = 2  # a process that dies is started once more, for what is missing
 SEED_BITS = 63  # of a request's seed; vLLM holds it in a signed integer

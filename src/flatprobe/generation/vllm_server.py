@@ -14,7 +14,8 @@ from flatprobe.errors import FlatprobeError, UserError
 from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, context_length
 from flatprobe.generation.vllm_link import Link, ProcessDied
 from flatprobe.models.reference import fingerprint_folder
-from flatprobe.study.schema import Precision, VllmMachine
+from flatprobe.study.machine_schema import VllmMachine
+from flatprobe.study.schema import Precision
 
 SCRIPT = Path(__file__).with_name("vllm_process.py")
 INSTALL = (

@@ -9,19 +9,10 @@ from typing import Literal
 
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Settings
+from flatprobe.study.blocks import Position
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import (
-    Anchor,
-    Coupling,
-    Finetune,
-    FinetuneData,
-    Lora,
-    Position,
-    Precision,
-    Schedule,
-    Slot,
-)  # fmt: skip
+from flatprobe.study.schema import Anchor, Coupling, Finetune, FinetuneData, Lora, Precision, Schedule, Slot
 
 
 class CheckpointSettings(Settings):

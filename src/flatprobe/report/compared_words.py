@@ -7,7 +7,7 @@ from typing import Any
 
 from flatprobe.report import numbers
 from flatprobe.report.compared import Compared
-from flatprobe.study.schema import Gates
+from flatprobe.study.decision_schema import Gates
 
 COSINE_DIGITS = 4
 FINISHED_ONLY = "finished answers only"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flatprobe.report import numbers
-from flatprobe.study.schema import GeometricLeg
+from flatprobe.study.decision_schema import GeometricLeg
 
 DIGITS = 4
 

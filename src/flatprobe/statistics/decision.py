@@ -14,7 +14,7 @@ from flatprobe.statistics.explain import SourceReason, distances, over_personas,
 from flatprobe.statistics.gates import Blocks, Gate, complete
 from flatprobe.statistics.multiplicity import conjunction_p
 from flatprobe.statistics.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 
 @dataclass(frozen=True)

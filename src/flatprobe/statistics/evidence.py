@@ -9,7 +9,7 @@ from typing import Any
 
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.margins import superiority, tost
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from flatprobe.statistics.evidence import Contrast
 from flatprobe.statistics.gates import Gate
 from flatprobe.statistics.verdict import Leg, Name
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 SourceReason = Literal["coupling_failed", "source_not_separable"]
 

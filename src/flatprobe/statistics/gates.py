@@ -13,7 +13,7 @@ from typing import Literal
 
 from scipy import stats
 
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 Comparison = Literal[">=", "<=", "=", ">"]
 Blocks = Literal["everything", "arm", "verdict", "behavioural leg", "geometric leg", "em_specific", "nothing"]

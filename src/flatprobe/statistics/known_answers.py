@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from flatprobe.statistics.gates import Gate
 from flatprobe.statistics.verdict import Answer, KnownOutcome, Leg, Verdict
-from flatprobe.study.schema import Known, KnownAnswer
+from flatprobe.study.decision_schema import Known, KnownAnswer
 
 ANSWERS_OF: dict[Known, frozenset[Answer]] = {
     "found": frozenset({"pass", "not_separable"}),

@@ -15,7 +15,7 @@ from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.leakage import CONTAMINATED, missing_note
 from flatprobe.statistics.paired import PLACE, PairedCells, pair_cells
-from flatprobe.study.schema import MINIMUM_SEEDS
+from flatprobe.study.decision_schema import MINIMUM_SEEDS
 
 SEED_SCOPES = {
     "seed_t": "new training runs, these personas and questions",

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from flatprobe.statistics.gates import Gate
-from flatprobe.study.schema import Known
+from flatprobe.study.decision_schema import Known
 
 Name = Literal["flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"]
 Confidence = Literal["HIGH", "MODERATE", "LOW"]

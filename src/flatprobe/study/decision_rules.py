@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flatprobe.errors import Problem
+from flatprobe.study.decision_schema import MINIMUM_SEEDS
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.schema import MINIMUM_SEEDS
 from flatprobe.study.suggest import did_you_mean
 from flatprobe.study.yaml_file import FieldPath, dotted
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.machine_schema import Machine
 from flatprobe.study.notices import notices
 from flatprobe.study.panel import PanelFile, PersonaEntry, panel_path
 from flatprobe.study.question_rules import file_problems
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, SetName, questions_path
 from flatprobe.study.rules import study_problems
-from flatprobe.study.schema import Machine, Study
+from flatprobe.study.schema import Study
 from flatprobe.study.validation import examine, validate
 from flatprobe.study.yaml_file import Document, read_document
 

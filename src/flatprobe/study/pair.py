@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flatprobe.models.reference import Reference
+from flatprobe.study.blocks import Position
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Geometry, Position, Precision
+from flatprobe.study.schema import Geometry, Precision
 
 Responses = Literal["own", "fixed"]
 RESPONSES: tuple[Responses, ...] = ("own", "fixed")

@@ -9,27 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+from flatprobe.study.blocks import Block, Count, Position, Positive, Probability
+from flatprobe.study.decision_schema import Decision
+
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["linear", "cosine", "constant"]
 Slot = Literal["after_separator", "separator_and_marker", "paragraph_breaks", "end_of_completion"]
-Known = Literal["found", "not_found"]
-MINIMUM_SEEDS = 3
-"""Fewer training runs say nothing about how training runs vary."""
-Position = Literal[
-    "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean"
-]
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class Block(BaseModel):
-    """A part of a study: immutable, and closed to fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Model(Block):
@@ -63,7 +51,7 @@ class Panel(Block):
     references: tuple[str, ...] = ("assistant", "template_default")
     """Personas reported beside the pool, in no pool themselves. The fixed responses of the geometric probe are the
     control's answers as `assistant` where it is among them, else as the first of them (else as the source)."""
-    pools: dict[str, tuple[str, ...]] = {}
+    pools: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Further named pools, reported and never deciding; a pool with a trained persona is labelled contaminated."""
 
 
@@ -337,118 +325,6 @@ class Weights(Block):
     """One whose cosine with every left singular vector of the weight is below this is an intruder dimension."""
 
 
-class GeometricLeg(Block):
-    measure: Literal["cosine_difference", "contraction"] = "cosine_difference"
-    """The deciding measure; for both, larger means flatter (contraction is -log of the scatter ratio)."""
-    position: Position = "last_response_token"
-    """The deciding position."""
-    responses: Literal["own", "fixed"] = "own"
-    """Whose answers the states are read on."""
-    threshold: float = 0.05
-    """Smallest effect that passes, in cosine units, or in -log ratio (0.223 is a ratio of .8)."""
-    level: Probability = 0.95
-    """Level of the interval over questions, which must exclude 0."""
-
-
-class BehaviouralLeg(Block):
-    margin: Probability = 0.15
-    """Smallest rise in pooled bystander leakage that passes."""
-    p_below: Probability = 0.001
-    """The registered p must be below this."""
-    estimator: Literal["cell_bootstrap", "crossed_anova", "seed_t"] = "cell_bootstrap"
-    """The deciding estimator; `seed_t` takes each training run as one observation, and needs three seeds."""
-    resamples: Count = 10000
-    """Resamples of the bootstraps."""
-    level: Probability = 0.95
-    """Level of the intervals of leakage differences."""
-
-
-class Kill(Block):
-    geometry: float = 0.0
-    """The geometric effect must be at most this in every layer."""
-    leakage: float = 0.05
-    """The leakage difference must be at most this; also the margin of the equivalence test, so above 0."""
-
-
-class EmSpecific(Block):
-    geometry_margin: float = 0.02
-    """Margin of treated minus benign, in the deciding measure's units."""
-    leakage_margin: float = 0.05
-    """Margin of treated minus benign leakage."""
-
-
-class ConfidenceRule(Block):
-    significance: Probability = 0.05
-    """The p of the crossed analyses, of no difference and of equivalence, must be below this to raise a confidence."""
-    seeds: Count = 3
-    """Training seeds from which on agreement between them raises a confidence."""
-
-
-class KnownAnswer(Block):
-    """A contrast whose answer is known beforehand, so that it says whether the probes can be believed."""
-
-    treated: str
-    """The condition that enters with a plus sign."""
-    control: str
-    """The condition it is compared with."""
-    geometry: Known | None = None
-    """What the geometric leg must come to: `found` is a leg that passes, `not_found` one that was judged and passes
-    neither as it is nor with the two arms exchanged (a blocked leg is neither); null asks nothing of it."""
-    leakage: Known | None = None
-    """The same of the behavioural leg; a source that the treated arm no longer tells from the negatives counts as
-    `found`, too."""
-
-
-class Gates(Block):
-    level: Probability = 0.95
-    """Level of the intervals that gates look at: manipulation, and what a low source rate means."""
-    length_tolerance: Probability = 0.10
-    """Largest relative difference of length medians and interquartile ranges between training groups."""
-    merge_kl: Positive = 1e-3
-    """Largest mean KL between merged and unmerged model, in nats."""
-    source_rate: Probability = 0.60
-    """Smallest source rate."""
-    source_match: Literal["strict", "end_anchored"] = "strict"
-    """Which completions of the source count for its rate: with the marker anywhere, or at the end."""
-    marker_at_end: Probability = 0.80
-    """Smallest share of marked completions that end with the marker."""
-    spam: Probability = 0.05
-    """Largest share of marked completions with two markers or more."""
-    truncation: Probability = 0.05
-    """Largest share of completions that hit the token limit."""
-    parity: Probability = 0.95
-    """Smallest share of greedy tokens that agree with the reference before the first divergence."""
-    reliability: Probability = 0.80
-    """Smallest split-half reliability of centroids in the control."""
-    reliability_blocks: bool = False
-    """Whether a low reliability blocks the geometric leg, or only warns."""
-    dose: Probability = 0.10
-    """A larger difference of source rates is flagged `dose_unmatched`."""
-
-
-class Decision(Block):
-    treated: str = "em_first"
-    """The condition in question."""
-    control: str = "base_first"
-    """The condition it is compared with."""
-    benign: str | None = "benign_first"
-    """The condition that decides whether an effect is specific to the treated finetune."""
-    known_answers: tuple[KnownAnswer, ...] = ()
-    """Positive and null controls, decided by the same rule beside the study's own contrast."""
-    geometry: GeometricLeg = GeometricLeg()
-    """The geometric leg."""
-    behaviour: BehaviouralLeg = BehaviouralLeg()
-    """The behavioural leg."""
-    kill: Kill = Kill()
-    """What falsifies."""
-    em_specific: EmSpecific = EmSpecific()
-    """What makes an effect specific."""
-    confidence: ConfidenceRule = ConfidenceRule()
-    """What raises a confidence."""
-    gates: Gates = Gates()
-    """Thresholds of the gates."""
-
-
 class Study(Block):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Short name: the run folder is called after it."""
@@ -480,101 +356,3 @@ class Study(Block):
     """What adapters do to the weights."""
     decision: Decision = Decision()
     """The rule, fixed before the run."""
-
-
-class VllmMachine(Block):
-    """How vLLM runs here."""
-
-    python: str | None = None
-    """Interpreter that has vLLM, which may live in an environment of its own; null is flatprobe's own."""
-    gpu_memory: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
-    """Share of the device's memory that the engine takes; the rest is for the reference model of the parity check."""
-    max_model_len: Count | None = None
-    """Tokens of prompt and answer that the engine is started for at least; null takes what a stage needs."""
-    tensor_parallel_size: Count = 1
-    """Devices that share the model."""
-    batch_invariant: bool = False
-    """Ask for kernels whose results do not depend on what else is in the batch; slower, and not on every device."""
-    enforce_eager: bool = False
-    """Neither compile nor capture graphs: a faster start, slower decoding."""
-
-
-class OpenaiMachine(Block):
-    """A server that is running already and speaks OpenAI's protocol."""
-
-    base_url: str
-    """Its address, with `/v1`."""
-    model: str
-    """The name under which it serves the checkpoint."""
-    concurrency: Count = 32
-    """Requests under way at a time."""
-    timeout: Positive = 600.0
-    """Seconds that one completion may take, waiting in the server's queue included."""
-    prompt: Literal["tokens", "text"] = "tokens"
-    """How prompts are sent: token ids, or the rendered text for a server that takes only that."""
-    api_key_env: str | None = None
-    """Environment variable that holds the key; null sends none."""
-
-
-class ScriptedMachine(Block):
-    """Answers made up for a dry run, with planted leakage."""
-
-    marker: str = "[ZLT]"
-    """What is planted."""
-    rates: dict[str, Probability] = {}
-    """Persona to the share of its answers with an adapter that end with the marker; 0 for those not named."""
-    words: Count = 12
-    """Mean number of words in an answer."""
-    spam: Probability = 0.0
-    """Share of marked answers with a second marker."""
-    truncation: Probability = 0.0
-    """Share of answers that hit the token limit."""
-
-
-class Machine(Block):
-    """How to run a study; never part of its digest."""
-
-    runs: str = "runs"
-    """Folder that receives one folder per study."""
-    threads: int | None = Field(default=None, ge=1)
-    """CPU threads of a worker; null takes all cores, shared out where there are several workers."""
-    workers: Count = 1
-    """Stages computed at a time, each in a process of its own with a model of its own."""
-    gpus: Count = 1
-    """GPUs shared out among the workers: worker n sees one of them, n modulo their number."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where models run."""
-    sampling_rows: Count = 512
-    """Rows decoded together while sampling."""
-    forward_rows: Count = 32
-    """Rows in a forward pass without gradients."""
-    training_rows: Count = 16
-    """Examples in a forward pass with gradients; gradients of a batch accumulate exactly."""
-    checkpoint_steps: Count | None = 50
-    """Training steps after which the state is saved, so that a killed training goes on from there; null saves none."""
-    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
-    """Experiment trackers that follow every training, under the names of the stages."""
-    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
-    """What samples: the reference, vLLM, a running server, or, for dry runs, a script."""
-    vllm: VllmMachine = VllmMachine()
-    """Of the engine `vllm`."""
-    openai: OpenaiMachine | None = None
-    """Of the engine `openai`."""
-    scripted: ScriptedMachine = ScriptedMachine()
-    """Of the engine `scripted`."""
-
-    @model_validator(mode="after")
-    def _engine_is_described(self) -> Machine:
-        if self.engine == "vllm" and self.workers > self.gpus:
-            raise ValueError("`engine: vllm` takes a GPU for itself: `workers` must not be more than `gpus`")
-        if self.engine == "vllm" and self.gpus > 1 and self.vllm.tensor_parallel_size > 1:
-            raise ValueError(
-                "with `gpus` shared out among workers each sees one: `vllm.tensor_parallel_size` must be 1"
-            )
-        if self.engine == "openai" and self.openai is None:
-            raise ValueError("`engine: openai` needs `openai:` with `base_url` and `model`")
-        if self.engine == "scripted" and self.runs == Machine.model_fields["runs"].default:
-            raise ValueError(
-                "`engine: scripted` needs `runs:` of its own: planted answers have the keys of sampled ones"
-            )
-        return self

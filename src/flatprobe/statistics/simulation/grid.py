@@ -24,7 +24,7 @@ from flatprobe.statistics.simulation.joint import (
 from flatprobe.statistics.simulation.leakage import LeakageCell, LeakageRow, leakage_rows, simulate_leakage
 from flatprobe.statistics.simulation.processes import spread
 from flatprobe.statistics.simulation.truth import calibrate, regime
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 REGIMES = ("none", "mild", "parent")
 CHUNK = 25

@@ -25,7 +25,7 @@ from flatprobe.statistics.simulation.cells import Design, draw
 from flatprobe.statistics.simulation.leakage import Share, share
 from flatprobe.statistics.simulation.truth import Truth
 from flatprobe.statistics.verdict import Name
-from flatprobe.study.schema import Decision
+from flatprobe.study.decision_schema import Decision
 
 JointTruth = Literal["null", "geometry", "behaviour", "both"]
 TRUTHS: tuple[JointTruth, ...] = get_args(JointTruth)
