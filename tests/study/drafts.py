@@ -48,6 +48,7 @@ finetune:
   max_length: 768
 manipulation: embedded:out_of_domain_advice
 coupling:
+  lora: {rank_stabilised: true, modules: [gate_proj, up_proj, down_proj]}
   learning_rate: 3e-4
   batch: 8
   positives_per_batch: 4

@@ -106,3 +106,11 @@ def test_training_runs_as_the_unit_need_three(draft: Draft) -> None:
         draft.change("seeds: [42, 43]", "seeds: [42, 43, 44]").load().study.decision.behaviour.estimator
         == "seed_t"
     )
+
+
+def test_a_coupling_that_can_read_the_prompt_anew_is_noted(draft: Draft) -> None:
+    (notice,) = (
+        draft.change("modules: [gate_proj, up_proj", "modules: [q_proj, v_proj, up_proj").load().notices
+    )
+    assert "coupling.lora adapts attention (q_proj, v_proj)" in notice
+    assert "weak evidence" in notice

@@ -80,8 +80,8 @@ def test_a_study_that_fits_the_model_has_no_problems(draft: Draft, folder: Path)
             "finetune.lora.first_layer",
         ),
         (
-            "  batch: 8",
-            "  lora: {rank_stabilised: true, first_layer: 6}\n  batch: 8",
+            "{rank_stabilised: true, modules",
+            "{rank_stabilised: true, first_layer: 6, modules",
             "coupling.lora.first_layer",
         ),
     ],

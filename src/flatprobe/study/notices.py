@@ -9,6 +9,7 @@ from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.yaml_file import FieldPath
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SLOW_RATE, SLOW_EPOCHS = 1e-5, 5.0  # of a coupling with about 200 positives
 
 
@@ -19,6 +20,7 @@ def notices(loaded: LoadedStudy) -> Iterator[str]:
     yield from _pools(loaded)
     yield from _unpinned(loaded)
     yield from _slow_coupling(loaded)
+    yield from _reads_the_prompt(loaded)
     yield from _treated(loaded)
 
 
@@ -76,6 +78,17 @@ def _slow_coupling(loaded: LoadedStudy) -> Iterator[str]:
             f"{loaded.place('coupling', 'learning_rate')}  coupling.learning_rate = {coupling.learning_rate:g} for "
             f"{coupling.epochs:g} epochs: at 5e-6, five epochs reached only 28–41 % on the source in an earlier sweep; "
             f"the gate asks for {100 * loaded.study.decision.gates.source_rate:g} %"
+        )
+
+
+def _reads_the_prompt(loaded: LoadedStudy) -> Iterator[str]:
+    """A coupling that can tell personas apart by their prompts, however alike the checkpoint has made them."""
+    adapted = [name for name in loaded.study.coupling.lora.modules if name in ATTENTION]
+    if adapted:
+        yield (
+            f"{loaded.place('coupling')}  coupling.lora adapts attention ({', '.join(adapted)}): such a coupling can "
+            "read the system prompt anew, and on a small model leaked no more where personas are known to be alike "
+            "(docs/results/instrument_check.md), so that a behavioural “not” is weak evidence"
         )
 
 
