@@ -80,7 +80,7 @@ def test_exchanged_evidence_is_that_of_the_exchanged_arms() -> None:
 def learnt_alike(**failing: float) -> Verdict:
     """The rule on an arm whose source rate is low because source and negatives learnt the marker alike."""
     gates = [
-        gate(kind, arm, (GOOD | ({"source_rate": 0.3} | failing if arm == "new" else {}))[kind], RULE)
+        gate(kind, arm, (GOOD | ({"source_rate": 0.3} | failing if arm != "old" else {}))[kind], RULE)
         for kind, arm in required(RULE)
     ]
     return decide(RULE, THERE, for_each_leg(gates), source_reason="source_not_separable")
@@ -91,8 +91,12 @@ def test_a_source_that_is_no_longer_told_from_the_negatives_is_found_and_leaves_
     result = outcome(known("found", "found"), flat, flat)
     assert result.legs == {"geometry": "pass", "leakage": "not_separable"} and result.as_expected
     assert not outcome(known(None, "not_found"), flat, flat).as_expected
-    spammed = learnt_alike(spam=0.5)
-    assert outcome(known(None, "found"), spammed, spammed).legs["leakage"] == "blocked"
+    spammed = learnt_alike(spam=0.5, truncation=0.2)  # of completions, and it is read from probabilities
+    assert outcome(known(None, "found"), spammed, spammed).as_expected
+    blind = learnt_alike(analysis=0.5)
+    assert outcome(known(None, "found"), blind, blind).legs["leakage"] == "blocked"
+    failed = replace(flat, reasons=("coupling_failed: new: source_rate 0.3",))
+    assert outcome(known(None, "found"), failed, failed).legs["leakage"] == "blocked"
 
 
 @pytest.mark.parametrize("answer", ["found", "not_found"])

@@ -16,6 +16,7 @@ ANSWERS_OF: dict[Known, frozenset[Answer]] = {
 """What counts as an answer. A source that is no longer told from the negatives *is* personas made alike, and found as
 such. A blocked leg answers nothing, so it is as expected for neither; one that passes with the arms exchanged has found
 an effect of the other sign where there is none."""
+OF_COMPLETIONS = ("marker_at_end", "spam", "truncation")
 
 
 def outcome(known: KnownAnswer, verdict: Verdict, exchanged: Verdict) -> KnownOutcome:
@@ -61,11 +62,15 @@ def _answer(leg: Leg, exchanged: Leg) -> Answer:
 
 
 def _not_separable(verdict: Verdict) -> bool:
-    """Whether the leg is blocked by this and nothing else."""
-    blocking = [
-        gate
+    """Whether the leg is blocked by this and by nothing that bears on it.
+
+    It is read from teacher-forced probabilities; gates of what sampled completions look like (a coupling that is taught
+    opposite things about one persona space may well repeat its marker) say nothing about them.
+    """
+    blocking = {
+        gate.name
         for gate in verdict.gates
         if gate.passed is not True and gate.blocks not in ("nothing", "em_specific", "geometric leg")
-    ]
+    }
     named = any(reason.startswith("source_not_separable: ") for reason in verdict.reasons)
-    return named and [gate.name for gate in blocking] == ["source_rate"]
+    return named and blocking <= {"source_rate", *OF_COMPLETIONS}
