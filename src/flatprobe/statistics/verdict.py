@@ -43,7 +43,8 @@ MEANINGS: dict[Name, Meaning] = {
         "to untrained personas by the registered amount. The behavioural recipe, not the geometry, may be "
         "the bottleneck.",
         "It does not show that behaviour is unaffected: leakage below the threshold is not evidence of no "
-        "leakage.",
+        "leakage, and a coupling that adapts attention can tell personas apart by reading their prompts anew, however "
+        "alike they have become.",
     ),
     "behaviour_only": Meaning(
         "the behavioural probe passes alone: the recipe explains it, not the geometry (H2)",
