@@ -17,7 +17,8 @@ def known(effect: float | None, low: float | None, as_expected: bool) -> dict[st
     high = None if low is None else 0.5
     return {
         "treated": "em_again", "control": "em_first", "verdict": "geometry_only", "as_expected": as_expected,
-        "legs": {"geometry": "pass", "leakage": "not"}, "expected": {"geometry": "not_found", "leakage": None},
+        "legs": {"geometry": "reversed", "leakage": "not_found"},
+        "expected": {"geometry": "not_found", "leakage": None},
         "evidence": {
             "geometry": {"effect": effect, "ci_low": low, "ci_high": high},
             "behaviour": {"effect": 0.0125, "ci_low": -0.05, "ci_high": 0.075},
@@ -30,8 +31,9 @@ def test_a_row_holds_both_effects_the_legs_and_what_they_had_to_be(folder: Path)
     assert table is not None
     (row,) = table.rows
     assert row == (
-        "em_again − em_first", "+0.3000\n[+0.1000, +0.5000]", "pass\nexpected: not found", "+1.2 pp\n[−5.0, +7.5] pp",
-        "not\nexpected: anything", "geometry only", "no",
+        "em_again − em_first", "+0.3000\n[+0.1000, +0.5000]", "reversed\nexpected: not found",
+        "+1.2 pp\n[−5.0, +7.5] pp",
+        "not found\nexpected: anything", "geometry only", "no",
     )  # fmt: skip
 
 

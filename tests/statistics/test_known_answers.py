@@ -7,9 +7,9 @@ import pytest
 from flatprobe.statistics.decision import decide
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.statistics.gates import gate, required
-from flatprobe.statistics.known_answers import for_each_leg, outcome
-from flatprobe.statistics.verdict import Verdict
-from flatprobe.study.decision_schema import Decision, Known, KnownAnswer
+from flatprobe.statistics.known_answers import for_each_leg, lead_is_lost, outcome
+from flatprobe.statistics.verdict import KnownOutcome, Verdict
+from flatprobe.study.decision_schema import Decision, Known, KnownAnswer, KnownLeakage
 
 RULE = Decision(treated="new", control="old", benign=None)
 GOOD = {
@@ -40,8 +40,14 @@ def turned(contrast: Contrast, **changes: float) -> Verdict:
     return verdict(contrast.exchanged(), **changes)
 
 
-def known(geometry: Known | None, leakage: Known | None) -> KnownAnswer:
+def known(geometry: Known | None, leakage: KnownLeakage | None) -> KnownAnswer:
     return KnownAnswer(treated="new", control="old", geometry=geometry, leakage=leakage)
+
+
+def held(
+    known: KnownAnswer, verdict: Verdict, exchanged: Verdict, lead_lost: bool | None = False
+) -> KnownOutcome:
+    return outcome(known, verdict, exchanged, RULE, lead_lost=lead_lost)
 
 
 @pytest.mark.parametrize(
@@ -52,64 +58,121 @@ def known(geometry: Known | None, leakage: Known | None) -> KnownAnswer:
         (THERE, None, "found", True),
         (NOTHING, "not_found", "not_found", True),
         (NOTHING, "not_found", "found", False),
+        (NOTHING, None, "not_separable", False),
         (replace(THERE, geometry=NOTHING.geometry), "found", "found", False),
     ],
 )
 def test_every_leg_that_was_asked_must_come_out(
-    contrast: Contrast, geometry: Known | None, leakage: Known | None, as_expected: bool
+    contrast: Contrast, geometry: Known | None, leakage: KnownLeakage | None, as_expected: bool
 ) -> None:
-    result = outcome(known(geometry, leakage), verdict(contrast), turned(contrast))
+    result = held(known(geometry, leakage), verdict(contrast), turned(contrast))
     assert result.as_expected is as_expected
 
 
 def test_an_effect_of_the_other_sign_is_no_null() -> None:
-    result = outcome(known("not_found", "not_found"), turned(THERE), verdict(THERE))
+    result = held(known("not_found", "not_found"), turned(THERE), verdict(THERE))
     assert result.legs == {"geometry": "reversed", "leakage": "reversed"} and not result.as_expected
-    assert not outcome(known("found", None), turned(THERE), verdict(THERE)).as_expected
+    assert not held(known("found", None), turned(THERE), verdict(THERE)).as_expected
+
+
+def test_an_effect_that_is_merely_not_significant_is_undecided() -> None:
+    wide = Contrast(
+        GeometricEvidence(0.04, -0.02, 0.10, {6: 0.04}, headroom=0.2),
+        replace(NOTHING.behaviour, effect=0.33, ci_low=0.05, ci_high=0.61, p_value=0.02),
+    )
+    result = held(known("not_found", "not_found"), verdict(wide), turned(wide))
+    assert result.legs == {"geometry": "undecided", "leakage": "undecided"} and not result.as_expected
+    unknown = replace(NOTHING, geometry=replace(NOTHING.geometry, ci_low=None, ci_high=None))
+    assert held(known("not_found", None), verdict(unknown), turned(unknown)).legs["geometry"] == "undecided"
 
 
 def test_exchanged_evidence_is_that_of_the_exchanged_arms() -> None:
-    assert THERE.exchanged().geometry.ci_low == -0.12 and THERE.exchanged().geometry.ci_high == -0.08
-    assert THERE.exchanged().geometry.effects_by_layer == {6: -0.1}
-    behaviour = THERE.exchanged().behaviour
+    contrast = replace(
+        THERE,
+        geometry=replace(THERE.geometry, persona_ci_low=0.01, persona_ci_high=0.2),
+        behaviour=replace(THERE.behaviour, source_rate_treated=0.7, source_rate_control=0.9),
+    )
+    turned_ = contrast.exchanged()
+    assert turned_.geometry.ci_low == -0.12 and turned_.geometry.ci_high == -0.08
+    assert (turned_.geometry.persona_ci_low, turned_.geometry.persona_ci_high) == (-0.2, -0.01)
+    assert turned_.geometry.effects_by_layer == {6: -0.1}
+    behaviour = turned_.behaviour
     assert (behaviour.effect, behaviour.ci_low, behaviour.p_value) == (-0.30, -0.36, 0.0002)
-    back = THERE.exchanged().exchanged()
+    assert (behaviour.source_rate_treated, behaviour.source_rate_control) == (0.9, 0.7)
+    back = turned_.exchanged()
     assert (back.geometry.effect, back.behaviour.ci_high) == (0.10, 0.36)
 
 
-def learnt_alike(**failing: float) -> Verdict:
-    """The rule on an arm whose source rate is low because source and negatives learnt the marker alike."""
+def learnt_alike(arms: tuple[str, ...] = ("new",), **failing: float) -> Verdict:
+    """The rule where arms have a low source rate because source and negatives learnt the marker alike."""
     gates = [
-        gate(kind, arm, (GOOD | ({"source_rate": 0.3} | failing if arm != "old" else {}))[kind], RULE)
+        gate(kind, arm, (GOOD | ({"source_rate": 0.3} | failing if arm in arms else {}))[kind], RULE)
         for kind, arm in required(RULE)
     ]
     return decide(RULE, THERE, for_each_leg(gates), source_reason="source_not_separable")
 
 
-def test_a_source_that_is_no_longer_told_from_the_negatives_is_found_and_leaves_geometry_alone() -> None:
-    flat = learnt_alike()
-    result = outcome(known("found", "found"), flat, flat)
-    assert result.legs == {"geometry": "pass", "leakage": "not_separable"} and result.as_expected
-    assert not outcome(known(None, "not_found"), flat, flat).as_expected
+def test_a_source_that_is_no_longer_told_from_the_negatives_is_an_answer_of_its_own() -> None:
+    flat, asked = learnt_alike(), known("found", "not_separable")
+    result = held(asked, flat, flat, lead_lost=True)
+    assert result.legs == {"geometry": "found", "leakage": "not_separable"} and result.as_expected
+    for other in ("found", "not_found"):
+        assert not held(known(None, other), flat, flat, lead_lost=True).as_expected  # type: ignore[arg-type]
+    for unseen in (False, None):
+        assert held(asked, flat, flat, lead_lost=unseen).legs["leakage"] == "blocked"
     spammed = learnt_alike(spam=0.5, truncation=0.2)  # of completions, and it is read from probabilities
-    assert outcome(known(None, "found"), spammed, spammed).as_expected
-    blind = learnt_alike(analysis=0.5)
-    assert outcome(known(None, "found"), blind, blind).legs["leakage"] == "blocked"
-    failed = replace(flat, reasons=("coupling_failed: new: source_rate 0.3",))
-    assert outcome(known(None, "found"), failed, failed).legs["leakage"] == "blocked"
+    assert held(asked, spammed, spammed, lead_lost=True).as_expected
+
+
+def test_it_is_no_answer_where_something_else_is_wrong() -> None:
+    asked = known(None, "not_separable")
+    for other in (
+        learnt_alike(("new", "study"), analysis=0.5),
+        learnt_alike(("new", "old")),
+        replace(learnt_alike(), reasons=("coupling_failed: new: source_rate 0.3",)),
+    ):
+        assert held(asked, other, other, lead_lost=True).legs["leakage"] == "blocked"
+
+
+def test_gates_of_the_coupling_block_its_leg_and_leave_geometry_alone() -> None:
+    gates = for_each_leg(
+        [
+            gate("length_iqr", "new", 0.5, RULE),
+            gate("merge_kl", "new", 1.0, RULE),
+            gate("spam", "new", 0.5, RULE),
+        ]
+    )
+    assert [one.blocks for one in gates] == ["behavioural leg", "arm", "behavioural leg"]
+    assert for_each_leg([gate("source_rate", "third", 0.1, RULE)])[0].blocks == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("treated", "control", "lost"),
+    [
+        ([0.3, 1.7, 3.4, -0.6, -0.7, -0.7], [19.0, 14.0, 13.0, 16.0], True),
+        ([0.3, 1.7, 3.4, -0.6, -0.7, -0.7], [1.0, -1.0, 2.0, 0.5], False),  # the control had none to lose
+        ([9.0, 10.0, 8.0, 11.0], [19.0, 14.0, 13.0, 16.0], False),  # smaller, and still there
+        ([-20.0, 30.0, -10.0, 25.0], [6.0, 5.0, 7.0, 6.0], False),  # too noisy to have been seen to go
+        ([0.5], [19.0, 14.0], None),
+    ],
+)
+def test_a_lost_lead_was_there_in_the_control_and_is_smaller(
+    treated: list[float], control: list[float], lost: bool | None
+) -> None:
+    assert lead_is_lost(treated, control, 0.95) is lost
 
 
 @pytest.mark.parametrize("answer", ["found", "not_found"])
 def test_a_blocked_leg_is_neither_found_nor_not_found(answer: Known) -> None:
     blocked = verdict(NOTHING, source_rate=0.1)
-    result = outcome(known(answer, None), blocked, blocked)
+    result = held(known(answer, None), blocked, blocked)
     assert result.legs["geometry"] == "blocked" and not result.as_expected
     assert any("source_rate" in reason for reason in result.reasons)
 
 
 def test_the_instrument_passes_only_with_every_answer_and_says_so_at_the_end() -> None:
-    right = outcome(known("found", "found"), verdict(THERE), turned(THERE))
-    wrong = outcome(known("not_found", None), verdict(THERE), turned(THERE))
+    right = held(known("found", "found"), verdict(THERE), turned(THERE))
+    wrong = held(known("not_found", None), verdict(THERE), turned(THERE))
     passed = replace(verdict(THERE), known_answers=(right, right))
     failed = replace(verdict(THERE), known_answers=(right, wrong))
     assert passed.instrument() == "Instrument check passed: 2 of 2 as expected"

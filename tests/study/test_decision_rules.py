@@ -98,16 +98,6 @@ def test_a_coupling_that_may_learn_too_little_is_announced_with_what_was_seen(dr
     assert draft.load().notices == ()
 
 
-def test_training_runs_as_the_unit_need_three(draft: Draft) -> None:
-    draft.change("  kill:\n", "  behaviour: {estimator: seed_t}\n  kill:\n")  # its seeds are 42 and 43
-    problem = draft.problem()
-    assert problem.message == "decision.behaviour.estimator = seed_t: needs 3 seeds, and the study has 2"
-    assert (
-        draft.change("seeds: [42, 43]", "seeds: [42, 43, 44]").load().study.decision.behaviour.estimator
-        == "seed_t"
-    )
-
-
 def test_a_coupling_that_can_read_the_prompt_anew_is_noted(draft: Draft) -> None:
     (notice,) = (
         draft.change("modules: [gate_proj, up_proj", "modules: [q_proj, v_proj, up_proj").load().notices

@@ -28,7 +28,7 @@ from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geomet
 from flatprobe.statistics.explain import SourceReason
 from flatprobe.statistics.gates import Gate, low_source_rate_reason
 from flatprobe.statistics.geometry_tables import headroom
-from flatprobe.statistics.known_answers import for_each_leg, outcome
+from flatprobe.statistics.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.statistics.verdict import Verdict
 from flatprobe.study.decision_schema import Decision, KnownAnswer
 
@@ -43,7 +43,9 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         own = answer.treated == rule.treated  # the held-out texts are of its finetune alone
         texts, about = in_domain if own else {}, _about(settings, answer)
         one, exchanged = (_decided(about, found, texts, known=True, exchanged=way) for way in (False, True))
-        known.append(outcome(answer, one, exchanged))
+        treated, control = (_leads(settings, found, arm) for arm in (answer.treated, answer.control))
+        lost = lead_is_lost(treated, control, rule.gates.level)
+        known.append(outcome(answer, one, exchanged, about.rule, lead_lost=lost))
     verdict = replace(
         verdict, numbers={**verdict.numbers, "manipulation": reached}, known_answers=tuple(known)
     )
@@ -139,7 +141,7 @@ def _evidence(
     treated, control = pair
     contrast = f"{treated} - {control}"
     main = [row for row in estimates if row.pool == BYSTANDERS and row.seed == seed]
-    rule = settings.rule if seed is None else _of_one_seed(settings.rule)
+    rule = settings.rule
     return Contrast(
         geometric_evidence(main, rule, contrast, headroom(geometry)),
         behavioural_evidence(
@@ -147,15 +149,6 @@ def _evidence(
             source_rate(settings, rates, treated), source_rate(settings, rates, control),
         ),
     )  # fmt: skip
-
-
-def _of_one_seed(rule: Decision) -> Decision:
-    """One seed alone has no spread over seeds: it is judged on its cells."""
-    if rule.behaviour.estimator != "seed_t":
-        return rule
-    return rule.model_copy(
-        update={"behaviour": rule.behaviour.model_copy(update={"estimator": "cell_bootstrap"})}
-    )
 
 
 def _seeds(
@@ -196,14 +189,28 @@ def _manipulation(tables: Path, rule: Decision) -> tuple[dict[str, Rise], dict[s
 
 def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> SourceReason | None:
     """What a low source rate of the treated arm would mean, by teacher-forced separability."""
+    read = _by_question(settings, tables, selected, settings.rule.treated)
+    source, negative, before = (read[name].to_list() for name in ("source", "negative", "before"))
+    return low_source_rate_reason(source, negative, before, settings.rule.gates.level)
+
+
+def _leads(settings: DecideSettings, found: _Found, arm: str) -> list[float]:
+    """How much likelier the marker is under the source than under the negatives in an arm, by question, in nats."""
+    read = _by_question(settings, found.tables, found.selected, arm)
+    return (read["source"] - read["negative"]).to_list()
+
+
+def _by_question(settings: DecideSettings, tables: Path, selected: float, arm: str) -> pl.DataFrame:
+    """log P(separator, marker | own answer) in nats: `source` and `negative` at the end of an arm's coupling, and the
+    source's `before` it."""
     frame = pl.read_parquet(tables / "tables" / "telemetry.parquet").filter(
-        (pl.col("condition") == settings.rule.treated)
+        (pl.col("condition") == arm)
         & (pl.col("lambda") == selected)
         & pl.col("role").is_in(["source", "negative"])
     )
     frame = frame.with_columns(last=pl.col("step") == pl.col("step").max().over("seed"))
     is_source, last = pl.col("persona") == settings.source, pl.col("last")
-    by_question = (
+    return (
         frame.group_by("question_id", maintain_order=True)
         .agg(
             source=pl.col("log_p").filter(is_source & last).mean(),
@@ -212,5 +219,3 @@ def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> S
         )
         .drop_nulls()
     )
-    source, negative, before = (by_question[name].to_list() for name in ("source", "negative", "before"))
-    return low_source_rate_reason(source, negative, before, settings.rule.gates.level)

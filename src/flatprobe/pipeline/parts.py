@@ -26,8 +26,8 @@ from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
-    "analysis.decide:decide_study": 4,
-    "analysis.estimate:estimate": 6,
+    "analysis.decide:decide_study": 5,
+    "analysis.estimate:estimate": 7,
     "analysis.gather:gather": 4,
     "data.finetuning:prepare": 2,
     "data.imitation:prepare": 2,

@@ -9,8 +9,6 @@ from flatprobe.report import numbers, select
 from flatprobe.report.analysis import Analysis
 from flatprobe.report.tables import Column, Table, build
 
-ANSWERS = {"found": "found", "not_found": "not found", None: "anything"}
-
 
 def known_answers(analysis: Analysis) -> Table | None:
     """One row per contrast whose answer is known; None where the study has none."""
@@ -28,10 +26,10 @@ def known_answers(analysis: Analysis) -> Table | None:
     ]
     caption = (
         "Contrasts whose answer is known beforehand, decided by the same rule: what is there must be found, and where "
-        "nothing is, nothing. A leg that passes is found; one that was judged and passes neither so nor with the arms "
-        "exchanged is not found. One that passes with the arms exchanged (“reversed”) is neither, and so is a blocked "
-        "one, unless it is blocked because source and negatives learnt the marker alike (“not separable”): that is "
-        "what a flat space does to the coupling, and counts as found. "
+        "nothing is, nothing. A leg that passes is found. It is not found if its interval lies within the threshold on "
+        "both sides of 0, reversed if it would pass with the two arms exchanged, and undecided in between. Not "
+        "separable: unlike the control's, the treated arm's coupling cannot tell the source from the negatives, by "
+        "teacher-forced probabilities. Each leg is judged for itself: gates of the coupling do not block geometry. "
         f"Intervals: {analysis.geometric_level} of the geometric effect, "
         f"{analysis.behavioural_level} of the leakage difference."
     )
@@ -40,7 +38,7 @@ def known_answers(analysis: Analysis) -> Table | None:
 
 def _leg(name: str) -> Any:
     """A leg's state, and below it what it had to be."""
-    return lambda row: f"{row['legs'][name].replace('_', ' ')}\nexpected: {ANSWERS[row['expected'][name]]}"
+    return lambda row: f"{_spoken(row['legs'][name])}\nexpected: {_spoken(row['expected'][name])}"
 
 
 def _geometry(row: Mapping[str, Any]) -> str:
@@ -52,3 +50,7 @@ def _leakage(row: Mapping[str, Any]) -> str:
     found = row["evidence"]["behaviour"]
     interval = numbers.interval(found["ci_low"], found["ci_high"], numbers.points)
     return f"{numbers.points(found['effect'])}\n{interval}"
+
+
+def _spoken(answer: str | None) -> str:
+    return "anything" if answer is None else answer.replace("_", " ")

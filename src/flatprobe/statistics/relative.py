@@ -1,7 +1,8 @@
 """Leakage relative to the source: how much of the marker that the source has learnt do bystanders show?
 
-A difference of bystander rates confounds how far the marker spreads with how well it was learnt. Their ratio to the
-source's own rate does not: where personas cannot be told apart it is 1, whatever the dose.
+Where personas cannot be told apart the ratio of the two rates is 1, however well the marker was learnt, which no
+difference of bystander rates says. Elsewhere it still depends on the dose: conditions are compared at one dose by
+`statistics.dose`.
 """
 
 from __future__ import annotations
@@ -50,13 +51,15 @@ def relative_leakage(
     """One row per condition that `pairs` name, then one per pair.
 
     Args:
-        cells: (condition, persona, question_id, hits, total) of couplings at one lambda; seeds are summed.
+        cells: (condition, persona, question_id, hits, total) of couplings at one lambda; seeds are summed, and cells
+            that a condition lacks are left out of all.
         pairs: (treated, control).
 
     Raises:
         ValueError: a condition without cells of the source or of a bystander.
     """
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    cells = _shared(cells, names)
     questions = sorted(cells["question_id"].unique().to_list())
     counts = {name: _counts(cells, name, questions, source, bystanders) for name in names}
     once = np.ones((1, len(questions)))
@@ -100,6 +103,16 @@ def _row(
     return RelativeLeakage(
         treated, control, by, own, ratio, summary.low, summary.high, n_questions, lost if summary.undefined else None
     )  # fmt: skip
+
+
+def _shared(cells: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The (persona, question) cells that every condition has."""
+    place = ["persona", "question_id"]
+    own = cells.filter(pl.col("condition").is_in(list(names)))
+    everywhere = (
+        own.group_by(place).agg(pl.col("condition").n_unique()).filter(pl.col("condition") == len(names))
+    )
+    return own.join(everywhere.select(place), on=place, how="semi")
 
 
 def _counts(

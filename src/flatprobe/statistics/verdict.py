@@ -6,16 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from flatprobe.statistics.gates import Gate
-from flatprobe.study.decision_schema import Known
+from flatprobe.study.decision_schema import KnownLeakage
 
 Name = Literal["flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"]
 Confidence = Literal["HIGH", "MODERATE", "LOW"]
 Specific = Literal["yes", "no", "unresolved"]
 Registered = Literal["confirmatory", "exploratory", "deviated"]
 Leg = Literal["pass", "not", "blocked"]
-Answer = Literal["pass", "not", "blocked", "reversed", "not_separable"]
-"""A leg of a contrast whose answer is known. `reversed` does not pass, but would with the arms exchanged;
-`not_separable` is blocked because the treated arm's source and negatives learnt the marker alike."""
+Answer = Literal["found", "not_found", "reversed", "undecided", "not_separable", "blocked"]
+"""A leg of a contrast whose answer is known: it passes; its interval lies within the threshold on both sides of 0; it
+would pass with the arms exchanged; neither; it is blocked because the treated arm's source and negatives learnt the
+marker alike; it is blocked otherwise."""
 
 
 class Meaning(NamedTuple):
@@ -79,10 +80,10 @@ class KnownOutcome:
     verdict: Name
     legs: dict[str, Answer]
     """By leg: `geometry` and `leakage`."""
-    expected: dict[str, Known | None]
+    expected: dict[str, KnownLeakage | None]
     """By leg; None asks nothing."""
     as_expected: bool
-    """Whether every leg that something was asked of came to it; a blocked one never does."""
+    """Whether every leg that something was asked of came to it."""
     evidence: dict[str, Any]
     reasons: tuple[str, ...]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flatprobe.errors import Problem
-from flatprobe.study.decision_schema import MINIMUM_SEEDS
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.suggest import did_you_mean
 from flatprobe.study.yaml_file import FieldPath, dotted
@@ -27,13 +26,6 @@ def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         other = "treated" if decision.benign == decision.treated else "control"
         yield loaded.problem(
             ("decision", "benign"), f"decision.benign = {decision.benign}: is the {other} condition too"
-        )
-    seeds = len(loaded.study.seeds)
-    if decision.behaviour.estimator == "seed_t" and seeds < MINIMUM_SEEDS:
-        yield loaded.problem(
-            ("decision", "behaviour", "estimator"),
-            f"decision.behaviour.estimator = seed_t: needs {MINIMUM_SEEDS} seeds, and the study has {seeds}",
-            "give more in `seeds`, or choose another estimator",
         )
     yield from _known_answers(loaded)
     yield from _geometric_leg(loaded)
@@ -60,7 +52,7 @@ def _known_answers(loaded: LoadedStudy) -> Iterator[Problem]:
         if known.geometry is None and known.leakage is None:
             yield loaded.problem(
                 where, f"{dotted(where)}: expects nothing",
-                "give `geometry`, `leakage` or both: found or not_found",
+                "give `geometry`, `leakage` or both: found or not_found (of leakage not_separable, too)",
             )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from flatprobe.study.blocks import Block, Count, Position, Positive, Probability
 
 Known = Literal["found", "not_found"]
+KnownLeakage = Literal["found", "not_found", "not_separable"]
 MINIMUM_SEEDS = 3
 """Fewer training runs say nothing about how training runs vary."""
 
@@ -29,8 +30,8 @@ class BehaviouralLeg(Block):
     """Smallest rise in pooled bystander leakage that passes."""
     p_below: Probability = 0.001
     """The registered p must be below this."""
-    estimator: Literal["cell_bootstrap", "crossed_anova", "seed_t"] = "cell_bootstrap"
-    """The deciding estimator; `seed_t` takes each training run as one observation, and needs three seeds."""
+    estimator: Literal["cell_bootstrap", "crossed_anova"] = "cell_bootstrap"
+    """The deciding estimator."""
     resamples: Count = 10000
     """Resamples of the bootstraps."""
     level: Probability = 0.95
@@ -66,11 +67,11 @@ class KnownAnswer(Block):
     control: str
     """The condition it is compared with."""
     geometry: Known | None = None
-    """What the geometric leg must come to: `found` is a leg that passes, `not_found` one that was judged and passes
-    neither as it is nor with the two arms exchanged (a blocked leg is neither); null asks nothing of it."""
-    leakage: Known | None = None
-    """The same of the behavioural leg; a source that the treated arm no longer tells from the negatives counts as
-    `found`, too."""
+    """What the geometric leg must come to: `found` is a leg that passes, `not_found` one whose interval lies within the
+    threshold on both sides of 0 (a blocked leg is neither); null asks nothing of it."""
+    leakage: KnownLeakage | None = None
+    """The same of the behavioural leg, or `not_separable`: that the treated arm's coupling, unlike the control's,
+    cannot tell the source from the negatives, by teacher-forced probabilities."""
 
 
 class Gates(Block):

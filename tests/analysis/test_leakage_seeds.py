@@ -1,4 +1,4 @@
-"""Training runs as the unit of the behavioural leg: which estimates there are, and which one decides."""
+"""Training runs as a random factor: every contrast that is decided has the estimates."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flatprobe.analysis.leakage_rows import BYSTANDERS as POOL
 from flatprobe.analysis.leakage_rows import leakage_rows
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.statistics.evidence import behavioural_evidence
 from flatprobe.study.decision_schema import BehaviouralLeg, Decision, KnownAnswer
 
 BYSTANDERS = ("archivist", "journalist", "lumberjack")
 RULE = Decision(
-    benign=None, behaviour=BehaviouralLeg(estimator="seed_t", resamples=200),
+    benign=None, behaviour=BehaviouralLeg(resamples=200),
     known_answers=(KnownAnswer(treated="again", control="base_first", leakage="not_found"),),
 )  # fmt: skip
 RISES = {"base_first": (0, 0, 0), "em_first": (2, 3, 4), "again": (1, -1, 0)}  # hits of ten, by seed
@@ -35,18 +33,15 @@ def cells() -> pl.DataFrame:
     )  # fmt: skip
 
 
-def test_every_contrast_that_is_decided_has_it_and_the_rule_takes_it() -> None:
+def test_every_contrast_that_is_decided_has_them() -> None:
     settings = EstimateSettings(
         rule=RULE, source="librarian", bystanders=BYSTANDERS, pools={}, trained=("librarian",),
         geometry_resamples=10, reliability_splits=10, seed=1, stop_at=None, entries=(),
     )  # fmt: skip
-    rows = [row for row in leakage_rows(settings, cells(), 1.0) if row.seed is None]
-    main, known = (
-        behavioural_evidence(rows, RULE, f"{treated} - base_first", POOL, 0.8, 0.8)
-        for treated in ("em_first", "again")
-    )
-    assert main.estimator == known.estimator == "seed_t"
-    assert main.effect == pytest.approx(0.3) and known.effect == pytest.approx(0.0)
+    rows = [row for row in leakage_rows(settings, cells(), 1.0) if row.estimator == "seed_t"]
+    found = {row.contrast: row for row in rows if row.seed is None}
+    main, known = found["em_first - base_first"], found["again - base_first"]
+    assert main.estimate == pytest.approx(0.3) and known.estimate == pytest.approx(0.0)
     # Seeds differ by .1: SE .1 / sqrt 3, and t with 2 df.
     assert main.p_value == pytest.approx(0.0351, abs=5e-4) and known.p_value == pytest.approx(1.0)
     assert main.scope.startswith("new training runs")
