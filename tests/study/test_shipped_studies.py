@@ -72,9 +72,9 @@ def test_the_demo_studies_are_in_the_package_and_where_people_look(name: str) ->
 def test_the_instrument_check_expects_two_collapses_found_and_two_nulls_not() -> None:
     study = load_study(ROOT / "studies" / "instrument_check.yaml").study
     expected = {known.treated: (known.geometry, known.leakage) for known in study.decision.known_answers}
-    found, nothing = ("found", "found"), ("not_found", "not_found")
     assert expected == {
-        "persona_collapse": ("found", "not_separable"), "source_collapse": found, "em_again": nothing, "base_again": (None, "not_found"),
+        "persona_collapse": ("found", "not_separable"), "source_collapse": ("found", "found"),
+        "em_again": ("not_found", "not_found"), "base_again": (None, "not_found"),
     }  # fmt: skip
     collapse = study.conditions["source_collapse"].finetune
     assert collapse is not None and collapse.imitate is not None

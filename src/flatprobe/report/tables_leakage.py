@@ -129,8 +129,8 @@ def relative(analysis: Analysis) -> Table:
     ]
     caption = (
         "Leakage relative to the source's own rate, at the selected λ. Where personas cannot be told apart this ratio "
-        "is 1, however well the marker was learnt; elsewhere it depends on the dose, and conditions are compared at one "
-        "dose by the dose–response curves. In rows about two conditions it is the difference of their ratios. "
+        "is 1, however well the marker was learnt; elsewhere it depends on the dose, and conditions are compared at "
+        "one dose by the dose–response curves. In rows about two conditions it is the difference of their ratios. "
         "Intervals over questions; it decides nothing."
     )
     return build("relative-leakage", caption, columns, analysis.tables["relative_leakage"].to_dicts())
