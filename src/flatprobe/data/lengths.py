@@ -2,7 +2,9 @@
 
 All groups are matched to one target: the distribution that lies under every group's own (the bin-wise minimum of
 their densities), read off at n quantiles. Each group then gives the answers whose lengths are closest to those
-quantiles, by optimal assignment without replacement. What is still too long may then be cut.
+quantiles, by optimal assignment without replacement. Closeness to each quantile is not yet agreement of median and
+interquartile range, least of all in small groups: those that differ by more than the tolerance exchange single answers
+until they do not, or no exchange brings them closer. What is still too long may then be cut.
 """
 
 from __future__ import annotations
@@ -90,6 +92,52 @@ def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, 
         name: select(lengths, target_quantiles(edges, density, min(sizes[name], len(lengths))))
         for name, lengths in groups.items()
     }
+
+
+def settle(
+    groups: Mapping[str, Lengths], chosen: Mapping[str, Selection], tolerance: float, passes: int = 20
+) -> dict[str, Selection]:
+    """Exchange kept for left-out answers, one per group and pass, in groups outside the tolerance.
+
+    Each exchange is the one that leaves the smallest `excess` over what all groups keep; of equal ones, that between
+    the closest lengths. It stands for the same target.
+    """
+    found = dict(chosen)
+    for _ in range(passes):
+        kept = {name: groups[name][selection.index] for name, selection in found.items()}
+        pooled = np.concatenate(list(kept.values()))
+        better = {
+            name: exchanged
+            for name in sorted(outside(kept, tolerance))
+            if (exchanged := _exchanged(groups[name], found[name], pooled)) is not None
+        }
+        if not better:
+            return found
+        found |= better
+    return found
+
+
+def _exchanged(lengths: Lengths, selection: Selection, pooled: Lengths) -> Selection | None:
+    """The selection after its best exchange, or None where none brings it closer to the pooled lengths."""
+    left = np.setdiff1d(np.arange(len(lengths)), selection.index)
+    own = lengths[selection.index]
+    best, least = None, max(excess(own, pooled))
+    _, places = np.unique(own, return_index=True)
+    _, others = np.unique(lengths[left], return_index=True)
+    for place in places:
+        for other in left[others]:
+            tried = own.copy()
+            tried[place] = lengths[other]
+            distance = abs(int(lengths[other]) - int(own[place]))
+            value = max(excess(tried, pooled))
+            if value < least or (best is not None and value == least and distance < best[2]):
+                best, least = (place, other, distance), value
+    if best is None:
+        return None
+    index = selection.index.copy()
+    index[best[0]] = best[1]
+    order = np.argsort(index)
+    return Selection(index[order], selection.targets[order])
 
 
 def outside(groups: Mapping[str, Lengths], tolerance: float) -> set[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from flatprobe.data.conversation import Conversations
-from flatprobe.data.lengths import Lengths, Selection, excess, match, outside, summarise
+from flatprobe.data.lengths import Lengths, Selection, excess, match, outside, settle, summarise
 from flatprobe.data.sentences import cut_to
 from flatprobe.errors import UserError
 from flatprobe.models.load import checkpoint_path, load_tokenizer
@@ -81,12 +81,14 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
         name: settings.positives if part["group"][0] == "positive" else settings.negatives_per_persona
         for name, part in parts.items()
     }
-    chosen = match({name: _lengths(part) for name, part in parts.items()}, sizes)
+    lengths = {name: _lengths(part) for name, part in parts.items()}
+    chosen = match(lengths, sizes)
     if chosen is None:
         raise UserError.one(
             "coupling data", "gate length_support: the groups' answers share no lengths",
             "use a suffix that asks for a length",
         )  # fmt: skip
+    chosen = settle(lengths, chosen, settings.tolerance)
     kept_parts = {name: parts[name][selection.index] for name, selection in chosen.items()}
     if settings.truncate != "off":
         kept_parts = truncated(kept_parts, chosen, settings.tolerance, _counter(inputs["checkpoint"]))

@@ -31,7 +31,7 @@ VERSIONS = {
     "analysis.gather:gather": 4,
     "data.finetuning:prepare": 2,
     "data.imitation:prepare": 2,
-    "data.stages:build": 3,
+    "data.stages:build": 4,
     "generation.stages:sample": 3,
     "models.stages:use_checkpoint": 1,
     "probes.binding:measure": 1,
