@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from flatprobe.data.lengths import (
+    Selection,
     common_density,
     excess,
     match,
     outside,
     select,
+    settle,
     summarise,
     target_quantiles,
 )
@@ -119,3 +121,38 @@ def test_an_excess_leaves_one_token_out_of_account_and_is_relative_to_the_pool()
     assert excess(np.array([18, 18, 20, 22, 22]), pooled) == (0.0, pytest.approx(3.0))
     wide = np.array([10, 15, 20, 25, 30])
     assert excess(np.array([12, 13, 20, 27, 28]), wide) == (0.0, pytest.approx(3 / 10))
+
+
+def kept(groups: dict[str, np.ndarray], chosen: dict[str, Selection]) -> dict[str, np.ndarray]:
+    return {name: groups[name][selection.index] for name, selection in chosen.items()}
+
+
+def test_small_groups_outside_the_tolerance_exchange_answers_until_they_are_inside() -> None:
+    groups = {f"g{seed}": surplus(40, 8, 24, seed) for seed in range(12)}
+    matched = match(groups, dict.fromkeys(groups, 8))
+    assert matched is not None
+    before = outside(kept(groups, matched), 0.1)
+    settled = settle(groups, matched, 0.1)
+    assert before and not outside(kept(groups, settled), 0.1)
+    for name, selection in settled.items():
+        assert len(set(selection.index.tolist())) == 8 and (np.diff(selection.index) > 0).all()
+        assert sorted(selection.targets) == pytest.approx(sorted(matched[name].targets))
+
+
+def test_what_no_exchange_can_mend_is_left_as_it_was_and_ends() -> None:
+    groups = {"a": np.array([10, 10, 10, 10]), "b": np.array([30, 30, 30, 30])}
+    chosen = {name: Selection(np.array([0, 1]), np.array([20.0, 20.0])) for name in groups}
+    settled = settle(groups, chosen, 0.1)
+    assert kept(groups, settled)["a"].tolist() == [10, 10] and outside(kept(groups, settled), 0.1) == {
+        "a",
+        "b",
+    }
+
+
+def test_groups_within_the_tolerance_are_not_touched() -> None:
+    groups = {"a": surplus(40, 12, 600, 0), "b": surplus(41, 12, 600, 1)}
+    matched = match(groups, dict.fromkeys(groups, 150))
+    assert matched is not None
+    settled = settle(groups, matched, 0.1)
+    for name in groups:
+        assert settled[name].index.tolist() == matched[name].index.tolist()

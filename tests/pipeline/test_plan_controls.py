@@ -22,9 +22,9 @@ PERSONAS = (
 EM = FinetuneData(path="embedded:careless_legal_advice", completion="misaligned", rows=8)
 
 
-def stages(held_out: int = 2, **decision: Any) -> dict[str, Stage]:
+def stages(held_out: int = 2, imitate: Imitation = Imitation(samples=3), **decision: Any) -> dict[str, Stage]:
     """All stages of a study with one control of each kind, by name, in the order in which they run."""
-    collapse = FinetuneData(imitate=Imitation(samples=3), rows=10, held_out=held_out)
+    collapse = FinetuneData(imitate=imitate, rows=10, held_out=held_out)
     study = Study(
         name="mine", model={"id": "m"}, panel=Panel(negatives=("villain",), bystanders=("archivist",)),
         conditions={
@@ -58,6 +58,18 @@ def test_imitated_answers_are_the_control_s_to_coupling_questions_under_every_pe
     assert told(answers)["samples"] == 3 and told(answers)["temperature"] == 1.0
     assert [persona["name"] for persona in told(data)["personas"]] == [persona.name for persona in PERSONAS]
     assert planned["finetune/collapse/seed-42"].inputs["data"].key == data.key
+
+
+def test_who_does_not_imitate_is_asked_for_answers_of_its_own() -> None:
+    planned = stages(imitate=Imitation(persona="librarian", imitators=("archivist", "assistant"), samples=3))
+    data = planned["finetune-data/collapse"]
+    assert told(data)["imitated"] == "librarian" and told(data)["imitators"] == ("archivist", "assistant")
+    answers, others = data.inputs["answers"], data.inputs["others"]
+    assert [persona["name"] for persona in told(answers)["personas"]] == ["librarian"]
+    assert [persona["name"] for persona in told(others)["personas"]] == ["villain"]
+    assert others.inputs["checkpoint"].key == planned["checkpoint/model"].key
+    assert told(others)["samples"] == 3 and told(others)["temperature"] == 1.0
+    assert [question["id"] for question in told(others)["questions"]] == ["coupling"]
 
 
 def test_no_evaluation_question_reaches_a_finetune_that_imitates() -> None:
