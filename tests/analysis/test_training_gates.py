@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from flatprobe.analysis.gates import training_gates, unfinished_gates
+from flatprobe.analysis.gates import manipulation_gates, training_gates, unfinished_gates
+from flatprobe.analysis.manipulation import Rise
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.gates import Gate
 from flatprobe.study.decision_schema import Decision
@@ -95,3 +96,11 @@ def test_answers_cut_before_their_states_were_read_are_a_warning_about_the_answe
     geometry = SETTINGS.rule.geometry.model_copy(update={"responses": "fixed"})
     (fixed,) = unfinished_gates(SETTINGS.rule.model_copy(update={"geometry": geometry}), facts)
     assert (fixed.statistic, fixed.passed) == (2 / 16, False)
+
+
+def test_the_manipulation_is_asked_of_the_treated_arm_alone() -> None:
+    risen, fallen = Rise(mean=0.4, low=0.1, texts=9), Rise(mean=-0.4, low=-0.7, texts=9)
+    rule = SETTINGS.rule
+    (found,) = manipulation_gates(rule, {"benign_first": fallen, rule.treated: risen})
+    assert (found.arm, found.statistic, found.passed, found.blocks) == (rule.treated, 0.1, True, "verdict")
+    assert manipulation_gates(rule, {"benign_first": fallen}) == []

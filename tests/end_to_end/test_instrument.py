@@ -59,6 +59,18 @@ def test_every_known_answer_is_decided_and_shown(analysis: Path) -> None:
     assert verdict["instrument"] in page and "base_again − base_first" in page
 
 
+def test_answers_whose_states_are_read_are_looked_at_in_every_condition(analysis: Path) -> None:
+    looked_at = [gate for gate in verdict_of(analysis)["gates"] if gate["name"] == "unfinished"]
+    assert {gate["arm"] for gate in looked_at} == {"base_first", "collapse", "base_again"}
+    assert all(gate["blocks"] == "nothing" and gate["statistic"] is not None for gate in looked_at)
+
+
+def test_leakage_stands_beside_the_source_s_own_in_tables_and_page(analysis: Path) -> None:
+    table = pl.read_parquet(analysis / "tables" / "relative_leakage.parquet")
+    assert table["treated"].to_list() == ["collapse", "base_first", "base_again", "collapse", "base_again"]
+    assert "Relative to the source" in (analysis.parent / "report.html").read_text()
+
+
 def test_one_checkpoint_against_itself_has_no_geometric_effect_at_all(analysis: Path) -> None:
     found = verdict_of(analysis)["known_answers"][1]["evidence"]["geometry"]
     assert set(found["effects_by_layer"].values()) == {found["effect"]} == {0.0}

@@ -22,9 +22,9 @@ PERSONAS = (
 EM = FinetuneData(path="embedded:careless_legal_advice", completion="misaligned", rows=8)
 
 
-def stages(held_out: int = 2, imitate: Imitation = Imitation(samples=3), **decision: Any) -> dict[str, Stage]:
+def stages(held_out: int = 2, imitate: Imitation | None = None, **decision: Any) -> dict[str, Stage]:
     """All stages of a study with one control of each kind, by name, in the order in which they run."""
-    collapse = FinetuneData(imitate=imitate, rows=10, held_out=held_out)
+    collapse = FinetuneData(imitate=imitate or Imitation(samples=3), rows=10, held_out=held_out)
     study = Study(
         name="mine", model={"id": "m"}, panel=Panel(negatives=("villain",), bystanders=("archivist",)),
         conditions={
