@@ -90,10 +90,12 @@ def test_answers_cut_before_their_states_were_read_are_a_warning_about_the_answe
         {"kind": "states", "condition": "base_first", "facts": READ | {"unfinished": 6}},
         {"kind": "couple", "condition": "base_first", "facts": {}},
     ]
+    assert SETTINGS.rule.control == "base_first"
     (own,) = unfinished_gates(SETTINGS.rule, facts)
     assert (own.statistic, own.passed, own.blocks) == (8 / 160, True, "nothing")
     assert own.detail == "8 of 160 own answers whose states are read"
     geometry = SETTINGS.rule.geometry.model_copy(update={"responses": "fixed"})
+    facts.append({"kind": "states", "condition": "em_first", "facts": READ})  # reads the same answers
     (fixed,) = unfinished_gates(SETTINGS.rule.model_copy(update={"geometry": geometry}), facts)
     assert (fixed.statistic, fixed.passed) == (2 / 16, False)
 

@@ -145,12 +145,14 @@ def geometry_gates(rule: Decision, geometry: pl.DataFrame) -> list[Gate]:
 
 
 def unfinished_gates(rule: Decision, facts: Sequence[dict[str, Any]]) -> list[Gate]:
-    """The answers whose states decide, by arm: a state at the token limit is not that of a last token."""
+    """The answers whose states decide, by arm, and of the control's alone where all arms share them: a state at the
+    token limit is not that of a last token."""
     whole = {"own": ("unfinished", "cells"), "fixed": ("unfinished_fixed", "questions")}[
         rule.geometry.responses
     ]
     gates = []
-    for arm in dict.fromkeys(fact["condition"] for fact in facts if fact["kind"] == "states"):
+    arms = dict.fromkeys(fact["condition"] for fact in facts if fact["kind"] == "states")
+    for arm in arms if rule.geometry.responses == "own" else [rule.control]:
         read = [f["facts"] for f in facts if f["kind"] == "states" and f["condition"] == arm]
         cut, cells = (sum(one[name] for one in read) for name in whole)
         what = f"{cut} of {cells} {rule.geometry.responses} answers whose states are read"
