@@ -33,7 +33,7 @@ def test_a_row_holds_both_effects_the_legs_and_what_they_had_to_be(folder: Path)
     assert row == (
         "em_again − em_first", "+0.3000\n[+0.1000, +0.5000]", "reversed\nexpected: not found",
         "+1.2 pp\n[−5.0, +7.5] pp",
-        "not found\nexpected: anything", "geometry only", "no",
+        "not found\nexpected: anything", "no",
     )  # fmt: skip
 
 

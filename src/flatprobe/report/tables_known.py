@@ -21,7 +21,6 @@ def known_answers(analysis: Analysis) -> Table | None:
         Column("geometric leg", _leg("geometry")),
         Column("leakage difference", _leakage, str),
         Column("behavioural leg", _leg("leakage")),
-        Column("verdict", lambda row: row["verdict"].replace("_", " ")),
         Column("as expected", lambda row: "yes" if row["as_expected"] else "no"),
     ]
     caption = (

@@ -125,7 +125,7 @@ def relative(analysis: Analysis) -> Table:
         Column("source", "source_rate", numbers.percent),
         Column("bystanders / source", _relative, str),
         Column(f"{analysis.behavioural_level} interval", _relative_interval, str),
-        Column("note", lambda row: row["note"] or ""),
+        Column("note", lambda row: row["note"] or "", align="long"),
     ]
     caption = (
         "Leakage relative to the source's own rate, at the selected λ. Where personas cannot be told apart this ratio "
