@@ -26,6 +26,11 @@ def test_each_gate_passes_at_its_threshold_and_fails_beyond_it(
     assert gate(kind, "base_first", failing, RULE).passed is False
 
 
+@pytest.mark.parametrize("arm", [RULE.treated, RULE.control, RULE.benign, "another"])
+def test_unfinished_answers_are_a_warning_in_every_arm(arm: str) -> None:
+    assert gate("unfinished", arm, 0.5, RULE).blocks == "nothing"
+
+
 def test_a_statistic_that_could_not_be_had_is_neither_passed_nor_failed() -> None:
     for statistic in (None, float("nan")):
         item = gate("source_rate", "em_first", statistic, RULE)

@@ -26,7 +26,7 @@ from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
-    "analysis.decide:decide_study": 6,
+    "analysis.decide:decide_study": 7,
     "analysis.estimate:estimate": 7,
     "analysis.gather:gather": 4,
     "data.finetuning:prepare": 2,

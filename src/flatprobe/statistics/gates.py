@@ -113,7 +113,7 @@ def blocks(kind: Kind, arm: str, rule: Decision) -> Blocks:
         return "nothing"
     if kind == "manipulation" and arm != rule.treated:
         return "nothing"
-    if arm in (STUDY, rule.treated, rule.control):
+    if base == "nothing" or arm in (STUDY, rule.treated, rule.control):
         return base
     return "em_specific" if arm == rule.benign else "nothing"
 
