@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
 from flatprobe.analysis.dose_rows import curves, gaps
+from flatprobe.analysis.estimate import _telemetry
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.study.decision_schema import Decision
 
@@ -77,3 +79,10 @@ def test_only_the_selected_lambda_and_seeds_of_both_conditions_count() -> None:
 def test_every_coupling_has_a_curve() -> None:
     both = pl.concat([telemetry(), telemetry(**{"lambda": 0.5})])
     assert curves(settings(), both).height == 2 * 2 * 5
+
+
+def test_without_a_finished_answer_there_are_no_curves_and_no_gaps(tmp_path: Path) -> None:
+    nothing = _telemetry(tmp_path / "telemetry.parquet")
+    some, none = (curves(settings(), readings) for readings in (telemetry(), nothing))
+    assert none.is_empty() and none.columns == some.columns
+    assert gaps(settings(), nothing, 1.0).is_empty()

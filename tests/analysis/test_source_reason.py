@@ -49,3 +49,8 @@ def test_seeds_that_stopped_at_different_steps_are_each_read_at_their_last(tmp_p
     )  # leads of -23 and 23
     assert reason(tmp_path, alike) == reason(tmp_path, apart) == "source_not_separable"
     assert reason(tmp_path, learnt(2, 30, -25.0)) == "coupling_failed"
+
+
+def test_without_a_finished_answer_there_is_no_telemetry_and_no_reason(tmp_path: Path) -> None:
+    settings: Any = SimpleNamespace(rule=Decision(), source="librarian")
+    assert _source_reason(settings, tmp_path, 1.0) is None

@@ -141,11 +141,10 @@ def _evidence(
     treated, control = pair
     contrast = f"{treated} - {control}"
     main = [row for row in estimates if row.pool == BYSTANDERS and row.seed == seed]
-    rule = settings.rule
     return Contrast(
-        geometric_evidence(main, rule, contrast, headroom(geometry)),
+        geometric_evidence(main, settings.rule, contrast, headroom(geometry)),
         behavioural_evidence(
-            main, rule, contrast, BYSTANDERS,
+            main, settings.rule, contrast, BYSTANDERS,
             source_rate(settings, rates, treated), source_rate(settings, rates, control),
         ),
     )  # fmt: skip
@@ -202,8 +201,11 @@ def _leads(settings: DecideSettings, found: _Found, arm: str) -> list[float]:
 
 def _by_question(settings: DecideSettings, tables: Path, selected: float, arm: str) -> pl.DataFrame:
     """log P(separator, marker | own answer) in nats: `source` and `negative` at the end of an arm's coupling, and the
-    source's `before` it."""
-    frame = pl.read_parquet(tables / "tables" / "telemetry.parquet").filter(
+    source's `before` it; no rows where no answer that could be read is finished."""
+    path = tables / "tables" / "telemetry.parquet"
+    if not path.is_file():
+        return pl.DataFrame(schema=dict.fromkeys(("source", "negative", "before"), pl.Float64))
+    frame = pl.read_parquet(path).filter(
         (pl.col("condition") == arm)
         & (pl.col("lambda") == selected)
         & pl.col("role").is_in(["source", "negative"])

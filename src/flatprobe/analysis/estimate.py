@@ -39,11 +39,17 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     leakage_rows.specifications(settings, cells).write_parquet(output / "specifications.parquet")
     leakage_rows.relative(settings, cells, selected).write_parquet(output / "relative_leakage.parquet")
     _leave_one_out(settings, inputs, cells, selected).write_parquet(output / "leave_one_out.parquet")
-    readings = inputs["tables"] / "tables" / "telemetry.parquet"
-    if readings.is_file():  # none where every answer that could be read is empty
-        telemetry = pl.read_parquet(readings)
-        dose_rows.curves(settings, telemetry).write_parquet(output / "dose_response.parquet")
-        dose_rows.gaps(settings, telemetry, selected).write_parquet(output / "dose_gaps.parquet")
+    telemetry = _telemetry(inputs["tables"] / "tables" / "telemetry.parquet")
+    dose_rows.curves(settings, telemetry).write_parquet(output / "dose_response.parquet")
+    dose_rows.gaps(settings, telemetry, selected).write_parquet(output / "dose_gaps.parquet")
+
+
+def _telemetry(path: Path) -> pl.DataFrame:
+    """The readings of all couplings; no rows where no answer that could be read is finished."""
+    if path.is_file():
+        return pl.read_parquet(path)
+    names = {"condition": pl.String, "lambda": pl.Float64, "seed": pl.Int64, "step": pl.Int64}
+    return pl.DataFrame(schema={**names, "persona": pl.String, "question_id": pl.String, "log_p": pl.Float64})
 
 
 def _geometry(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> list[Estimate]:

@@ -18,9 +18,8 @@ from flatprobe.statistics.geometry import geometry_contrast, geometry_contrasts
 from flatprobe.statistics.geometry_sensitivity import geometry_leave_one_out, max_t_over_positions
 from flatprobe.statistics.grams import pair_grams
 from flatprobe.statistics.inference import Options, by_t
-from flatprobe.statistics.seeds import SEED_SCOPES
+from flatprobe.statistics.seeds import MINIMUM_SEEDS, SEED_SCOPES
 from flatprobe.statistics.states import States
-from flatprobe.study.decision_schema import MINIMUM_SEEDS
 
 
 def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind: str) -> list[Estimate]:

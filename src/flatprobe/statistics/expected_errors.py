@@ -18,9 +18,8 @@ from flatprobe.statistics.components import Components
 from flatprobe.statistics.crossed import ZERO
 from flatprobe.statistics.leakage import SCOPES
 from flatprobe.statistics.mean_squares import Design, expected_mean_squares, scattered
-from flatprobe.statistics.seeds import SEED_SCOPES
+from flatprobe.statistics.seeds import MINIMUM_SEEDS, SEED_SCOPES
 from flatprobe.statistics.sign_flip import EXACT_PERSONAS
-from flatprobe.study.decision_schema import MINIMUM_SEEDS
 
 MAIN = ("persona", "question", "run")
 """Mean squares of main effects."""

@@ -15,13 +15,15 @@ from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.leakage import CONTAMINATED, missing_note
 from flatprobe.statistics.paired import PLACE, PairedCells, pair_cells
-from flatprobe.study.decision_schema import MINIMUM_SEEDS
 
 SEED_SCOPES = {
     "seed_t": "new training runs, these personas and questions",
     "crossed_anova_seed": "new personas, questions and training runs",
 }
 """Estimator to scope, in the order in which the estimates are returned."""
+
+MINIMUM_SEEDS = 3
+"""Fewer training runs say nothing about how training runs vary."""
 
 
 def seed_contrast(

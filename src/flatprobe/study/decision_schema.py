@@ -8,8 +8,6 @@ from flatprobe.study.blocks import Block, Count, Position, Positive, Probability
 
 Known = Literal["found", "not_found"]
 KnownLeakage = Literal["found", "not_found", "not_separable"]
-MINIMUM_SEEDS = 3
-"""Fewer training runs say nothing about how training runs vary."""
 
 
 class GeometricLeg(Block):
