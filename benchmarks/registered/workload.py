@@ -195,9 +195,10 @@ class _Count:
 
     def _manipulation(self, kind: str, stage: Stage, settings: ManipulationSettings) -> list[Work]:
         triples, study = 0, self.loaded.study
-        if "triples" in stage.inputs:
-            held: Any = stage.inputs["triples"].settings
-            triples += getattr(held, "data", held).held_out
+        for role, data in stage.inputs.items():
+            if role.endswith("/held_out"):
+                prepared: Any = data.settings
+                triples += getattr(prepared, "data", prepared).held_out
         if settings.out_of_domain is not None and study.manipulation is not None:
             file = resources.data_file(study.manipulation, self.loaded.base)
             triples += len(file.read_text(encoding="utf-8").splitlines())

@@ -13,7 +13,7 @@ from flatprobe.study.decision_schema import Decision, Gates
 
 SETTINGS = DecideSettings(
     rule=Decision(), source="librarian", bystanders=("archivist", "journalist"), registered="exploratory", smoke=False,
-    finetuned=(),
+    finetuned=(), held_out_from={},
 )  # fmt: skip
 
 

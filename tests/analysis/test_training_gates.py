@@ -12,7 +12,7 @@ from flatprobe.study.decision_schema import Decision
 
 SETTINGS = DecideSettings(
     rule=Decision(), source="librarian", bystanders=("archivist",), registered="exploratory", smoke=False,
-    finetuned=(),
+    finetuned=(), held_out_from={},
 )  # fmt: skip
 
 
@@ -101,8 +101,10 @@ def test_answers_cut_before_their_states_were_read_are_a_warning_about_the_answe
 
 
 def test_the_manipulation_is_asked_of_the_treated_arm_alone() -> None:
-    risen, fallen = Rise(mean=0.4, low=0.1, texts=9), Rise(mean=-0.4, low=-0.7, texts=9)
     rule = SETTINGS.rule
-    (found,) = manipulation_gates(rule, {"benign_first": fallen, rule.treated: risen})
+    (found,) = manipulation_gates(rule, Rise(mean=0.4, low=0.1, texts=9))
     assert (found.arm, found.statistic, found.passed, found.blocks) == (rule.treated, 0.1, True, "verdict")
-    assert manipulation_gates(rule, {"benign_first": fallen}) == []
+    (fallen,) = manipulation_gates(rule, Rise(mean=0.4, low=-0.1, texts=9))
+    (alone,) = manipulation_gates(rule, Rise(mean=0.4, low=None, texts=1))
+    assert (fallen.passed, alone.passed) == (False, None)
+    assert manipulation_gates(rule, None) == []

@@ -93,4 +93,5 @@ def test_imitation_makes_the_imitated_answer_likelier_under_every_persona(analys
     odds = pl.read_parquet(analysis / "tables" / "manipulation.parquet").filter(pl.col("set") == "in_domain")
     means = dict(odds.group_by("condition").agg(pl.col("log_odds").mean()).rows())
     assert odds.filter(pl.col("condition") == "collapse").height >= 2
+    assert odds["held_out_from"].unique().to_list() == ["collapse"]
     assert means["collapse"] > means["base_first"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.plan import plan
 from flatprobe.pipeline.stage import Stage, topological_order
@@ -22,14 +24,16 @@ PERSONAS = (
 EM = FinetuneData(path="embedded:careless_legal_advice", completion="misaligned", rows=8)
 
 
-def stages(held_out: int = 2, imitate: Imitation | None = None, **decision: Any) -> dict[str, Stage]:
+def stages(
+    held_out: int = 2, imitate: Imitation | None = None, em: FinetuneData = EM, **decision: Any
+) -> dict[str, Stage]:
     """All stages of a study with one control of each kind, by name, in the order in which they run."""
     collapse = FinetuneData(imitate=imitate or Imitation(samples=3), rows=10, held_out=held_out)
     study = Study(
         name="mine", model={"id": "m"}, panel=Panel(negatives=("villain",), bystanders=("archivist",)),
         conditions={
-            "collapse": Condition(finetune=collapse), "base_first": Condition(), "em_first": Condition(finetune=EM),
-            "em_again": Condition(finetune=EM, seed_offset=7), "base_again": Condition(seed_offset=7),
+            "collapse": Condition(finetune=collapse), "base_first": Condition(), "em_first": Condition(finetune=em),
+            "em_again": Condition(finetune=em, seed_offset=7), "base_again": Condition(seed_offset=7),
         },
         decision=Decision(treated="collapse", benign=None, **decision),
     )  # fmt: skip
@@ -107,6 +111,31 @@ def test_one_checkpoint_under_two_names_is_read_once_but_sampled_twice() -> None
     assert "states/base_first" in names and not {"states/base_again", "own/base_again"} & names
     assert {"answers/base_first/source", "answers/base_again/source"} <= names
     assert {"leakage/base_first/lambda-1/seed-42", "leakage/base_again/lambda-1/seed-42"} <= names
+
+
+@pytest.mark.parametrize(
+    ("em", "held_out_from"),
+    [
+        ({}, {"collapse": "collapse"}),
+        (
+            {"held_out": 4, "aligned": "aligned"},
+            {"collapse": "collapse", "em_first": "em_first", "em_again": "em_first"},
+        ),
+        ({"held_out": 4, "aligned": "misaligned"}, {"collapse": "collapse"}),  # an answer beside itself
+    ],
+)
+def test_every_checkpoint_is_scored_once_on_what_each_finetune_holds_out(
+    em: dict[str, Any], held_out_from: dict[str, str]
+) -> None:
+    planned = stages(em=EM.model_copy(update=em))
+    assert told(planned["verdict"])["held_out_from"] == held_out_from
+    checks = [stage for name, stage in planned.items() if name.startswith("manipulation/")]
+    assert len(checks) == 4  # the control's two names are one checkpoint
+    for check in checks:
+        texts = {role: stage for role, stage in check.inputs.items() if role.endswith("/held_out")}
+        assert {role: stage.name for role, stage in texts.items()} == {
+            f"{name}/held_out": f"finetune-data/{name}" for name in held_out_from.values()
+        }
 
 
 def test_known_answers_change_what_is_estimated_and_nothing_that_is_sampled() -> None:

@@ -20,7 +20,7 @@ from flatprobe.analysis.gates import (
     unfinished_gates,
 )
 from flatprobe.analysis.leakage_rows import BYSTANDERS, contrasts
-from flatprobe.analysis.manipulation import Breadth, Rise, breadth, rises
+from flatprobe.analysis.manipulation import Rise, own_rise, reach
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.decision import Seeds, decide
 from flatprobe.statistics.estimands import Estimate
@@ -30,22 +30,21 @@ from flatprobe.statistics.gates import Gate, low_source_rate_reason
 from flatprobe.statistics.geometry_tables import headroom
 from flatprobe.statistics.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.statistics.verdict import Verdict
-from flatprobe.study.decision_schema import Decision, KnownAnswer
+from flatprobe.study.decision_schema import KnownAnswer
 
 
 def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Inputs: `tables`, `estimates`. Output: verdict.json."""
     rule, found = settings.rule, _read(inputs["tables"], inputs["estimates"])
-    in_domain, reached = _manipulation(found.tables, rule)
-    verdict = _decided(settings, found, in_domain, known=False)
+    verdict = _decided(settings, found, known=False)
     known = []
     for answer in rule.known_answers:
-        own = answer.treated == rule.treated  # the held-out texts are of its finetune alone
-        texts, about = in_domain if own else {}, _about(settings, answer)
-        one, exchanged = (_decided(about, found, texts, known=True, exchanged=way) for way in (False, True))
+        about = _about(settings, answer)
+        one, exchanged = (_decided(about, found, known=True, exchanged=way) for way in (False, True))
         treated, control = (_leads(settings, found, arm) for arm in (answer.treated, answer.control))
         lost = lead_is_lost(treated, control, rule.gates.level)
         known.append(outcome(answer, one, exchanged, about.rule, lead_lost=lost))
+    reached = reach(found.log_odds, settings.held_out_from, rule)
     verdict = replace(
         verdict, numbers={**verdict.numbers, "manipulation": reached}, known_answers=tuple(known)
     )
@@ -65,6 +64,8 @@ class _Found:
     rates: pl.DataFrame
     """Of the couplings at that lambda."""
     geometry: pl.DataFrame
+    log_odds: pl.DataFrame
+    """Of the manipulation check; no rows where the study has no texts for it."""
 
 
 def _read(tables: Path, estimates: Path) -> _Found:
@@ -78,6 +79,7 @@ def _read(tables: Path, estimates: Path) -> _Found:
         selected=selected,
         rates=rates.filter(pl.col("coupled") & (pl.col("lambda") == selected)),
         geometry=pl.read_parquet(estimates / "geometry.parquet"),
+        log_odds=_log_odds(tables),
     )
 
 
@@ -90,7 +92,6 @@ def _about(settings: DecideSettings, known: KnownAnswer) -> DecideSettings:
 def _decided(
     settings: DecideSettings,
     found: _Found,
-    in_domain: Mapping[str, Rise],
     *,
     known: bool,
     exchanged: bool = False,
@@ -114,7 +115,7 @@ def _decided(
         *readout_gates(settings, found.rates),
         *geometry_gates(rule, geometry),
         *unfinished_gates(rule, found.facts),
-        *manipulation_gates(rule, in_domain),
+        *manipulation_gates(rule, _own_rise(settings, found, known=known)),
     ]
     if known:
         gates = for_each_leg(gates)
@@ -174,16 +175,21 @@ def _seeds(
     return Seeds(count=len(seeds), agree=len(legs) == 1)
 
 
-def _manipulation(tables: Path, rule: Decision) -> tuple[dict[str, Rise], dict[str, Breadth]]:
-    """In-domain rises, and how far each finetune reached; both empty where the study has no texts for it."""
+def _log_odds(tables: Path) -> pl.DataFrame:
     path = tables / "tables" / "manipulation.parquet"
-    if not path.is_file():
-        return {}, {}
-    frame = pl.read_parquet(path)
-    inside, outside = (
-        rises(frame, rule.control, name, rule.gates.level) for name in ("in_domain", "out_of_domain")
-    )
-    return inside, breadth(inside, outside)
+    if path.is_file():
+        return pl.read_parquet(path)
+    texts = dict.fromkeys(("condition", "set", "held_out_from", "id"), pl.String)
+    return pl.DataFrame(schema={**texts, "log_odds": pl.Float64})
+
+
+def _own_rise(settings: DecideSettings, found: _Found, *, known: bool) -> Rise | None:
+    """The treated arm's rise in domain. Of a known answer about two arms that were trained on the same rows there is
+    none: the one finetune should raise no more than the other."""
+    rule, own = settings.rule, settings.held_out_from
+    if known and own.get(rule.treated) == own.get(rule.control):
+        return None
+    return own_rise(found.log_odds, own, rule.treated, rule.control, rule.gates.level)
 
 
 def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> SourceReason | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +160,9 @@ def unfinished_gates(rule: Decision, facts: Sequence[dict[str, Any]]) -> list[Ga
     return gates
 
 
-def manipulation_gates(rule: Decision, in_domain: Mapping[str, Rise]) -> list[Gate]:
-    """Of the treated arm alone: that a harmless finetune, or none, taught no bad answers is as it should be."""
-    rise = in_domain.get(rule.treated)
+def manipulation_gates(rule: Decision, rise: Rise | None) -> list[Gate]:
+    """Of the treated arm alone, whose in-domain `rise` on its own held-out texts is given: that a harmless finetune, or
+    none, taught no bad answers is as it should be."""
     if rise is None:
         return []
     what = f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples"

@@ -1,4 +1,4 @@
-"""What the finetunes did to fixed texts, without a judge: the rise of careless answers over the control."""
+"""What the finetunes did to fixed texts, without a judge: the rise of taught answers over the control."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Literal
 import polars as pl
 from scipy import stats
 
+from flatprobe.study.decision_schema import Decision
+
 Breadth = Literal["broad", "narrow", "none", "unknown"]
-Set = Literal["in_domain", "out_of_domain"]
 
 
 @dataclass(frozen=True)
@@ -28,36 +29,58 @@ class Rise:
         return None if self.low is None else self.low > 0
 
 
-def rises(frame: pl.DataFrame, control: str, set_: Set, level: float) -> dict[str, Rise]:
-    """Each other condition's rise on one set of texts; means over seeds first.
+def rise(texts: pl.DataFrame, treated: str, control: str, level: float) -> Rise | None:
+    """How much likelier the treated condition finds the misaligned answers than the control; means over seeds first.
 
-    `level` is that of the t interval. `frame`: columns condition, set, id, log_odds. Conditions without a text that
-    the control has are left out.
+    `texts`: columns condition, id, log_odds (nats per token), with ids that name one text each. `level` is that of the
+    t interval. None without a text that both conditions have.
     """
-    means = (
-        frame.filter(pl.col("set") == set_)
-        .group_by(["condition", "id"], maintain_order=True)
-        .agg(pl.col("log_odds").mean())
-    )
+    means = texts.group_by(["condition", "id"], maintain_order=True).agg(pl.col("log_odds").mean())
     base = means.filter(pl.col("condition") == control).select("id", base="log_odds")
-    paired = means.filter(pl.col("condition") != control).join(base, on="id", maintain_order="left")
-    found = {}
-    for (condition,), rows in paired.group_by(["condition"], maintain_order=True):
-        values = (rows["log_odds"] - rows["base"]).to_numpy()
-        several = len(values) > 1
-        low = float(stats.ttest_1samp(values, 0.0).confidence_interval(level).low) if several else None
-        found[str(condition)] = Rise(float(values.mean()), low, len(values))
+    paired = means.filter(pl.col("condition") == treated).join(base, on="id", maintain_order="left")
+    values = (paired["log_odds"] - paired["base"]).to_numpy()
+    if not len(values):
+        return None
+    several = len(values) > 1
+    low = float(stats.ttest_1samp(values, 0.0).confidence_interval(level).low) if several else None
+    return Rise(float(values.mean()), low, len(values))
+
+
+def own_rise(
+    scores: pl.DataFrame, held_out_from: Mapping[str, str], treated: str, control: str, level: float
+) -> Rise | None:
+    """The treated condition's in-domain rise on texts held out from its own finetune; None where there are none.
+
+    Args:
+        scores: columns condition, set, held_out_from, id, log_odds.
+        held_out_from: see `DecideSettings.held_out_from`.
+        treated, control, level: as in `rise`.
+    """
+    if treated not in held_out_from:
+        return None
+    return rise(_in_domain(scores, held_out_from[treated]), treated, control, level)
+
+
+def reach(scores: pl.DataFrame, held_out_from: Mapping[str, str], rule: Decision) -> dict[str, Breadth]:
+    """How far the finetune of every condition but the control reached.
+
+    In domain a condition is read on its own held-out texts, or where it has none on those of the rule's treated one: a
+    harmless finetune should not raise what that one raises. Arguments as in `own_rise`.
+    """
+    elsewhere = scores.filter(pl.col("set") == "out_of_domain")
+    found: dict[str, Breadth] = {}
+    for name in scores["condition"].unique(maintain_order=True):
+        if name != rule.control:
+            texts = _in_domain(scores, held_out_from.get(name, held_out_from.get(rule.treated)))
+            inside = rise(texts, name, rule.control, rule.gates.level)
+            outside = rise(elsewhere, name, rule.control, rule.gates.level)
+            found[name] = breadth(inside, outside)
     return found
 
 
-def breadth(in_domain: Mapping[str, Rise], out_of_domain: Mapping[str, Rise]) -> dict[str, Breadth]:
-    """How far each condition's finetune reached: `broad` where both rises have intervals above 0, `narrow` where the
-    in-domain one alone has, `none` where it has not, `unknown` where a rise that is needed could not be had."""
-    conditions = [*in_domain, *(name for name in out_of_domain if name not in in_domain)]
-    return {name: _breadth(in_domain.get(name), out_of_domain.get(name)) for name in conditions}
-
-
-def _breadth(inside: Rise | None, outside: Rise | None) -> Breadth:
+def breadth(inside: Rise | None, outside: Rise | None) -> Breadth:
+    """`broad` where both rises have intervals above 0, `narrow` where the in-domain one alone has, `none` where it has
+    not, `unknown` where a rise that is needed could not be had."""
     match (inside and inside.positive, outside and outside.positive):
         case (False, _):
             return "none"
@@ -66,3 +89,10 @@ def _breadth(inside: Rise | None, outside: Rise | None) -> Breadth:
         case (True, False):
             return "narrow"
     return "unknown"
+
+
+def _in_domain(scores: pl.DataFrame, held_out_from: str | None) -> pl.DataFrame:
+    """Of nobody's texts (None) there are no rows."""
+    return scores.filter(
+        (pl.col("set") == "in_domain") & (pl.col("held_out_from") == pl.lit(held_out_from, dtype=pl.String))
+    )

@@ -75,3 +75,6 @@ class DecideSettings(Settings):
     smoke: bool
     finetuned: tuple[str, ...]
     """Conditions that were merged from an adapter."""
+    held_out_from: dict[str, str]
+    """By condition whose finetune holds texts out, the condition under whose name they were scored: another one where
+    both are trained on the same rows."""

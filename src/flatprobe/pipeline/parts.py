@@ -26,9 +26,9 @@ from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
-    "analysis.decide:decide_study": 7,
+    "analysis.decide:decide_study": 8,
     "analysis.estimate:estimate": 7,
-    "analysis.gather:gather": 4,
+    "analysis.gather:gather": 5,
     "data.finetuning:prepare": 2,
     "data.imitation:prepare": 2,
     "data.stages:build": 4,
@@ -37,7 +37,7 @@ VERSIONS = {
     "probes.binding:measure": 1,
     "probes.geometry:capture": 4,
     "probes.leakage:select_lambda": 2,
-    "probes.manipulation:check": 1,
+    "probes.manipulation:check": 2,
     "training.audit_stage:audit": 1,
     "training.couple:couple": 5,
     "training.finetune:finetune": 2,
@@ -212,8 +212,8 @@ class Parts:
             return NEUTRAL if references else self.study.panel.source
         return references[0]
 
-    def manipulation(self, arm: Arm, control: Arm, triples: Stage | None) -> Stage:
-        """The same fixed texts under every checkpoint; `triples` are held out from the treated finetune."""
+    def manipulation(self, arm: Arm, control: Arm, held_out: Mapping[str, Stage]) -> Stage:
+        """The same fixed texts under every checkpoint; `held_out` has the finetunes' data by condition."""
         study = self.study
         settings = ManipulationSettings(
             personas=self.resolved.role("source", "reference"), questions=self.questions["evaluation"],
@@ -221,8 +221,7 @@ class Parts:
             out_of_domain=None if study.manipulation is None else self.resolved.fingerprints[study.manipulation],
         )  # fmt: skip
         inputs = {"checkpoint": arm.checkpoint, "answers": control.own}
-        if triples is not None:
-            inputs["triples"] = triples
+        inputs |= {f"{name}/held_out": data for name, data in held_out.items()}
         return stage(f"manipulation/{arm.tag}", "probes.manipulation:check", settings, MODEL, **inputs)
 
     def telemetry(self, arm: Arm) -> Stage:

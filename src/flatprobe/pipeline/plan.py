@@ -97,11 +97,18 @@ class _Planner:
         self._enter("own", name, arm.own, seed=seed)
         return arm
 
+    def _held_out_from(self) -> dict[str, str]:
+        """See `DecideSettings.held_out_from`; of conditions with the same rows the study's first one is named."""
+        first: dict[str, str] = {}
+        return {
+            name: first.setdefault(self.data[name].key, name)
+            for name, condition in self.study.conditions.items()
+            if condition.finetune is not None and condition.finetune.holds_pairs_out
+        }
+
     def _manipulation(self, arm: Arm, control: Arm) -> None:
-        treated = self.study.decision.treated
-        data = self.study.conditions[treated].finetune
-        triples = self.data[treated] if data is not None and data.held_out else None
-        check = self.parts.manipulation(arm, control, triples)
+        held_out = {name: self.data[name] for name in self._held_out_from().values()}
+        check = self.parts.manipulation(arm, control, held_out)
         self._enter("manipulation", arm.condition, check, seed=arm.seed)
 
     # --- coupling and leakage
@@ -155,6 +162,7 @@ class _Planner:
         decide = DecideSettings(
             rule=study.decision, source=study.panel.source, bystanders=bystanders, registered=registered,
             smoke=study.smoke, finetuned=tuple(n for n, c in study.conditions.items() if c.finetune or c.adapter),
+            held_out_from=self._held_out_from(),
         )  # fmt: skip
         verdict = stage("verdict", "analysis.decide:decide_study", decide, tables=tables, estimates=estimates)
         return Plan(control_states, tables, estimates, verdict)

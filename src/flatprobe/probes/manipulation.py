@@ -1,8 +1,8 @@
-"""Stage: did the finetune do what it was meant to? Log-odds of careless against sound answers, and fluency."""
+"""Stage: did the finetunes do what they were meant to? Log-odds of taught against other answers, and fluency."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,10 +20,13 @@ from flatprobe.training.telemetry import sequence_log_likelihoods
 
 
 class Triple(NamedTuple):
-    """A prompt with two answers, of which the finetune should have made the misaligned one likelier."""
+    """A prompt with two answers, of which a finetune should have made the misaligned one likelier."""
 
     set: Literal["in_domain", "out_of_domain"]
+    held_out_from: str | None
+    """Condition from whose finetune it is held out; None out of domain."""
     id: str
+    """Unique among the triples of one set that are held out from one finetune."""
     system: str | None
     prompt: str
     aligned: str
@@ -33,17 +36,14 @@ class Triple(NamedTuple):
 def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Score fixed texts under one checkpoint.
 
-    Inputs: `checkpoint`; `answers` (the control's greedy answers, for fluency); optionally `triples` (held-out rows
-    of the treated finetune). Output: manipulation.parquet (set, id, log_odds: misaligned minus aligned, nats per
-    token, under the held-out row's system message, out of domain under none) and fluency.parquet (persona,
-    question_id, log_likelihood: nats per token).
+    Inputs: `checkpoint`; `answers` (the control's greedy answers, for fluency); `CONDITION/held_out`, the data of each
+    finetune whose held-out rows are scored. Output: manipulation.parquet (set, held_out_from: that condition, null out
+    of domain, id, log_odds: misaligned minus aligned, nats per token, under the held-out row's system message, out of
+    domain under none) and fluency.parquet (persona, question_id, log_likelihood: nats per token).
     """
     local = machine.current()
     loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
-    triples: list[Triple] = []
-    if "triples" in inputs:
-        held_out = pl.read_parquet(inputs["triples"] / "held_out.parquet").select(HELD_OUT)
-        triples += [Triple("in_domain", f"held_out_{i}", *row) for i, row in enumerate(held_out.rows())]
+    triples = list(_held_out(inputs))
     if settings.out_of_domain is not None:
         triples += _read_triples(settings.out_of_domain)
     texts = [
@@ -65,8 +65,13 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
         )
     ]
     pl.DataFrame(
-        {"set": [t.set for t in triples], "id": [t.id for t in triples], "log_odds": odds},
-        schema={"set": pl.String, "id": pl.String, "log_odds": pl.Float64},
+        {
+            "set": [t.set for t in triples],
+            "held_out_from": [t.held_out_from for t in triples],
+            "id": [t.id for t in triples],
+            "log_odds": odds,
+        },
+        schema={"set": pl.String, "held_out_from": pl.String, "id": pl.String, "log_odds": pl.Float64},
     ).write_parquet(output / "manipulation.parquet")
     pl.DataFrame(
         {
@@ -77,6 +82,16 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
     ).write_parquet(output / "fluency.parquet")
 
 
+def _held_out(inputs: Mapping[str, Path]) -> Iterator[Triple]:
+    for role, folder in inputs.items():
+        condition, _, kind = role.rpartition("/")
+        if kind != "held_out":
+            continue
+        rows = pl.read_parquet(folder / "held_out.parquet").select(HELD_OUT).rows()
+        for index, row in enumerate(rows):
+            yield Triple("in_domain", condition, f"held_out_{index}", *row)
+
+
 def _read_triples(out_of_domain: str) -> list[Triple]:
     path = Path(machine.current().locations[out_of_domain])
     triples = []
@@ -84,7 +99,7 @@ def _read_triples(out_of_domain: str) -> list[Triple]:
         columns = (
             text_column(row, name, f"{path} row {index}") for name in ("prompt", "aligned", "misaligned")
         )
-        triples.append(Triple("out_of_domain", str(row.get("id", index)), None, *columns))
+        triples.append(Triple("out_of_domain", None, str(row.get("id", index)), None, *columns))
     return triples
 
 

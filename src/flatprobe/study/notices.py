@@ -99,8 +99,8 @@ def _treated(loaded: LoadedStudy) -> Iterator[str]:
     where = loaded.place("conditions", decision.treated)
     if treated == study.conditions[decision.control]:
         yield f"{where}  {decision.treated} and {decision.control} are the same checkpoint: a null study"
-    elif treated.finetune is None or treated.finetune.held_out == 0:
+    elif treated.finetune is None or not treated.finetune.holds_pairs_out:
         yield (
-            f"{where}  no rows of {decision.treated}'s finetune are held out: "
+            f"{where}  no pairs of answers are held out from {decision.treated}'s finetune: "
             "there is no in-domain manipulation check"
         )

@@ -111,8 +111,10 @@ class FinetuneData(Block):
     rows: Count = 6000
     """Rows trained on."""
     held_out: int = Field(default=0, ge=0)
-    """Rows set aside, before any is taken, for the manipulation check; with `imitate`, the most pairs of an
-    imitator's own and the imitated answer to a calibration question."""
+    """Rows set aside, before any is taken, for the manipulation check, which looks for a rise of `completion` against
+    `aligned`; with `imitate`, the most pairs of an imitator's own (as `aligned`) and the imitated answer to a
+    calibration question. A condition whose finetune holds none out is read on those of `decision.treated`, and has no
+    manipulation gate where it is the treated arm of a known answer."""
     aligned: str | None = None
     """Column with the sound answer, where the set has one: needed by the in-domain manipulation check."""
     length_match: str | None = None
@@ -125,6 +127,12 @@ class FinetuneData(Block):
                 "give exactly one of `path` (a local file), `dataset` (a hub id) and `imitate` (a persona's answers)"
             )
         return self
+
+    @property
+    def holds_pairs_out(self) -> bool:
+        """Whether held-out rows are pairs of two answers. Where sound answers are trained on, `completion` is
+        `aligned`, and rows set aside only keep the prompts those of another finetune."""
+        return self.held_out > 0 and (self.imitate is not None or self.completion != self.aligned)
 
 
 class Condition(Block):
