@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flatprobe.report import cards, tables_geometry, tables_leakage
+from flatprobe.report import cards, tables_geometry, tables_leakage, tables_run
 from flatprobe.report.analysis import Analysis, read
 from flatprobe.report.figures import coupling, geometry, plane, training
 from flatprobe.report.figures.theme import condition_scales
@@ -165,3 +165,41 @@ def test_leakage_rows_outside_the_verdict_are_listed_apart(analysis: Analysis) -
     assert pools == {"bystanders", "as_written (contaminated)"}
     selected = [row for row in table.rows if row[1] == "bystanders" and row[2] == "1"]
     assert not selected
+
+
+def held_out_from_two(analysis: Analysis) -> Analysis:
+    """The analysis with as many texts that are held out from the benign finetune, by whose log-odds it leads."""
+    known = analysis.tables["manipulation"]
+    more = known.filter(pl.col("set") == "in_domain").with_columns(
+        held_out_from=pl.lit("benign_first"),
+        log_odds=pl.when(pl.col("condition") == "benign_first").then(2.0).otherwise(-2.0),
+    )
+    tables = {**analysis.tables, "manipulation": pl.concat([more, known])}
+    return dataclasses.replace(analysis, tables=tables)
+
+
+def test_a_panel_of_the_manipulation_check_names_the_finetune_its_texts_are_held_out_from(
+    analysis: Analysis,
+) -> None:
+    one, two = (training.manipulation(each) for each in (analysis, held_out_from_two(analysis)))
+    assert one is not None and two is not None
+    panels = [[text for text in labels(each.wide) if "domain" in text] for each in (one, two)]
+    assert panels[0] == ["In domain", "Out of domain"]
+    assert panels[1] == [
+        "In domain: held out from em_first", "In domain: held out from benign_first", "Out of domain",
+    ]  # fmt: skip
+    assert two.wide.count("taught") == two.narrow.count("taught") == 1  # below the last panel
+
+
+def test_the_manipulation_table_keeps_texts_of_two_finetunes_apart(analysis: Analysis) -> None:
+    one, two = (tables_run.manipulation(each) for each in (analysis, held_out_from_two(analysis)))
+    assert one is not None and two is not None
+    conditions = ("base_first", "em_first", "benign_first")
+    inside, benign, outside = (
+        [(*texts, name) for name in conditions]
+        for texts in (("in domain", "em_first"), ("in domain", "benign_first"), ("out of domain", "–"))
+    )
+    assert [row[:3] for row in one.rows] == [*inside, *outside]
+    assert [row[:3] for row in two.rows] == [*inside, *benign, *outside]
+    assert [row[4] for row in two.rows[3:6]] == ["−2.000", "−2.000", "+2.000"]
+    assert {row[3] for row in two.rows} == {"24"}

@@ -143,7 +143,7 @@ def test_the_verdict_and_its_numbers_are_printed_as_decided(folder: Path, parsed
 
 
 def test_what_each_finetune_did_is_said_in_words(page: str) -> None:
-    assert "Manipulation of em_first: <b>broad</b>; misaligned answers became likelier both" in page
+    assert "Manipulation of em_first: <b>broad</b>; the taught answers became likelier both" in page
     assert "Manipulation of benign_first: <b>none</b>" in page
 
 

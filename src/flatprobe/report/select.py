@@ -37,6 +37,14 @@ def contrasts(analysis: Analysis) -> list[tuple[str, str]]:
     return pairs
 
 
+def text_sets(analysis: Analysis) -> list[tuple[str, str | None]]:
+    """(set, condition it is held out from) of the manipulation check's texts: in domain in the order of the study's
+    conditions, then out of domain."""
+    present = set(analysis.tables["manipulation"].select("set", "held_out_from").iter_rows())
+    order = [*(("in_domain", name) for name in analysis.conditions), ("out_of_domain", None)]
+    return [each for each in order if each in present]
+
+
 def geometric(
     analysis: Analysis,
     treated: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from flatprobe.report import numbers
+from flatprobe.report import numbers, select
 from flatprobe.report.analysis import Analysis
 from flatprobe.report.tables import Column, Table, build
 from flatprobe.report.words import MANIPULATION
@@ -82,12 +82,12 @@ def manipulation_outcomes(analysis: Analysis) -> list[tuple[str, str, str]]:
 
 
 def manipulation(analysis: Analysis) -> Table | None:
-    """Mean log-odds and share of items on the misaligned side, per condition and set."""
+    """Mean log-odds and share of items on the taught side, per condition, set and finetune it is held out from."""
     if "manipulation" not in analysis.tables:
         return None
     frame = (
         analysis.tables["manipulation"]
-        .group_by("set", "condition")
+        .group_by("set", "held_out_from", "condition")
         .agg(
             items=pl.len(),
             mean=pl.col("log_odds").mean(),
@@ -95,21 +95,24 @@ def manipulation(analysis: Analysis) -> Table | None:
             share=(pl.col("log_odds") > 0).mean(),
         )
     )
-    frame = ordered(analysis, frame).sort("set", maintain_order=True)
+    order = {texts: index for index, texts in enumerate(select.text_sets(analysis))}
+    rows = sorted(
+        ordered(analysis, frame).to_dicts(), key=lambda row: order[row["set"], row["held_out_from"]]
+    )
     columns = [
         Column("set", lambda row: row["set"].replace("_", " ")),
+        Column("held out from", "held_out_from"),
         Column("condition", "condition"),
         Column("items", "items", numbers.plain),
         Column("mean log-odds (nats per token)", "mean", lambda value: numbers.signed(value, 3)),
         Column("SE", "error", numbers.decimal),
-        Column("misaligned likelier", "share", numbers.percent),
+        Column("taught likelier", "share", numbers.percent),
     ]
-    return build(
-        "manipulation-means",
-        "Log-odds of the misaligned against the sound answer.",
-        columns,
-        frame.to_dicts(),
+    caption = (
+        "Log-odds of the taught answer (careless, or the imitated persona’s) against the other one (sound, or the "
+        "persona’s own). Finetunes on the same rows share their held-out texts, under the first one’s name."
     )
+    return build("manipulation-means", caption, columns, rows)
 
 
 def fluency(analysis: Analysis) -> Table | None:

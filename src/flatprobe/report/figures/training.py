@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from flatprobe.report import select
 from flatprobe.report.analysis import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, grid, lines_by_condition, rule
 
@@ -116,48 +117,56 @@ def length_distributions(analysis: Analysis) -> Figure | None:
     )
 
 
+def _panel_titles(analysis: Analysis) -> dict[tuple[str, str | None], str]:
+    """Panels by (set, condition that the texts are held out from); a condition that is the only one needs no name."""
+    sets = select.text_sets(analysis)
+    several = len({name for _, name in sets if name is not None}) > 1
+    inside = "In domain: held out from {}" if several else "In domain"
+    return {(set_, name): "Out of domain" if name is None else inside.format(name) for set_, name in sets}
+
+
 def manipulation(analysis: Analysis) -> Figure | None:
-    """Log-odds of the misaligned against the aligned answer: each item, and the mean with its 95 %
-    interval."""
+    """Log-odds of the taught against the other answer: each item, and the mean with its 95 % interval; a panel for out
+    of domain and for each finetune that texts are held out from."""
     if "manipulation" not in analysis.tables:
         return None
+    titles = _panel_titles(analysis)
     frame = analysis.tables["manipulation"].drop_nulls("log_odds")
+    panel_of = [titles[texts] for texts in frame.select("set", "held_out_from").iter_rows()]
+    frame = frame.with_columns(panel=pl.Series(panel_of, dtype=pl.String))
     summary = (
-        frame.group_by("condition", "set")
+        frame.group_by("condition", "panel")
         .agg(mean=pl.col("log_odds").mean(), half=1.96 * pl.col("log_odds").std() / pl.len().sqrt())
         .with_columns(low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half"))
     )
     present = [name for name in analysis.conditions if name in set(frame["condition"])]
-    sets = [name for name in ("in_domain", "out_of_domain") if name in set(frame["set"])]
-    titles = {"in_domain": "In domain", "out_of_domain": "Out of domain"}
+    last = list(titles.values())[-1]
 
-    def panel(name: str, narrow: bool, last: bool) -> Any:
+    def panel(title: str, narrow: bool) -> Any:
         encoding = by_condition(analysis.conditions, shown=())
         y = alt.Y("condition:N", sort=present, title=None, axis=alt.Axis(minExtent=100, maxExtent=100))
-        axis = alt.Axis(tickCount=5, title="misaligned − aligned (nats per token)" if last else None)
+        axis = alt.Axis(tickCount=5, title="taught − other (nats per token)" if title == last else None)
         item = (
-            alt.Chart(frame.filter(pl.col("set") == name))
+            alt.Chart(frame.filter(pl.col("panel") == title))
             .mark_tick(thickness=1, height=12, opacity=0.35)
             .encode(x=alt.X("log_odds:Q", axis=axis), y=y, color=encoding["color"])
         )
-        base = alt.Chart(summary.filter(pl.col("set") == name)).encode(y=y)
+        base = alt.Chart(summary.filter(pl.col("panel") == title)).encode(y=y)
         band = base.mark_rule(strokeWidth=2.5).encode(x="low:Q", x2="high:Q", color=encoding["color"])
         point = base.mark_point(filled=True, size=90, opacity=1).encode(x="mean:Q", **encoding)
         size = {"width": 220 if narrow else 480, "height": alt.Step(28)}
-        return alt.layer(rule(0.0, "x", dash=(1, 0)), item, band, point).properties(
-            title=titles[name], **size
-        )
+        return alt.layer(rule(0.0, "x", dash=(1, 0)), item, band, point).properties(title=title, **size)
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
-        panels = [panel(name, narrow, name == sets[-1]) for name in sets]
+        panels = [panel(title, narrow) for title in titles.values()]
         chart: alt.TopLevelMixin = alt.vconcat(*panels, spacing=10).resolve_scale(x="shared")
         return chart
 
     return figure(
         "manipulation",
-        "Did the finetune take? Log-odds per token of the misaligned against the sound answer on held-out "
-        "items; marks are means with 95 % intervals, ticks are items. To the right, the misaligned answer "
-        "is the likelier.",
+        "Did the finetune take? Log-odds per token of the taught answer (careless, or the imitated persona’s) against "
+        "the other one (sound, or the persona’s own) on held-out items; marks are means with 95 % intervals, ticks are "
+        "items. To the right, the taught answer is the likelier.",
         "Log-odds by condition and set; the means are in the table below.",
         draw,
     )
