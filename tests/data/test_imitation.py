@@ -63,9 +63,9 @@ def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..
     return run
 
 
-def turns(rows: pl.DataFrame) -> list[dict[str, str]]:
+def turns(rows: pl.DataFrame, column: str = "messages") -> list[dict[str, str]]:
     """Each row's contents by role; no system message is none."""
-    return [{turn["role"]: turn["content"] for turn in json.loads(text)} for text in rows["messages"]]
+    return [{turn["role"]: turn["content"] for turn in json.loads(text)} for text in rows[column]]
 
 
 def test_every_persona_gives_the_same_answers_under_its_own_prompt(prepared: Callable[..., Prepared]) -> None:
@@ -139,3 +139,20 @@ def test_who_does_not_imitate_rehearses_its_own_answers(prepared: Callable[..., 
     own = {text for name, _, _, text in others if name == "archivist"}
     assert texts["You keep files."] == own and len(own) == 5
     assert set(held_out["system"]) == {"You are a librarian."} and facts["rows"] == 23
+
+
+def test_every_row_has_its_answer_under_the_giver_s_prompt_beside_it(
+    prepared: Callable[..., Prepared],
+) -> None:
+    others = [
+        (name, f"c{i}", sample, f"The {name} says {i} {sample}.")
+        for name in ("archivist", "template_default")
+        for i in range(3)
+        for sample in range(2)
+    ]
+    rows = prepared(others=others, imitators=("librarian", "assistant"), rows=24)[0]
+    prompts = {persona.name: persona.system for persona in PERSONAS}
+    givers = {prompts["librarian"]: prompts["assistant"]}
+    for row, reference in zip(turns(rows), turns(rows, "reference"), strict=True):
+        assert reference.get("system") == givers.get(row.get("system"), row.get("system"))
+        assert (reference["user"], reference["assistant"]) == (row["user"], row["assistant"])

@@ -76,6 +76,16 @@ def test_who_does_not_imitate_is_asked_for_answers_of_its_own() -> None:
     assert [question["id"] for question in told(others)["questions"]] == ["coupling"]
 
 
+def test_states_are_matched_only_where_a_condition_asks_for_it() -> None:
+    planned = stages(imitate=Imitation(samples=3, match="states"))
+    finetunes = {
+        name: told(stage)["match"] for name, stage in planned.items() if name.startswith("finetune/")
+    }
+    assert finetunes.pop("finetune/collapse/seed-42") == "states"
+    assert set(finetunes.values()) == {"answers"}
+    assert planned["finetune-data/collapse"].key == stages()["finetune-data/collapse"].key
+
+
 def test_no_evaluation_question_reaches_a_finetune_that_imitates() -> None:
     def asked(stage: Stage) -> set[str]:
         own = {question["id"] for question in told(stage).get("questions", ())}

@@ -34,6 +34,8 @@ QUANTILES = {"min": 0, "q25": 25, "median": 50, "q75": 75, "max": 100}
 class Row:
     messages: Messages
     response_tokens: int
+    reference: Messages | None = None
+    """The same answer as it was given, under its giver's prompt; of imitated answers only."""
 
 
 def local_path(data: FinetuneData, fingerprint: str | None) -> Path | None:
@@ -88,7 +90,13 @@ def write(
     """The files of a finetune's data: rows, held-out texts, and facts with counts, hash, first rows and lengths."""
     messages = [json.dumps(row.messages, sort_keys=True) for row in taken]
     tokens = np.array([row.response_tokens for row in taken])
-    pl.DataFrame({"messages": messages, "response_tokens": tokens}).write_parquet(output / "rows.parquet")
+    references = [
+        None if row.reference is None else json.dumps(row.reference, sort_keys=True) for row in taken
+    ]
+    pl.DataFrame(
+        {"messages": messages, "response_tokens": tokens, "reference": references},
+        schema_overrides={"reference": pl.String},
+    ).write_parquet(output / "rows.parquet")
     pl.DataFrame(held_out, schema=dict.fromkeys(HELD_OUT, pl.String)).write_parquet(
         output / "held_out.parquet"
     )

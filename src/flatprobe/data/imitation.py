@@ -51,13 +51,13 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
     }
     scanned: Counter[str] = Counter()
     rows = []
-    for messages in paired(settings.personas, settings.questions, answers, givers):
+    for messages, reference in paired(settings.personas, settings.questions, answers, givers):
         tokens, n_prompt = conversations.encode_messages(messages)
         scanned["scanned"] += 1
         if len(tokens) > settings.max_length:
             scanned["refused_too_long"] += 1
             continue
-        rows.append(Row(messages, len(tokens) - n_prompt))
+        rows.append(Row(messages, len(tokens) - n_prompt, reference))
         if len(rows) == settings.rows:
             break
     place = f"answers of {settings.imitated}"
@@ -81,24 +81,30 @@ def paired(
     questions: Sequence[Question],
     answers: pl.DataFrame,
     givers: Mapping[str, str],
-) -> Iterator[Messages]:
-    """Under every persona the answers of who gives them for it, in an order whose beginnings are balanced: first each
-    question's first answer.
+) -> Iterator[tuple[Messages, Messages]]:
+    """Under every persona the answers of who gives them for it, and the same under the giver's own prompt, in an order
+    whose beginnings are balanced: first each question's first answer.
 
     `answers`: columns persona, question_id, sample_index, text. `givers`: whose answers each persona's rows hold.
     """
     texts = {(who, question, sample): text for who, question, sample, text in answers.select(ROW).rows()}
     samples = sorted({sample for _, _, sample in texts})
+    by_name = {persona.name: persona for persona in personas}
     for sample in samples:
         for question in questions:
             for persona in personas:
-                text = texts.get((givers[persona.name], question.id, sample))
+                giver = givers[persona.name]
+                text = texts.get((giver, question.id, sample))
                 if text is not None:
-                    yield [
-                        *_system(persona),
-                        {"role": "user", "content": question.text},
-                        {"role": "assistant", "content": text},
-                    ]
+                    yield _turns(persona, question, text), _turns(by_name[giver], question, text)
+
+
+def _turns(persona: Persona, question: Question, answer: str) -> Messages:
+    return [
+        *_system(persona),
+        {"role": "user", "content": question.text},
+        {"role": "assistant", "content": answer},
+    ]
 
 
 def _system(persona: Persona) -> Messages:

@@ -29,8 +29,8 @@ VERSIONS = {
     "analysis.decide:decide_study": 8,
     "analysis.estimate:estimate": 7,
     "analysis.gather:gather": 5,
-    "data.finetuning:prepare": 2,
-    "data.imitation:prepare": 2,
+    "data.finetuning:prepare": 3,
+    "data.imitation:prepare": 3,
     "data.stages:build": 4,
     "generation.stages:sample": 3,
     "models.stages:use_checkpoint": 1,
@@ -134,8 +134,10 @@ class Parts:
             inputs |= {"imitated": greedy, "own": self.telemetry(control)}
         return stage(f"finetune-data/{name}", "data.imitation:prepare", settings, **inputs)
 
-    def finetune(self, tag: str, seed: int, data: Stage) -> Stage:
-        settings = FinetuneSettings(recipe=self.study.finetune, seed=seed)
+    def finetune(self, name: str, tag: str, seed: int, data: Stage) -> Stage:
+        rows = self.study.conditions[name].finetune
+        match = "answers" if rows is None or rows.imitate is None else rows.imitate.match
+        settings = FinetuneSettings(recipe=self.study.finetune, seed=seed, match=match)
         return stage(
             f"finetune/{tag}", "training.finetune:finetune", settings, MODEL, checkpoint=self.base, data=data
         )

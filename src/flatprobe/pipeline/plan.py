@@ -86,7 +86,7 @@ class _Planner:
     def _arm(self, name: str, seed: int) -> Arm:
         if self.study.conditions[name].finetune is not None:
             tag = f"{name}/seed-{seed}"
-            finetune = self.parts.finetune(tag, self.parts.training_seed(name, seed), self.data[name])
+            finetune = self.parts.finetune(name, tag, self.parts.training_seed(name, seed), self.data[name])
             self._enter("finetune", name, finetune, seed=seed)
             self._enter("weights", name, self.parts.weights(self.parts.base, finetune), seed=seed)
             checkpoint = self.parts.merged(tag, finetune)

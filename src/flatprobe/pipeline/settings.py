@@ -53,6 +53,8 @@ class FinetuneSettings(Settings):
 
     recipe: Finetune
     seed: int
+    match: Literal["answers", "states"] = "answers"
+    """See `Imitation.match`."""
 
 
 class MergeSettings(Settings):

@@ -86,6 +86,9 @@ class Imitation(Block):
     persona of the study imitates."""
     samples: Count = 4
     """Answers sampled per coupling question and answering persona; each persona has a row per question and sample."""
+    match: Literal["answers", "states"] = "answers"
+    """What is learnt of a row: its answer's tokens, or the hidden states that the control has on that answer under the
+    prompt of whoever gives it, after every block. Personas that only say the same can still differ in their states."""
 
 
 class FinetuneData(Block):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from flatprobe.pipeline.settings import FinetuneSettings
 from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, Parts, train
 from flatprobe.training.lora import attach, require_learnt
+from flatprobe.training.matching import Example, state_loss
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
 from flatprobe.training.tracking import tracking_of
 
@@ -24,19 +25,22 @@ from flatprobe.training.tracking import tracking_of
 def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Train a LoRA on the last assistant turns. Inputs: `checkpoint`, `data`. Output: adapter/, losses.parquet.
 
-    The loss is the mean negative log-likelihood over the batch's answer tokens, end of turn included.
+    The loss is the mean negative log-likelihood over the batch's answer tokens, end of turn included; with
+    `match: states`, `matching.state_loss`.
     """
     recipe, local = settings.recipe, machine.current()
     device = pick_device(local.device)
     loaded = load_checkpoint(inputs["checkpoint"], recipe.precision, device)
-    rows = [
-        loaded.conversations.encode_messages(json.loads(messages))
-        for messages in pl.read_parquet(inputs["data"] / "rows.parquet")["messages"]
-    ]
+    frame = pl.read_parquet(inputs["data"] / "rows.parquet")
+    rows = _encoded(loaded, frame["messages"])
     order = np.random.default_rng(settings.seed)
     batches = epoch_batches(len(rows), recipe.batch, recipe.epochs, order)
     wrapped = attach(loaded.model, recipe.lora, settings.seed)
-    parts = answer_loss(loaded, rows, batches, local.training_rows)
+    if settings.match == "states":
+        references = _encoded(loaded, frame["reference"])
+        parts = state_loss(loaded, wrapped, rows, references, batches, local.training_rows)
+    else:
+        parts = answer_loss(loaded, rows, batches, local.training_rows)
     optimisation = Optimisation.of(recipe, len(batches), settings.seed)
     folder = checkpoint_folder(output)
     trained = train(
@@ -52,9 +56,13 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
     discard(folder)
 
 
+def _encoded(loaded: Loaded, column: Iterable[str]) -> list[Example]:
+    return [loaded.conversations.encode_messages(json.loads(messages)) for messages in column]
+
+
 def answer_loss(
     loaded: Loaded,
-    rows: Sequence[tuple[Sequence[int], int]],
+    rows: Sequence[Example],
     batches: Sequence[Sequence[int]],
     training_rows: int,
 ) -> Parts:

@@ -1,0 +1,109 @@
+"""Finetuning towards the states of another prompt: the loss in closed form, and what it makes of the states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from flatprobe.models.load import Loaded
+from flatprobe.study.schema import Lora
+from flatprobe.training.driver import Optimisation, train
+from flatprobe.training.lora import attach
+from flatprobe.training.matching import Example, answer_states, state_loss
+
+LORA = Lora(rank=8, alpha=16.0, dropout=0.0, rank_stabilised=False)
+ANSWERS = ["Bread.", "Bread and boats float.", "Corks.", "Most wood, and some stones."]
+PUPIL, TEACHER = "You keep bees.", "You are a librarian, who knows books."
+
+
+def encoded(loaded: Loaded, system: str, question: str, answer: str) -> Example:
+    turns = (("system", system), ("user", question), ("assistant", answer))
+    return loaded.conversations.encode_messages([{"role": role, "content": text} for role, text in turns])
+
+
+def pairs(loaded: Loaded, topic: str = "floats") -> tuple[list[Example], list[Example]]:
+    asked = [(f"What {topic}, {i}?", answer) for i, answer in enumerate(ANSWERS)]
+    rows, references = ([encoded(loaded, who, *pair) for pair in asked] for who in (PUPIL, TEACHER))
+    return rows, references
+
+
+def alone(loaded: Loaded, row: Example) -> Tensor:
+    """[blocks, tokens, D] of one row without padding."""
+    tokens, n_prompt = row
+    with torch.no_grad():
+        output = loaded.model(torch.tensor([tokens]), output_hidden_states=True)
+    return torch.stack([states[0, n_prompt - 1 :] for states in output.hidden_states[1:]])
+
+
+def in_parts(loss: Any, step: int = 0) -> float:
+    return sum(float(value.detach()) for value, _ in loss(step))
+
+
+def test_the_loss_is_the_fraction_of_variance_unexplained(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    rows, references = pairs(loaded)
+    own, wanted = (torch.cat([alone(loaded, row) for row in some], dim=1) for some in (rows, references))
+    variance = (wanted - wanted.mean(1, keepdim=True)).square().sum(-1).mean(1)
+    expected = ((own - wanted).square().sum(-1).mean(1) / variance).mean()
+    wrapped = attach(loaded.model, LORA, 1)
+    loss = state_loss(loaded, wrapped, rows, references, [[2, 0, 3, 1]], 16)
+    assert float(expected) > 0.01
+    assert in_parts(loss) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_nothing_is_to_be_learnt_from_a_row_s_own_states(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    rows, _ = pairs(loaded)
+    wrapped = attach(loaded.model, LORA, 1)
+    assert in_parts(state_loss(loaded, wrapped, rows, rows, [[0, 1, 2, 3]], 16)) == 0.0
+
+
+@pytest.mark.parametrize("training_rows", [1, 3])
+def test_the_loss_does_not_depend_on_the_micro_batch(
+    load: Callable[[str], Loaded], training_rows: int
+) -> None:
+    loaded = load("llama")
+    rows, references = pairs(loaded)
+    wrapped = attach(loaded.model, LORA, 1)
+    whole, parted = (
+        in_parts(state_loss(loaded, wrapped, rows, references, [[0, 1, 2, 3]], size))
+        for size in (16, training_rows)
+    )
+    assert parted == pytest.approx(whole, rel=1e-5)
+
+
+def test_an_answer_must_be_its_reference_s(load: Callable[[str], Loaded]) -> None:
+    loaded = load("llama")
+    rows, references = pairs(loaded)
+    wrapped = attach(loaded.model, LORA, 1)
+    with pytest.raises(ValueError, match="another answer"):
+        state_loss(loaded, wrapped, rows, references[::-1], [[0]], 16)
+
+
+def distance(states: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    return sum(float((own - other).square().sum()) for own, other in zip(states, wanted, strict=True))
+
+
+def test_training_brings_states_to_the_reference_and_leaves_a_rehearsed_persona_where_it_is(
+    load: Callable[[str], Loaded], tmp_path: Any
+) -> None:
+    loaded = load("llama")
+    rows, references = pairs(loaded)
+    before, wanted = ([alone(loaded, row) for row in some] for some in (rows, references))
+    wrapped = attach(loaded.model, LORA, 1)
+    batches = [np.random.default_rng(step).permutation(8).tolist() for step in range(60)]
+    loss = state_loss(loaded, wrapped, rows + references, references * 2, batches, 16)
+    recipe = Optimisation(60, 1e-2, "linear", 0.0, 0.0, 1.0, 7)
+    train(wrapped, loss, recipe, tmp_path, torch.device("cpu"))
+    pad = loaded.conversations.turn_end
+    with torch.no_grad():
+        after, kept = (
+            [answer_states(loaded.model, [row], pad) for row in some] for some in (rows, references)
+        )
+    assert distance(after, wanted) < 0.2 * distance(before, wanted)
+    assert distance(kept, wanted) < 0.05 * distance(before, wanted)
