@@ -109,6 +109,30 @@ def test_a_loss_of_one_term_is_drawn_once(analysis: Analysis) -> None:
     assert "total" not in labels(figure.wide)
 
 
+def test_the_total_is_left_out_where_every_condition_has_one_term(analysis: Analysis) -> None:
+    losses = analysis.tables["losses"].filter(pl.col("stage") == "finetune")
+    named = losses.with_columns(
+        term=pl.when(pl.col("condition") == "em_first").then(pl.lit("states")).otherwise(pl.lit("answer"))
+    )
+    other = dataclasses.replace(analysis, tables={**analysis.tables, "losses": pl.concat([losses, named])})
+    figure = training.loss_curves(other, "finetune")
+    assert figure is not None
+    assert {"answer", "states"} <= set(labels(figure.wide)) and "total" not in labels(figure.wide)
+
+
+def test_many_seeds_are_drawn_too(analysis: Analysis) -> None:
+    rows = [
+        {"stage": "finetune", "condition": "base_first", "seed": seed, "step": step, "term": "states", "value": 0.01}
+        for seed in range(70)
+        for step in range(80)
+    ]  # fmt: skip
+    losses = pl.DataFrame(rows).with_columns(pl.lit(None, pl.Float64).alias("lambda"))
+    other = dataclasses.replace(analysis, tables={**analysis.tables, "losses": losses})
+    figure = training.loss_curves(other, "finetune")
+    assert figure is not None
+    assert "fraction of variance unexplained" in figure.caption
+
+
 def test_the_heat_map_prints_treated_minus_control(analysis: Analysis) -> None:
     frame = analysis.at_registered_position("cosines")
     cosine = {(row["condition"], row["persona"], row["layer"]): row["cosine"] for row in frame.to_dicts()}

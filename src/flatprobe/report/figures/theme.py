@@ -68,7 +68,10 @@ def figure(name: str, caption: str, description: str, draw: Draw) -> Figure:
 
 
 def _svg(chart: alt.TopLevelMixin, prefix: str) -> str:
-    spec = chart.to_dict()
+    with (
+        alt.data_transformers.disable_max_rows()
+    ):  # it spares notebooks the data; a page has the drawing alone
+        spec = chart.to_dict()
     spec["config"] = CONFIG
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     return _responsive(vl_convert.vegalite_to_svg(spec, vl_version=version), prefix)

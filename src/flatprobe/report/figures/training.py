@@ -35,8 +35,9 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
         .sort("condition", "seed", "term", "step")
     )
     terms = sorted(binned["term"].unique(), key=lambda term: (term != "total", term))
-    if len(terms) == 2:
-        terms.remove("total")  # the total of one term is that term
+    several = binned.filter(pl.col("term") != "total").group_by("condition").agg(pl.col("term").n_unique())
+    if several.height and several["term"].to_list() == [1] * several.height:
+        terms = [term for term in terms if term != "total"]  # the total of one term is that term
         binned = binned.filter(pl.col("term").is_in(terms))
 
     shown = [name for name in analysis.conditions if name in set(binned["condition"])]
@@ -47,7 +48,7 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
             .mark_line(strokeWidth=1.6)
             .encode(
                 x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=ticks)),
-                y=alt.Y("value:Q", title="nats", axis=alt.Axis(tickCount=4)),
+                y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4)),
                 detail="seed:N",
                 **lines_by_condition(analysis.conditions, shown),
             )
@@ -61,9 +62,12 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
     at = f" at λ = {analysis.selected_lambda:g}" if stage == "couple" else ""
     means = f" Each point is a mean over {width} steps." if width > 1 else ""
     scales = "; scales differ between panels" if len(terms) > 1 else ""
+    unit = (
+        ", in nats (of `states` the fraction of variance unexplained)" if "states" in terms else ", in nats"
+    )
     return figure(
         f"losses-{stage}",
-        f"Loss of the {STAGES[stage]}{at}, by term{scales}.{means}",
+        f"Loss of the {STAGES[stage]}{at}, by term{unit}{scales}.{means}",
         f"Loss curves by optimiser step for the terms {', '.join(terms)}, one line per condition.",
         draw,
     )
