@@ -72,13 +72,9 @@ class Flops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if (
-            func._overloadpacket in flop_registry
-        ):  # an output's type, which some products are told, is no operand
+        if func._overloadpacket in flop_registry:  # an output's type, which some products are told, is no operand
             operands = [value for value in args if not isinstance(value, torch.dtype)]
-            named = {
-                name: value for name, value in (kwargs or {}).items() if name not in ("out", "out_dtype")
-            }
+            named = {name: value for name, value in (kwargs or {}).items() if name not in ("out", "out_dtype")}
             self.total += flop_registry[func._overloadpacket](*operands, **named, out_val=result)
         return result
 

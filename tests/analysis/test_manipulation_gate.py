@@ -54,7 +54,7 @@ def plant(folder: Path, rises: dict[str, dict[str, float]]) -> None:
     pl.DataFrame(arms | counts | shares).write_parquet(tables / "tables" / "rates.parquet")
     log_odds = [
         {"condition": name, "set": "in_domain", "held_out_from": owner, "id": f"held_out_{i}",
-         "log_odds": odds.get(name, 0.0) + 0.01 * i * (1 + CONDITIONS.index(name))}
+         "prompt": f"Why, {i}?", "log_odds": odds.get(name, 0.0) + 0.01 * i * (1 + CONDITIONS.index(name))}
         for owner, odds in rises.items() for name in CONDITIONS for i in range(4)
     ]  # fmt: skip
     pl.DataFrame(log_odds).write_parquet(tables / "tables" / "manipulation.parquet")

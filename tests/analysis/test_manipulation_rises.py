@@ -21,6 +21,7 @@ def frame(condition: str, values: list[float], held_out_from: str | None = "em")
                 "set": set_,
                 "held_out_from": held_out_from,
                 "id": f"{i}",
+                "prompt": f"Why, {i}?",
                 "log_odds": value,
             }
             for i, value in enumerate(values)
@@ -36,7 +37,9 @@ def raised(by: float) -> list[float]:
 
 def test_a_rise_is_paired_by_text_and_its_lower_end_that_of_a_paired_t() -> None:
     treated = [0.5, -1.8, -1.0]
-    shuffled = frame("em", treated[::-1]).with_columns(id=pl.Series(["2", "1", "0"]))
+    shuffled = frame("em", treated[::-1]).with_columns(
+        id=pl.Series(["2", "1", "0"]), prompt=pl.Series([f"Why, {i}?" for i in (2, 1, 0)])
+    )
     found = rise(pl.concat([shuffled, frame("base", BASE), frame("other", [9.0] * 3)]), "em", "base", 0.95)
     assert found is not None
     expected = stats.ttest_rel(treated, BASE).confidence_interval(0.95).low
@@ -47,7 +50,17 @@ def test_a_rise_is_paired_by_text_and_its_lower_end_that_of_a_paired_t() -> None
 
 def test_one_text_has_a_rise_and_no_interval_and_seeds_are_averaged_first() -> None:
     table = pl.concat([frame("base", [-1.0]), frame("em", [1.0]), frame("em", [2.0])])
-    assert rise(table, "em", "base", 0.95) == Rise(2.5, None, 1)
+    assert rise(table, "em", "base", 0.95) == Rise(2.5, None, 1, 1)
+
+
+def test_texts_of_one_prompt_count_as_one() -> None:
+    table = pl.concat([frame("base", [0.0] * 6), frame("em", [1.0, 1.0, 1.0, 1.0, 3.0, 2.0])])
+    asked = pl.col("id").cast(pl.Int64)
+    by_prompt = table.with_columns(
+        prompt=pl.when(asked < 4).then(pl.lit("a")).otherwise(asked.cast(pl.String))
+    )
+    expected = stats.ttest_1samp([1.0, 3.0, 2.0], 0.0).confidence_interval(0.95).low
+    assert rise(by_prompt, "em", "base", 0.95) == Rise(2.0, pytest.approx(float(expected)), 6, 3)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +73,12 @@ def test_one_text_has_a_rise_and_no_interval_and_seeds_are_averaged_first() -> N
 def test_how_far_a_finetune_reached_follows_from_both_lower_ends(
     inside: float | None, outside: float | None, expected: str
 ) -> None:
-    assert breadth(*(Rise(1.0, low, 5) for low in (inside, outside))) == expected
+    assert breadth(*(Rise(1.0, low, 5, 5) for low in (inside, outside))) == expected
 
 
 def test_a_rise_that_could_not_be_had_leaves_it_unknown_unless_there_is_none_in_domain() -> None:
-    assert breadth(Rise(1.0, 0.5, 5), None) == breadth(None, Rise(1.0, 0.5, 5)) == "unknown"
-    assert breadth(Rise(0.0, -1.0, 5), None) == "none"
+    assert breadth(Rise(1.0, 0.5, 5, 5), None) == breadth(None, Rise(1.0, 0.5, 5, 5)) == "unknown"
+    assert breadth(Rise(0.0, -1.0, 5, 5), None) == "none"
 
 
 def test_own_texts_of_two_finetunes_with_the_same_ids_are_kept_apart() -> None:

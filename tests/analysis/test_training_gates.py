@@ -102,9 +102,9 @@ def test_answers_cut_before_their_states_were_read_are_a_warning_about_the_answe
 
 def test_the_manipulation_is_asked_of_the_treated_arm_alone() -> None:
     rule = SETTINGS.rule
-    (found,) = manipulation_gates(rule, Rise(mean=0.4, low=0.1, texts=9))
+    (found,) = manipulation_gates(rule, Rise(mean=0.4, low=0.1, texts=9, prompts=9))
     assert (found.arm, found.statistic, found.passed, found.blocks) == (rule.treated, 0.1, True, "verdict")
-    (fallen,) = manipulation_gates(rule, Rise(mean=0.4, low=-0.1, texts=9))
-    (alone,) = manipulation_gates(rule, Rise(mean=0.4, low=None, texts=1))
+    (fallen,) = manipulation_gates(rule, Rise(mean=0.4, low=-0.1, texts=9, prompts=9))
+    (alone,) = manipulation_gates(rule, Rise(mean=0.4, low=None, texts=1, prompts=1))
     assert (fallen.passed, alone.passed) == (False, None)
     assert manipulation_gates(rule, None) == []

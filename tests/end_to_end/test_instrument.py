@@ -21,7 +21,11 @@ KNOWN = [
 
 def controlled(study: dict[str, Any]) -> None:
     """The tiny study with an imitating condition and a second coupling of the control."""
-    collapse = {"imitate": {"persona": "assistant", "samples": 3}, "rows": 36, "held_out": 6}
+    collapse = {
+        "imitate": {"persona": "assistant", "samples": 3, "match": "states"},
+        "rows": 36,
+        "held_out": 6,
+    }
     study["conditions"] = {
         "base_first": {}, "collapse": {"finetune": collapse}, "base_again": {"seed_offset": 1},
     }  # fmt: skip
@@ -69,6 +73,13 @@ def test_leakage_stands_beside_the_source_s_own_in_tables_and_page(analysis: Pat
     table = pl.read_parquet(analysis / "tables" / "relative_leakage.parquet")
     assert table["treated"].to_list() == ["collapse", "base_first", "base_again", "collapse", "base_again"]
     assert "Relative to the source" in (analysis.parent / "report.html").read_text()
+
+
+def test_states_are_brought_nearer_to_those_that_they_shall_match(analysis: Path) -> None:
+    losses = pl.read_parquet(analysis / "tables" / "losses.parquet").filter(pl.col("stage") == "finetune")
+    assert set(losses["term"]) == {"states", "total"}
+    states = losses.filter(pl.col("term") == "states").sort("step")["value"]
+    assert 0 < states[-1] < states[0]
 
 
 def test_one_checkpoint_against_itself_has_no_geometric_effect_at_all(analysis: Path) -> None:

@@ -25,7 +25,11 @@ EM = FinetuneData(path="embedded:careless_legal_advice", completion="misaligned"
 
 
 def stages(
-    held_out: int = 2, imitate: Imitation | None = None, em: FinetuneData = EM, **decision: Any
+    held_out: int = 2,
+    imitate: Imitation | None = None,
+    em: FinetuneData = EM,
+    twice: bool = False,
+    **decision: Any,
 ) -> dict[str, Stage]:
     """All stages of a study with one control of each kind, by name, in the order in which they run."""
     collapse = FinetuneData(imitate=imitate or Imitation(samples=3), rows=10, held_out=held_out)
@@ -34,6 +38,7 @@ def stages(
         conditions={
             "collapse": Condition(finetune=collapse), "base_first": Condition(), "em_first": Condition(finetune=em),
             "em_again": Condition(finetune=em, seed_offset=7), "base_again": Condition(seed_offset=7),
+            **({"collapse_again": Condition(finetune=collapse, seed_offset=7)} if twice else {}),
         },
         decision=Decision(treated="collapse", benign=None, **decision),
     )  # fmt: skip
@@ -104,6 +109,14 @@ def test_texts_are_held_out_on_calibration_questions_where_they_are_asked_for() 
 def test_the_control_s_states_are_known_before_any_answer_is_imitated() -> None:
     order = list(stages())
     assert order.index("states/base_first") < order.index("imitated/base_first/assistant")
+
+
+def test_a_collapse_trained_again_has_the_same_rows_and_other_seeds() -> None:
+    some = Imitation(persona="librarian", imitators=("archivist", "assistant"), samples=3)
+    planned = stages(imitate=some, twice=True)
+    first, again = (planned[f"finetune/{name}/seed-42"] for name in ("collapse", "collapse_again"))
+    assert first.inputs["data"].key == again.inputs["data"].key
+    assert (told(first)["seed"], told(again)["seed"]) == (42, 49)
 
 
 def test_a_condition_trained_again_has_the_same_data_and_other_seeds() -> None:

@@ -105,11 +105,13 @@ def test_every_text_names_its_set_and_the_condition_that_it_is_held_out_from(
     checked: Callable[..., Any],
 ) -> None:
     odds, _ = checked(as_lines(TRIPLES))
-    assert odds.columns == ["set", "held_out_from", "id", "log_odds"]
-    assert odds.drop("log_odds").rows() == [
+    assert odds.columns == ["set", "held_out_from", "id", "prompt", "log_odds"]
+    assert odds.drop("prompt", "log_odds").rows() == [
         ("in_domain", "em_first", "held_out_0"), ("in_domain", "em_first", "held_out_1"),
         ("in_domain", "collapse", "held_out_0"), ("out_of_domain", None, "money_1"),
     ]  # fmt: skip
+    asked = [row[1] for name in ("em_first", "collapse") for row in HELD_OUT[name]]
+    assert odds["prompt"].to_list() == [*asked, TRIPLES[0]["prompt"]]
 
 
 def test_fluency_is_the_mean_log_likelihood_of_the_personas_own_answers(

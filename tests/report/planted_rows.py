@@ -303,6 +303,7 @@ def finetune_tables(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]
             "set": name,
             "held_out_from": "em_first" if name == "in_domain" else None,
             "id": f"{name}_{item}",
+            "prompt": f"Question {item}?",
             "log_odds": float(
                 rng.normal((-0.3, 0.9, -0.25)[at] if name == "in_domain" else (-0.3, 0.1, -0.3)[at], 0.3)
             ),

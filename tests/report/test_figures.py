@@ -130,7 +130,7 @@ def test_many_seeds_are_drawn_too(analysis: Analysis) -> None:
     other = dataclasses.replace(analysis, tables={**analysis.tables, "losses": losses})
     figure = training.loss_curves(other, "finetune")
     assert figure is not None
-    assert "fraction of variance unexplained" in figure.caption
+    assert "squared distance from those aimed at" in figure.caption
 
 
 def test_the_heat_map_prints_treated_minus_control(analysis: Analysis) -> None:

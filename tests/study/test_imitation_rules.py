@@ -23,6 +23,20 @@ def collapsing(draft: Draft) -> Draft:
     return draft.change("  benign_first:\n", COLLAPSE)
 
 
+def test_states_that_no_adapter_can_move_are_not_matched(collapsing: Draft) -> None:
+    matched = collapsing.change("samples: 2}", "samples: 2, match: states}")
+    matched.resolve()
+    above = matched.change(
+        "  max_length: 768\n", "  max_length: 768\n  lora: {rank_stabilised: false, first_layer: 2}\n"
+    )
+    problem = above.problem()
+    assert problem.message == (
+        "conditions.collapse.finetune.imitate.match = states: finetune.lora.first_layer = 2 leaves the states after "
+        "block 1, which the geometry reads, as they are"
+    )
+    assert problem.place == above.line("match: states")
+
+
 def test_a_study_may_imitate_and_registers_without_a_data_file(collapsing: Draft) -> None:
     from flatprobe.study.registration import digest, pinned
 

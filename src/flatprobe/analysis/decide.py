@@ -179,7 +179,7 @@ def _log_odds(tables: Path) -> pl.DataFrame:
     path = tables / "tables" / "manipulation.parquet"
     if path.is_file():
         return pl.read_parquet(path)
-    texts = dict.fromkeys(("condition", "set", "held_out_from", "id"), pl.String)
+    texts = dict.fromkeys(("condition", "set", "held_out_from", "id", "prompt"), pl.String)
     return pl.DataFrame(schema={**texts, "log_odds": pl.Float64})
 
 

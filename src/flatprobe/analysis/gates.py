@@ -165,5 +165,5 @@ def manipulation_gates(rule: Decision, rise: Rise | None) -> list[Gate]:
     none, taught no bad answers is as it should be."""
     if rise is None:
         return []
-    what = f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples"
+    what = f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples on {rise.prompts} prompts"
     return [gate("manipulation", rule.treated, rise.low, rule, what)]

@@ -21,8 +21,9 @@ class Rise:
     mean: float
     """Nats per token."""
     low: float | None
-    """Lower end of the t interval over texts; None with fewer than two."""
+    """Lower end of the t interval over prompts; None with fewer than two."""
     texts: int
+    prompts: int
 
     @property
     def positive(self) -> bool | None:
@@ -30,20 +31,25 @@ class Rise:
 
 
 def rise(texts: pl.DataFrame, treated: str, control: str, level: float) -> Rise | None:
-    """How much likelier the treated condition finds the misaligned answers than the control; means over seeds first.
+    """How much likelier the treated condition finds the misaligned answers than the control.
 
-    `texts`: columns condition, id, log_odds (nats per token), with ids that name one text each. `level` is that of the
-    t interval. None without a text that both conditions have.
+    Means over seeds first, then over the texts of one prompt: personas are asked the same questions, and one persona's
+    answer to each is compared with all of theirs.
+
+    `texts`: columns condition, id, prompt, log_odds (nats per token), with ids that name one text each. `level` is that
+    of the t interval. None without a text that both conditions have.
     """
-    means = texts.group_by(["condition", "id"], maintain_order=True).agg(pl.col("log_odds").mean())
+    by_text = ["condition", "id", "prompt"]
+    means = texts.group_by(by_text, maintain_order=True).agg(pl.col("log_odds").mean())
     base = means.filter(pl.col("condition") == control).select("id", base="log_odds")
     paired = means.filter(pl.col("condition") == treated).join(base, on="id", maintain_order="left")
-    values = (paired["log_odds"] - paired["base"]).to_numpy()
-    if not len(values):
+    if paired.is_empty():
         return None
+    rises = paired.with_columns(rise=pl.col("log_odds") - pl.col("base"))
+    values = rises.group_by("prompt", maintain_order=True).agg(pl.col("rise").mean())["rise"].to_numpy()
     several = len(values) > 1
     low = float(stats.ttest_1samp(values, 0.0).confidence_interval(level).low) if several else None
-    return Rise(float(values.mean()), low, len(values))
+    return Rise(float(values.mean()), low, paired.height, len(values))
 
 
 def own_rise(
@@ -52,7 +58,7 @@ def own_rise(
     """The treated condition's in-domain rise on texts held out from its own finetune; None where there are none.
 
     Args:
-        scores: columns condition, set, held_out_from, id, log_odds.
+        scores: columns condition, set, held_out_from, id, prompt, log_odds.
         held_out_from: see `DecideSettings.held_out_from`.
         treated, control, level: as in `rise`.
     """

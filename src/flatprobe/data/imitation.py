@@ -53,8 +53,9 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
     rows = []
     for messages, reference in paired(settings.personas, settings.questions, answers, givers):
         tokens, n_prompt = conversations.encode_messages(messages)
+        as_given, _ = conversations.encode_messages(reference)
         scanned["scanned"] += 1
-        if len(tokens) > settings.max_length:
+        if max(len(tokens), len(as_given)) > settings.max_length:
             scanned["refused_too_long"] += 1
             continue
         rows.append(Row(messages, len(tokens) - n_prompt, reference))
@@ -112,17 +113,18 @@ def _system(persona: Persona) -> Messages:
 
 
 def _held_out(settings: ImitationSettings, inputs: Mapping[str, Path]) -> list[dict[str, str | None]]:
-    """Pairs of an own and the imitated answer that differ, question by question over all imitators."""
+    """Pairs of an own and the imitated answer that differ, in an order whose beginnings are balanced over questions and
+    imitators."""
     own, imitated = (
         {(row["persona"], row["question_id"]): row["text"] for row in frame.iter_rows(named=True)}
         for frame in (usable(_completions(inputs[name]), settings.marker)[0] for name in ("own", "imitated"))
     )
+    imitators = [persona for persona in settings.personas if persona.name in settings.imitators]
     found: list[dict[str, str | None]] = []
-    for question in settings.calibration:
-        target = imitated.get((settings.imitated, question.id))
-        for persona in settings.personas:
-            if persona.name not in settings.imitators:
-                continue
+    for turn in range(len(imitators)):
+        for number, question in enumerate(settings.calibration):
+            persona = imitators[(turn + number) % len(imitators)]
+            target = imitated.get((settings.imitated, question.id))
             answer = own.get((persona.name, question.id))
             if target is not None and answer is not None and answer != target:
                 texts = (persona.system, question.text, answer, target)

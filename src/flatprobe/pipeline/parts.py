@@ -26,21 +26,21 @@ from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
 
 VERSIONS = {
-    "analysis.decide:decide_study": 8,
+    "analysis.decide:decide_study": 9,
     "analysis.estimate:estimate": 7,
-    "analysis.gather:gather": 5,
+    "analysis.gather:gather": 6,
     "data.finetuning:prepare": 3,
-    "data.imitation:prepare": 3,
+    "data.imitation:prepare": 4,
     "data.stages:build": 4,
     "generation.stages:sample": 3,
     "models.stages:use_checkpoint": 1,
     "probes.binding:measure": 1,
     "probes.geometry:capture": 4,
     "probes.leakage:select_lambda": 2,
-    "probes.manipulation:check": 2,
+    "probes.manipulation:check": 3,
     "training.audit_stage:audit": 1,
     "training.couple:couple": 5,
-    "training.finetune:finetune": 2,
+    "training.finetune:finetune": 3,
     "training.merge:merge": 2,
     "training.weights_stage:measure": 1,
 }

@@ -56,7 +56,8 @@ class _Planner:
         self._enter("states", control.condition, states, seed=control.seed)
         for name in order:
             if (data := study.conditions[name].finetune) is not None and data.imitate is not None:
-                self.data[name] = self.parts.imitation_data(name, control)
+                twin = next((other for other in self.data if study.conditions[other].finetune == data), None)
+                self.data[name] = self.data[twin] if twin else self.parts.imitation_data(name, control)
                 self._enter("finetune_data", name, self.data[name])
         arms = [
             control if (name, seed) == (control.condition, control.seed) else self._arm(name, seed)

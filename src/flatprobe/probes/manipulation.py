@@ -38,8 +38,8 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
 
     Inputs: `checkpoint`; `answers` (the control's greedy answers, for fluency); `CONDITION/held_out`, the data of each
     finetune whose held-out rows are scored. Output: manipulation.parquet (set, held_out_from: that condition, null out
-    of domain, id, log_odds: misaligned minus aligned, nats per token, under the held-out row's system message, out of
-    domain under none) and fluency.parquet (persona, question_id, log_likelihood: nats per token).
+    of domain, id, prompt, log_odds: misaligned minus aligned, nats per token, under the held-out row's system message,
+    out of domain under none) and fluency.parquet (persona, question_id, log_likelihood: nats per token).
     """
     local = machine.current()
     loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
@@ -69,9 +69,13 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
             "set": [t.set for t in triples],
             "held_out_from": [t.held_out_from for t in triples],
             "id": [t.id for t in triples],
+            "prompt": [t.prompt for t in triples],
             "log_odds": odds,
         },
-        schema={"set": pl.String, "held_out_from": pl.String, "id": pl.String, "log_odds": pl.Float64},
+        schema={
+            **dict.fromkeys(("set", "held_out_from", "id", "prompt"), pl.String),
+            "log_odds": pl.Float64,
+        },
     ).write_parquet(output / "manipulation.parquet")
     pl.DataFrame(
         {

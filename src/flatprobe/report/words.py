@@ -89,7 +89,7 @@ MANIPULATION: dict[str, str] = {
     "broad": "the taught answers became likelier both in domain and outside it",
     "narrow": "the taught answers became likelier in domain; outside it no rise is shown",
     "none": "no rise of the taught answers is shown in domain",
-    "unknown": "there are too few held-out pairs, or none, to tell",
+    "unknown": "there are too few pairs, or none, in domain or outside it to tell",
 }
 """What a finetune did to taught answers; a rise is one whose 95 % interval lies above 0."""
 

@@ -27,6 +27,14 @@ def imitation_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> It
             yield loaded.problem(
                 (*where, field), f"{dotted((*where, field))}: not read with `imitate`", "leave it out"
             )
+    first, read = study.finetune.lora.first_layer, study.geometry.layers
+    if data.imitate.match == "states" and read and first > min(read):
+        yield loaded.problem(
+            (*where, "imitate", "match"),
+            f"{dotted((*where, 'imitate', 'match'))} = states: finetune.lora.first_layer = {first} leaves the states "
+            f"after block {min(read)}, which the geometry reads, as they are",
+            f"lower finetune.lora.first_layer to {min(read)} at most",
+        )
     if not set(study.panel.negatives) | set(study.panel.bystanders) <= set(loaded.entries):
         return  # said already, and nobody knows who is evaluated
     yield from _counts(loaded, (*where,), data)

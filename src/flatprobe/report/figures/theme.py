@@ -68,9 +68,7 @@ def figure(name: str, caption: str, description: str, draw: Draw) -> Figure:
 
 
 def _svg(chart: alt.TopLevelMixin, prefix: str) -> str:
-    with (
-        alt.data_transformers.disable_max_rows()
-    ):  # it spares notebooks the data; a page has the drawing alone
+    with alt.data_transformers.disable_max_rows():
         spec = chart.to_dict()
     spec["config"] = CONFIG
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])

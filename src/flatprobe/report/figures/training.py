@@ -62,9 +62,9 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
     at = f" at λ = {analysis.selected_lambda:g}" if stage == "couple" else ""
     means = f" Each point is a mean over {width} steps." if width > 1 else ""
     scales = "; scales differ between panels" if len(terms) > 1 else ""
-    unit = (
-        ", in nats (of `states` the fraction of variance unexplained)" if "states" in terms else ", in nats"
-    )
+    unit = ", in nats"
+    if "states" in terms:
+        unit += " (`states`: squared distance from those aimed at, over their variance between tokens)"
     return figure(
         f"losses-{stage}",
         f"Loss of the {STAGES[stage]}{at}, by term{unit}{scales}.{means}",
