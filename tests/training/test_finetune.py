@@ -8,12 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from peft import PeftModel
 
 from flatprobe import machine
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import FinetuneSettings
 from flatprobe.study.schema import Finetune, Lora
 from flatprobe.training.finetune import epoch_batches, finetune
+from flatprobe.training.matching import answer_states
 
 RECIPE = Finetune(
     lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=False), learning_rate=5e-3, batch=4, epochs=3.0,
@@ -80,3 +82,33 @@ def test_part_of_an_epoch_ends_early() -> None:
 
 def test_there_is_always_a_step() -> None:
     assert len(epoch_batches(3, 16, 0.1, np.random.default_rng(0))) == 1
+
+
+def test_states_are_matched_under_the_row_s_prompt_to_those_under_the_reference_s(
+    model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    def under(system: str) -> list[list[dict[str, str]]]:
+        return [[{"role": "system", "content": system}, *row] for row in ROWS]
+
+    rows, references = under("You keep bees."), under("You are a librarian.")
+    data, output = tmp_path / "data", tmp_path / "output"
+    data.mkdir()
+    output.mkdir()
+    columns = {"messages": rows, "reference": references}
+    pl.DataFrame({name: [json.dumps(row) for row in texts] for name, texts in columns.items()}).write_parquet(
+        data / "rows.parquet"
+    )
+    recipe = RECIPE.model_copy(update={"epochs": 20.0, "learning_rate": 1e-2})
+    inputs = {"checkpoint": model_folder("llama"), "data": data}
+    finetune(FinetuneSettings(recipe=recipe, seed=7, match="states"), inputs, output)
+
+    loaded = load("llama")
+    encode, pad = loaded.conversations.encode_messages, loaded.conversations.turn_end
+    own, wanted = (
+        answer_states(loaded.model, [encode(row) for row in some], pad).detach()
+        for some in (rows, references)
+    )
+    trained = PeftModel.from_pretrained(loaded.model, output / "adapter")
+    with torch.no_grad():
+        reached = answer_states(trained, [encode(row) for row in rows], pad)
+    assert float((reached - wanted).square().sum()) < 0.2 * float((own - wanted).square().sum())

@@ -88,7 +88,8 @@ class Imitation(Block):
     """Answers sampled per coupling question and answering persona; each persona has a row per question and sample."""
     match: Literal["answers", "states"] = "answers"
     """What is learnt of a row: its answer's tokens, or the hidden states that the control has on that answer under the
-    prompt of whoever gives it, after every block. Personas that only say the same can still differ in their states."""
+    prompt of whoever gives it, after every block (the last one's after the final norm). Personas that only say the same
+    can still differ in their states."""
 
 
 class FinetuneData(Block):
