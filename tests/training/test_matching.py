@@ -44,8 +44,9 @@ def in_parts(loss: Any, step: int = 0) -> float:
     return sum(float(value.detach()) for value, _ in loss(step))
 
 
-def test_the_loss_is_the_fraction_of_variance_unexplained(load: Callable[[str], Loaded]) -> None:
-    loaded = load("llama")
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_the_loss_is_squared_distance_over_token_variance(load: Callable[[str], Loaded], family: str) -> None:
+    loaded = load(family)
     rows, references = pairs(loaded)
     own, wanted = (torch.cat([alone(loaded, row) for row in some], dim=1) for some in (rows, references))
     variance = (wanted - wanted.mean(1, keepdim=True)).square().sum(-1).mean(1)
