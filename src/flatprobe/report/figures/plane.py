@@ -185,6 +185,7 @@ def _thresholds(analysis: Analysis) -> list[alt.Chart]:
 def _results(analysis: Analysis, points: list[dict[str, Any]], bounds: Bounds, width: int) -> list[alt.Chart]:
     colour, shape, _ = condition_scales(analysis.conditions)
     charts: list[alt.Chart] = []
+    top = max((row["y"] for row in points), default=0.0)
     for row in sorted(points, key=lambda row: bool(row["decides"])):
         opacity = 1.0 if row["decides"] else 0.75
         room = width * (bounds.x_high - row["x"]) / (bounds.x_high - bounds.x_low)
@@ -205,7 +206,7 @@ def _results(analysis: Analysis, points: list[dict[str, Any]], bounds: Bounds, w
         text = alt.Chart(pl.DataFrame([row])).mark_text(
             align="right" if left else "left",
             dx=-10 if left else 10,
-            dy=-12,
+            dy=-12 if row["y"] == top else 14,  # names of two near results part
             color=INK,
             opacity=opacity,
             fontSize=12,
