@@ -225,5 +225,5 @@ def test_the_manipulation_table_keeps_texts_of_two_finetunes_apart(analysis: Ana
     )
     assert [row[:3] for row in one.rows] == [*inside, *outside]
     assert [row[:3] for row in two.rows] == [*inside, *benign, *outside]
-    assert [row[4] for row in two.rows[3:6]] == ["−2.000", "−2.000", "+2.000"]
-    assert {row[3] for row in two.rows} == {"24"}
+    assert [row[5] for row in two.rows[3:6]] == ["−2.000", "−2.000", "+2.000"]
+    assert {(row[3], row[4]) for row in two.rows} == {("24", "24")}

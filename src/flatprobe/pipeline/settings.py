@@ -53,7 +53,7 @@ class FinetuneSettings(Settings):
 
     recipe: Finetune
     seed: int
-    match: Literal["answers", "states"] = "answers"
+    match: Literal["answers", "states"]
     """See `Imitation.match`."""
 
 

@@ -63,7 +63,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "relative_iqr",
     ),
     "telemetry": ("condition", "lambda", "seed", "step", "persona", "role", "log_p"),
-    "manipulation": ("condition", "set", "held_out_from", "id", "log_odds"),
+    "manipulation": ("condition", "set", "held_out_from", "id", "prompt", "log_odds"),
     "fluency": ("condition", "persona", "question_id", "log_likelihood"),
     "specifications": (
         "contrast", "pool", "contaminated", "lambda", "detector", "estimator", "scope",

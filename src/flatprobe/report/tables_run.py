@@ -87,12 +87,15 @@ def manipulation(analysis: Analysis) -> Table | None:
         return None
     frame = (
         analysis.tables["manipulation"]
+        .group_by("set", "held_out_from", "condition", "prompt")
+        .agg(items=pl.len(), mean=pl.col("log_odds").mean(), taught=(pl.col("log_odds") > 0).sum())
         .group_by("set", "held_out_from", "condition")
         .agg(
-            items=pl.len(),
-            mean=pl.col("log_odds").mean(),
-            error=pl.col("log_odds").std() / pl.len().sqrt(),
-            share=(pl.col("log_odds") > 0).mean(),
+            pl.col("items").sum(),
+            pl.col("mean").mean(),
+            prompts=pl.len(),
+            error=pl.col("mean").std() / pl.len().sqrt(),
+            share=pl.col("taught").sum() / pl.col("items").sum(),
         )
     )
     order = {texts: index for index, texts in enumerate(select.text_sets(analysis))}
@@ -104,8 +107,9 @@ def manipulation(analysis: Analysis) -> Table | None:
         Column("held out from", "held_out_from"),
         Column("condition", "condition"),
         Column("items", "items", numbers.plain),
+        Column("prompts", "prompts", numbers.plain),
         Column("mean log-odds (nats per token)", "mean", lambda value: numbers.signed(value, 3)),
-        Column("SE", "error", numbers.decimal),
+        Column("SE over prompts", "error", numbers.decimal),
         Column("taught likelier", "share", numbers.percent),
     ]
     caption = (

@@ -17,8 +17,8 @@ from flatprobe.pipeline.settings import FinetuneSettings
 from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, Parts, train
 from flatprobe.training.lora import attach, require_learnt
-from flatprobe.training.matching import Example, state_loss
-from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
+from flatprobe.training.matching import state_loss
+from flatprobe.training.supervised import Example, log_probabilities, right_padded, targets_of
 from flatprobe.training.tracking import tracking_of
 
 

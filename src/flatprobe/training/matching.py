@@ -11,10 +11,8 @@ from torch import Tensor
 
 from flatprobe.models.load import Loaded
 from flatprobe.training.driver import Parts
-from flatprobe.training.supervised import right_padded
+from flatprobe.training.supervised import Example, right_padded
 
-Example = tuple[Sequence[int], int]
-"""A conversation's tokens, and how many of them come before the last assistant turn."""
 SPREAD_ROWS = 64
 """Rows, drawn from all, from which the variance of each block's states over tokens is taken."""
 SPREAD_SEED = 0

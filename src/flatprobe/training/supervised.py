@@ -16,6 +16,8 @@ from torch import Tensor
 from flatprobe.errors import UserError
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # of Cohere, Granite, Falcon-H1
+Example = tuple[Sequence[int], int]
+"""A conversation's tokens, and how many of them come before the last assistant turn."""
 LOGIT_BYTES = 1 << 27  # of one chunk's logits in float32; a loss keeps about three times that while it lasts
 
 
@@ -149,7 +151,7 @@ class _RowByRow(torch.autograd.Function):
         return (gradients[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None
 
 
-def targets_of(rows: Sequence[tuple[Sequence[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
+def targets_of(rows: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
     """Row, position and token [T] of every token after each row's prompt; rows are (tokens, n_prompt)."""
     flat = [
         (index, place - 1, tokens[place])

@@ -139,7 +139,9 @@ def manipulation(analysis: Analysis) -> Figure | None:
     panel_of = [titles[texts] for texts in frame.select("set", "held_out_from").iter_rows()]
     frame = frame.with_columns(panel=pl.Series(panel_of, dtype=pl.String))
     summary = (
-        frame.group_by("condition", "panel")
+        frame.group_by("condition", "panel", "prompt")
+        .agg(pl.col("log_odds").mean())  # texts of one prompt are no independent ones
+        .group_by("condition", "panel")
         .agg(mean=pl.col("log_odds").mean(), half=1.96 * pl.col("log_odds").std() / pl.len().sqrt())
         .with_columns(low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half"))
     )
@@ -169,8 +171,8 @@ def manipulation(analysis: Analysis) -> Figure | None:
     return figure(
         "manipulation",
         "Did the finetune take? Log-odds per token of the taught answer (careless, or the imitated persona’s) against "
-        "the other one (sound, or the persona’s own) on held-out items; marks are means with 95 % intervals, ticks are "
-        "items. To the right, the taught answer is the likelier.",
+        "the other one (sound, or the persona’s own) on held-out items; marks are means with 95 % intervals "
+        "over prompts, ticks are items. To the right, the taught answer is the likelier.",
         "Log-odds by condition and set; the means are in the table below.",
         draw,
     )
