@@ -135,7 +135,7 @@ class _Count:
         }
 
     def of(self, stage: Stage) -> list[Work]:
-        if isinstance(stage.settings, CoupleSettings) and not stage.function.endswith(":couple"):
+        if isinstance(stage.settings, CoupleSettings) and stage.kind != "couple":
             return []  # an audit is told what its coupling was, and runs no model
         count = self.by_settings.get(type(stage.settings))
         return count(stage.name.partition("/")[0], stage, stage.settings) if count else []

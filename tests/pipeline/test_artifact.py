@@ -70,6 +70,18 @@ def test_an_artifact_is_found_after_its_stage_was_renamed(store: ArtifactStore) 
     assert store.find(number(1, name="new")) == made
 
 
+def test_an_artifact_from_before_kinds_had_names_is_found_under_its_former_key(store: ArtifactStore) -> None:
+    settings = Number(value=1)
+    former = Stage("old", "stage_functions:write", settings)
+    former.__dict__["key"] = Stage("s", "moved:f", settings, former_kind="stage_functions:write").former_key
+    made = make(store, former)
+    assert (
+        store.find(Stage("new", "moved:f", settings, kind="write", former_kind="stage_functions:write"))
+        == made
+    )
+    assert store.find(Stage("new", "moved:f", settings, kind="write")) is None
+
+
 def test_nothing_is_found_before_anything_is_made(store: ArtifactStore) -> None:
     assert store.find(number(1)) is None
 

@@ -104,7 +104,7 @@ def test_without_an_assistant_another_reference_or_the_source_speaks_the_fixed_a
 
 def test_an_adapter_is_merged_into_the_base() -> None:
     treated = stages(pair(treated=None, adapter=TREATED))["checkpoint/treated"]
-    assert treated.function == "flatprobe.training.merge:merge"
+    assert treated.kind == "merge"
     assert treated.inputs["checkpoint"].name == "checkpoint/base"
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from flatprobe.models.reference import Reference
-from flatprobe.pipeline.parts import VERSIONS
 from flatprobe.pipeline.plan import plan
 from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.pipeline.stage import Stage, topological_order
+from flatprobe.plan.kinds import FORMER_KINDS, KINDS
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
@@ -59,12 +59,12 @@ def test_every_planned_function_exists_and_its_version_enters_the_key(
     controls = stages(
         resolved(conditions={"base_first": Condition(), "em_first": Condition(finetune=IMITATING)})
     )
-    planned = {stage.function for stage in (*before.values(), *controls.values())}
-    assert {function.removeprefix("flatprobe.") for function in planned} == set(VERSIONS)
-    for function in VERSIONS:
-        module, _, name = function.partition(":")
-        assert callable(getattr(import_module(f"flatprobe.{module}"), name))
-    monkeypatch.setitem(VERSIONS, "probes.geometry:capture", 99)
+    planned = {stage.kind for stage in (*before.values(), *controls.values())}
+    assert planned == KINDS.keys() - {"compare"} and FORMER_KINDS.keys() == KINDS.keys()
+    for kind in KINDS.values():
+        module, _, name = kind.function.partition(":")
+        assert callable(getattr(import_module(module), name))
+    monkeypatch.setitem(KINDS, "states", KINDS["states"]._replace(version=99))
     after = stages(resolved())
     changed = {name for name, stage in after.items() if stage.key != before[name].key}
     assert {name.partition("/")[0] for name in changed} == {"states", "tables", "estimates", "verdict"}

@@ -17,6 +17,7 @@ from stage_functions import FRESH, Number, number, plain
 from flatprobe.errors import StageFailed, UserError
 from flatprobe.pipeline import executors
 from flatprobe.pipeline.artifact import ArtifactStore
+from flatprobe.pipeline.display import Display
 from flatprobe.pipeline.executors import LocalExecutor
 from flatprobe.pipeline.lock import run_lock
 from flatprobe.pipeline.runner import RunnerSettings, run
@@ -90,11 +91,23 @@ def test_forty_finished_stages_are_reused_within_a_second(
     assert time.monotonic() - clock < 1.0
 
 
+class Notes(Display):
+    """Keeps what a run says beside its stages."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def test_only_what_depends_on_a_changed_setting_is_computed_again(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
     run([sum_of_two(tally)], tmp_path / "run")
     changed = Stage("sum", "stage_functions:add", Number(value=20, tally=tally), sum_of_two(tally).inputs)
-    assert run([changed], tmp_path / "run").done == 1
+    display = Notes()
+    assert run([changed], tmp_path / "run", display=display).done == 1
+    assert display.notes == ["sum is computed again: value was 10, now 20"]
     assert tally.read_text().splitlines() == ["write 1", "write 2", "add 10", "add 20"]
 
 

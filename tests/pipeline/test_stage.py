@@ -42,7 +42,7 @@ class Holder(Settings):
 def test_a_key_is_the_sha256_of_the_canonical_json_that_is_documented() -> None:
     first = Stage("a", "m:f", Recipe())
     second = Stage("b", "m:g", Recipe(rank=8), {"adapter": first}, version=2)
-    text = f'{{"function":"m:g","inputs":{{"adapter":"{first.key}"}},"settings":{{"rank":8}},"version":2}}'
+    text = f'{{"inputs":{{"adapter":"{first.key}"}},"kind":"m:g","settings":{{"rank":8}},"version":2}}'
     assert second.key == hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -63,10 +63,24 @@ def test_name_and_resources_do_not_change_a_key() -> None:
     assert dataclasses.replace(stage, name="other", resources=FRESH).key == stage.key
 
 
+def test_a_function_that_moves_keeps_its_key_where_its_kind_is_named() -> None:
+    before = Stage("s", "m:f", Recipe(), kind="train")
+    assert dataclasses.replace(before, function="elsewhere.m:g").key == before.key
+    assert dataclasses.replace(before, kind="sample").key != before.key
+
+
+def test_the_former_key_is_the_one_that_hashed_the_import_string() -> None:
+    first = Stage("a", "new:f", Recipe(), kind="first", former_kind="old:f")
+    second = Stage("b", "new:g", Recipe(rank=8), {"adapter": first}, kind="second", former_kind="old:g")
+    text = f'{{"function":"old:g","inputs":{{"adapter":"{first.former_key}"}},"settings":{{"rank":8}},"version":1}}'
+    assert second.former_key == hashlib.sha256(text.encode()).hexdigest()
+    assert dataclasses.replace(second, inputs={"adapter": number(1)}).former_key is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"function": "stage_functions:add"},
+        {"kind": "add"},
         {"version": 2},
         {"settings": Number(value=2)},
         {"inputs": {"one": number(5)}},
@@ -74,7 +88,7 @@ def test_name_and_resources_do_not_change_a_key() -> None:
         {"inputs": {"one": number(4), "two": number(4)}},
     ],
 )
-def test_function_version_settings_roles_and_inputs_each_change_a_key(change: dict[str, Any]) -> None:
+def test_kind_version_settings_roles_and_inputs_each_change_a_key(change: dict[str, Any]) -> None:
     stage = Stage("s", "stage_functions:write", Number(value=1), {"one": number(4)})
     assert dataclasses.replace(stage, **change).key != stage.key
 

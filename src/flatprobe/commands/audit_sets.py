@@ -24,7 +24,6 @@ from flatprobe.training.audit_stage import term_weights
 from flatprobe.training.couple import Answered, answers_of, build_examples, marker_text
 from flatprobe.training.invariants import Count, answer_invariants, coupling_invariants
 
-COUPLE = "flatprobe.training.couple:couple"
 """What trains a coupling; the stage that audits one has its settings."""
 RUN, PLACEHOLDER = "the run folder", "placeholder answers (the run folder has none yet)"
 PLACEHOLDERS = (
@@ -80,7 +79,7 @@ def audit_sets(prepared: Prepared, conversations: Conversations, each: int) -> I
             yield _finetune(name, finished, conversations, each)
     couplings: dict[tuple[str, int], list[tuple[str, CoupleSettings]]] = {}
     for name, stage in stages.items():
-        if isinstance(stage.settings, CoupleSettings) and stage.function == COUPLE:
+        if isinstance(stage.settings, CoupleSettings) and stage.kind == "couple":
             key = (stage.settings.condition, stage.settings.seed)
             couplings.setdefault(key, []).append((name, stage.settings))
     lambdas = prepared.resolved.study.coupling.unlikelihood.lambdas

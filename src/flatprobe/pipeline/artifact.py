@@ -51,14 +51,22 @@ class ArtifactStore:
 
         Raises Damaged where there is one that cannot be trusted.
         """
-        at_home = self.path(stage)
-        places = [at_home] if at_home.exists() else sorted(self.folder.glob(f"[!.]*-{stage.key[:12]}"))
-        if not places:
+        place = self._place(stage)
+        if place is None:
             return None
-        manifest = read_manifest(places[0])
-        if manifest.key != stage.key:
+        manifest = read_manifest(place)
+        if manifest.key not in (stage.key, stage.former_key):
             raise Damaged(f"its manifest is of another computation, {manifest.key}")
-        return Artifact(places[0], manifest)
+        return Artifact(place, manifest)
+
+    def _place(self, stage: Stage) -> Path | None:
+        """The folder of a stage's artifact: under its name, under another name, or under its former key."""
+        if (home := self.path(stage)).exists():
+            return home
+        for key in filter(None, (stage.key, stage.former_key)):
+            if folders := sorted(self.folder.glob(f"[!.]*-{key[:12]}")):
+                return folders[0]
+        return None
 
     def find_current(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact | None:
         """Like `find`; raises Damaged, too, where an input was since computed anew and came out otherwise.

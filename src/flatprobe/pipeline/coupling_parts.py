@@ -36,7 +36,7 @@ class CouplingParts(Parts):
         )  # fmt: skip
         if settings.truncate != "off":
             inputs["checkpoint"] = control.checkpoint  # its tokenizer counts what is left of an answer
-        return stage(f"coupling-data/seed-{seed}", "data.stages:build", settings, **inputs)
+        return stage(f"coupling-data/seed-{seed}", "coupling_data", settings, **inputs)
 
     def couple(
         self, arm: Arm, lambda_: float | None, data: Stage, telemetry: Stage, selection: Stage | None
@@ -54,7 +54,7 @@ class CouplingParts(Parts):
             assert selection is not None, "the control is trained with every lambda"
             inputs["selection"] = selection
         name = f"couple/{arm.condition}/{_lambda_name(lambda_)}/seed-{arm.seed}"
-        return stage(name, "training.couple:couple", settings, MODEL, **inputs)
+        return stage(name, "couple", settings, MODEL, **inputs)
 
     def select(self, control: Arm, data: Stage, telemetry: Stage) -> Stage:
         """Lambda by the control's completions on calibration questions, source and negatives only."""
@@ -71,7 +71,7 @@ class CouplingParts(Parts):
         settings = SelectSettings(
             source=self.study.panel.source, marker=self.study.leakage.marker, lambdas=lambdas
         )
-        return stage("select-lambda", "probes.leakage:select_lambda", settings, **calibrations)
+        return stage("select-lambda", "select_lambda", settings, **calibrations)
 
     def leakage(self, arm: Arm, couple: Stage | None) -> Stage:
         """Completions on evaluation questions; without a coupling, the false-positive baseline."""
@@ -93,7 +93,7 @@ class CouplingParts(Parts):
             marker=study.leakage.marker, precision=study.leakage.precision, level=study.decision.behaviour.level,
         )  # fmt: skip
         return stage(
-            couple.name.replace("couple/", "binding/", 1), "probes.binding:measure", settings, MODEL,
+            couple.name.replace("couple/", "binding/", 1), "binding", settings, MODEL,
             checkpoint=arm.checkpoint, adapter=couple, own=arm.own, completions=leakage,
         )  # fmt: skip
 
@@ -101,7 +101,7 @@ class CouplingParts(Parts):
         """What a coupling was trained on, token by token, and where the marker stands in its completions."""
         needed = couple.inputs
         return stage(
-            couple.name.replace("couple/", "audit/", 1), "training.audit_stage:audit", couple.settings, CPU,
+            couple.name.replace("couple/", "audit/", 1), "audit", couple.settings, CPU,
             checkpoint=needed["checkpoint"], examples=needed["examples"], coupling=couple, completions=leakage,
         )  # fmt: skip
 
@@ -112,7 +112,7 @@ class CouplingParts(Parts):
             precision=self.study.model.dtype, leading=wanted.leading, cosine=wanted.cosine
         )
         return stage(
-            f"weights/{adapter.name}", "training.weights_stage:measure", settings, MODEL,
+            f"weights/{adapter.name}", "weights", settings, MODEL,
             checkpoint=checkpoint, adapter=adapter,
         )  # fmt: skip
 

@@ -48,6 +48,8 @@ class Manifest(BaseModel):
 
     key: str
     name: str
+    kind: str = ""
+    """Empty in manifests from before kinds had names."""
     function: str
     version: int
     settings: dict[str, JsonValue]

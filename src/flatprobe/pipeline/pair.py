@@ -12,9 +12,6 @@ from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.schema import Geometry, Leakage
 
-VERSION = 2
-"""Of the comparing stage: bumped when it gives another result for the same states."""
-
 
 @dataclass(frozen=True)
 class PairPlan:
@@ -44,16 +41,15 @@ class _Planner:
             source=pair.source, bystanders=pair.bystanders, responses=pair.responses, level=pair.level,
             resamples=pair.resamples, reliability_splits=Geometry().reliability_splits, seed=pair.seed,
         )  # fmt: skip
-        function = "flatprobe.analysis.checkpoint_pair:compare"
-        geometry = Stage("geometry", function, settings, states, version=VERSION)
+        geometry = stage("geometry", "compare", settings, **states)
         return PairPlan(states["base"], states["treated"], geometry)
 
     def _checkpoints(self) -> dict[str, Stage]:
-        pair, use = self.pair, "models.stages:use_checkpoint"
+        pair, use = self.pair, "checkpoint"
         base = stage("checkpoint/base", use, CheckpointSettings(reference=pair.base))
         if pair.adapter is not None:
             merge = MergeSettings(dtype=pair.precision, given=pair.adapter)
-            treated = stage("checkpoint/treated", "training.merge:merge", merge, MODEL, checkpoint=base)
+            treated = stage("checkpoint/treated", "merge", merge, MODEL, checkpoint=base)
         else:
             assert pair.treated is not None, "a pair has a second checkpoint or an adapter"
             treated = stage("checkpoint/treated", use, CheckpointSettings(reference=pair.treated))
@@ -75,7 +71,7 @@ class _Planner:
             temperature=0.0 if samples == 1 else leakage.temperature, top_p=leakage.top_p,
             precision=pair.precision, seed=f"{pair.seed}/geometry", stop_at=None, parity_prompts=0,
         )  # fmt: skip
-        return stage(name, "generation.stages:sample", settings, MODEL, checkpoint=checkpoint)
+        return stage(name, "sample", settings, MODEL, checkpoint=checkpoint)
 
     def _states(self, name: str, checkpoint: Stage, own: Stage, fixed: Stage) -> Stage:
         pair = self.pair
@@ -84,7 +80,7 @@ class _Planner:
             precision=pair.precision, fixed_persona=self._fixed_persona(),
         )  # fmt: skip
         inputs = {"checkpoint": checkpoint, "own": own, "fixed": fixed}
-        return stage(f"states/{name}", "probes.geometry:capture", settings, MODEL, **inputs)
+        return stage(f"states/{name}", "states", settings, MODEL, **inputs)
 
     def _fixed_persona(self) -> str:
         """Who speaks the fixed responses: the assistant, else another reference, else the source."""

@@ -21,31 +21,11 @@ from flatprobe.pipeline.settings import (
     StatesSettings,
 )  # fmt: skip
 from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
+from flatprobe.plan.kinds import FORMER_KINDS, KINDS
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
 
-VERSIONS = {
-    "analysis.decide:decide_study": 9,
-    "analysis.estimate:estimate": 7,
-    "analysis.gather:gather": 6,
-    "data.finetuning:prepare": 3,
-    "data.imitation:prepare": 4,
-    "data.stages:build": 4,
-    "generation.stages:sample": 3,
-    "models.stages:use_checkpoint": 1,
-    "probes.binding:measure": 1,
-    "probes.geometry:capture": 4,
-    "probes.leakage:select_lambda": 2,
-    "probes.manipulation:check": 3,
-    "training.audit_stage:audit": 1,
-    "training.couple:couple": 5,
-    "training.finetune:finetune": 3,
-    "training.merge:merge": 2,
-    "training.weights_stage:measure": 1,
-}
-"""Every stage function's version: bump it when the function gives another result for the same settings and inputs, or
-artifacts of the older one are taken for the new one's."""
 MODEL = Resources(kind="gpu")
 NEUTRAL = "assistant"  # whose answers are the fixed responses, where it is a reference
 
@@ -64,13 +44,11 @@ class Arm:
     """Of its finetune and coupling; other than `seed` in a condition that trains another's recipe again."""
 
 
-def stage(
-    name: str, function: str, settings: Settings, resources: Resources = CPU, /, **inputs: Stage
-) -> Stage:
-    """A stage whose function lies in this package, with the function's version."""
-    return Stage(
-        name, f"flatprobe.{function}", settings, inputs, version=VERSIONS[function], resources=resources
-    )
+def stage(name: str, kind: str, settings: Settings, resources: Resources = CPU, /, **inputs: Stage) -> Stage:
+    """A stage of one of the package's kinds."""
+    function, version = KINDS[kind]
+    former = f"flatprobe.{FORMER_KINDS[kind]}"
+    return Stage(name, function, settings, inputs, version, resources, kind, former)
 
 
 class Parts:
@@ -80,9 +58,7 @@ class Parts:
         self.resolved, self.study = resolved, resolved.study
         self.questions = resolved.questions
         self.trained = resolved.role("source", "negative")
-        self.base = stage(
-            "checkpoint/model", "models.stages:use_checkpoint", CheckpointSettings(reference=resolved.model)
-        )
+        self.base = stage("checkpoint/model", "checkpoint", CheckpointSettings(reference=resolved.model))
 
     # --- before coupling
 
@@ -99,7 +75,7 @@ class Parts:
         inputs = {"checkpoint": self.base}
         if length_reference is not None:
             inputs["length_reference"] = length_reference
-        return stage(f"finetune-data/{name}", "data.finetuning:prepare", settings, **inputs)
+        return stage(f"finetune-data/{name}", "finetune_data", settings, **inputs)
 
     def imitation_data(self, name: str, control: Arm) -> Stage:
         """Rows in which personas answer as one; the control's greedy answers as each are what is held out."""
@@ -132,21 +108,19 @@ class Parts:
                 f"{prefix}/greedy", control.checkpoint, imitated, calibration, 1, limit, temperature=0.0
             )
             inputs |= {"imitated": greedy, "own": self.telemetry(control)}
-        return stage(f"finetune-data/{name}", "data.imitation:prepare", settings, **inputs)
+        return stage(f"finetune-data/{name}", "imitation_data", settings, **inputs)
 
     def finetune(self, name: str, tag: str, seed: int, data: Stage) -> Stage:
         rows = self.study.conditions[name].finetune
         match = "answers" if rows is None or rows.imitate is None else rows.imitate.match
         settings = FinetuneSettings(recipe=self.study.finetune, seed=seed, match=match)
-        return stage(
-            f"finetune/{tag}", "training.finetune:finetune", settings, MODEL, checkpoint=self.base, data=data
-        )
+        return stage(f"finetune/{tag}", "finetune", settings, MODEL, checkpoint=self.base, data=data)
 
     def merged(self, tag: str, adapter: Stage) -> Stage:
         settings = MergeSettings(dtype=self.study.model.dtype, given=None)
         return stage(
             f"checkpoint/{tag}",
-            "training.merge:merge",
+            "merge",
             settings,
             MODEL,
             checkpoint=self.base,
@@ -160,9 +134,9 @@ class Parts:
             return self.base
         if self.study.conditions[name].adapter is not None:
             merge = MergeSettings(dtype=self.study.model.dtype, given=reference)
-            return stage(f"checkpoint/{name}", "training.merge:merge", merge, MODEL, checkpoint=self.base)
+            return stage(f"checkpoint/{name}", "merge", merge, MODEL, checkpoint=self.base)
         use = CheckpointSettings(reference=reference)
-        return stage(f"checkpoint/{name}", "models.stages:use_checkpoint", use)
+        return stage(f"checkpoint/{name}", "checkpoint", use)
 
     def arm(self, name: str, seed: int, tag: str, checkpoint: Stage) -> Arm:
         """The checkpoint with its greedy answers for geometry and its sampled ones for the coupling."""
@@ -193,7 +167,7 @@ class Parts:
             positions=geometry.positions, precision=self.study.model.dtype, fixed_persona=self._fixed_persona(),
         )  # fmt: skip
         return stage(
-            f"states/{arm.tag}", "probes.geometry:capture", settings, MODEL,
+            f"states/{arm.tag}", "states", settings, MODEL,
             checkpoint=arm.checkpoint, own=self._probed(arm), fixed=control.own,
         )  # fmt: skip
 
@@ -224,7 +198,7 @@ class Parts:
         )  # fmt: skip
         inputs = {"checkpoint": arm.checkpoint, "answers": control.own}
         inputs |= {f"{name}/held_out": data for name, data in held_out.items()}
-        return stage(f"manipulation/{arm.tag}", "probes.manipulation:check", settings, MODEL, **inputs)
+        return stage(f"manipulation/{arm.tag}", "manipulation", settings, MODEL, **inputs)
 
     def telemetry(self, arm: Arm) -> Stage:
         coupling = self.study.coupling
@@ -256,4 +230,4 @@ class Parts:
             stop_at=stop_at, parity_prompts=parity,
         )  # fmt: skip
         inputs = {"checkpoint": checkpoint} | ({"adapter": adapter} if adapter else {})
-        return stage(name, "generation.stages:sample", settings, MODEL, **inputs)
+        return stage(name, "sample", settings, MODEL, **inputs)

@@ -149,7 +149,7 @@ class _Planner:
             marker=study.leakage.marker, personas=personas, questions=dict(self.resolved.questions),
             entries=tuple(self.entries),
         )  # fmt: skip
-        tables = stage("tables", "analysis.gather:gather", gather, **self.inputs)
+        tables = stage("tables", "gather", gather, **self.inputs)
         states = {e.role: self.inputs[e.role] for e in self.entries if e.kind == "states"}
         estimate = EstimateSettings(
             rule=study.decision, source=study.panel.source, bystanders=bystanders, pools=study.panel.pools,
@@ -159,13 +159,13 @@ class _Planner:
             stop_at=study.coupling.stop_at if study.coupling.stopping == "source_probability" else None,
             entries=tuple(entry for entry in self.entries if entry.kind == "states"),
         )  # fmt: skip
-        estimates = stage("estimates", "analysis.estimate:estimate", estimate, tables=tables, **states)
+        estimates = stage("estimates", "estimate", estimate, tables=tables, **states)
         decide = DecideSettings(
             rule=study.decision, source=study.panel.source, bystanders=bystanders, registered=registered,
             smoke=study.smoke, finetuned=tuple(n for n, c in study.conditions.items() if c.finetune or c.adapter),
             held_out_from=self._held_out_from(),
         )  # fmt: skip
-        verdict = stage("verdict", "analysis.decide:decide_study", decide, tables=tables, estimates=estimates)
+        verdict = stage("verdict", "decide", decide, tables=tables, estimates=estimates)
         return Plan(control_states, tables, estimates, verdict)
 
     def _enter(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flatprobe.errors import Interrupted, StageFailed, UserError
 from flatprobe.pipeline.artifact import Artifact, ArtifactStore
+from flatprobe.pipeline.changes import why_computed
 from flatprobe.pipeline.display import Display
 from flatprobe.pipeline.events import EventLog
 from flatprobe.pipeline.executors import LocalExecutor
@@ -157,6 +158,8 @@ class _Run:
             self.events.write("stage_damaged", stage=stage.name, key=stage.key, reason=str(damage))
             self.display.note(f"{stage.name} is computed again: {damage}")
             return None
+        if artifact is None and (why := why_computed(stage, self.store)) is not None:
+            self.display.note(f"{stage.name} is computed again: {why}")
         if artifact is not None:
             self.reused += 1
             self.events.write("stage_reused", stage=stage.name, key=stage.key)

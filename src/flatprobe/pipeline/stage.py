@@ -59,6 +59,11 @@ class Stage:
     version: int = 1
     """Bumped when the function's meaning changes, so that older artifacts are not taken for its result."""
     resources: Resources = CPU
+    kind: str = ""
+    """What the function computes, as one stable word: hashed, so that the function may move to another file. Left
+    empty, it is the import string."""
+    former_kind: str | None = None
+    """What older keys hashed in place of the kind; artifacts under such a key are reused."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > _LONGEST_NAME:
@@ -71,6 +76,7 @@ class Stage:
                 f"stage {self.name}: {self.function!r} is not of the form `package.module:function`"
             )
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))
+        object.__setattr__(self, "kind", self.kind or self.function)
 
     @cached_property
     def settings_json(self) -> str:
@@ -84,12 +90,23 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (64 hexadecimal digits) of function, version, settings and the keys of the inputs."""
+        """SHA-256 (64 hexadecimal digits) of kind, version, settings and the keys of the inputs."""
+        return self._digest("kind", self.kind, {role: stage.key for role, stage in self.inputs.items()})
+
+    @cached_property
+    def former_key(self) -> str | None:
+        """The key of the same computation before kinds had names; None where it had none."""
+        inputs = {role: stage.former_key for role, stage in self.inputs.items()}
+        if self.former_kind is None or None in inputs.values():
+            return None
+        return self._digest("function", self.former_kind, inputs)
+
+    def _digest(self, label: str, what: str, inputs: Mapping[str, str | None]) -> str:
         content = {
-            "function": self.function,
+            label: what,
             "version": self.version,
             "settings": json.loads(self.settings_json),
-            "inputs": {role: stage.key for role, stage in self.inputs.items()},
+            "inputs": inputs,
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 

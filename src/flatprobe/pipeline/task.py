@@ -20,6 +20,7 @@ class Task:
 
     name: str
     key: str
+    kind: str
     function: str
     version: int
     settings_json: str
@@ -79,6 +80,7 @@ def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: P
     return Task(
         name=stage.name,
         key=stage.key,
+        kind=stage.kind,
         function=stage.function,
         version=stage.version,
         settings_json=stage.settings_json,

@@ -99,6 +99,7 @@ def _run_and_seal(task: Task, threads: int | None) -> float:
     manifest = Manifest(
         key=task.key,
         name=task.name,
+        kind=task.kind,
         function=task.function,
         version=task.version,
         settings=json.loads(task.settings_json),

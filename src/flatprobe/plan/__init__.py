@@ -1,0 +1,1 @@
+"""What to compute: a study as stages, in the order of the science."""
