@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flatprobe import cli
-from flatprobe.commands import study as commands
+from flatprobe.cli import app as cli
+from flatprobe.cli import study as commands
 from flatprobe.errors import UserError
 from flatprobe.models.memory import FILE, Memory, write_memory
 from flatprobe.pipeline.manifest import Damaged
@@ -133,7 +133,7 @@ def test_the_demo_runs_two_stages_at_a_time_on_the_cpu_unless_a_machine_file_is_
         seen.append((load_study(study).study.name, machine))
 
     monkeypatch.setattr(commands, "execute", execute)
-    monkeypatch.setattr("flatprobe.commands.workers.cores", lambda: 8)
+    monkeypatch.setattr("flatprobe.cli.workers.cores", lambda: 8)
     assert flatprobe(monkeypatch, "demo", *words) == 0
     (tmp_path / "gpu.yaml").write_text("device: cuda\n")
     assert flatprobe(monkeypatch, "demo", *words, "--machine", tmp_path / "gpu.yaml") == 0

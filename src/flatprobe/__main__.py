@@ -1,6 +1,6 @@
 """`python -m flatprobe`."""
 
-from flatprobe.cli import main
+from flatprobe.cli.app import main
 
 if __name__ == "__main__":
     main()

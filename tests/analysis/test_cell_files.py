@@ -197,7 +197,7 @@ def test_what_is_read_is_what_was_written_and_wrong_rows_are_those_that_are_wron
         assert file.cells.select(HEADER.split(",")).equals(right)
 
 
-@pytest.mark.parametrize("module", ["flatprobe.commands.analyse", "flatprobe.commands.score"])
+@pytest.mark.parametrize("module", ["flatprobe.cli.analyse", "flatprobe.cli.score"])
 def test_the_commands_start_without_torch_and_without_scipy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'scipy'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

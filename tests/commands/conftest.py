@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flatprobe import cli
+from flatprobe.cli import app as cli
 
 Run = Callable[..., tuple[int, str, str]]
 

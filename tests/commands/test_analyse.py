@@ -13,7 +13,7 @@ import pytest
 from cell_lines import HEADER, plain, table, write
 
 from flatprobe.analysis.comparison import registered_rule
-from flatprobe.commands.analyse_text import Shown, registered_words
+from flatprobe.cli.analyse_text import Shown, registered_words
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.leakage import SCOPES
 

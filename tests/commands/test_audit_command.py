@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flatprobe.commands.audit import frequent, runs
-from flatprobe.commands.audit_sets import of_each_group
+from flatprobe.cli.audit import frequent, runs
+from flatprobe.cli.audit_sets import of_each_group
 from flatprobe.data.coupling import Example
 
 Run = Callable[..., tuple[int, str, str]]

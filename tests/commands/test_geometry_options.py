@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flatprobe.commands.geometry_options import (
+from flatprobe.cli.geometry_options import (
     POSITIONS,
     read_asked,
     read_layers,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flatprobe.cli import main
+from flatprobe.cli.app import main
 from flatprobe.study.resources import shipped_study
 
 SMALL = (

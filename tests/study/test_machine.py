@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flatprobe import machine
-from flatprobe.commands.workers import cores, runner_settings
+from flatprobe.cli.workers import cores, runner_settings
 from flatprobe.errors import UserError
 from flatprobe.machine import Local, to_environment
 from flatprobe.study.load import load_machine

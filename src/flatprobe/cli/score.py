@@ -9,7 +9,7 @@ import polars as pl
 
 from flatprobe import console
 from flatprobe.analysis.scoring import Scored, score_file
-from flatprobe.commands.outputs import TABLES, output_problems, write_table
+from flatprobe.cli.options import TABLES, output_problems, write_table
 from flatprobe.errors import Problem, UserError
 from flatprobe.report.numbers import percent
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flatprobe import console
-from flatprobe.commands import geometry_options as options
-from flatprobe.commands.outputs import output_problems
+from flatprobe.cli import geometry_options as options
+from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.memory import Memory, read_memory, write_memory
 from flatprobe.models.reference import (
@@ -238,9 +238,9 @@ def _digest(pair: Pair) -> str:
 
 
 def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, str], folder: Path) -> None:
-    from flatprobe.commands.geometry_text import show
-    from flatprobe.commands.headroom import HeadroomDisplay, of_pair
-    from flatprobe.commands.workers import runner_settings
+    from flatprobe.cli.geometry_text import show
+    from flatprobe.cli.headroom import HeadroomDisplay, of_pair
+    from flatprobe.cli.workers import runner_settings
     from flatprobe.pipeline.artifact import ArtifactStore
     from flatprobe.pipeline.display import display_for_people
     from flatprobe.pipeline.pair import plan_pair

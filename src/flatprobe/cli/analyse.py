@@ -19,7 +19,7 @@ from flatprobe.analysis.comparison import (
     name_problems,
     registered_rule,
 )
-from flatprobe.commands.outputs import TABLES, output_problems, write_table
+from flatprobe.cli.options import TABLES, output_problems, write_table
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.suggest import closest
 
@@ -74,7 +74,7 @@ def analyse(request: Request) -> None:
 
 
 def _compute(request: Request, rule: Rule, file: CellFile, asked: Comparison) -> None:
-    from flatprobe.commands.analyse_text import Shown, show
+    from flatprobe.cli.analyse_text import Shown, show
     from flatprobe.statistics.estimands import write_json
     from flatprobe.statistics.leakage import leakage_contrast
     from flatprobe.statistics.leave_one_out import leave_one_out

@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flatprobe import cli_tools
-from flatprobe.cli_tools import MachineFile
+from flatprobe.cli import tools as cli_tools
+from flatprobe.cli.tools import MachineFile
 from flatprobe.errors import FlatprobeError, UserError
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def run_demo(
     runs: RunsFolder = None,
 ) -> None:
     """Run the complete demo study on the embedded SmolLM2-135M, on this machine's CPU."""
-    from flatprobe.commands.study import demo
+    from flatprobe.cli.study import demo
 
     demo(quick, machine, runs)
 
@@ -46,7 +46,7 @@ def run_demo(
 @app.command()
 def check(study: StudyFile, machine: MachineFile = None) -> None:
     """Report everything that is wrong with a study, with file and line; run nothing."""
-    from flatprobe.commands.study import check_study
+    from flatprobe.cli.study import check_study
 
     check_study(study, machine)
 
@@ -88,7 +88,7 @@ def plan(
     ] = None,
 ) -> None:
     """List a study's stages and what is finished, and say what its design can detect; run nothing."""
-    from flatprobe.commands.plan import Request, show_plan
+    from flatprobe.cli.plan import Request, show_plan
 
     request = Request(
         study=study, machine=machine, runs=runs, alpha=alpha, power=power, components=components,
@@ -111,7 +111,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a study, or go on where it stopped; finished stages are never run again."""
-    from flatprobe.commands.study import execute
+    from flatprobe.cli.study import execute
     from flatprobe.study.load import load_machine
 
     execute(study, load_machine(machine), runs, register=register)
@@ -120,7 +120,7 @@ def run(
 @app.command()
 def status(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
     """Say how far a study is: stages finished, running and missing."""
-    from flatprobe.commands.study import show_status
+    from flatprobe.cli.study import show_status
 
     show_status(study, machine, runs)
 
@@ -128,7 +128,7 @@ def status(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = Non
 @app.command()
 def report(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
     """Write report.html of a finished study again, and say where it is."""
-    from flatprobe.commands.study import write_report
+    from flatprobe.cli.study import write_report
 
     write_report(study, machine, runs)
 
@@ -141,7 +141,7 @@ def verdict(
     as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json instead of text.")] = False,
 ) -> None:
     """Print the verdict of a finished study with the numbers and gates it was decided on."""
-    from flatprobe.commands.study import show_verdict
+    from flatprobe.cli.study import show_verdict
 
     show_verdict(study, machine, runs, as_json)
 
@@ -158,8 +158,8 @@ def audit(
     html: Annotated[Path | None, typer.Option(help="Write a page with whole examples here.")] = None,
 ) -> None:
     """Show what every training set of a study teaches: decoded tokens with their loss terms, and their invariants."""
-    from flatprobe.commands.audit import Request
-    from flatprobe.commands.audit import audit as audit_study
+    from flatprobe.cli.audit import Request
+    from flatprobe.cli.audit import audit as audit_study
 
     audit_study(Request(study=study, machine=machine, runs=runs, examples=examples, json=as_json, html=html))
 

@@ -145,7 +145,7 @@ def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
 
 def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
     """Run the demo or its smoke run: on the CPU, which its sizes are made for, unless a machine file says otherwise."""
-    from flatprobe.commands.workers import cores
+    from flatprobe.cli.workers import cores
 
     workers = min(DEMO_WORKERS, cores())
     machine = Machine(device="cpu", workers=workers) if machine_file is None else load_machine(machine_file)
@@ -155,8 +155,8 @@ def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
 def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
     from flatprobe.analysis.assemble import assemble
-    from flatprobe.commands.headroom import HeadroomDisplay, of_study
-    from flatprobe.commands.workers import runner_settings
+    from flatprobe.cli.headroom import HeadroomDisplay, of_study
+    from flatprobe.cli.workers import runner_settings
     from flatprobe.pipeline.display import display_for_people, duration
     from flatprobe.pipeline.runner import run
 

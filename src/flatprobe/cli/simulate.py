@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flatprobe import console
-from flatprobe.commands.outputs import output_problems
+from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.components import Components
 from flatprobe.statistics.simulation.cells import Design

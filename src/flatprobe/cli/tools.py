@@ -49,8 +49,8 @@ def analyse(
     ] = None,
 ) -> None:
     """Compare two conditions by every leakage estimator, on counts that you already have; no model needed."""
-    from flatprobe.commands.analyse import Request
-    from flatprobe.commands.analyse import analyse as run_analysis
+    from flatprobe.cli.analyse import Request
+    from flatprobe.cli.analyse import analyse as run_analysis
 
     request = Request(
         cells=cells, treated=treated, control=control, bystanders=bystanders or (), trained=trained or (),
@@ -69,7 +69,7 @@ def score(
     out: Annotated[Path, typer.Option(help="Where the table of cells goes: .csv or .parquet.")],
 ) -> None:
     """Count marked completions per condition, persona and question: the table that `analyse` reads."""
-    from flatprobe.commands.score import score_completions
+    from flatprobe.cli.score import score_completions
 
     score_completions(completions, marker, out)
 
@@ -98,7 +98,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Simulate studies with a known truth: size, power and coverage of every estimator and of the verdict."""
-    from flatprobe.commands.simulate import Request, run_simulation
+    from flatprobe.cli.simulate import Request, run_simulation
 
     run_simulation(
         Request(
@@ -160,8 +160,8 @@ def geometry(
     ] = None,
 ) -> None:
     """Compare the personas' hidden states in two checkpoints of a chat model, without the experiment around it."""
-    from flatprobe.commands.geometry import Request
-    from flatprobe.commands.geometry import geometry as compare_checkpoints
+    from flatprobe.cli.geometry import Request
+    from flatprobe.cli.geometry import geometry as compare_checkpoints
 
     compare_checkpoints(
         Request(

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import polars as pl
 
-from flatprobe.commands.study import Prepared
+from flatprobe.cli.study import Prepared
 from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling import Example, Group
 from flatprobe.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe import console
-from flatprobe.commands.outputs import output_problems
+from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.load import load_machine
 
@@ -40,8 +40,8 @@ def audit(request: Request) -> None:
     Raises:
         UserError: wrong options, a study with problems, or examples that break an invariant (after they are shown).
     """
-    from flatprobe.commands.audit_sets import audit_sets
-    from flatprobe.commands.study import prepare
+    from flatprobe.cli.audit_sets import audit_sets
+    from flatprobe.cli.study import prepare
     from flatprobe.study.tokenizers import load_conversations
 
     _check(request)

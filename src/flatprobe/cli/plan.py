@@ -11,10 +11,10 @@ from typing import Any
 from flatprobe import console
 from flatprobe.analysis.cell_files import Where
 from flatprobe.analysis.comparison import Comparison
-from flatprobe.commands import study as commands
-from flatprobe.commands.outputs import output_problems
-from flatprobe.commands.plan_components import Sourced, components_of_cells, given_components, published
-from flatprobe.commands.plan_text import Detectable, Geometry, show
+from flatprobe.cli import study as commands
+from flatprobe.cli.options import output_problems
+from flatprobe.cli.plan_components import Sourced, components_of_cells, given_components, published
+from flatprobe.cli.plan_text import Detectable, Geometry, show
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.load import examine_study, load_machine
 from flatprobe.study.machine_schema import Machine

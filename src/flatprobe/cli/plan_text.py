@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from flatprobe import console
-from flatprobe.commands.plan_components import Sourced
+from flatprobe.cli.plan_components import Sourced
 from flatprobe.report.numbers import decimal, p_value, percent, plain_points
 from flatprobe.statistics.components import Components
 from flatprobe.statistics.forecasts import Forecast, LegForecast, Need
