@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flatprobe.held import hold, release
+from flatprobe.worker_cache import hold, release
 
 
 @pytest.fixture(autouse=True)

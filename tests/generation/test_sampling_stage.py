@@ -12,7 +12,8 @@ import pytest
 import torch
 from adapter_files import adapter
 
-from flatprobe import held, machine
+from flatprobe import machine
+from flatprobe import worker_cache as held
 from flatprobe.errors import UserError
 from flatprobe.generation import chunks, stages
 from flatprobe.generation.stages import prompts_of, sample

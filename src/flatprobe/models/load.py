@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import UserError
-from flatprobe.held import hold, release
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.manifest import Damaged, read_manifest
+from flatprobe.worker_cache import hold, release
 
 POINTER = "checkpoint.json"
 

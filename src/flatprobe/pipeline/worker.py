@@ -25,13 +25,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from flatprobe.errors import UserError
-from flatprobe.held import release
 from flatprobe.pipeline.events import utc_now
 from flatprobe.pipeline.manifest import Manifest, describe_files, read_facts, write_manifest
 from flatprobe.pipeline.progress import listening
 from flatprobe.pipeline.resume import Place, lasting
 from flatprobe.pipeline.task import Failed, Finished, Outcome, Refused, Task
 from flatprobe.provenance import Provenance, collect_provenance
+from flatprobe.worker_cache import release
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
