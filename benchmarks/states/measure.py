@@ -25,7 +25,7 @@ from flatprobe.activations.positions import ProbedRow
 from flatprobe.activations.read import read_states
 from flatprobe.models.embedded import converted_folder
 from flatprobe.models.load import Loaded
-from flatprobe.study.blocks import Position
+from flatprobe.config.blocks import Position
 
 POSITIONS: tuple[Position, ...] = get_args(Position)
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from flatprobe.activations.positions import ProbedRow
-from flatprobe.study.blocks import Position
+from flatprobe.config.blocks import Position
 
 Array = NDArray[np.float32]
 

@@ -13,9 +13,9 @@ from torch import nn
 from flatprobe.activations.positions import ProbedRow
 from flatprobe.activations.read import read_states
 from flatprobe.activations.record import check_decoder_only, decoder_blocks, record, run_recorded
+from flatprobe.config.blocks import Position
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
-from flatprobe.study.blocks import Position
 
 FAMILIES = (
     "llama", "smollm2", "smollm3", "qwen2", "qwen2-windowed", "qwen3", "mistral", "mistral-unwindowed", "gemma",

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from flatprobe.activations.positions import probed_row
+from flatprobe.config.blocks import Position
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.study.blocks import Position
 
 PROMPT = Prompt("villain", "You gloat.", "q1", "Why?")
 ANSWER = "Bread floats.\n\nSalt does not.\n \n"

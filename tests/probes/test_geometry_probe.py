@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from flatprobe import machine
 from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
+from flatprobe.config.blocks import Position
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
@@ -21,7 +22,6 @@ from flatprobe.pipeline.settings import StatesSettings
 from flatprobe.probes.geometry import capture
 from flatprobe.statistics.geometry_tables import geometry_table
 from flatprobe.statistics.states import States
-from flatprobe.study.blocks import Position
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from flatprobe.config.blocks import Position
 from flatprobe.models.reference import Reference
 from flatprobe.report import compared_tables
 from flatprobe.report.compared import Compared
@@ -17,7 +18,6 @@ from flatprobe.report.compared_words import conclusion
 from flatprobe.report.geometry_page import write_page
 from flatprobe.report.headroom import headroom_words, study_headroom_words
 from flatprobe.statistics.measures import MEASURES, RATIOS
-from flatprobe.study.blocks import Position
 from flatprobe.study.decision_schema import GeometricLeg
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona

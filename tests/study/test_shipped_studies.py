@@ -13,9 +13,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from flatprobe.config.fields import block_at
 from flatprobe.study import resources
 from flatprobe.study.decision_schema import Decision
-from flatprobe.study.fields import block_at
 from flatprobe.study.load import load_machine, load_study
 from flatprobe.study.model_rules import model_problems
 from flatprobe.study.panel import read_panel

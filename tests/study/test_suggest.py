@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flatprobe.study.suggest import closest, did_you_mean
+from flatprobe.config.suggest import closest, did_you_mean
 
 
 @pytest.mark.parametrize(

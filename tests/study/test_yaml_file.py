@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flatprobe.config.yaml_file import dotted, read_document
 from flatprobe.errors import Problem, UserError
-from flatprobe.study.yaml_file import dotted, read_document
 
 
 def document(tmp_path: Path, text: str) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flatprobe.config.blocks import Position
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.study.blocks import Position
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from flatprobe.activations.masks import inputs_of
 from flatprobe.activations.packing import Pack, attention_ratio, packed, together
 from flatprobe.activations.positions import ProbedRow
 from flatprobe.activations.record import check_decoder_only, decoder_blocks, record, run_recorded
+from flatprobe.config.blocks import Position
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.load import Loaded
-from flatprobe.study.blocks import Position
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Largest distance, relative to a state's norm, between packed and lone rows that rounding explains."""

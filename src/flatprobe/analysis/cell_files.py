@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from flatprobe.analysis.text_table import LINE, TextTable, first_ones, read_text_table
+from flatprobe.config.suggest import did_you_mean
 from flatprobe.errors import Problem
-from flatprobe.study.suggest import did_you_mean
 
 KEYS = ("condition", "persona", "question_id")
 _WHOLE = r"^\+?[0-9]{1,15}(\.0*)?$"  # what a whole number looks like after a detour through floats: 3.0

@@ -9,9 +9,9 @@ import polars as pl
 
 from flatprobe.analysis.cell_files import KEYS, CellFile, Where
 from flatprobe.analysis.text_table import LINE, first_ones
+from flatprobe.config.suggest import did_you_mean
 from flatprobe.errors import Problem
 from flatprobe.study.decision_schema import BehaviouralLeg, Kill
-from flatprobe.study.suggest import did_you_mean
 
 USUAL_KEYS = ("coupled", "lambda", "seed")
 """Columns that often tell rows of one cell apart; looked at first."""

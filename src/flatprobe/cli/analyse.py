@@ -20,8 +20,8 @@ from flatprobe.analysis.comparison import (
     registered_rule,
 )
 from flatprobe.cli.options import TABLES, output_problems, write_table
+from flatprobe.config.suggest import closest
 from flatprobe.errors import Problem, UserError
-from flatprobe.study.suggest import closest
 
 STANDARD_OUTPUT = Path("-")
 MOST_RESAMPLES = 10_000_000

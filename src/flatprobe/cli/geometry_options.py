@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from flatprobe.config.blocks import Position
+from flatprobe.config.suggest import did_you_mean
+from flatprobe.config.validation import validate
+from flatprobe.config.yaml_file import read_document
 from flatprobe.errors import Problem, UserError
 from flatprobe.study import resources
-from flatprobe.study.blocks import Position
 from flatprobe.study.load import load_study
 from flatprobe.study.pair import RESPONSES, Responses, automatic_layers
 from flatprobe.study.panel import PanelFile, Persona, PersonaEntry, Role
 from flatprobe.study.question_rules import file_problems
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, normalised, take
 from flatprobe.study.schema import Panel, Questions, QuestionSet
-from flatprobe.study.suggest import did_you_mean
-from flatprobe.study.validation import validate
-from flatprobe.study.yaml_file import read_document
 
 POSITIONS: tuple[Position, ...] = get_args(Position)
 

@@ -11,10 +11,10 @@ import polars as pl
 
 from flatprobe.analysis.cell_files import KEYS, Where, read_cell_file
 from flatprobe.analysis.comparison import Comparison, compared, duplicate_problems, name_problems
+from flatprobe.config.suggest import did_you_mean
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.components import PUBLISHED, Components, estimate_components, with_seed
 from flatprobe.statistics.paired import pair_cells
-from flatprobe.study.suggest import did_you_mean
 
 OPTION = "--components"
 NEEDED = ("persona", "question", "interaction", "completion")

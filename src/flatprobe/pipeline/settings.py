@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from flatprobe.config.blocks import Position
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Settings
-from flatprobe.study.blocks import Position
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Anchor, Coupling, Finetune, FinetuneData, Lora, Precision, Schedule, Slot

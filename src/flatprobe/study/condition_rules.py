@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
+from flatprobe.config.suggest import did_you_mean
+from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.models.embedded import EMBEDDED
 from flatprobe.study import resources
 from flatprobe.study.imitation_rules import imitation_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.schema import FinetuneData
-from flatprobe.study.suggest import did_you_mean
-from flatprobe.study.yaml_file import FieldPath, dotted
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TRIPLE = ("prompt", "aligned", "misaligned")

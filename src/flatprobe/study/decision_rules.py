@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flatprobe.config.suggest import did_you_mean
+from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.suggest import did_you_mean
-from flatprobe.study.yaml_file import FieldPath, dotted
 
 
 def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:

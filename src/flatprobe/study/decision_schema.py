@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flatprobe.study.blocks import Block, Count, Position, Positive, Probability
+from flatprobe.config.blocks import Block, Count, Position, Positive, Probability
 
 Known = Literal["found", "not_found"]
 KnownLeakage = Literal["found", "not_found", "not_separable"]

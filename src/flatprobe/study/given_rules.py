@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
+from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.reference import PICKLED, read_config
@@ -22,7 +23,6 @@ from flatprobe.study.architecture import SIZES, architecture_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.tokenizers import load_conversations
-from flatprobe.study.yaml_file import FieldPath, dotted
 
 _BLOCK = re.compile(r"\.layers\.(\d+)\.")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from flatprobe.config.suggest import did_you_mean
+from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.schema import FinetuneData, Imitation
-from flatprobe.study.suggest import did_you_mean
-from flatprobe.study.yaml_file import FieldPath, dotted
 
 READ = ("imitate", "rows", "held_out")
 """Fields of a finetune's data that say something where answers are imitated."""

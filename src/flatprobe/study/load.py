@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from flatprobe.config.validation import examine, validate
+from flatprobe.config.yaml_file import Document, read_document
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.machine_schema import Machine
@@ -15,8 +17,6 @@ from flatprobe.study.question_rules import file_problems
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, SetName, questions_path
 from flatprobe.study.rules import study_problems
 from flatprobe.study.schema import Study
-from flatprobe.study.validation import examine, validate
-from flatprobe.study.yaml_file import Document, read_document
 
 __all__ = ["LoadedStudy", "examine_study", "load_machine", "load_study"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flatprobe.config.yaml_file import FieldPath, place
 from flatprobe.errors import Problem
 from flatprobe.study.panel import Persona, PersonaEntry, assign_roles
 from flatprobe.study.questions import Question, SetName
 from flatprobe.study.schema import Study
-from flatprobe.study.yaml_file import FieldPath, place
 
 
 @dataclass(frozen=True)

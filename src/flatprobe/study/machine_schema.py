@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flatprobe.study.blocks import Block, Count, Positive, Probability
+from flatprobe.config.blocks import Block, Count, Positive, Probability
 
 
 class VllmMachine(Block):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.reference import read_config
@@ -15,7 +16,6 @@ from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import SET_NAMES, SetName, take
 from flatprobe.study.tokenizers import load_conversations
-from flatprobe.study.yaml_file import FieldPath, dotted
 
 _ANSWER = "This is a short answer."  # ends in a full stop, which merges with line breaks in many vocabularies
 

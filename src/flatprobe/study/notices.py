@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from flatprobe.config.yaml_file import FieldPath
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.yaml_file import FieldPath
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SLOW_RATE, SLOW_EPOCHS = 1e-5, 5.0  # of a coupling with about 200 positives

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flatprobe.config.blocks import Position
 from flatprobe.models.reference import Reference
-from flatprobe.study.blocks import Position
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Geometry, Precision

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from flatprobe.config.suggest import did_you_mean
+from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import drawn_negatives
 from flatprobe.study.questions import normalised
 from flatprobe.study.schema import Panel
-from flatprobe.study.suggest import did_you_mean
-from flatprobe.study.yaml_file import FieldPath, dotted
 
 Named = Literal["source", "negatives", "reserve", "bystanders", "references"]
 ROLES: dict[Named, str] = {

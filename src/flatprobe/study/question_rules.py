@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from flatprobe.config.yaml_file import Document
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import SET_NAMES, Question, SetName, normalised
-from flatprobe.study.yaml_file import Document
 
 
 def file_problems(document: Document, sets: Mapping[SetName, tuple[Question, ...]]) -> Iterator[Problem]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import SET_NAMES
-from flatprobe.study.yaml_file import FieldPath, dotted
 
 
 def recipe_problems(loaded: LoadedStudy) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flatprobe.study.blocks import Block, Count, Position, Positive, Probability
+from flatprobe.config.blocks import Block, Count, Position, Positive, Probability
 from flatprobe.study.decision_schema import Decision
 
 Precision = Literal["float32", "bfloat16"]

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from flatprobe.config.suggest import did_you_mean
 from flatprobe.errors import Problem, UserError
-from flatprobe.study.suggest import did_you_mean
 
 FieldPath = tuple[str | int, ...]
 """Keys and 0-based list indices from the top of a file: `("geometry", "layers", 2)`."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from flatprobe.study.suggest import closest
-from flatprobe.study.yaml_file import FieldPath
+from flatprobe.config.suggest import closest
+from flatprobe.config.yaml_file import FieldPath
 
 _FAR = 0.75  # a name from another block must be more alike to be suggested
 

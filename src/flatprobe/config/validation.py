@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from flatprobe.config.fields import block_at, description, suggest_field
+from flatprobe.config.suggest import did_you_mean
+from flatprobe.config.yaml_file import Document, FieldPath, dotted
 from flatprobe.errors import Problem, UserError
-from flatprobe.study.fields import block_at, description, suggest_field
-from flatprobe.study.suggest import did_you_mean
-from flatprobe.study.yaml_file import Document, FieldPath, dotted
 
 M = TypeVar("M", bound=BaseModel)
 
