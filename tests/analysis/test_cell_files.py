@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatprobe.analysis.cell_files import CellFile, Where, read_cell_file
-from flatprobe.analysis.comparison import Comparison, compared, duplicate_problems
-from flatprobe.analysis.text_table import SHOWN, read_text_table
+from flatprobe.counts.cell_files import CellFile, Where, read_cell_file
+from flatprobe.counts.comparison import Comparison, compared, duplicate_problems
+from flatprobe.counts.text_table import SHOWN, read_text_table
 
 HEADER = "condition,persona,question_id,hits,total"
 

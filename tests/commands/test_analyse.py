@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from cell_lines import HEADER, plain, table, write
 
-from flatprobe.analysis.comparison import registered_rule
 from flatprobe.cli.analyse_text import Shown, registered_words
+from flatprobe.counts.comparison import registered_rule
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.leakage import SCOPES
 

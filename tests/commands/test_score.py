@@ -96,7 +96,7 @@ def test_parquet_and_jsonl_give_the_same_cells(run: Run) -> None:
 def test_blocks_do_not_show_in_the_cells(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     completions = [*rows(), *rows(question_id="q02"), *rows(persona="comedian")]
     whole = scored(run, completions)
-    monkeypatch.setattr("flatprobe.analysis.completion_files.BLOCK", 2)
+    monkeypatch.setattr("flatprobe.counts.completion_files.BLOCK", 2)
     assert scored(run, completions).equals(whole)
     pl.DataFrame(completions).write_parquet("c.parquet")
     run("c.parquet", "--marker", "[ZLT]", "--out", "other.parquet")

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from flatprobe import console
-from flatprobe.analysis.cell_files import CellFile, Where, read_cell_file
-from flatprobe.analysis.comparison import (
+from flatprobe.cli.options import TABLES, output_problems, write_table
+from flatprobe.config.suggest import closest
+from flatprobe.counts.cell_files import CellFile, Where, read_cell_file
+from flatprobe.counts.comparison import (
     Comparison,
     Rule,
     compared,
@@ -19,8 +21,6 @@ from flatprobe.analysis.comparison import (
     name_problems,
     registered_rule,
 )
-from flatprobe.cli.options import TABLES, output_problems, write_table
-from flatprobe.config.suggest import closest
 from flatprobe.errors import Problem, UserError
 
 STANDARD_OUTPUT = Path("-")

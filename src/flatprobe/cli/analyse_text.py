@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from flatprobe import console
-from flatprobe.analysis.comparison import Rule
+from flatprobe.counts.comparison import Rule
 from flatprobe.report.numbers import decimal, interval, p_value, percent, points
 from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.estimands import Estimate

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe import console
-from flatprobe.analysis.cell_files import Where
-from flatprobe.analysis.comparison import Comparison
 from flatprobe.cli import study as commands
 from flatprobe.cli.options import output_problems
 from flatprobe.cli.plan_components import Sourced, components_of_cells, given_components, published
 from flatprobe.cli.plan_text import Detectable, Geometry, show
+from flatprobe.counts.cell_files import Where
+from flatprobe.counts.comparison import Comparison
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.load import examine_study, load_machine
 from flatprobe.study.machine_schema import Machine

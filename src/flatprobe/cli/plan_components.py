@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.analysis.cell_files import KEYS, Where, read_cell_file
-from flatprobe.analysis.comparison import Comparison, compared, duplicate_problems, name_problems
 from flatprobe.config.suggest import did_you_mean
+from flatprobe.counts.cell_files import KEYS, Where, read_cell_file
+from flatprobe.counts.comparison import Comparison, compared, duplicate_problems, name_problems
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.components import PUBLISHED, Components, estimate_components, with_seed
 from flatprobe.statistics.paired import pair_cells

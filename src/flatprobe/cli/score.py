@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from flatprobe import console
-from flatprobe.analysis.scoring import Scored, score_file
 from flatprobe.cli.options import TABLES, output_problems, write_table
+from flatprobe.counts.scoring import Scored, score_file
 from flatprobe.errors import Problem, UserError
 from flatprobe.report.numbers import percent
 

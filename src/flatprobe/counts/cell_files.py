@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.analysis.text_table import LINE, TextTable, first_ones, read_text_table
 from flatprobe.config.suggest import did_you_mean
+from flatprobe.counts.text_table import LINE, TextTable, first_ones, read_text_table
 from flatprobe.errors import Problem
 
 KEYS = ("condition", "persona", "question_id")

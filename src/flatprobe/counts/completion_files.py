@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import polars as pl
 
-from flatprobe.analysis.text_table import LINE, SHOWN, file_problem, first_line, is_parquet, place
+from flatprobe.counts.text_table import LINE, SHOWN, file_problem, first_line, is_parquet, place
 from flatprobe.errors import Problem
 
 KEYS = ("condition", "persona", "question_id")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.analysis.completion_files import FURTHER_KEYS, KEYS, read_blocks
-from flatprobe.analysis.text_table import LINE, first_ones, place
+from flatprobe.counts.completion_files import FURTHER_KEYS, KEYS, read_blocks
+from flatprobe.counts.text_table import LINE, first_ones, place
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.markers import score
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from flatprobe.analysis.cell_files import KEYS, CellFile, Where
-from flatprobe.analysis.text_table import LINE, first_ones
 from flatprobe.config.suggest import did_you_mean
+from flatprobe.counts.cell_files import KEYS, CellFile, Where
+from flatprobe.counts.text_table import LINE, first_ones
 from flatprobe.errors import Problem
 from flatprobe.study.decision_schema import BehaviouralLeg, Kill
 
