@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from scipy import stats
 
-from flatprobe.analysis.checkpoint_pair import compare
+from flatprobe.analysis.compare_checkpoints import compare
 from flatprobe.analysis.settings import PairSettings
 from flatprobe.statistics.geometry import geometry_contrast
 from flatprobe.statistics.measures import MEASURES

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flatprobe.analysis.dose_rows import curves, gaps
+from flatprobe.analysis.dose_estimates import curves, gaps
 from flatprobe.analysis.estimate import _telemetry
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.study.decision_schema import Decision

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flatprobe.analysis.leakage_rows import leakage_rows
+from flatprobe.analysis.leakage_estimates import leakage_rows
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.study.decision_schema import BehaviouralLeg, Decision, KnownAnswer
 

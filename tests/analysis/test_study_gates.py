@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flatprobe.analysis.gates import source_rate, study_gates
+from flatprobe.analysis.gate_statistics import source_rate, study_gates
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.statistics.gates import Gate

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flatprobe.analysis.gates import manipulation_gates, training_gates, unfinished_gates
+from flatprobe.analysis.gate_statistics import manipulation_gates, training_gates, unfinished_gates
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.gates import Gate

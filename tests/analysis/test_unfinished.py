@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flatprobe.analysis.states_of import unfinished_questions
+from flatprobe.analysis.read_states import unfinished_questions
 
 INDEX = {"unfinished": [["librarian", "q1"], ["comedian", "q2"]], "unfinished_fixed": ["q3"]}
 

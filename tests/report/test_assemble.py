@@ -10,7 +10,7 @@ import pytest
 from planted import planted_study
 from planted_couplings import found
 
-from flatprobe.analysis import assemble as room
+from flatprobe.analysis import run_folder as room
 from flatprobe.errors import UserError
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.lock import run_lock

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.analysis.gates import (
+from flatprobe.analysis.gate_statistics import (
     geometry_gates,
     manipulation_gates,
     readout_gates,
@@ -19,7 +19,7 @@ from flatprobe.analysis.gates import (
     training_gates,
     unfinished_gates,
 )
-from flatprobe.analysis.leakage_rows import BYSTANDERS, contrasts
+from flatprobe.analysis.leakage_estimates import BYSTANDERS, contrasts
 from flatprobe.analysis.manipulation import Rise, own_rise, reach
 from flatprobe.analysis.settings import DecideSettings
 from flatprobe.statistics.decision import Seeds, decide

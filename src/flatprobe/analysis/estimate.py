@@ -8,9 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.analysis import dose_rows, geometry_rows, leakage_rows
+from flatprobe.analysis import dose_estimates as dose_rows
+from flatprobe.analysis import geometry_estimates as geometry_rows
+from flatprobe.analysis import leakage_estimates as leakage_rows
+from flatprobe.analysis.read_states import kinds, states_of
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.analysis.states_of import kinds, states_of
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.statistics.estimands import Estimate, estimates_frame, write_json
 from flatprobe.statistics.geometry_tables import cosine_table, geometry_table

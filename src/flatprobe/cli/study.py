@@ -154,7 +154,7 @@ def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
 
 def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
-    from flatprobe.analysis.assemble import assemble
+    from flatprobe.analysis.run_folder import assemble
     from flatprobe.cli.headroom import HeadroomDisplay, of_study
     from flatprobe.cli.workers import runner_settings
     from flatprobe.pipeline.display import display_for_people, duration
@@ -184,7 +184,7 @@ def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool)
 
 def write_report(study: Path, machine_file: Path | None, runs: Path | None) -> None:
     """Render the report of a finished study again."""
-    from flatprobe.analysis.assemble import assemble
+    from flatprobe.analysis.run_folder import assemble
 
     prepared = prepare(study, load_machine(machine_file), runs)
     _verdict_of(prepared)

@@ -33,7 +33,7 @@ KINDS = {
     "select_lambda": StageKind("flatprobe.probes.leakage:select_lambda", 2),
     "states": StageKind("flatprobe.probes.geometry:capture", 4),
     "weights": StageKind("flatprobe.training.weights_stage:measure", 1),
-    "compare": StageKind("flatprobe.analysis.checkpoint_pair:compare", 2),
+    "compare": StageKind("flatprobe.analysis.compare_checkpoints:compare", 2),
 }
 
 FORMER_KINDS = {

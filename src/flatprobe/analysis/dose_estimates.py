@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import polars as pl
 
-from flatprobe.analysis.leakage_rows import estimated
+from flatprobe.analysis.leakage_estimates import estimated
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.statistics.dose import DoseGap, dose_gap, dose_response, shared_cells, shared_levels
 

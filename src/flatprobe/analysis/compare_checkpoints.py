@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from flatprobe.analysis.pair_rows import (
+from flatprobe.analysis.comparison_rows import (
     BYSTANDERS,
     FINISHED,
     Row,
@@ -18,8 +18,8 @@ from flatprobe.analysis.pair_rows import (
     persona_rows,
     pool_rows,
 )
+from flatprobe.analysis.read_states import index_of, kinds, states_of, unfinished_questions
 from flatprobe.analysis.settings import Entry, PairSettings
-from flatprobe.analysis.states_of import index_of, kinds, states_of, unfinished_questions
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.statistics.geometry import gram_contrast
 from flatprobe.statistics.geometry_tables import cosine_table, geometry_table

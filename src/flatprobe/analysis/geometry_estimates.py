@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flatprobe.analysis.leakage_rows import BYSTANDERS, estimated
+from flatprobe.analysis.leakage_estimates import BYSTANDERS, estimated
+from flatprobe.analysis.read_states import index_of, states_of, unfinished_questions
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.analysis.states_of import index_of, states_of, unfinished_questions
 from flatprobe.statistics.crossed import one_way
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.geometry import geometry_contrast, geometry_contrasts
