@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import MarkerText, negative
+from flatprobe.data.coupling_examples import MarkerText, negative
 from flatprobe.generation.stages import prompts_of
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.plan import plan

@@ -11,7 +11,7 @@ import yaml
 
 from flatprobe.cli.audit import frequent, runs
 from flatprobe.cli.audit_sets import of_each_group
-from flatprobe.data.coupling import Example
+from flatprobe.data.coupling_examples import Example
 
 Run = Callable[..., tuple[int, str, str]]
 STUDY: dict[str, Any] = {

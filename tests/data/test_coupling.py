@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import (
+from flatprobe.data.coupling_examples import (
     Example,
     MarkerText,
     Row,

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flatprobe.data.stages import build, usable
+from flatprobe.data.coupling_set import build, usable
 from flatprobe.errors import UserError
 from flatprobe.pipeline.settings import CouplingDataSettings
 

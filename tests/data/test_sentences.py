@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flatprobe.data.coupling_set import truncated
 from flatprobe.data.lengths import Selection
 from flatprobe.data.sentences import cut_to, sentence_ends
-from flatprobe.data.stages import truncated
 
 
 def pieces(text: str) -> list[str]:

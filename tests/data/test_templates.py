@@ -4,7 +4,7 @@ import pytest
 from template_families import FAMILIES, Family, train
 
 from flatprobe.data.conversation import Conversations, Prompt, SystemTurn
-from flatprobe.data.coupling import MarkerText, negative, positive
+from flatprobe.data.coupling_examples import MarkerText, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.training.audit import audited_share
 

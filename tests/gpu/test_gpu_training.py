@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flatprobe.data.conversation import Prompt
-from flatprobe.data.coupling import Example, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import CouplingRecipe
 from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood

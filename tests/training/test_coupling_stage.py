@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from flatprobe import machine
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, MarkerText, Row, Target, negative, positive
+from flatprobe.data.coupling_examples import Example, MarkerText, Row, Target, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe

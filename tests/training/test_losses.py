@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flatprobe.data.coupling import Example, Row, Target
+from flatprobe.data.coupling_examples import Example, Row, Target
 from flatprobe.training.losses import CLAMP, Supervised, Weights, collect, coupling_loss, unlikelihood
 
 WEIGHTS = Weights(unlikelihood=2.0, anchor=0.5, positive=0.25)

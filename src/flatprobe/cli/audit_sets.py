@@ -12,7 +12,7 @@ import polars as pl
 
 from flatprobe.cli.study import Prepared
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, Group
+from flatprobe.data.coupling_examples import Example, Group
 from flatprobe.errors import UserError
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged

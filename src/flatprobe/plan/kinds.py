@@ -20,7 +20,7 @@ KINDS = {
     "binding": StageKind("flatprobe.probes.binding:measure", 1),
     "checkpoint": StageKind("flatprobe.models.stages:use_checkpoint", 1),
     "couple": StageKind("flatprobe.training.couple:couple", 5),
-    "coupling_data": StageKind("flatprobe.data.stages:build", 4),
+    "coupling_data": StageKind("flatprobe.data.coupling_set:build", 4),
     "decide": StageKind("flatprobe.analysis.decide:decide_study", 9),
     "estimate": StageKind("flatprobe.analysis.estimate:estimate", 7),
     "finetune": StageKind("flatprobe.training.finetune:finetune", 3),

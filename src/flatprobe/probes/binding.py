@@ -11,7 +11,7 @@ import polars as pl
 
 from flatprobe import machine
 from flatprobe.data.conversation import Prompt
-from flatprobe.data.coupling import tokenise_jointly
+from flatprobe.data.coupling_examples import tokenise_jointly
 from flatprobe.errors import UserError
 from flatprobe.generation.adapters import AdapterSwitch
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device

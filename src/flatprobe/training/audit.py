@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, MarkerText, Row, Target, Term, paragraphs_before_breaks
+from flatprobe.data.coupling_examples import Example, MarkerText, Row, Target, Term, paragraphs_before_breaks
 
 
 def audit_examples(

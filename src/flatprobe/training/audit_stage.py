@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from flatprobe.data.conversation import Conversations
-from flatprobe.data.coupling import Term
+from flatprobe.data.coupling_examples import Term
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.pipeline.settings import CoupleSettings
 from flatprobe.training import contexts

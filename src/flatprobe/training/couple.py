@@ -13,7 +13,7 @@ import polars as pl
 
 from flatprobe import machine
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, Group, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import Example, Group, MarkerText, negative, positive
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Example, MarkerText, Target
+from flatprobe.data.coupling_examples import Example, MarkerText, Target
 from flatprobe.training.audit import reads_back
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flatprobe.data.coupling import Example, Group, Term
+from flatprobe.data.coupling_examples import Example, Group, Term
 
 CLAMP = -1e-6
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flatprobe.data.coupling import Example, Group
+from flatprobe.data.coupling_examples import Example, Group
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import CouplingRecipe
 from flatprobe.training.finetune import epoch_batches

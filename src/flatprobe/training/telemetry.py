@@ -11,7 +11,7 @@ import torch
 
 from flatprobe import machine
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.data.coupling import Joint, tokenise_jointly
+from flatprobe.data.coupling_examples import Joint, tokenise_jointly
 from flatprobe.models.load import Loaded
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
