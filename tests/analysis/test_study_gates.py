@@ -7,8 +7,8 @@ import pytest
 
 from flatprobe.analysis.gate_statistics import source_rate, study_gates
 from flatprobe.analysis.settings import DecideSettings
-from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
-from flatprobe.statistics.gates import Gate
+from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.gates import Gate
 from flatprobe.study.decision_schema import Decision, Gates
 
 SETTINGS = DecideSettings(

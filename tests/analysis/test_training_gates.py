@@ -7,7 +7,7 @@ import pytest
 from flatprobe.analysis.gate_statistics import manipulation_gates, training_gates, unfinished_gates
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.analysis.settings import DecideSettings
-from flatprobe.statistics.gates import Gate
+from flatprobe.decision.gates import Gate
 from flatprobe.study.decision_schema import Decision
 
 SETTINGS = DecideSettings(

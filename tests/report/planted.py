@@ -19,10 +19,10 @@ from planted_robustness import EFFECTS
 from planted_rows import CONDITIONS, LAMBDAS, LAYERS, ROLES, SELECTED
 from planted_tokens import audit, preview_row
 
-from flatprobe.statistics.decision import decide
+from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.decision.gates import gate, required
+from flatprobe.decision.rule import decide
 from flatprobe.statistics.estimands import Estimate, write_json
-from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
-from flatprobe.statistics.gates import gate, required
 from flatprobe.statistics.leakage import SCOPES
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.schema import Condition, FinetuneData, Geometry, Leakage, Model, Panel, Study

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.gates import gate, required
+from flatprobe.decision.rule import decide
 from flatprobe.report import gating
 from flatprobe.report.analysis import Analysis, read
-from flatprobe.statistics.decision import decide
-from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
-from flatprobe.statistics.gates import gate, required
 from flatprobe.study.decision_schema import Decision
 
 RULE = Decision()

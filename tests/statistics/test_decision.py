@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from flatprobe.statistics.decision import Seeds, decide
-from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
-from flatprobe.statistics.gates import Gate, gate, required
-from flatprobe.statistics.verdict import MEANINGS, Verdict
+from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.gates import Gate, gate, required
+from flatprobe.decision.rule import Seeds, decide
+from flatprobe.decision.verdict import MEANINGS, Verdict
 from flatprobe.study.decision_schema import Decision, Gates, GeometricLeg
 
 RULE = Decision()

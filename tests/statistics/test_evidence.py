@@ -4,10 +4,10 @@ import polars as pl
 import pytest
 from planted_states import BYSTANDERS, planted_states
 
-from flatprobe.statistics.decision import decide
+from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.decision.gates import gate, required
+from flatprobe.decision.rule import decide
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
-from flatprobe.statistics.gates import gate, required
 from flatprobe.statistics.geometry import geometry_contrast
 from flatprobe.statistics.leakage import leakage_contrast
 from flatprobe.statistics.states import States

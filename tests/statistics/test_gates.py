@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flatprobe.statistics.gates import gate, low_source_rate_reason
+from flatprobe.decision.gates import gate, low_source_rate_reason
 from flatprobe.study.decision_schema import Decision
 
 RULE = Decision()

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from flatprobe.statistics.decision import decide
-from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
-from flatprobe.statistics.gates import gate, required
-from flatprobe.statistics.known_answers import for_each_leg, lead_is_lost, outcome
-from flatprobe.statistics.verdict import KnownOutcome, Verdict
+from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.gates import gate, required
+from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
+from flatprobe.decision.rule import decide
+from flatprobe.decision.verdict import KnownOutcome, Verdict
 from flatprobe.study.decision_schema import Decision, Known, KnownAnswer, KnownLeakage
 
 RULE = Decision(treated="new", control="old", benign=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flatprobe.statistics.gates import complete
+from flatprobe.decision.gates import complete
 from flatprobe.statistics.simulation.grid import Grid, Simulated, simulate
 from flatprobe.statistics.simulation.joint import (
     VERDICTS,

@@ -22,14 +22,14 @@ from flatprobe.analysis.gate_statistics import (
 from flatprobe.analysis.leakage_estimates import BYSTANDERS, contrasts
 from flatprobe.analysis.manipulation import Rise, own_rise, reach
 from flatprobe.analysis.settings import DecideSettings
-from flatprobe.statistics.decision import Seeds, decide
+from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.decision.gates import Gate, low_source_rate_reason
+from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
+from flatprobe.decision.reasons import SourceReason
+from flatprobe.decision.rule import Seeds, decide
+from flatprobe.decision.verdict import Verdict
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
-from flatprobe.statistics.explain import SourceReason
-from flatprobe.statistics.gates import Gate, low_source_rate_reason
 from flatprobe.statistics.geometry_tables import headroom
-from flatprobe.statistics.known_answers import for_each_leg, lead_is_lost, outcome
-from flatprobe.statistics.verdict import Verdict
 from flatprobe.study.decision_schema import KnownAnswer
 
 

@@ -11,9 +11,9 @@ import polars as pl
 
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.analysis.settings import DecideSettings
+from flatprobe.decision.evidence import Contrast
+from flatprobe.decision.gates import Gate, gate
 from flatprobe.generation.canary import told_apart
-from flatprobe.statistics.evidence import Contrast
-from flatprobe.statistics.gates import Gate, gate
 from flatprobe.statistics.geometry_tables import headroom, reliability
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.questions import normalised

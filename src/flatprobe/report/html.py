@@ -14,6 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from flatprobe.decision.verdict import MEANINGS
 from flatprobe.report import (
     cards,
     examples,
@@ -45,7 +46,6 @@ from flatprobe.report.figures import (
     training,
 )
 from flatprobe.report.figures.persona_map import NO_MAP
-from flatprobe.statistics.verdict import MEANINGS
 
 
 def render(folder: Path, output: Path) -> None:

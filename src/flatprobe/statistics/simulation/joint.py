@@ -13,18 +13,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
+from flatprobe.decision.gates import Gate, gate, required
+from flatprobe.decision.rule import decide
+from flatprobe.decision.verdict import Name
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.decision import decide
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.evidence import Contrast, behavioural_evidence, geometric_evidence
-from flatprobe.statistics.gates import Gate, gate, required
 from flatprobe.statistics.geometry import geometry_contrast
 from flatprobe.statistics.leakage import contrast_cells
 from flatprobe.statistics.planted import SOURCE, planted_pair
 from flatprobe.statistics.simulation.cells import Design, draw
 from flatprobe.statistics.simulation.leakage import Share, share
 from flatprobe.statistics.simulation.truth import Truth
-from flatprobe.statistics.verdict import Name
 from flatprobe.study.decision_schema import Decision
 
 JointTruth = Literal["null", "geometry", "behaviour", "both"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.gates import Blocks, Gate, complete
+from flatprobe.decision.reasons import SourceReason, distances, over_personas, reasons
+from flatprobe.decision.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
 from flatprobe.statistics.bootstrap import ROUNDING
-from flatprobe.statistics.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
-from flatprobe.statistics.explain import SourceReason, distances, over_personas, reasons
-from flatprobe.statistics.gates import Blocks, Gate, complete
 from flatprobe.statistics.multiplicity import conjunction_p
-from flatprobe.statistics.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
 from flatprobe.study.decision_schema import Decision
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from flatprobe.statistics.gates import Gate
+from flatprobe.decision.gates import Gate
 from flatprobe.study.decision_schema import KnownLeakage
 
 Name = Literal["flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"]

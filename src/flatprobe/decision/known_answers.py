@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from scipy import stats
 
-from flatprobe.statistics.gates import Gate, Kind
-from flatprobe.statistics.verdict import Answer, KnownOutcome, Leg, Verdict
+from flatprobe.decision.gates import Gate, Kind
+from flatprobe.decision.verdict import Answer, KnownOutcome, Leg, Verdict
 from flatprobe.study.decision_schema import Decision, KnownAnswer
 
 OF_THE_COUPLING: tuple[Kind, ...] = (

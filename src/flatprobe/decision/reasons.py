@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from flatprobe.statistics.evidence import Contrast
-from flatprobe.statistics.gates import Gate
-from flatprobe.statistics.verdict import Leg, Name
+from flatprobe.decision.evidence import Contrast
+from flatprobe.decision.gates import Gate
+from flatprobe.decision.verdict import Leg, Name
 from flatprobe.study.decision_schema import Decision
 
 SourceReason = Literal["coupling_failed", "source_not_separable"]
