@@ -28,9 +28,9 @@ from sampling import peak_memory
 from sampling_ways import Load, loads
 
 from flatprobe import console
-from flatprobe.generation import chunks
+from flatprobe.generation import saved_completions as chunks
 from flatprobe.generation.engine import Request, request_seed
-from flatprobe.generation.stages import complete
+from flatprobe.generation.sample import complete
 from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
 from flatprobe.models.embedded import converted_folder
 from flatprobe.models.load import held_checkpoint

@@ -10,7 +10,7 @@ from results import Measured, Unit
 
 from flatprobe.activations.positions import probed_row
 from flatprobe.activations.read import read_states
-from flatprobe.generation.stages import prompts_of
+from flatprobe.generation.sample import prompts_of
 from flatprobe.study.questions import take
 
 

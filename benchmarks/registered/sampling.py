@@ -12,7 +12,7 @@ from bench import Bench, adapted, trained_weights
 from results import Measured, Unit
 
 from flatprobe.generation.engine import Request, SamplingSettings
-from flatprobe.generation.stages import prompts_of
+from flatprobe.generation.sample import prompts_of
 from flatprobe.generation.transformers_engine import TransformersEngine
 from flatprobe.study.questions import take
 from flatprobe.training.lora import attach

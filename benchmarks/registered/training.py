@@ -14,7 +14,7 @@ from bench import Bench, adapted, trained_weights
 from results import Measured, Unit
 
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
-from flatprobe.generation.stages import prompts_of
+from flatprobe.generation.sample import prompts_of
 from flatprobe.pipeline.settings import CouplingRecipe
 from flatprobe.study.questions import take
 from flatprobe.study.schema import Finetune

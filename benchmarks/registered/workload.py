@@ -8,7 +8,7 @@ from typing import Any
 
 from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import MarkerText, negative
-from flatprobe.generation.stages import prompts_of
+from flatprobe.generation.sample import prompts_of
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.plan import plan
 from flatprobe.pipeline.settings import (

@@ -15,8 +15,9 @@ from adapter_files import adapter
 from flatprobe import machine
 from flatprobe import worker_cache as held
 from flatprobe.errors import UserError
-from flatprobe.generation import chunks, stages
-from flatprobe.generation.stages import prompts_of, sample
+from flatprobe.generation import sample as stages
+from flatprobe.generation import saved_completions as chunks
+from flatprobe.generation.sample import prompts_of, sample
 from flatprobe.generation.transformers_engine import TransformersEngine
 from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint

@@ -15,7 +15,7 @@ from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation import vllm_server
 from flatprobe.generation.engine import request_seed, sample
-from flatprobe.generation.stages import sample as sample_stage
+from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.study.machine_schema import VllmMachine
 
 

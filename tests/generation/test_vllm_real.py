@@ -23,7 +23,7 @@ from vllm_bench import STAGE
 
 from flatprobe import machine
 from flatprobe.generation.engine import Request, sample
-from flatprobe.generation.stages import sample as sample_stage
+from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.stopping import ends_of_files
 from flatprobe.generation.vllm_engine import VllmEngine
 from flatprobe.models.embedded import converted_folder

@@ -29,7 +29,7 @@ KINDS = {
     "imitation_data": StageKind("flatprobe.data.imitation:prepare", 4),
     "manipulation": StageKind("flatprobe.probes.manipulation:check", 3),
     "merge": StageKind("flatprobe.training.merge:merge", 2),
-    "sample": StageKind("flatprobe.generation.stages:sample", 3),
+    "sample": StageKind("flatprobe.generation.sample:sample", 3),
     "select_lambda": StageKind("flatprobe.probes.leakage:select_lambda", 2),
     "states": StageKind("flatprobe.probes.geometry:capture", 4),
     "weights": StageKind("flatprobe.training.weights_stage:measure", 1),

@@ -16,7 +16,7 @@ from flatprobe import machine
 from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
 from flatprobe.data.conversation import Conversations, Prompt
-from flatprobe.generation.stages import prompts_of
+from flatprobe.generation.sample import prompts_of
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import StatesSettings
