@@ -16,9 +16,10 @@ from vllm_bench import requests_of
 
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
-from flatprobe.generation import openai_engine, openai_server
 from flatprobe.generation.engine import SamplingSettings, sample
-from flatprobe.generation.openai_engine import OpenaiEngine
+from flatprobe.generation.openai_engine import engine as openai_engine
+from flatprobe.generation.openai_engine import server as openai_server
+from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.models.load import Loaded
 from flatprobe.study.machine_schema import OpenaiMachine
 from flatprobe.study.schema import Lora

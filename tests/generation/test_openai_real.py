@@ -22,7 +22,7 @@ from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_m
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Request, sample
-from flatprobe.generation.openai_engine import OpenaiEngine
+from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.generation.stopping import ends_of_files
 from flatprobe.study.machine_schema import OpenaiMachine
 

@@ -61,7 +61,7 @@ def _open(
         return ScriptedEngine(conversations, local.scripted), conversations, False
     ends = ends_of_files(path, conversations)
     if local.engine == "openai":
-        from flatprobe.generation.openai_engine import OpenaiEngine
+        from flatprobe.generation.openai_engine.engine import OpenaiEngine
 
         if local.openai is None:
             raise UserError.one("machine: openai", "missing", "give `base_url` and `model`")

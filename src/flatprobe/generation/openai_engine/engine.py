@@ -15,7 +15,7 @@ from flatprobe.data.conversation import Conversations
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
 from flatprobe.generation.model_files import check_shapes, context_length, longest_turn
-from flatprobe.generation.openai_server import key_of, named, require_package, served
+from flatprobe.generation.openai_engine.server import key_of, named, require_package, served
 from flatprobe.generation.stopping import Stop
 from flatprobe.study.machine_schema import OpenaiMachine
 
