@@ -31,7 +31,7 @@ from flatprobe import console
 from flatprobe.generation import saved_completions as chunks
 from flatprobe.generation.engine import Request, request_seed
 from flatprobe.generation.sample import complete
-from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
+from flatprobe.generation.transformers_engine.engine import TransformersEngine, ends_of
 from flatprobe.models.embedded import converted_folder
 from flatprobe.models.load import held_checkpoint
 from flatprobe.pipeline.resume import Place, lasting

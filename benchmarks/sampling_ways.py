@@ -14,7 +14,7 @@ from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.generation.engine import Engine, Request, SamplingSettings
 from flatprobe.generation.sample import prompts_of
 from flatprobe.generation.stopping import ends_of_files
-from flatprobe.generation.transformers_engine import TransformersEngine, ends_of
+from flatprobe.generation.transformers_engine.engine import TransformersEngine, ends_of
 from flatprobe.models.load import Loaded, held_checkpoint, load_checkpoint, load_tokenizer
 from flatprobe.study import resources
 from flatprobe.study.load import load_study

@@ -13,7 +13,7 @@ from results import Measured, Unit
 
 from flatprobe.generation.engine import Request, SamplingSettings
 from flatprobe.generation.sample import prompts_of
-from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.study.questions import take
 from flatprobe.training.lora import attach
 

@@ -10,7 +10,7 @@ from adapter_files import adapter
 from peft import PeftModel
 
 from flatprobe.errors import UserError
-from flatprobe.generation.adapters import AdapterSwitch, beside
+from flatprobe.generation.transformers_engine.adapters import AdapterSwitch, beside
 from flatprobe.models.load import Loaded, load_checkpoint
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from flatprobe.generation import drawing
-from flatprobe.generation.drawing import draw
+from flatprobe.generation.transformers_engine import drawing
+from flatprobe.generation.transformers_engine.drawing import draw
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])

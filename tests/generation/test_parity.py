@@ -12,7 +12,7 @@ from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, sample
 from flatprobe.generation.parity import GREEDY, parity, plain_answers
-from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.load import Loaded
 
 

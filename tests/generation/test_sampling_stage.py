@@ -18,7 +18,7 @@ from flatprobe.errors import UserError
 from flatprobe.generation import sample as stages
 from flatprobe.generation import saved_completions as chunks
 from flatprobe.generation.sample import prompts_of, sample
-from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from flatprobe.generation.prompts import Prefilled, run, shared_heads
-from flatprobe.generation.slots import Slots
+from flatprobe.generation.transformers_engine.prompts import Prefilled, run, shared_heads
+from flatprobe.generation.transformers_engine.slots import Slots
 from flatprobe.models.load import Loaded
 
 ROWS = [[5, 6, 7, 8, 9], [5, 6, 3], [4, 4, 2, 7, 1, 1, 9, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 2]]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flatprobe.generation.stopping import Stop, ends_of_files
-from flatprobe.generation.transformers_engine import ends_of
+from flatprobe.generation.transformers_engine.engine import ends_of
 from flatprobe.models.load import Loaded, load_checkpoint
 
 PIECES = ["[", "z", "Z", "L", "lt", "T", "]", "[ZL", "T]", "x", "[zlt]", "é", "\n\n"]

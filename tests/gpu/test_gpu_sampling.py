@@ -12,7 +12,7 @@ import torch
 
 from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Completion, SamplingSettings, sample
-from flatprobe.generation.transformers_engine import TransformersEngine
+from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach

@@ -49,7 +49,7 @@ def _open(
 ) -> tuple[Engine, Conversations, bool]:
     """The engine, its conversations, and whether it outlives the stage."""
     if local.engine == "transformers":
-        from flatprobe.generation.transformers_engine import TransformersEngine
+        from flatprobe.generation.transformers_engine.engine import TransformersEngine
 
         loaded = held_checkpoint(folder, precision, pick_device(local.device))
         return TransformersEngine(loaded, local.sampling_rows), loaded.conversations, False

@@ -12,9 +12,9 @@ import torch
 
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
-from flatprobe.generation.adapters import beside
 from flatprobe.generation.engine import Engine, SamplingSettings, sample
-from flatprobe.generation.transformers_engine import ends_of
+from flatprobe.generation.transformers_engine.adapters import beside
+from flatprobe.generation.transformers_engine.engine import ends_of
 from flatprobe.models.load import Loaded
 
 TOKENS = 16  # of each prompt's greedy answer

@@ -13,7 +13,7 @@ from flatprobe import machine
 from flatprobe.data.conversation import Prompt
 from flatprobe.data.coupling_examples import tokenise_jointly
 from flatprobe.errors import UserError
-from flatprobe.generation.adapters import AdapterSwitch
+from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import BindingSettings

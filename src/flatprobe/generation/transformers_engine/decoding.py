@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from flatprobe.generation.engine import FinishReason, SamplingSettings
-from flatprobe.generation.prompts import Prefilled
-from flatprobe.generation.slots import Slots
 from flatprobe.generation.stopping import Stop
-from flatprobe.generation.token_steps import TokenSteps
+from flatprobe.generation.transformers_engine.prompts import Prefilled
+from flatprobe.generation.transformers_engine.slots import Slots
+from flatprobe.generation.transformers_engine.token_steps import TokenSteps
 
 SLACK = 16  # rows are given away, or closed up, once one in so many has ended
 

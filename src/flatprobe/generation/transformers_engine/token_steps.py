@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flatprobe.generation.drawing import draw
 from flatprobe.generation.engine import SamplingSettings
-from flatprobe.generation.slots import Slots
+from flatprobe.generation.transformers_engine.drawing import draw
+from flatprobe.generation.transformers_engine.slots import Slots
 
 Integers = NDArray[np.int64]
 

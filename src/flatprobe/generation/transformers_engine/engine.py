@@ -18,12 +18,12 @@ import transformers
 
 from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
-from flatprobe.generation.adapters import AdapterSwitch
-from flatprobe.generation.decoding import Decoding
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
-from flatprobe.generation.prompts import Prefilled
-from flatprobe.generation.slots import attention_kinds
 from flatprobe.generation.stopping import Stop
+from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
+from flatprobe.generation.transformers_engine.decoding import Decoding
+from flatprobe.generation.transformers_engine.prompts import Prefilled
+from flatprobe.generation.transformers_engine.slots import attention_kinds
 from flatprobe.models.load import Loaded
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flatprobe.generation.slots import Slots
+from flatprobe.generation.transformers_engine.slots import Slots
 
 TOKENS = 8192  # of prompts in one forward pass, padding included
 
