@@ -28,7 +28,7 @@ import torch
 from sampling_ways import Load, Options, describe, loads, opened, ways
 
 from flatprobe import console
-from flatprobe.generation.vllm_server import used_memory
+from flatprobe.generation.vllm_engine.server import used_memory
 from flatprobe.models.embedded import converted_folder
 
 BATCHES = (32, 64, 128)

@@ -165,7 +165,7 @@ def opened(way: str, options: Options, load: Load) -> Iterator[Run]:
 
 @contextmanager
 def _vllm(way: str, options: Options, load: Load) -> Iterator[Run]:
-    from flatprobe.generation.vllm_engine import VllmEngine
+    from flatprobe.generation.vllm_engine.engine import VllmEngine
 
     conversations = Conversations(load_tokenizer(options.model), options.model.name)
     ends = frozenset[int]() if load.forced else ends_of_files(options.model, conversations)

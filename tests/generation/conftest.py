@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from vllm_bench import DOUBLES, Bench
 
-from flatprobe.generation import vllm_link
+from flatprobe.generation.vllm_engine import link as vllm_link
 from flatprobe.models.load import Loaded
 
 

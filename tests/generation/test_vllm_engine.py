@@ -13,9 +13,9 @@ from vllm_bench import STAGE, WARM, Bench, requests_of
 from flatprobe import machine
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
-from flatprobe.generation import vllm_server
 from flatprobe.generation.engine import request_seed, sample
 from flatprobe.generation.sample import sample as sample_stage
+from flatprobe.generation.vllm_engine import server as vllm_server
 from flatprobe.study.machine_schema import VllmMachine
 
 

@@ -13,7 +13,7 @@ from vllm_bench import DOUBLES, WARM, Bench, requests_of
 from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import sample
-from flatprobe.generation.vllm_server import EngineFailed
+from flatprobe.generation.vllm_engine.server import EngineFailed
 from flatprobe.models.load import Loaded
 from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.schema import Lora

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flatprobe.generation import vllm_link
-from flatprobe.generation.vllm_link import Link, ProcessDied
+from flatprobe.generation.vllm_engine import link as vllm_link
+from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 
 ECHO = """
 import json, sys
@@ -151,8 +151,8 @@ def test_an_engine_process_does_not_outlive_a_killed_parent(tmp_path: Path) -> N
     faults = json.dumps({"starts": str(tmp_path / "starts"), "seconds_per_step": 600})
     parent = f"""
 import os, sys, time
-from flatprobe.generation.vllm_link import Link
-from flatprobe.generation.vllm_server import SCRIPT
+from flatprobe.generation.vllm_engine.link import Link
+from flatprobe.generation.vllm_engine.server import SCRIPT
 link = Link([sys.executable, str(SCRIPT)], os.environ | {{"PYTHONPATH": {str(doubles)!r}}})
 link.send(command="start", arguments={{"max_model_len": 100}})
 link.receive()

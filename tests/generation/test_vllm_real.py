@@ -25,7 +25,7 @@ from flatprobe import machine
 from flatprobe.generation.engine import Request, sample
 from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.stopping import ends_of_files
-from flatprobe.generation.vllm_engine import VllmEngine
+from flatprobe.generation.vllm_engine.engine import VllmEngine
 from flatprobe.models.embedded import converted_folder
 from flatprobe.study.machine_schema import VllmMachine
 

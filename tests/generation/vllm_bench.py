@@ -11,7 +11,7 @@ import pytest
 
 from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Request, SamplingSettings
-from flatprobe.generation.vllm_engine import VllmEngine
+from flatprobe.generation.vllm_engine.engine import VllmEngine
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.study.machine_schema import VllmMachine

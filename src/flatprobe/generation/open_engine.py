@@ -18,7 +18,7 @@ from flatprobe.study.schema import Precision
 from flatprobe.worker_cache import hold
 
 if TYPE_CHECKING:
-    from flatprobe.generation.vllm_engine import VllmEngine
+    from flatprobe.generation.vllm_engine.engine import VllmEngine
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def _vllm(
     local: Local,
 ) -> tuple[VllmEngine, bool]:
     """The engine, and whether it outlives the stage."""
-    from flatprobe.generation.vllm_engine import VllmEngine
+    from flatprobe.generation.vllm_engine.engine import VllmEngine
 
     def make() -> VllmEngine:
         return VllmEngine(path, conversations, ends, precision, local.vllm)

@@ -1,7 +1,7 @@
 """The vLLM engine: prompts rendered and tokenised here, token ids sampled by a process that holds vLLM.
 
 One process per checkpoint serves the base and all its adapters. Every completion is a request with a seed of its own;
-prompts that begin alike share what was computed for them. See :mod:`flatprobe.generation.vllm_process`.
+prompts that begin alike share what was computed for them. See :mod:`flatprobe.generation.vllm_engine.process`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, FinishReason, Request, SamplingSettings, request_seed
 from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, adapter_size, check_shapes, longest_turn
 from flatprobe.generation.stopping import Stop
-from flatprobe.generation.vllm_link import Link, ProcessDied
-from flatprobe.generation.vllm_server import EngineFailed, Freed, Needs, VllmServer
+from flatprobe.generation.vllm_engine.link import Link, ProcessDied
+from flatprobe.generation.vllm_engine.server import EngineFailed, Freed, Needs, VllmServer
 from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.schema import Precision
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from flatprobe.errors import FlatprobeError, UserError
 from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, context_length
-from flatprobe.generation.vllm_link import Link, ProcessDied
+from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 from flatprobe.models.reference import fingerprint_folder
 from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.schema import Precision
 
-SCRIPT = Path(__file__).with_name("vllm_process.py")
+SCRIPT = Path(__file__).with_name("process.py")
 INSTALL = (
     'pip install "flatprobe[vllm]", or name an interpreter that has it in the machine file (vllm: python: …)'
 )
