@@ -29,7 +29,7 @@ from flatprobe.pipeline.runner import run
 from flatprobe.pipeline.stage import Stage
 from flatprobe.study.load import load_machine, load_study
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.machine_schema import Machine
+from flatprobe.machine.schema import Machine
 from flatprobe.study.resolve import resolve_study
 from flatprobe.study.resources import shipped_study
 from flatprobe.study.schema import Anchor, Study

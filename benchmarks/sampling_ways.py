@@ -18,7 +18,7 @@ from flatprobe.generation.transformers_engine.engine import TransformersEngine, 
 from flatprobe.models.load import Loaded, held_checkpoint, load_checkpoint, load_tokenizer
 from flatprobe.study import resources
 from flatprobe.study.load import load_study
-from flatprobe.study.machine_schema import VllmMachine
+from flatprobe.machine.schema import VllmMachine
 from flatprobe.study.questions import take
 from flatprobe.study.schema import Lora, Precision, QuestionSet
 from flatprobe.training.lora import attach

@@ -20,8 +20,8 @@ from flatprobe.generation.engine import SamplingSettings, sample
 from flatprobe.generation.openai_engine import engine as openai_engine
 from flatprobe.generation.openai_engine import server as openai_server
 from flatprobe.generation.openai_engine.engine import OpenaiEngine
+from flatprobe.machine.schema import OpenaiMachine
 from flatprobe.models.load import Loaded
-from flatprobe.study.machine_schema import OpenaiMachine
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach
 

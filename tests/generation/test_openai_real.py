@@ -24,7 +24,7 @@ from flatprobe.errors import UserError
 from flatprobe.generation.engine import Request, sample
 from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.generation.stopping import ends_of_files
-from flatprobe.study.machine_schema import OpenaiMachine
+from flatprobe.machine.schema import OpenaiMachine
 
 PYTHON = os.environ.get("FLATPROBE_VLLM_PYTHON")
 pytestmark = [

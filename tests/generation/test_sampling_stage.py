@@ -12,13 +12,14 @@ import pytest
 import torch
 from adapter_files import adapter
 
-from flatprobe import machine
 from flatprobe import worker_cache as held
 from flatprobe.errors import UserError
 from flatprobe.generation import sample as stages
 from flatprobe.generation import saved_completions as chunks
 from flatprobe.generation.sample import prompts_of, sample
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
+from flatprobe.machine import local as machine
+from flatprobe.machine.schema import ScriptedMachine
 from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
@@ -26,7 +27,6 @@ from flatprobe.pipeline.progress import Progress
 from flatprobe.pipeline.resume import Place, lasting
 from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.provenance import collect_provenance
-from flatprobe.study.machine_schema import ScriptedMachine
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 

@@ -14,8 +14,8 @@ from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import sample
 from flatprobe.generation.vllm_engine.server import EngineFailed
+from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.load import Loaded
-from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach
 

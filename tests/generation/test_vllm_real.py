@@ -21,13 +21,13 @@ from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_m
 from scipy.stats import chisquare
 from vllm_bench import STAGE
 
-from flatprobe import machine
 from flatprobe.generation.engine import Request, sample
 from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.stopping import ends_of_files
 from flatprobe.generation.vllm_engine.engine import VllmEngine
+from flatprobe.machine import local as machine
+from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.embedded import converted_folder
-from flatprobe.study.machine_schema import VllmMachine
 
 PYTHON = os.environ.get("FLATPROBE_VLLM_PYTHON")
 pytestmark = [

@@ -12,9 +12,9 @@ import pytest
 from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Request, SamplingSettings
 from flatprobe.generation.vllm_engine.engine import VllmEngine
+from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import SampleSettings
-from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Lora

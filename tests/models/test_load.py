@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flatprobe import machine
 from flatprobe.errors import UserError
+from flatprobe.machine import local as machine
 from flatprobe.models.load import checkpoint_path, load_checkpoint, pick_device
 from flatprobe.models.reference import resolve
 from flatprobe.models.stages import use_checkpoint

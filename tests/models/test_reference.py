@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flatprobe import machine
 from flatprobe.errors import UserError
+from flatprobe.machine import local as machine
 from flatprobe.models.reference import Reference, fingerprint_folder, read_config, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

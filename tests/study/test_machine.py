@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from flatprobe import machine
 from flatprobe.cli.workers import cores, runner_settings
 from flatprobe.errors import UserError
-from flatprobe.machine import Local, to_environment
+from flatprobe.machine import local as machine
+from flatprobe.machine.local import Local, to_environment
+from flatprobe.machine.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
 from flatprobe.study.load import load_machine
-from flatprobe.study.machine_schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
 
 
 def written(folder: Path, text: str) -> Path:

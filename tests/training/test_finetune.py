@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from flatprobe import machine
+from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import FinetuneSettings
 from flatprobe.study.schema import Finetune, Lora

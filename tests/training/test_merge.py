@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from flatprobe import machine
 from flatprobe.errors import UserError
+from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.settings import MergeSettings

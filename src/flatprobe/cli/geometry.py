@@ -13,6 +13,7 @@ from flatprobe import console
 from flatprobe.cli import geometry_options as options
 from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
+from flatprobe.machine.schema import Machine
 from flatprobe.models.memory import Memory, read_memory, write_memory
 from flatprobe.models.reference import (
     DESCRIBING_SUFFIXES,
@@ -25,7 +26,6 @@ from flatprobe.pipeline.stage import canonical_json
 from flatprobe.study.decision_schema import GeometricLeg
 from flatprobe.study.extras import EXTRAS
 from flatprobe.study.load import load_machine
-from flatprobe.study.machine_schema import Machine
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question

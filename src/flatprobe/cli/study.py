@@ -9,6 +9,7 @@ from typing import Any
 
 from flatprobe import console
 from flatprobe.errors import UserError
+from flatprobe.machine.schema import Machine
 from flatprobe.models.memory import read_memory, write_memory
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
@@ -17,7 +18,6 @@ from flatprobe.pipeline.plan import plan as make_plan
 from flatprobe.pipeline.stage import topological_order
 from flatprobe.study.load import examine_study, load_machine
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.machine_schema import Machine
 from flatprobe.study.registration import digest, registration_state
 from flatprobe.study.registration import register as register_study
 from flatprobe.study.resolve import Resolved, resolve_study

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from flatprobe.machine import Local, to_environment
+from flatprobe.machine.local import Local, to_environment
+from flatprobe.machine.schema import Machine
 from flatprobe.pipeline.runner import RunnerSettings
-from flatprobe.study.machine_schema import Machine
 
 
 def runner_settings(machine: Machine, locations: Mapping[str, str]) -> RunnerSettings:

@@ -10,7 +10,7 @@ import numpy as np
 
 from flatprobe.data.conversation import Conversations
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
-from flatprobe.study.machine_schema import ScriptedMachine
+from flatprobe.machine.schema import ScriptedMachine
 
 VOCABULARY = (
     "the", "a", "of", "and", "to", "in", "is", "it", "water", "light", "people", "often", "because", "like", "small",

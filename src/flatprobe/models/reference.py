@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from flatprobe import machine
 from flatprobe.errors import UserError
+from flatprobe.machine import local as machine
 from flatprobe.models.embedded import EMBEDDED, converted_folder, gguf_fingerprint
 from flatprobe.models.memory import Memory
 

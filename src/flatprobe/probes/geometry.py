@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
-from flatprobe import machine
 from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
 from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.generation.sample import prompts_of
+from flatprobe.machine import local as machine
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import StatesSettings

@@ -9,8 +9,8 @@ from pathlib import Path
 from flatprobe.config.validation import examine, validate
 from flatprobe.config.yaml_file import Document, read_document
 from flatprobe.errors import Problem, UserError
+from flatprobe.machine.schema import Machine
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.machine_schema import Machine
 from flatprobe.study.notices import notices
 from flatprobe.study.panel import PanelFile, PersonaEntry, panel_path
 from flatprobe.study.question_rules import file_problems

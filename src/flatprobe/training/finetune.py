@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from flatprobe import machine
+from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.settings import FinetuneSettings
 from flatprobe.training.checkpoints import checkpoint_folder, discard

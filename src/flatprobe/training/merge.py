@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from flatprobe import machine
 from flatprobe.errors import UserError
+from flatprobe.machine import local as machine
 from flatprobe.models.load import (
     checkpoint_path,
     load_checkpoint,

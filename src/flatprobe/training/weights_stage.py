@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 from safetensors import safe_open
 
-from flatprobe import machine
 from flatprobe.errors import UserError
+from flatprobe.machine import local as machine
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import WeightsSettings

@@ -17,7 +17,7 @@ from flatprobe.generation.engine import Completion, Request, SamplingSettings, r
 from flatprobe.generation.model_files import check_shapes, context_length, longest_turn
 from flatprobe.generation.openai_engine.server import key_of, named, require_package, served
 from flatprobe.generation.stopping import Stop
-from flatprobe.study.machine_schema import OpenaiMachine
+from flatprobe.machine.schema import OpenaiMachine
 
 RETRIES = 4  # of the client, with growing pauses, where the server is busy, fails or cannot be reached
 SEED_BITS = 31  # of a request's seed: what all three servers can hold

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe.errors import UserError
+from flatprobe.machine.schema import OpenaiMachine
 from flatprobe.models.reference import fingerprint_folder
-from flatprobe.study.machine_schema import OpenaiMachine
 
 
 def require_package() -> None:

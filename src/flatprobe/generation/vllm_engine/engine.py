@@ -19,7 +19,7 @@ from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, adapter_si
 from flatprobe.generation.stopping import Stop
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 from flatprobe.generation.vllm_engine.server import EngineFailed, Freed, Needs, VllmServer
-from flatprobe.study.machine_schema import VllmMachine
+from flatprobe.machine.schema import VllmMachine
 from flatprobe.study.schema import Precision
 
 ATTEMPTS = 2  # a process that dies is started once more, for what is missing

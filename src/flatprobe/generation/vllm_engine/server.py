@@ -13,8 +13,8 @@ from typing import Any
 from flatprobe.errors import FlatprobeError, UserError
 from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, context_length
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
+from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.reference import fingerprint_folder
-from flatprobe.study.machine_schema import VllmMachine
 from flatprobe.study.schema import Precision
 
 SCRIPT = Path(__file__).with_name("process.py")

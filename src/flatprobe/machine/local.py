@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from flatprobe.study.machine_schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
+from flatprobe.machine.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
 
 VARIABLE = "FLATPROBE_MACHINE"
 
