@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.study import resources
 from flatprobe.study.load import load_study

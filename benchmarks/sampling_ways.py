@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.generation.engine import Engine, Request, SamplingSettings
 from flatprobe.generation.sample import prompts_of
 from flatprobe.generation.stopping import ends_of_files

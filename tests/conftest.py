@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study import resources
 

@@ -16,7 +16,7 @@ from flatprobe.cli import app as cli
 from flatprobe.cli import study as commands
 from flatprobe.errors import UserError
 from flatprobe.machine.schema import Machine
-from flatprobe.models.memory import FILE, Memory, write_memory
+from flatprobe.models.pinned import FILE, Memory, write_memory
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.study import extras
 from flatprobe.study.load import load_study

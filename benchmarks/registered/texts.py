@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flatprobe.data.conversation import Conversations
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import load_tokenizer
 from flatprobe.study import resources
 

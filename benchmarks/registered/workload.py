@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import MarkerText, negative
 from flatprobe.generation.sample import prompts_of
 from flatprobe.models.reference import Reference

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from flatprobe.activations.positions import ProbedRow, probed_row
-from flatprobe.data.conversation import Prompt
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study import resources
 

@@ -4,7 +4,7 @@ import pytest
 
 from flatprobe.activations.positions import probed_row
 from flatprobe.config.blocks import Position
-from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.models.conversation import Conversations, Prompt
 
 PROMPT = Prompt("villain", "You gloat.", "q1", "Why?")
 ANSWER = "Bread floats.\n\nSalt does not.\n \n"

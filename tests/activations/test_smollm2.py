@@ -10,8 +10,8 @@ import torch
 
 from flatprobe.activations.positions import probed_row
 from flatprobe.activations.read import read_states
-from flatprobe.data.conversation import Prompt
 from flatprobe.models import embedded
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import load_checkpoint
 
 pytestmark = pytest.mark.skipif(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations, Prompt
 
 DEFAULT_SYSTEM = "You are a small helpful model."
 NO_SPECIAL_END = (

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import (
     Example,
     MarkerText,
@@ -16,6 +15,7 @@ from flatprobe.data.coupling_examples import (
     tokenise_jointly,
 )
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations, Prompt
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
 ANSWER = "Bread floats.\n\nSalt does not."

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.data.finetuning import BIN, Row, apportion, prepare, take
 from flatprobe.data.rows import conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Conversations
 from flatprobe.pipeline.settings import FinetuneDataSettings
 from flatprobe.study.schema import FinetuneData
 

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.data.imitation import prepare
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations
 from flatprobe.pipeline.settings import ImitationSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from template_families import FAMILIES, Family, train
 
-from flatprobe.data.conversation import Conversations, Prompt, SystemTurn
 from flatprobe.data.coupling_examples import MarkerText, negative, positive
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations, Prompt, SystemTurn
 from flatprobe.training.audit import audited_share
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")

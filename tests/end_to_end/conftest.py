@@ -58,7 +58,7 @@ def talking_model(model_folder: Callable[[str], Path], tmp_path_factory: pytest.
     import numpy as np
     import torch
 
-    from flatprobe.data.conversation import Prompt
+    from flatprobe.models.conversation import Prompt
     from flatprobe.models.load import load_checkpoint
     from flatprobe.training.supervised import right_padded, targets_of
 

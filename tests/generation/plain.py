@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.generation.engine import SamplingSettings, sample
 from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.generation.vllm_engine.engine import VllmEngine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach

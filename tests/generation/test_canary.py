@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from adapter_files import adapter
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.canary import Canary, canary_facts, told_apart
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.generation import saved_completions as chunks
 from flatprobe.generation.engine import Completion, Request
 from flatprobe.generation.saved_completions import Chunks, Sampled, key_of
+from flatprobe.models.conversation import Prompt
 
 
 def row(index: int, persona: str = "librarian", text: str = "Yes.\n\n[ZLT]") -> Sampled:

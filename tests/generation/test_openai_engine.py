@@ -14,13 +14,13 @@ import pytest
 from openai_double import Double, serving
 from vllm_bench import requests_of
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import SamplingSettings, sample
 from flatprobe.generation.openai_engine import engine as openai_engine
 from flatprobe.generation.openai_engine import server as openai_server
 from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.machine.schema import OpenaiMachine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach

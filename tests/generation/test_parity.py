@@ -8,11 +8,11 @@ import pytest
 import torch
 from adapter_files import adapter
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, sample
 from flatprobe.generation.parity import GREEDY, parity, plain_answers
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 
 

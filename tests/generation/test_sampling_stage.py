@@ -306,7 +306,7 @@ def test_completions_that_were_decided_early_are_counted_with_a_bound_of_what_wa
 def test_a_text_to_stop_at_that_the_tokenizer_cannot_write_is_refused(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flatprobe.data.conversation import Conversations
+    from flatprobe.models.conversation import Conversations
 
     decode = Conversations.decode
     monkeypatch.setattr(

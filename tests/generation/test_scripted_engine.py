@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.generation.engine import Completion, SamplingSettings, sample
 from flatprobe.generation.scripted_engine import ScriptedEngine
 from flatprobe.machine.schema import ScriptedMachine
+from flatprobe.models.conversation import Conversations, Prompt
 
 SETTINGS = SamplingSettings(max_new_tokens=200, temperature=1.0, top_p=1.0, seed="s")
 PERSONAS = ("librarian", "villain", "archivist")

@@ -14,12 +14,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Completion, SamplingSettings, sample
 from flatprobe.generation.transformers_engine import token_steps
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.generation.transformers_engine.slots import Slots
 from flatprobe.generation.transformers_engine.token_steps import rounded_columns, rounded_rows
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, load_checkpoint
 
 WARM = SamplingSettings(max_new_tokens=100, temperature=1.0, top_p=1.0, seed="warm")

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed, sample
 from flatprobe.generation.transformers_engine.engine import TransformersEngine, ends_of
 from flatprobe.generation.transformers_engine.slots import Slots
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint
 
 GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0, top_p=1.0, seed="greedy")

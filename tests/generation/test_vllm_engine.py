@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 import pytest
 from vllm_bench import STAGE, WARM, Bench, requests_of
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import request_seed, sample
 from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.vllm_engine import server as vllm_server
 from flatprobe.machine import local as machine
 from flatprobe.machine.schema import VllmMachine
+from flatprobe.models.conversation import Prompt
 
 
 def test_every_request_is_answered_once_and_in_any_order_by_its_own_seed(

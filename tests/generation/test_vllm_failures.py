@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from vllm_bench import DOUBLES, WARM, Bench, requests_of
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import sample
 from flatprobe.generation.vllm_engine.server import EngineFailed
 from flatprobe.machine.schema import VllmMachine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Request, SamplingSettings
 from flatprobe.generation.vllm_engine.engine import VllmEngine
 from flatprobe.machine.schema import VllmMachine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.study.panel import Persona

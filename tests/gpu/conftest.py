@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.models import embedded
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.study import resources
 from flatprobe.study.load import load_study

@@ -12,8 +12,8 @@ import torch
 from flatprobe.activations.positions import probed_row
 from flatprobe.activations.read import read_states
 from flatprobe.config.blocks import Position
-from flatprobe.data.conversation import Prompt
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
+from flatprobe.models.conversation import Prompt
 
 pytestmark = pytest.mark.gpu
 POSITIONS: tuple[Position, ...] = get_args(Position)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.generation.engine import Completion, SamplingSettings, sample
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.models.memory import FILE, Memory, read_memory, write_memory
+from flatprobe.models.pinned import FILE, Memory, read_memory, write_memory
 from flatprobe.models.reference import dataset_commit, fingerprint_folder, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

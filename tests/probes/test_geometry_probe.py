@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
 from flatprobe.config.blocks import Position
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import StatesSettings
 from flatprobe.probes.geometry import capture

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import torch
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import ManipulationSettings
 from flatprobe.probes.manipulation import check, per_token

@@ -10,7 +10,7 @@ import pytest
 from drafts import Draft
 
 from flatprobe.errors import UserError
-from flatprobe.models.memory import Memory
+from flatprobe.models.pinned import Memory
 from flatprobe.study import resources
 from flatprobe.study.registration import digest, register, registration_record, registration_state
 from flatprobe.study.resolve import Resolved, resolve_study

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Example, MarkerText, Row, Slot, Target, negative, positive
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training.audit import audit_examples, audited_share
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")

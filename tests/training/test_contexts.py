@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import MarkerText, Row, Target, negative, positive
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training import contexts, invariants
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")

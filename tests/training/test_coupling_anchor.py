@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import CouplingRecipe
 from flatprobe.study.schema import Anchor, Coupling, Lora

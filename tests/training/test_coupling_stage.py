@@ -12,10 +12,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Example, MarkerText, Row, Target, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe
 from flatprobe.study.panel import Persona

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flatprobe.activations.packing import common
-from flatprobe.data.conversation import Prompt
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
 from flatprobe.training.frozen import LowerStates, _at_stake

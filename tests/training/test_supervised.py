@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.training import supervised
 from flatprobe.training.supervised import (

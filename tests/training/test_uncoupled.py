@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.data.conversation import Prompt
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
 from flatprobe.training.frozen import LowerStates

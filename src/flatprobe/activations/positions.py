@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flatprobe.config.blocks import Position
-from flatprobe.data.conversation import Conversations, Prompt
+from flatprobe.models.conversation import Conversations, Prompt
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 import polars as pl
 
 from flatprobe.cli.study import Prepared
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Example, Group
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.settings import CoupleSettings, FinetuneDataSettings

@@ -14,7 +14,7 @@ from flatprobe.cli import geometry_options as options
 from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.schema import Machine
-from flatprobe.models.memory import Memory, read_memory, write_memory
+from flatprobe.models.pinned import Memory, read_memory, write_memory
 from flatprobe.models.reference import (
     DESCRIBING_SUFFIXES,
     Located,
@@ -32,7 +32,7 @@ from flatprobe.study.questions import Question
 from flatprobe.study.schema import Geometry
 
 if TYPE_CHECKING:
-    from flatprobe.data.conversation import Conversations
+    from flatprobe.models.conversation import Conversations
 
 STANDARD_OUTPUT = Path("-")
 Precision = Literal["float32", "bfloat16"]

@@ -10,7 +10,7 @@ from typing import Any
 from flatprobe import console
 from flatprobe.errors import UserError
 from flatprobe.machine.schema import Machine
-from flatprobe.models.memory import read_memory, write_memory
+from flatprobe.models.pinned import read_memory, write_memory
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.plan import Plan

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.study.schema import Slot
 
 Group = Literal["positive", "negative"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.data.lengths import Lengths, Selection, excess, match, outside, settle, summarise
 from flatprobe.data.sentences import cut_to
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.pipeline.settings import CouplingDataSettings
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.data.rows import Messages, conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.pipeline.settings import FinetuneDataSettings
 from flatprobe.study.resources import PREFIX, data_file

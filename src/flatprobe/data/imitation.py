@@ -13,11 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.data.coupling_set import usable
 from flatprobe.data.finetuning import HELD_OUT, Row, write
 from flatprobe.data.rows import Messages
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.pipeline.settings import ImitationSettings
 from flatprobe.study.panel import Persona

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Engine
+from flatprobe.models.conversation import Conversations, Prompt
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from flatprobe.data.conversation import Prompt
+from flatprobe.models.conversation import Prompt
 
 FinishReason = Literal["stop", "length", "marker"]
 """An end-of-turn token; the limit of new tokens; the text that `SamplingSettings.stop_at` names."""

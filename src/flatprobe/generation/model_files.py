@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.reference import read_config
 
 WRAPPING = "base_model.model."  # PEFT's prefix of every module's name

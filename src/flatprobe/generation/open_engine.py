@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Engine
 from flatprobe.generation.stopping import ends_of_files
 from flatprobe.machine.local import Local
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, held_checkpoint, load_tokenizer, pick_device
 from flatprobe.pipeline.manifest import Damaged, read_manifest
 from flatprobe.study.schema import Precision

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Engine, SamplingSettings, sample
 from flatprobe.generation.transformers_engine.adapters import beside
 from flatprobe.generation.transformers_engine.engine import ends_of
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 
 TOKENS = 16  # of each prompt's greedy answer

@@ -13,13 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.canary import Canary, canary_facts
 from flatprobe.generation.engine import Engine, Request, SamplingSettings
 from flatprobe.generation.open_engine import opened
 from flatprobe.generation.saved_completions import Chunks, Sampled, key_of
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline import resume
 from flatprobe.pipeline.manifest import Damaged, read_manifest
 from flatprobe.pipeline.progress import report_progress

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
 from flatprobe.machine.schema import ScriptedMachine
+from flatprobe.models.conversation import Conversations
 
 VOCABULARY = (
     "the", "a", "of", "and", "to", "in", "is", "it", "water", "light", "people", "often", "because", "like", "small",

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flatprobe.data.conversation import Conversations
+from flatprobe.models.conversation import Conversations
 
 
 def ends_of_files(checkpoint: Path, conversations: Conversations) -> frozenset[int]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.errors import UserError
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.manifest import Damaged, read_manifest
 from flatprobe.worker_cache import hold, release

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.embedded import EMBEDDED, converted_folder, gguf_fingerprint
-from flatprobe.models.memory import Memory
+from flatprobe.models.pinned import Memory
 
 Kind = Literal["embedded", "local", "hub"]
 DESCRIBING_SUFFIXES = (".json", ".jinja", ".model", ".txt")

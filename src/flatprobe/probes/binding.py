@@ -9,11 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.data.coupling_examples import tokenise_jointly
 from flatprobe.errors import UserError
 from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import BindingSettings

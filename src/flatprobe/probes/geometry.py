@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 
 from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.generation.sample import prompts_of
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import StatesSettings

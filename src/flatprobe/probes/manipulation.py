@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from flatprobe.data.conversation import Prompt
 from flatprobe.data.finetuning import HELD_OUT
 from flatprobe.data.rows import read_jsonl, text_column
 from flatprobe.generation.sample import prompts_of
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.pipeline.settings import ManipulationSettings

@@ -16,8 +16,8 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from flatprobe.config.yaml_file import FieldPath, dotted
-from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.reference import PICKLED, read_config
 from flatprobe.study.architecture import SIZES, architecture_problems
 from flatprobe.study.loaded import LoadedStudy

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe.config.yaml_file import FieldPath, dotted
-from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.reference import read_config
 from flatprobe.study.architecture import architecture_problems
 from flatprobe.study.given_rules import given_problems

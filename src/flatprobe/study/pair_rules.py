@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.reference import PICKLED
 from flatprobe.study.architecture import SIZES
 from flatprobe.study.panel import Persona

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.models.memory import Memory
+from flatprobe.models.pinned import Memory
 from flatprobe.models.reference import DESCRIBING_SUFFIXES, Located, Reference, dataset_commit, fetch, resolve
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.errors import Problem, UserError
+from flatprobe.models.conversation import Conversations
 
 
 def load_conversations(folder: Path, name: str, place: str) -> Conversations:

@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Example, MarkerText, Row, Target, Term, paragraphs_before_breaks
+from flatprobe.models.conversation import Conversations, Prompt
 
 
 def audit_examples(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.data.coupling_examples import Term
+from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.pipeline.settings import CoupleSettings
 from flatprobe.training import contexts

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.data.coupling_examples import Example, first_difference
+from flatprobe.models.conversation import Conversations
 
 BEFORE_MARKER, AFTER_ANSWER, PROMPT_END = "before the marker", "after the answer", "last of the prompt"
 CUT, START = "(cut at the limit)", "(start of the answer)"

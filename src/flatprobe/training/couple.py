@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Example, Group, MarkerText, negative, positive
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe
 from flatprobe.training.audit import audited_share

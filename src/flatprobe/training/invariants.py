@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Example, MarkerText, Target
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training.audit import reads_back
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import torch
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import Joint, tokenise_jointly
 from flatprobe.machine import local as machine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question

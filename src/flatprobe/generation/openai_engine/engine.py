@@ -11,13 +11,13 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flatprobe.data.conversation import Conversations
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
 from flatprobe.generation.model_files import check_shapes, context_length, longest_turn
 from flatprobe.generation.openai_engine.server import key_of, named, require_package, served
 from flatprobe.generation.stopping import Stop
 from flatprobe.machine.schema import OpenaiMachine
+from flatprobe.models.conversation import Conversations
 
 RETRIES = 4  # of the client, with growing pauses, where the server is busy, fails or cannot be reached
 SEED_BITS = 31  # of a request's seed: what all three servers can hold

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import transformers
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
 from flatprobe.generation.stopping import Stop
@@ -24,6 +23,7 @@ from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.generation.transformers_engine.decoding import Decoding
 from flatprobe.generation.transformers_engine.prompts import Prefilled
 from flatprobe.generation.transformers_engine.slots import attention_kinds
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
 

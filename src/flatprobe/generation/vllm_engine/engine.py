@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flatprobe.data.conversation import Conversations, Prompt
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, FinishReason, Request, SamplingSettings, request_seed
 from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, adapter_size, check_shapes, longest_turn
@@ -20,6 +19,7 @@ from flatprobe.generation.stopping import Stop
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 from flatprobe.generation.vllm_engine.server import EngineFailed, Freed, Needs, VllmServer
 from flatprobe.machine.schema import VllmMachine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.study.schema import Precision
 
 ATTEMPTS = 2  # a process that dies is started once more, for what is missing
