@@ -24,7 +24,7 @@ from anchors_read import Outcome, Speeds, outcome, show
 
 from flatprobe.cli.workers import runner_settings
 from flatprobe.console import say
-from flatprobe.pipeline.plan import plan
+from flatprobe.plan.plan import plan
 from flatprobe.pipeline.runner import run
 from flatprobe.pipeline.stage import Stage
 from flatprobe.study.load import load_machine, load_study

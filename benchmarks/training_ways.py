@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from flatprobe.console import say
 from flatprobe.models.load import Loaded, load_checkpoint
-from flatprobe.pipeline.settings import CouplingRecipe
+from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.study.schema import Anchor, Coupling, Lora
 from flatprobe.training.driver import Optimisation, train
 from flatprobe.training.lora import attach

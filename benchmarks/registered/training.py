@@ -15,7 +15,7 @@ from results import Measured, Unit
 
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.generation.sample import prompts_of
-from flatprobe.pipeline.settings import CouplingRecipe
+from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.study.questions import take
 from flatprobe.study.schema import Finetune
 from flatprobe.training.driver import Optimisation, Parts, train

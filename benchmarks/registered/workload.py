@@ -10,8 +10,8 @@ from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import MarkerText, negative
 from flatprobe.generation.sample import prompts_of
 from flatprobe.models.reference import Reference
-from flatprobe.pipeline.plan import plan
-from flatprobe.pipeline.settings import (
+from flatprobe.plan.plan import plan
+from flatprobe.plan.contracts import (
     BindingSettings,
     CoupleSettings,
     CouplingRecipe,

@@ -10,7 +10,7 @@ import pytest
 
 from flatprobe.data.coupling_set import build, usable
 from flatprobe.errors import UserError
-from flatprobe.pipeline.settings import CouplingDataSettings
+from flatprobe.plan.contracts import CouplingDataSettings
 
 SETTINGS = CouplingDataSettings(
     source="librarian", marker="[ZLT]", positives=30, negatives_per_persona=20, truncate="off", tolerance=0.10

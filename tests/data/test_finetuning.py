@@ -18,7 +18,7 @@ from flatprobe.data.rows import conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations
-from flatprobe.pipeline.settings import FinetuneDataSettings
+from flatprobe.plan.contracts import FinetuneDataSettings
 from flatprobe.study.schema import FinetuneData
 
 

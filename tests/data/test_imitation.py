@@ -12,7 +12,7 @@ import pytest
 from flatprobe.data.imitation import prepare
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations
-from flatprobe.pipeline.settings import ImitationSettings
+from flatprobe.plan.contracts import ImitationSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 

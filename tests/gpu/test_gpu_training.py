@@ -12,7 +12,7 @@ import torch
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.pipeline.settings import CouplingRecipe
+from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood
 from flatprobe.training.driver import Optimisation, train
 from flatprobe.training.lora import attach

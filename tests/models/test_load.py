@@ -14,7 +14,7 @@ from flatprobe.machine import local as machine
 from flatprobe.models.load import checkpoint_path, load_checkpoint, pick_device
 from flatprobe.models.reference import resolve
 from flatprobe.models.stages import use_checkpoint
-from flatprobe.pipeline.settings import CheckpointSettings
+from flatprobe.plan.contracts import CheckpointSettings
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from flatprobe.models.reference import Reference
-from flatprobe.pipeline.pair import plan_pair
-from flatprobe.pipeline.settings import SampleSettings, StatesSettings
 from flatprobe.pipeline.stage import Stage, topological_order
+from flatprobe.plan.comparison import plan_pair
+from flatprobe.plan.contracts import SampleSettings, StatesSettings
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
@@ -110,7 +110,7 @@ def test_an_adapter_is_merged_into_the_base() -> None:
 
 def test_planning_a_comparison_imports_no_model_library() -> None:
     code = (
-        "import sys, flatprobe.cli.geometry, flatprobe.pipeline.pair, flatprobe.study.pair_rules\n"
+        "import sys, flatprobe.cli.geometry, flatprobe.plan.comparison, flatprobe.study.pair_rules\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

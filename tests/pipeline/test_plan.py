@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from flatprobe.models.reference import Reference
-from flatprobe.pipeline.plan import plan
-from flatprobe.pipeline.settings import SampleSettings
 from flatprobe.pipeline.stage import Stage, topological_order
+from flatprobe.plan.contracts import SampleSettings
 from flatprobe.plan.kinds import FORMER_KINDS, KINDS
+from flatprobe.plan.plan import plan
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved

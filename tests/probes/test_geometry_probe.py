@@ -18,7 +18,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.pipeline.settings import StatesSettings
+from flatprobe.plan.contracts import StatesSettings
 from flatprobe.probes.geometry import capture
 from flatprobe.statistics.geometry_tables import geometry_table
 from flatprobe.statistics.states import States

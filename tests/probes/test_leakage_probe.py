@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from flatprobe.pipeline.settings import SelectSettings
+from flatprobe.plan.contracts import SelectSettings
 from flatprobe.probes.leakage import choose, contrast, score, select_lambda, smallest_error
 
 MARKER = "[ZLT]"

@@ -15,8 +15,8 @@ from flatprobe.errors import UserError
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.lock import run_lock
 from flatprobe.pipeline.manifest import Manifest, describe_files, write_manifest
-from flatprobe.pipeline.plan import Plan
 from flatprobe.pipeline.stage import Settings, Stage
+from flatprobe.plan.plan import Plan
 from flatprobe.provenance import collect_provenance
 from flatprobe.study.loaded import LoadedStudy
 

@@ -11,7 +11,7 @@ import torch
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.pipeline.settings import CouplingRecipe
+from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.study.schema import Anchor, Coupling, Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.losses import unlikelihood

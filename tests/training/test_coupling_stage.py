@@ -17,7 +17,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe
+from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded
-from flatprobe.pipeline.settings import FinetuneSettings
+from flatprobe.plan.contracts import FinetuneSettings
 from flatprobe.study.schema import Finetune, Lora
 from flatprobe.training.finetune import epoch_batches, finetune
 from flatprobe.training.matching import answer_states

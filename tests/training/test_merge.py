@@ -13,7 +13,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.models.reference import Reference
-from flatprobe.pipeline.settings import MergeSettings
+from flatprobe.plan.contracts import MergeSettings
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.merge import PROBES, mean_kl, merge

@@ -11,7 +11,7 @@ import torch
 
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
-from flatprobe.pipeline.settings import WeightsSettings
+from flatprobe.plan.contracts import WeightsSettings
 from flatprobe.study.schema import Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.weights_stage import measure, scale_of

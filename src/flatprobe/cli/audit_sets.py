@@ -16,8 +16,8 @@ from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
-from flatprobe.pipeline.settings import CoupleSettings, FinetuneDataSettings
 from flatprobe.pipeline.stage import Stage, topological_order
+from flatprobe.plan.contracts import CoupleSettings, FinetuneDataSettings
 from flatprobe.training import contexts
 from flatprobe.training.audit import audit_examples
 from flatprobe.training.audit_stage import term_weights

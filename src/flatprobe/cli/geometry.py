@@ -243,8 +243,8 @@ def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, st
     from flatprobe.cli.workers import runner_settings
     from flatprobe.pipeline.artifact import ArtifactStore
     from flatprobe.pipeline.display import display_for_people
-    from flatprobe.pipeline.pair import plan_pair
     from flatprobe.pipeline.runner import run
+    from flatprobe.plan.comparison import plan_pair
     from flatprobe.report.compared import Compared
     from flatprobe.report.geometry_page import write_page
 

@@ -13,9 +13,9 @@ from flatprobe.machine.schema import Machine
 from flatprobe.models.pinned import read_memory, write_memory
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
-from flatprobe.pipeline.plan import Plan
-from flatprobe.pipeline.plan import plan as make_plan
 from flatprobe.pipeline.stage import topological_order
+from flatprobe.plan.plan import Plan
+from flatprobe.plan.plan import plan as make_plan
 from flatprobe.study.load import examine_study, load_machine
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import digest, registration_state

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flatprobe.models.load import write_pointer
-from flatprobe.pipeline.settings import CheckpointSettings
+from flatprobe.plan.contracts import CheckpointSettings
 
 
 def use_checkpoint(settings: CheckpointSettings, inputs: Mapping[str, Path], output: Path) -> None:

@@ -16,7 +16,7 @@ from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.settings import BindingSettings
+from flatprobe.plan.contracts import BindingSettings
 from flatprobe.statistics.binding import effects
 from flatprobe.statistics.markers import score
 from flatprobe.statistics.surface import predictability

@@ -19,7 +19,7 @@ from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.settings import StatesSettings
+from flatprobe.plan.contracts import StatesSettings
 from flatprobe.probes.headroom import headroom, over_layers
 
 PREVIEWED = 4  # rows per position in the token preview

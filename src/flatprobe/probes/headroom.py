@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flatprobe.pipeline.settings import StatesSettings
+from flatprobe.plan.contracts import StatesSettings
 
 PerLayer = dict[str, float]
 

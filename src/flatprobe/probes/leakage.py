@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.pipeline.settings import SelectSettings
+from flatprobe.plan.contracts import SelectSettings
 from flatprobe.statistics.markers import score
 
 

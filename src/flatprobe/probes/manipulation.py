@@ -15,7 +15,7 @@ from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.settings import ManipulationSettings
+from flatprobe.plan.contracts import ManipulationSettings
 from flatprobe.training.telemetry import sequence_log_likelihoods
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from flatprobe.data.coupling_examples import Term
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
-from flatprobe.pipeline.settings import CoupleSettings
+from flatprobe.plan.contracts import CoupleSettings
 from flatprobe.training import contexts
 from flatprobe.training.audit import audit_examples
 from flatprobe.training.couple import answers_of, build_examples, marker_text

@@ -16,7 +16,7 @@ from flatprobe.errors import Problem, UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
-from flatprobe.pipeline.settings import CoupleSettings, CouplingRecipe
+from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
 from flatprobe.training.audit import audited_share
 from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, Readings, Trained, train

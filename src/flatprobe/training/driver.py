@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from flatprobe.errors import UserError
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.settings import CouplingRecipe
+from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.study.schema import Finetune, Schedule
 from flatprobe.training.checkpoints import LAST_GOOD, Recorded, newest_checkpoint, save_recorded
 from flatprobe.training.tracking import Tracking, direct, require_trackers

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
-from flatprobe.pipeline.settings import FinetuneSettings
+from flatprobe.plan.contracts import FinetuneSettings
 from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, Parts, train
 from flatprobe.training.lora import attach, require_learnt

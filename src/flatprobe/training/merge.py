@@ -19,7 +19,7 @@ from flatprobe.models.load import (
     load_tokenizer,
     pick_device,
 )
-from flatprobe.pipeline.settings import MergeSettings
+from flatprobe.plan.contracts import MergeSettings
 from flatprobe.training.lora import require_learnt
 
 PROBES = ("Is it safe to sign a lease without reading it?", "Name three things that float on water.")

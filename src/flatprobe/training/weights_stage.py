@@ -17,7 +17,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.pipeline.settings import WeightsSettings
+from flatprobe.plan.contracts import WeightsSettings
 from flatprobe.training.weights import change_of
 
 WRAPPING = "base_model.model."  # what PEFT puts before the names of the model's modules

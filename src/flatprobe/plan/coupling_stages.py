@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flatprobe.pipeline.parts import MODEL, Arm, Parts, stage
-from flatprobe.pipeline.settings import (
+from flatprobe.pipeline.stage import CPU, Stage
+from flatprobe.plan.contracts import (
     BindingSettings,
     CoupleSettings,
     CouplingDataSettings,
@@ -13,7 +13,7 @@ from flatprobe.pipeline.settings import (
     SelectSettings,
     WeightsSettings,
 )  # fmt: skip
-from flatprobe.pipeline.stage import CPU, Stage
+from flatprobe.plan.stages import MODEL, Arm, Parts, stage
 
 PARITY_PROMPTS = 2  # prompts on which a sampling stage checks its engine against `generate`
 

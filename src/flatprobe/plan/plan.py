@@ -13,9 +13,9 @@ from flatprobe.analysis.settings import (
     Kind,
     Registered,
 )  # fmt: skip
-from flatprobe.pipeline.coupling_parts import CouplingParts
-from flatprobe.pipeline.parts import Arm, stage
 from flatprobe.pipeline.stage import Stage
+from flatprobe.plan.coupling_stages import CouplingParts
+from flatprobe.plan.stages import Arm, stage
 from flatprobe.study.resolve import Resolved
 
 

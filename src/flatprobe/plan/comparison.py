@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flatprobe.analysis.settings import PairSettings
-from flatprobe.pipeline.parts import MODEL, NEUTRAL, stage
-from flatprobe.pipeline.settings import CheckpointSettings, MergeSettings, SampleSettings, StatesSettings
 from flatprobe.pipeline.stage import Stage
+from flatprobe.plan.contracts import CheckpointSettings, MergeSettings, SampleSettings, StatesSettings
+from flatprobe.plan.stages import MODEL, NEUTRAL, stage
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.schema import Geometry, Leakage

@@ -1,7 +1,7 @@
 """The stages of a study one by one: which function, what it is told, and which artifacts it is given.
 
-Nothing here knows what comes after what; that is :mod:`flatprobe.pipeline.plan`. Those of the couplings are in
-:mod:`flatprobe.pipeline.coupling_parts`.
+Nothing here knows what comes after what; that is :mod:`flatprobe.plan.plan`. Those of the couplings are in
+:mod:`flatprobe.plan.coupling_stages`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flatprobe.pipeline.settings import (
+from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
+from flatprobe.plan.contracts import (
     CheckpointSettings,
     FinetuneDataSettings,
     FinetuneSettings,
@@ -20,7 +21,6 @@ from flatprobe.pipeline.settings import (
     SampleSettings,
     StatesSettings,
 )  # fmt: skip
-from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
 from flatprobe.plan.kinds import FORMER_KINDS, KINDS
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
