@@ -19,7 +19,7 @@ from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import StatesSettings
-from flatprobe.probes.geometry import capture
+from flatprobe.probes.states import capture
 from flatprobe.statistics.geometry_tables import geometry_table
 from flatprobe.statistics.states import States
 from flatprobe.study.panel import Persona

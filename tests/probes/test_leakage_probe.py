@@ -14,7 +14,7 @@ from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from flatprobe.plan.contracts import SelectSettings
-from flatprobe.probes.leakage import choose, contrast, score, select_lambda, smallest_error
+from flatprobe.probes.select_lambda import choose, contrast, score, select_lambda, smallest_error
 
 MARKER = "[ZLT]"
 

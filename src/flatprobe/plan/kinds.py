@@ -30,8 +30,8 @@ KINDS = {
     "manipulation": StageKind("flatprobe.probes.manipulation:check", 3),
     "merge": StageKind("flatprobe.training.merge:merge", 2),
     "sample": StageKind("flatprobe.generation.sample:sample", 3),
-    "select_lambda": StageKind("flatprobe.probes.leakage:select_lambda", 2),
-    "states": StageKind("flatprobe.probes.geometry:capture", 4),
+    "select_lambda": StageKind("flatprobe.probes.select_lambda:select_lambda", 2),
+    "states": StageKind("flatprobe.probes.states:capture", 4),
     "weights": StageKind("flatprobe.training.weights_stage:measure", 1),
     "compare": StageKind("flatprobe.analysis.compare_checkpoints:compare", 2),
 }
