@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.report.analysis import read
+from flatprobe.report.analysis_folder import read
 
 
 @pytest.fixture

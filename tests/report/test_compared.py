@@ -13,8 +13,8 @@ import pytest
 from flatprobe.config.blocks import Position
 from flatprobe.models.reference import Reference
 from flatprobe.report import compared_tables
-from flatprobe.report.compared import Compared
-from flatprobe.report.compared_words import conclusion
+from flatprobe.report.comparison import Compared
+from flatprobe.report.comparison_words import conclusion
 from flatprobe.report.geometry_page import write_page
 from flatprobe.report.headroom import headroom_words, study_headroom_words
 from flatprobe.statistics.measures import MEASURES, RATIOS

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from flatprobe.report import tables_binding, tables_coupling, tables_masks, tables_weights
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import binding, dose
 from flatprobe.report.tables import Table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flatprobe.report import examples
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flatprobe.report import cards, tables_geometry, tables_leakage, tables_run
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import coupling, geometry, plane, training
 from flatprobe.report.figures.theme import condition_scales
 

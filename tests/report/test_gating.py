@@ -11,8 +11,8 @@ import pytest
 from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.rule import decide
-from flatprobe.report import gating
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report import gates as gating
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.study.decision_schema import Decision
 
 RULE = Decision()

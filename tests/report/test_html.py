@@ -14,7 +14,7 @@ import pytest
 from planted_rows import HOSTILE
 
 from flatprobe.report import tables_run
-from flatprobe.report.analysis import read
+from flatprobe.report.analysis_folder import read
 from flatprobe.report.html import render
 
 SECTIONS = (

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from flatprobe.report import cards, numbers, tables_geometry, tables_leakage, tables_robustness
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import specifications
 from flatprobe.report.tables import Table
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import personas
 from flatprobe.report.figures.labels import CHARACTER, LINE, place_labels
 from flatprobe.report.figures.profiles import Profile, draw_profiles

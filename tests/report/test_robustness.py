@@ -12,7 +12,7 @@ from planted_robustness import EFFECTS
 from planted_rows import LAMBDAS
 
 from flatprobe.report import numbers, select, tables_leakage, tables_robustness, words
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import leave_one_out, specifications
 from flatprobe.report.tables import Table
 from flatprobe.statistics.leakage import SCOPES

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from flatprobe.report import cards, select, tables_geometry, tables_leakage
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.statistics.rates import upper_bound
 
 

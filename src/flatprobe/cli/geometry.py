@@ -245,7 +245,7 @@ def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, st
     from flatprobe.pipeline.display import display_for_people
     from flatprobe.pipeline.runner import run
     from flatprobe.plan.comparison import plan_pair
-    from flatprobe.report.compared import Compared
+    from flatprobe.report.comparison import Compared
     from flatprobe.report.geometry_page import write_page
 
     plan = plan_pair(pair)

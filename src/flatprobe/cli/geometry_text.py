@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flatprobe import console
 from flatprobe.report import compared_tables as tables
-from flatprobe.report.compared import Compared
-from flatprobe.report.compared_words import conclusion
+from flatprobe.report.comparison import Compared
+from flatprobe.report.comparison_words import conclusion
 from flatprobe.report.tables import Table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.report import numbers, select
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables import Column, Table, Write, build
 from flatprobe.report.words import DISTANCES, MEASURES
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.compared import REGISTERED, Compared
+from flatprobe.report.comparison import REGISTERED, Compared
 from flatprobe.report.tables import Column, Table, build
 from flatprobe.report.words import MEASURES
 from flatprobe.statistics.measures import MEASURES as KNOWN

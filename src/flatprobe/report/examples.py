@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 
 HEAD, TAIL = 500, 200
 """Characters shown at either end of a long stretch of an example."""

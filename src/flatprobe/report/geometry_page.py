@@ -9,9 +9,9 @@ import jinja2
 from markupsafe import Markup
 
 from flatprobe.report import compared_tables as tables
-from flatprobe.report import compared_words as words
+from flatprobe.report import comparison_words as words
 from flatprobe.report import numbers
-from flatprobe.report.compared import Compared
+from flatprobe.report.comparison import Compared
 from flatprobe.report.examples import WINDOW, Piece, TokenLine, visible
 from flatprobe.report.figures.compared import figures
 from flatprobe.report.figures.persona_map import NO_MAP

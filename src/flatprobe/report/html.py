@@ -18,7 +18,6 @@ from flatprobe.decision.verdict import MEANINGS
 from flatprobe.report import (
     cards,
     examples,
-    gating,
     numbers,
     select,
     tables_binding,
@@ -32,7 +31,8 @@ from flatprobe.report import (
     tables_weights,
     words,
 )
-from flatprobe.report.analysis import Analysis, read
+from flatprobe.report import gates as gating
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import (
     binding,
     coupling,

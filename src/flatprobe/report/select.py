@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 
 DECIDING_GEOMETRIC_ESTIMATOR = "question_bootstrap"
 BYSTANDERS = "bystanders"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables import Column, Table, build
 from flatprobe.report.tables_run import ordered
 from flatprobe.statistics.binding import POOLED, SIDES

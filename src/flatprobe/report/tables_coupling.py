@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flatprobe.report import numbers, select
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables import Column, Table, build
 from flatprobe.training.findings import NAMES
 

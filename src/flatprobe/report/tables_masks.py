@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.examples import visible
 from flatprobe.report.tables import Column, Table, build
 from flatprobe.report.tables_run import ordered

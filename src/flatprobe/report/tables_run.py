@@ -6,7 +6,7 @@ from __future__ import annotations
 import polars as pl
 
 from flatprobe.report import numbers, select
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables import Column, Table, build
 from flatprobe.report.words import MANIPULATION
 

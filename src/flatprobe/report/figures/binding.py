@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
 from flatprobe.statistics.binding import EFFECTS, POOLED
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.report.compared import POOL, REGISTERED, Compared
+from flatprobe.report.comparison import POOL, REGISTERED, Compared
 from flatprobe.report.figures.cosine_pairs import draw_cosine_pairs
 from flatprobe.report.figures.persona_map import draw_persona_map
 from flatprobe.report.figures.personas import MAIN, profiles_of

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import numbers, select
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.leakage import ROLE_TITLES
 from flatprobe.report.figures.theme import (
     INK,

@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
 from flatprobe.report.select import contrast_name, geometric
 from flatprobe.report.words import MEASURES

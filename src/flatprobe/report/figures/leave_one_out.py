@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import select
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import BLUE, INK, VERMILLION, Figure, figure, rule
 from flatprobe.report.tables_robustness import leans_on
 from flatprobe.report.words import MEASURES

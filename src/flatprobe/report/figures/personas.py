@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.cosine_pairs import draw_cosine_pairs
 from flatprobe.report.figures.persona_map import draw_persona_map
 from flatprobe.report.figures.profiles import Profile, draw_profiles

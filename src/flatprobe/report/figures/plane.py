@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import INK, Figure, condition_scales, figure, rule
 from flatprobe.report.words import MEASURES
 

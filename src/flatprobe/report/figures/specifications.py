@@ -11,7 +11,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import numbers, select
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import BLUE, INK, VERMILLION, Figure, figure, rule
 from flatprobe.report.words import DETECTORS
 from flatprobe.statistics.bootstrap import ROUNDING

@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from flatprobe.report import select
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, grid, lines_by_condition, rule
 
 BINS = 80

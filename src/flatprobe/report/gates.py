@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flatprobe.report import numbers
-from flatprobe.report.analysis import Analysis
+from flatprobe.report.analysis_folder import Analysis
 
 Gate = Mapping[str, Any]
 

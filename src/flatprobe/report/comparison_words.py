@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flatprobe.report import numbers
-from flatprobe.report.compared import Compared
+from flatprobe.report.comparison import Compared
 from flatprobe.study.decision_schema import Gates
 
 COSINE_DIGITS = 4
