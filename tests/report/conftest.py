@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from planted import write_planted
 
-from flatprobe.report.html import render
+from flatprobe.report.pages.study import render
 
 
 @pytest.fixture(scope="session")

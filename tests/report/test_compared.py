@@ -15,8 +15,8 @@ from flatprobe.models.reference import Reference
 from flatprobe.report import compared_tables
 from flatprobe.report.comparison import Compared
 from flatprobe.report.comparison_words import conclusion
-from flatprobe.report.geometry_page import write_page
 from flatprobe.report.headroom import headroom_words, study_headroom_words
+from flatprobe.report.pages.comparison import write_page
 from flatprobe.statistics.measures import MEASURES, RATIOS
 from flatprobe.study.decision_schema import GeometricLeg
 from flatprobe.study.pair import Pair

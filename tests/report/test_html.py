@@ -15,7 +15,7 @@ from planted_rows import HOSTILE
 
 from flatprobe.report import tables_run
 from flatprobe.report.analysis_folder import read
-from flatprobe.report.html import render
+from flatprobe.report.pages.study import render
 
 SECTIONS = (
     "decision",

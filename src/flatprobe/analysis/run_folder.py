@@ -87,7 +87,7 @@ def _fill(target: Path, found: dict[str, Artifact], plan: Plan, documents: dict[
 
 
 def _render(analysis: Path, page: Path) -> None:
-    from flatprobe.report.html import render
+    from flatprobe.report.pages.study import render
 
     render(analysis, page)
 

@@ -60,7 +60,7 @@ def audit(request: Request) -> None:
         "sets": list(audit_sets(prepared, conversations, request.examples)),
     }  # fmt: skip
     if request.html is not None:
-        from flatprobe.report.audit_page import write_page
+        from flatprobe.report.pages.audit import write_page
 
         write_page(found, request.html)
     if request.json is not None and str(request.json) != "-":

@@ -246,7 +246,7 @@ def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, st
     from flatprobe.pipeline.runner import run
     from flatprobe.plan.comparison import plan_pair
     from flatprobe.report.comparison import Compared
-    from flatprobe.report.geometry_page import write_page
+    from flatprobe.report.pages.comparison import write_page
 
     plan = plan_pair(pair)
     display = HeadroomDisplay(display_for_people(), plan.base_states, ArtifactStore(folder), of_pair(pair))

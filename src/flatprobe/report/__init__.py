@@ -1,2 +1,2 @@
 """The report: turns the analysis folder of a run into one self-contained page
-(`flatprobe.report.html.render`)."""
+(`flatprobe.report.pages.study.render`)."""

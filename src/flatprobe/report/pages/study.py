@@ -77,7 +77,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _style() -> str:
-    return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    return (Path(__file__).parents[1] / "style.css").read_text(encoding="utf-8")
 
 
 def _context(analysis: Analysis) -> dict[str, Any]:

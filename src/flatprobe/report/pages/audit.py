@@ -34,7 +34,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(plain=numbers.plain, svg=Markup, comparison=str)  # all that the macros name
-    environment.globals["style"] = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+    environment.globals["style"] = Markup(
+        (Path(__file__).parents[1] / "style.css").read_text(encoding="utf-8")
+    )
     return environment
 
 
