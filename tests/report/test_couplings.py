@@ -9,10 +9,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flatprobe.report import tables_binding, tables_coupling, tables_masks, tables_weights
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import binding, dose
-from flatprobe.report.tables import Table
+from flatprobe.report.tables import binding as tables_binding
+from flatprobe.report.tables import coupling as tables_coupling
+from flatprobe.report.tables import masks as tables_masks
+from flatprobe.report.tables import weights as tables_weights
+from flatprobe.report.tables.table import Table
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flatprobe.report import cards, tables_geometry, tables_leakage, tables_run
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import coupling, geometry, plane, training
 from flatprobe.report.figures.theme import condition_scales
+from flatprobe.report.tables import geometry as tables_geometry
+from flatprobe.report.tables import leakage as tables_leakage
+from flatprobe.report.tables import legs as cards
+from flatprobe.report.tables import run as tables_run
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import jinja2
 import pytest
 from planted_rows import HOSTILE
 
-from flatprobe.report import tables_run
 from flatprobe.report.analysis_folder import read
 from flatprobe.report.pages.study import render
+from flatprobe.report.tables import run as tables_run
 
 SECTIONS = (
     "decision",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe.report.analysis_folder import Analysis, read
-from flatprobe.report.tables_known import known_answers
+from flatprobe.report.tables.known_answers import known_answers
 
 
 def knowing(folder: Path, *rows: dict[str, Any]) -> Analysis:

@@ -9,10 +9,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flatprobe.report import cards, numbers, tables_geometry, tables_leakage, tables_robustness
+from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import specifications
-from flatprobe.report.tables import Table
+from flatprobe.report.tables import geometry as tables_geometry
+from flatprobe.report.tables import leakage as tables_leakage
+from flatprobe.report.tables import legs as cards
+from flatprobe.report.tables import robustness as tables_robustness
+from flatprobe.report.tables.table import Table
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,12 @@ import pytest
 from planted_robustness import EFFECTS
 from planted_rows import LAMBDAS
 
-from flatprobe.report import numbers, select, tables_leakage, tables_robustness, words
+from flatprobe.report import numbers, select, words
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import leave_one_out, specifications
-from flatprobe.report.tables import Table
+from flatprobe.report.tables import leakage as tables_leakage
+from flatprobe.report.tables import robustness as tables_robustness
+from flatprobe.report.tables.table import Table
 from flatprobe.statistics.leakage import SCOPES
 from flatprobe.statistics.specifications import DETECTORS
 

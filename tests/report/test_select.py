@@ -8,8 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flatprobe.report import cards, select, tables_geometry, tables_leakage
+from flatprobe.report import select
 from flatprobe.report.analysis_folder import Analysis, read
+from flatprobe.report.tables import geometry as tables_geometry
+from flatprobe.report.tables import leakage as tables_leakage
+from flatprobe.report.tables import legs as cards
 from flatprobe.statistics.rates import upper_bound
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flatprobe import console
-from flatprobe.report import compared_tables as tables
 from flatprobe.report.comparison import Compared
 from flatprobe.report.comparison_words import conclusion
-from flatprobe.report.tables import Table
+from flatprobe.report.tables import comparison as tables
+from flatprobe.report.tables.table import Table
 
 
 def show(compared: Compared) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 from flatprobe.report import select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import BLUE, INK, VERMILLION, Figure, figure, rule
-from flatprobe.report.tables_robustness import leans_on
+from flatprobe.report.tables.robustness import leans_on
 from flatprobe.report.words import MEASURES
 
 NAMES = 140  # pixels for the names of personas and questions

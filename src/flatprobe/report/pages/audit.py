@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from flatprobe.report import numbers
 from flatprobe.report.examples import Piece, TokenLine, visible
-from flatprobe.report.tables import Column, Table, build
-from flatprobe.report.tables_masks import in_a_line, invariants_table, shares_table
+from flatprobe.report.tables.masks import in_a_line, invariants_table, shares_table
+from flatprobe.report.tables.table import Column, Table, build
 
 
 def write_page(audit: Mapping[str, Any], output: Path) -> None:

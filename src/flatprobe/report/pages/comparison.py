@@ -8,7 +8,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from flatprobe.report import compared_tables as tables
 from flatprobe.report import comparison_words as words
 from flatprobe.report import numbers
 from flatprobe.report.comparison import Compared
@@ -16,6 +15,7 @@ from flatprobe.report.examples import WINDOW, Piece, TokenLine, visible
 from flatprobe.report.figures.compared import figures
 from flatprobe.report.figures.persona_map import NO_MAP
 from flatprobe.report.headroom import headroom_words
+from flatprobe.report.tables import comparison as tables
 
 
 def write_page(compared: Compared, output: Path) -> None:

@@ -15,22 +15,7 @@ import yaml
 from markupsafe import Markup
 
 from flatprobe.decision.verdict import MEANINGS
-from flatprobe.report import (
-    cards,
-    examples,
-    numbers,
-    select,
-    tables_binding,
-    tables_coupling,
-    tables_geometry,
-    tables_known,
-    tables_leakage,
-    tables_masks,
-    tables_robustness,
-    tables_run,
-    tables_weights,
-    words,
-)
+from flatprobe.report import examples, numbers, select, words
 from flatprobe.report import gates as gating
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import (
@@ -46,6 +31,16 @@ from flatprobe.report.figures import (
     training,
 )
 from flatprobe.report.figures.persona_map import NO_MAP
+from flatprobe.report.tables import binding as tables_binding
+from flatprobe.report.tables import coupling as tables_coupling
+from flatprobe.report.tables import geometry as tables_geometry
+from flatprobe.report.tables import known_answers as tables_known
+from flatprobe.report.tables import leakage as tables_leakage
+from flatprobe.report.tables import legs as cards
+from flatprobe.report.tables import masks as tables_masks
+from flatprobe.report.tables import robustness as tables_robustness
+from flatprobe.report.tables import run as tables_run
+from flatprobe.report.tables import weights as tables_weights
 
 
 def render(folder: Path, output: Path) -> None:

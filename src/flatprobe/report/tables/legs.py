@@ -10,7 +10,7 @@ import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables import Column, Table, Write, build
+from flatprobe.report.tables.table import Column, Table, Write, build
 from flatprobe.report.words import DISTANCES, MEASURES
 
 CONTRASTS = ("main", "treated_benign", "benign_control")

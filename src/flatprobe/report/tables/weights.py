@@ -6,8 +6,8 @@ import polars as pl
 
 from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables import Column, Table, build
-from flatprobe.report.tables_run import ordered
+from flatprobe.report.tables.run import ordered
+from flatprobe.report.tables.table import Column, Table, build
 
 ADAPTER = ("stage", "condition", "lambda", "seed")
 STAGES = {"finetune": "finetune", "couple": "coupling"}

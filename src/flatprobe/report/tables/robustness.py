@@ -9,7 +9,7 @@ import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables import Column, Table, Write, build, scope, seed
+from flatprobe.report.tables.table import Column, Table, Write, build, scope, seed
 from flatprobe.report.words import DETECTORS, MEASURES
 from flatprobe.statistics.bootstrap import ROUNDING
 

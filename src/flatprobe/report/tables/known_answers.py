@@ -7,7 +7,7 @@ from typing import Any
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables import Column, Table, build
+from flatprobe.report.tables.table import Column, Table, build
 
 
 def known_answers(analysis: Analysis) -> Table | None:

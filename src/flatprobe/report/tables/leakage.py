@@ -9,7 +9,7 @@ import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables import Column, Table, build, scope, seed
+from flatprobe.report.tables.table import Column, Table, build, scope, seed
 from flatprobe.statistics.leakage import SCOPES
 from flatprobe.statistics.rates import upper_bound
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from flatprobe.report import numbers
 from flatprobe.report.comparison import REGISTERED, Compared
-from flatprobe.report.tables import Column, Table, build
+from flatprobe.report.tables.table import Column, Table, build
 from flatprobe.report.words import MEASURES
 from flatprobe.statistics.measures import MEASURES as KNOWN
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables import Column, Table, build
+from flatprobe.report.tables.table import Column, Table, build
 from flatprobe.report.words import MANIPULATION
 
 
