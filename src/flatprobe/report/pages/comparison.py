@@ -27,7 +27,7 @@ def write_page(compared: Compared, output: Path) -> None:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flatprobe.report", "."),
+        loader=jinja2.PackageLoader("flatprobe.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

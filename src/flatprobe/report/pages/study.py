@@ -55,7 +55,7 @@ def render(folder: Path, output: Path) -> None:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flatprobe.report", "."),
+        loader=jinja2.PackageLoader("flatprobe.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
