@@ -20,7 +20,7 @@ from marked_page import around
 from flatprobe import console
 
 if TYPE_CHECKING:
-    from flatprobe.statistics.simulation.grid import Grid, Simulated
+    from flatprobe.simulation.grid import Grid, Simulated
 
 BEGIN, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
 
@@ -28,7 +28,7 @@ BEGIN, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
 def main() -> None:
     """Simulate, and print the tables or write them into a page."""
     # Not above: every worker imports this file again, before it is told to use one thread.
-    from flatprobe.statistics.simulation.grid import Grid, simulate
+    from flatprobe.simulation.grid import Grid, simulate
 
     options = _options()
     page = None if options.write is None else around(options.write, BEGIN, END)
@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
 
 
 def _report(grid: Grid, simulated: Simulated) -> str:
-    from flatprobe.statistics.simulation.table import joint_table, markdown
+    from flatprobe.simulation.table import joint_table, markdown
 
     design, margin = grid.design, grid.rule.behaviour.margin
     parts = [
@@ -83,7 +83,7 @@ def _report(grid: Grid, simulated: Simulated) -> str:
 
 
 def _table(simulated: Simulated, truth: float, *named: tuple[str, str]) -> str:
-    from flatprobe.statistics.simulation.table import by_variance, markdown
+    from flatprobe.simulation.table import by_variance, markdown
 
     values = [(name, attrgetter(field)) for name, field in named]
     return markdown(by_variance(simulated.leakage, truth, values))

@@ -31,7 +31,7 @@ from flatprobe.statistics.geometry_values import measure_values
 from flatprobe.statistics.grams import PARTS, PairGrams, Part, pair_grams
 from flatprobe.statistics.leakage import contrast_cells
 from flatprobe.statistics.paired import PairedCells
-from flatprobe.statistics.planted import planted_pair
+from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.resampling import cell_draws
 from flatprobe.statistics.states import States
 

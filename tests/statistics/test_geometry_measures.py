@@ -7,6 +7,7 @@ import pytest
 from geometry_oracle import oracle
 
 from flatprobe.errors import UserError
+from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.bootstrap import draw_weights
 from flatprobe.statistics.forms import QuestionWeights
 from flatprobe.statistics.geometry import geometry_contrast
@@ -14,7 +15,6 @@ from flatprobe.statistics.geometry_values import measure_values
 from flatprobe.statistics.grams import pair_grams
 from flatprobe.statistics.measures import MEASURES
 from flatprobe.statistics.panels import Products
-from flatprobe.statistics.planted import planted_pair
 from flatprobe.statistics.states import States
 
 TREATED, CONTROL = planted_pair(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flatprobe.statistics.planted import planted_pair
+from flatprobe.simulation.planted_states import planted_pair
 
 SIZES = {"personas": 6, "questions": 5, "layers": 2, "hidden": 400}
 

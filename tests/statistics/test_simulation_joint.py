@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from flatprobe.decision.gates import complete
-from flatprobe.statistics.simulation.grid import Grid, Simulated, simulate
-from flatprobe.statistics.simulation.joint import (
+from flatprobe.simulation.grid import Grid, Simulated, simulate
+from flatprobe.simulation.joint import (
     VERDICTS,
     JointRow,
     JointTruth,
     passing_gates,
     simulated_rule,
 )
-from flatprobe.statistics.simulation.table import by_variance, joint_table, leakage_table, markdown
+from flatprobe.simulation.table import by_variance, joint_table, leakage_table, markdown
 from flatprobe.study.decision_schema import Decision
 
 

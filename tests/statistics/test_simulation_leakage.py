@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.simulation.grid import Grid, Simulated, problems, simulate
-from flatprobe.statistics.simulation.leakage import LeakageRow, share
+from flatprobe.simulation.grid import Grid, Simulated, problems, simulate
+from flatprobe.simulation.leakage import LeakageRow, share
 
 STUDIES = 150
 

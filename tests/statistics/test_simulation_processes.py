@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from flatprobe.statistics.simulation.processes import spread
+from flatprobe.simulation.processes import spread
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -29,5 +29,5 @@ def test_an_error_of_one_item_is_raised(jobs: int) -> None:
 
 
 def test_processes_start_without_numpy_so_that_it_still_reads_how_many_threads_it_may_use() -> None:
-    code = "import sys, flatprobe.statistics.simulation.processes; sys.exit('numpy' in sys.modules)"
+    code = "import sys, flatprobe.simulation.processes; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

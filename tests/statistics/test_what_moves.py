@@ -7,9 +7,9 @@ import functools
 import numpy as np
 import pytest
 
+from flatprobe.simulation.measure_responses import CAUSES, MOVES, SIZES, Cause, response, responses
+from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.measures import MEASURES, NEEDS, RATIOS
-from flatprobe.statistics.planted import planted_pair
-from flatprobe.statistics.what_moves import CAUSES, MOVES, SIZES, Cause, response, responses
 
 LOGS = {*RATIOS, "contraction", "contraction_minus_noise"}
 BY_NAME = {cause.name: cause for cause in CAUSES}

@@ -12,11 +12,11 @@ from pathlib import Path
 from flatprobe import console
 from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
+from flatprobe.simulation.cells import Design
+from flatprobe.simulation.grid import Grid, Simulated, problems, simulate
+from flatprobe.simulation.table import Table, joint_table, leakage_table, points
+from flatprobe.simulation.truth import calibrate, regime
 from flatprobe.statistics.components import Components
-from flatprobe.statistics.simulation.cells import Design
-from flatprobe.statistics.simulation.grid import Grid, Simulated, problems, simulate
-from flatprobe.statistics.simulation.table import Table, joint_table, leakage_table, points
-from flatprobe.statistics.simulation.truth import calibrate, regime
 
 STANDARD_OUTPUT = Path("-")
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.paired import PairedCells
-from flatprobe.statistics.simulation.truth import Truth
 
 Scope = Literal["population", "personas", "questions", "cells"]
 OWN_SCOPE: dict[str, Scope] = {

@@ -17,14 +17,14 @@ from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometri
 from flatprobe.decision.gates import Gate, gate, required
 from flatprobe.decision.rule import decide
 from flatprobe.decision.verdict import Name
+from flatprobe.simulation.cells import Design, draw
+from flatprobe.simulation.leakage import Share, share
+from flatprobe.simulation.planted_states import SOURCE, planted_pair
+from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.geometry import geometry_contrast
 from flatprobe.statistics.leakage import contrast_cells
-from flatprobe.statistics.planted import SOURCE, planted_pair
-from flatprobe.statistics.simulation.cells import Design, draw
-from flatprobe.statistics.simulation.leakage import Share, share
-from flatprobe.statistics.simulation.truth import Truth
 from flatprobe.study.decision_schema import Decision
 
 JointTruth = Literal["null", "geometry", "behaviour", "both"]

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from flatprobe.simulation.cells import OWN_SCOPE, Design, Drawn, draw
+from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.leakage import SCOPES, contrast_cells
-from flatprobe.statistics.simulation.cells import OWN_SCOPE, Design, Drawn, draw
-from flatprobe.statistics.simulation.truth import Truth
 
 LEVELS = (0.05, 0.001)
 """Levels of the tests: the usual one and the registered one."""

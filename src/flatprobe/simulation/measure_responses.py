@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from flatprobe.simulation.planted_states import Direction, planted_pair
 from flatprobe.statistics.forms import Kernels, QuestionWeights
 from flatprobe.statistics.geometry_values import measure_values
 from flatprobe.statistics.grams import pair_grams
 from flatprobe.statistics.measures import MEASURES, NEEDS, PairPanel, PairProducts
 from flatprobe.statistics.panels import Panel, Products
-from flatprobe.statistics.planted import Direction, planted_pair
 from flatprobe.statistics.states import States
 
 SIZES: Mapping[str, Any] = {

@@ -11,9 +11,8 @@ from functools import partial
 import numpy as np
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.simulation.cells import Design
-from flatprobe.statistics.simulation.joint import (
+from flatprobe.simulation.cells import Design
+from flatprobe.simulation.joint import (
     DIFFERENCE,
     TRUTHS,
     JointCell,
@@ -21,9 +20,10 @@ from flatprobe.statistics.simulation.joint import (
     joint_row,
     simulate_joint,
 )
-from flatprobe.statistics.simulation.leakage import LeakageCell, LeakageRow, leakage_rows, simulate_leakage
-from flatprobe.statistics.simulation.processes import spread
-from flatprobe.statistics.simulation.truth import calibrate, regime
+from flatprobe.simulation.leakage import LeakageCell, LeakageRow, leakage_rows, simulate_leakage
+from flatprobe.simulation.processes import spread
+from flatprobe.simulation.truth import calibrate, regime
+from flatprobe.statistics.bootstrap import Array
 from flatprobe.study.decision_schema import Decision
 
 REGIMES = ("none", "mild", "parent")

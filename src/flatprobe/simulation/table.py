@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flatprobe.statistics.simulation.joint import VERDICTS, JointRow
-from flatprobe.statistics.simulation.leakage import LeakageRow, Share
+from flatprobe.simulation.joint import VERDICTS, JointRow
+from flatprobe.simulation.leakage import LeakageRow, Share
 
 NOT_THERE = "–"
 """What does not exist: an interval of a test without one, a level that no p of this design can reach."""
