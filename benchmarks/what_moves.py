@@ -22,7 +22,7 @@ from flatprobe import console
 from flatprobe.report.figures.theme import CONFIG, INK, VERMILLION
 from flatprobe.report.numbers import decimal
 from flatprobe.report.words import measure_title
-from flatprobe.statistics.measures import MEASURES, RATIOS
+from flatprobe.statistics.geometry.measures import MEASURES, RATIOS
 from flatprobe.simulation.measure_responses import CAUSES, MOVES, SIZES, Cause, responses
 
 BEGIN, END = "<!-- what moves: begin -->", "<!-- what moves: end -->"

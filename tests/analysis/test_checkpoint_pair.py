@@ -16,9 +16,9 @@ from scipy import stats
 
 from flatprobe.analysis.compare_checkpoints import compare
 from flatprobe.analysis.settings import PairSettings
-from flatprobe.statistics.geometry import geometry_contrast
-from flatprobe.statistics.measures import MEASURES
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.contrasts import geometry_contrast
+from flatprobe.statistics.geometry.measures import MEASURES
+from flatprobe.statistics.geometry.states import States
 
 PERSONAS = ("librarian", "archivist", "villain", "assistant")
 QUESTIONS = ("q0", "q1", "q2", "q3", "q4")

@@ -20,8 +20,8 @@ from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import StatesSettings
 from flatprobe.probes.states import capture
-from flatprobe.statistics.geometry_tables import geometry_table
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.tables import geometry_table
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 

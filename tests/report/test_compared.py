@@ -17,7 +17,7 @@ from flatprobe.report.comparison_words import conclusion
 from flatprobe.report.headroom import headroom_words, study_headroom_words
 from flatprobe.report.pages.comparison import write_page
 from flatprobe.report.tables import comparison as compared_tables
-from flatprobe.statistics.measures import MEASURES, RATIOS
+from flatprobe.statistics.geometry.measures import MEASURES, RATIOS
 from flatprobe.study.decision_schema import GeometricLeg
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.states import States
 
 PERSONAS = ("source", "near", "middle", "far", "further", "reserve")
 BYSTANDERS = ("near", "middle", "far", "further")

@@ -8,9 +8,9 @@ from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometri
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.rule import decide
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry import geometry_contrast
+from flatprobe.statistics.geometry.contrasts import geometry_contrast
+from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.leakage import leakage_contrast
-from flatprobe.statistics.states import States
 from flatprobe.study.decision_schema import Decision, GeometricLeg
 
 RULE = Decision(geometry=GeometricLeg(measure="contraction", threshold=0.223))

@@ -10,9 +10,9 @@ from scipy import stats
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import draw_weights
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry import geometry_contrast
-from flatprobe.statistics.measures import MEASURES
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.contrasts import geometry_contrast
+from flatprobe.statistics.geometry.measures import MEASURES
+from flatprobe.statistics.geometry.states import States
 
 BASE = planted_states("base_first")
 

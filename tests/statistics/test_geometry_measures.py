@@ -9,13 +9,13 @@ from geometry_oracle import oracle
 from flatprobe.errors import UserError
 from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.bootstrap import draw_weights
-from flatprobe.statistics.forms import QuestionWeights
-from flatprobe.statistics.geometry import geometry_contrast
-from flatprobe.statistics.geometry_values import measure_values
-from flatprobe.statistics.grams import pair_grams
-from flatprobe.statistics.measures import MEASURES
-from flatprobe.statistics.panels import Products
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.contrasts import geometry_contrast
+from flatprobe.statistics.geometry.grams import pair_grams
+from flatprobe.statistics.geometry.kernels import QuestionWeights
+from flatprobe.statistics.geometry.measures import MEASURES
+from flatprobe.statistics.geometry.products import Products
+from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.values import measure_values
 
 TREATED, CONTROL = planted_pair(
     np.random.default_rng(3), personas=5, questions=7, layers=2, hidden=32, contraction=0.8, translation=1.0,

@@ -8,10 +8,10 @@ import pytest
 from planted_states import BYSTANDERS, LAYERS, QUESTIONS, planted_states
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.geometry import geometry_contrast, gram_contrast
-from flatprobe.statistics.geometry_sensitivity import geometry_leave_one_out, max_t_over_positions
-from flatprobe.statistics.grams import PairGrams, pair_grams
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.contrasts import geometry_contrast, gram_contrast
+from flatprobe.statistics.geometry.grams import PairGrams, pair_grams
+from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions
+from flatprobe.statistics.geometry.states import States
 
 TREATED = planted_states("em_first", persona=0.7, seed=6)
 CONTROL = planted_states("base_first")

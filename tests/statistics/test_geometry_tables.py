@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from planted_states import BYSTANDERS, PERSONAS, planted_states
 
-from flatprobe.statistics.geometry_tables import cosine_table, geometry_table, headroom, reliability
-from flatprobe.statistics.gram import persona_gram
-from flatprobe.statistics.reliability import separability, split_half_reliability
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.inner_products import persona_gram
+from flatprobe.statistics.geometry.reliability import separability, split_half_reliability
+from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, headroom, reliability
 
 KIND = {"position": "last_response_token", "responses": "own"}
 

@@ -10,9 +10,9 @@ from safetensors.numpy import save_file
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry import geometry_contrast, geometry_contrasts, gram_contrast
-from flatprobe.statistics.grams import PairGrams, pair_grams
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts, gram_contrast
+from flatprobe.statistics.geometry.grams import PairGrams, pair_grams
+from flatprobe.statistics.geometry.states import States
 
 STATES = {
     "em_first": planted_states("em_first", persona=0.7, shift=0.2, seed=6),
@@ -78,7 +78,7 @@ def assert_same_numbers(one: Estimate, other: Estimate) -> None:
 
 def test_many_resamples_are_drawn_in_blocks_that_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = gram_contrast(grams_of(STATES), **KIND)
-    monkeypatch.setattr("flatprobe.statistics.geometry_values.BLOCK_VALUES", 500)
+    monkeypatch.setattr("flatprobe.statistics.geometry.values.BLOCK_VALUES", 500)
     for small, large in zip(gram_contrast(grams_of(STATES), **KIND), whole, strict=True):
         assert_same_numbers(small, large)
 

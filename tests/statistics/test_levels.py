@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from planted_states import BYSTANDERS, LAYERS, planted_states
 
-from flatprobe.statistics.geometry import gram_contrast
-from flatprobe.statistics.geometry_tables import cosine_table, geometry_table
-from flatprobe.statistics.grams import PairGrams, pair_grams
-from flatprobe.statistics.levels import LEVELS, measure_levels
-from flatprobe.statistics.measures import RATIOS
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.contrasts import gram_contrast
+from flatprobe.statistics.geometry.grams import PairGrams, pair_grams
+from flatprobe.statistics.geometry.levels import LEVELS, measure_levels
+from flatprobe.statistics.geometry.measures import RATIOS
+from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.tables import cosine_table, geometry_table
 
 BASE = planted_states("base")
 TREATED = planted_states("treated", persona=0.7, noise=1.2, shift=0.3, scale=1.5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from planted_states import BYSTANDERS, planted_states
 
-from flatprobe.statistics.massive import massive_activation_table, top_dimensions
+from flatprobe.statistics.geometry.massive import massive_activation_table, top_dimensions
 
 KIND = {"position": "last_response_token", "responses": "own"}
 POOL = ("source", *BYSTANDERS)

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import pdist, squareform
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.persona_map import persona_map
+from flatprobe.statistics.geometry.persona_map import persona_map
 
 
 def squared(points: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flatprobe.simulation.planted_states import planted_pair
+from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.persona_pairs import persona_pair_table
-from flatprobe.statistics.states import States
 
 STATES = planted_pair(np.random.default_rng(2), personas=4, questions=5, layers=2, hidden=16, noise=0.7)[1]
 POOL = STATES.personas[:3]

@@ -9,7 +9,7 @@ import pytest
 
 from flatprobe.simulation.measure_responses import CAUSES, MOVES, SIZES, Cause, response, responses
 from flatprobe.simulation.planted_states import planted_pair
-from flatprobe.statistics.measures import MEASURES, NEEDS, RATIOS
+from flatprobe.statistics.geometry.measures import MEASURES, NEEDS, RATIOS
 
 LOGS = {*RATIOS, "contraction", "contraction_minus_noise"}
 BY_NAME = {cause.name: cause for cause in CAUSES}

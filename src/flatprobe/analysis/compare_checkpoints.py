@@ -21,12 +21,12 @@ from flatprobe.analysis.comparison_rows import (
 from flatprobe.analysis.read_states import index_of, kinds, states_of, unfinished_questions
 from flatprobe.analysis.settings import Entry, PairSettings
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.statistics.geometry import gram_contrast
-from flatprobe.statistics.geometry_tables import cosine_table, geometry_table
-from flatprobe.statistics.grams import PARTS, PairGrams, Part, pair_grams
-from flatprobe.statistics.massive import massive_activation_table
+from flatprobe.statistics.geometry.contrasts import gram_contrast
+from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
+from flatprobe.statistics.geometry.massive import massive_activation_table
+from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.tables import cosine_table, geometry_table
 from flatprobe.statistics.persona_pairs import persona_pair_table
-from flatprobe.statistics.states import States
 
 SIDES = ("base", "treated")
 ENTRIES = tuple(Entry(role=side, kind="states", condition=side, seed=None) for side in SIDES)

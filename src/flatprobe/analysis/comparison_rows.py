@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry import gram_contrasts
-from flatprobe.statistics.grams import ConditionGrams, PairGrams
-from flatprobe.statistics.levels import measure_levels
-from flatprobe.statistics.measures import RATIOS
+from flatprobe.statistics.geometry.contrasts import gram_contrasts
+from flatprobe.statistics.geometry.grams import ConditionGrams, PairGrams
+from flatprobe.statistics.geometry.levels import measure_levels
+from flatprobe.statistics.geometry.measures import RATIOS
 
 BYSTANDERS = "bystanders"
 FINISHED = "bystanders, finished answers only"

@@ -29,7 +29,7 @@ from flatprobe.decision.reasons import SourceReason
 from flatprobe.decision.rule import Seeds, decide
 from flatprobe.decision.verdict import Verdict
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry_tables import headroom
+from flatprobe.statistics.geometry.tables import headroom
 from flatprobe.study.decision_schema import KnownAnswer
 
 

@@ -15,8 +15,8 @@ from flatprobe.analysis.read_states import kinds, states_of
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.statistics.estimands import Estimate, estimates_frame, write_json
-from flatprobe.statistics.geometry_tables import cosine_table, geometry_table
-from flatprobe.statistics.massive import massive_activation_table
+from flatprobe.statistics.geometry.massive import massive_activation_table
+from flatprobe.statistics.geometry.tables import cosine_table, geometry_table
 from flatprobe.statistics.persona_pairs import persona_pair_table
 
 

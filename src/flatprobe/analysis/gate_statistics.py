@@ -14,7 +14,7 @@ from flatprobe.analysis.settings import DecideSettings
 from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import Gate, gate
 from flatprobe.generation.canary import told_apart
-from flatprobe.statistics.geometry_tables import headroom, reliability
+from flatprobe.statistics.geometry.tables import headroom, reliability
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.questions import normalised
 

@@ -14,12 +14,12 @@ from flatprobe.analysis.read_states import index_of, states_of, unfinished_quest
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.statistics.crossed import one_way
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry import geometry_contrast, geometry_contrasts
-from flatprobe.statistics.geometry_sensitivity import geometry_leave_one_out, max_t_over_positions
-from flatprobe.statistics.grams import pair_grams
+from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts
+from flatprobe.statistics.geometry.grams import pair_grams
+from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions
+from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.seeds import MINIMUM_SEEDS, SEED_SCOPES
-from flatprobe.statistics.states import States
 
 
 def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind: str) -> list[Estimate]:
@@ -131,7 +131,7 @@ def _deciding(
 
 
 def _seed_t(blank: Estimate, values: np.ndarray[tuple[int], np.dtype[np.float64]], level: float) -> Estimate:
-    from flatprobe.statistics.measures import RATIOS
+    from flatprobe.statistics.geometry.measures import RATIOS
 
     is_ratio = blank.quantity in RATIOS
     scaled = np.log(values) if is_ratio else values

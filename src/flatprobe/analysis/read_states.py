@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from flatprobe.analysis.settings import Entry
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.states import States
 
 
 def kinds(inputs: Mapping[str, Path], entries: Sequence[Entry]) -> list[str]:

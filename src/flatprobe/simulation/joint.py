@@ -23,7 +23,7 @@ from flatprobe.simulation.planted_states import SOURCE, planted_pair
 from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry import geometry_contrast
+from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.leakage import contrast_cells
 from flatprobe.study.decision_schema import Decision
 

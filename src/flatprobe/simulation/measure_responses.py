@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from flatprobe.simulation.planted_states import Direction, planted_pair
-from flatprobe.statistics.forms import Kernels, QuestionWeights
-from flatprobe.statistics.geometry_values import measure_values
-from flatprobe.statistics.grams import pair_grams
-from flatprobe.statistics.measures import MEASURES, NEEDS, PairPanel, PairProducts
-from flatprobe.statistics.panels import Panel, Products
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.grams import pair_grams
+from flatprobe.statistics.geometry.kernels import Kernels, QuestionWeights
+from flatprobe.statistics.geometry.measures import MEASURES, NEEDS, PairPanel, PairProducts
+from flatprobe.statistics.geometry.products import Panel, Products
+from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.values import measure_values
 
 SIZES: Mapping[str, Any] = {
     "personas": 8, "questions": 20, "layers": 2, "hidden": 256, "noise": 3.0, "common": 5.0,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.states import States
 
 Direction = Literal["across", "along", "around"]
 """Where a translation goes: `across` is a random direction, nearly orthogonal to all else, which lengthens the states a

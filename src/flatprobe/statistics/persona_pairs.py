@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.forms import Forms, Kernels, QuestionWeights
-from flatprobe.statistics.panels import Panel
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.kernels import Forms, Kernels, QuestionWeights
+from flatprobe.statistics.geometry.products import Panel
+from flatprobe.statistics.geometry.states import States
 
 
 def persona_pair_table(states: States, pool: Sequence[str], *, position: str, responses: str) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from flatprobe.report.figures.persona_map import draw_persona_map
 from flatprobe.report.figures.personas import MAIN, profiles_of
 from flatprobe.report.figures.profiles import Profile, draw_profiles
 from flatprobe.report.figures.theme import Figure
-from flatprobe.statistics.measures import MEASURES
+from flatprobe.statistics.geometry.measures import MEASURES
 
 SIDES = ("base", "treated")
 LEVELS = (

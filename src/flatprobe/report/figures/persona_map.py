@@ -12,7 +12,7 @@ from flatprobe.report import numbers
 from flatprobe.report.figures.labels import place_labels
 from flatprobe.report.figures.theme import INK, Figure, by_condition, figure
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.persona_map import ConditionMap, persona_map
+from flatprobe.statistics.geometry.persona_map import ConditionMap, persona_map
 
 WIDE, NARROW = 640, 290
 HEIGHTS = {WIDE: (0.45, 0.9), NARROW: (1.0, 1.5)}

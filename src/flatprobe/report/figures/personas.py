@@ -11,8 +11,8 @@ from flatprobe.report.figures.profiles import Profile, draw_profiles
 from flatprobe.report.figures.theme import Figure
 from flatprobe.report.select import geometric
 from flatprobe.report.words import measure_title
-from flatprobe.statistics.measures import MEASURES as KNOWN
-from flatprobe.statistics.measures import RATIOS
+from flatprobe.statistics.geometry.measures import MEASURES as KNOWN
+from flatprobe.statistics.geometry.measures import RATIOS
 
 MAIN = (
     "cosine_difference", "crossvalidated_cosine_difference", "translation_share", "noise_share", "contraction",

@@ -12,7 +12,7 @@ from flatprobe.report import numbers
 from flatprobe.report.comparison import REGISTERED, Compared
 from flatprobe.report.tables.table import Column, Table, build
 from flatprobe.report.words import MEASURES
-from flatprobe.statistics.measures import MEASURES as KNOWN
+from flatprobe.statistics.geometry.measures import MEASURES as KNOWN
 
 JACKKNIFE = "question_jackknife_t"
 _four = partial(numbers.decimal, digits=4)

@@ -11,7 +11,7 @@ from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables.table import Column, Table, build, scope, seed
 from flatprobe.report.words import MEASURES
-from flatprobe.statistics.measures import RATIOS
+from flatprobe.statistics.geometry.measures import RATIOS
 
 
 def layers(analysis: Analysis) -> Table:

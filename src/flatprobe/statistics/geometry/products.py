@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.forms import Forms, Kernels, QuestionWeights
+from flatprobe.statistics.geometry.kernels import Forms, Kernels, QuestionWeights
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ import numpy as np
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array, multinomial_weights
-from flatprobe.statistics.forms import QuestionWeights
-from flatprobe.statistics.grams import ConditionGrams, PairGrams, Part
-from flatprobe.statistics.measures import MEASURES, NEEDS, PairPanel, PairProducts
-from flatprobe.statistics.panels import Products
+from flatprobe.statistics.geometry.grams import ConditionGrams, PairGrams, Part
+from flatprobe.statistics.geometry.kernels import QuestionWeights
+from flatprobe.statistics.geometry.measures import MEASURES, NEEDS, PairPanel, PairProducts
+from flatprobe.statistics.geometry.products import Products
 
 BLOCK_VALUES = 250_000
 """Products of question weights held at once: 2 MB, which a core's cache can keep."""

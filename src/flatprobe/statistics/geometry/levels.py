@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.forms import QuestionWeights
-from flatprobe.statistics.grams import PairGrams
-from flatprobe.statistics.measures import RATIOS, PairPanel, PairProducts
-from flatprobe.statistics.panels import Products
+from flatprobe.statistics.geometry.grams import PairGrams
+from flatprobe.statistics.geometry.kernels import QuestionWeights
+from flatprobe.statistics.geometry.measures import RATIOS, PairPanel, PairProducts
+from flatprobe.statistics.geometry.products import Products
 
 Level = Callable[[PairProducts], tuple[Array, Array]]
 

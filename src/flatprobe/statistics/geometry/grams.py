@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.forms import Kernels
-from flatprobe.statistics.gram import cross_gram, persona_gram
-from flatprobe.statistics.massive import top_dimensions
-from flatprobe.statistics.panels import Panel
-from flatprobe.statistics.states import States, check_comparable, check_personas
+from flatprobe.statistics.geometry.inner_products import cross_gram, persona_gram
+from flatprobe.statistics.geometry.kernels import Kernels
+from flatprobe.statistics.geometry.massive import top_dimensions
+from flatprobe.statistics.geometry.products import Panel
+from flatprobe.statistics.geometry.states import States, check_comparable, check_personas
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,11 +11,11 @@ import polars as pl
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry import named_after
-from flatprobe.statistics.geometry_inference import inferences, with_max_t
-from flatprobe.statistics.geometry_values import Values, measure_values
-from flatprobe.statistics.grams import PairGrams
-from flatprobe.statistics.measures import RATIOS
+from flatprobe.statistics.geometry.contrasts import named_after
+from flatprobe.statistics.geometry.grams import PairGrams
+from flatprobe.statistics.geometry.inference import inferences, with_max_t
+from flatprobe.statistics.geometry.measures import RATIOS
+from flatprobe.statistics.geometry.values import Values, measure_values
 
 
 def geometry_leave_one_out(grams: PairGrams, measures: Sequence[str] | None = None) -> pl.DataFrame:

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.forms import Kernels, QuestionWeights
-from flatprobe.statistics.panels import Panel, Products, bystander_cosines
-from flatprobe.statistics.reliability import separability, split_half_reliability
-from flatprobe.statistics.states import States, check_personas
+from flatprobe.statistics.geometry.kernels import Kernels, QuestionWeights
+from flatprobe.statistics.geometry.products import Panel, Products, bystander_cosines
+from flatprobe.statistics.geometry.reliability import separability, split_half_reliability
+from flatprobe.statistics.geometry.states import States, check_personas
 
 SPLITS = 100
 """Random halves behind a split-half reliability; its Monte Carlo error is then far below its third digit's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.gram import centre_personas, shared_kernel
+from flatprobe.statistics.geometry.inner_products import centre_personas, shared_kernel
 
 
 def separability(gram_PQPQ: Array) -> float | None:

@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.forms import Forms, Kernels, QuestionWeights
-from flatprobe.statistics.grams import PairGrams, Part
-from flatprobe.statistics.panels import Panel, Products, mean_cosine
+from flatprobe.statistics.geometry.grams import PairGrams, Part
+from flatprobe.statistics.geometry.kernels import Forms, Kernels, QuestionWeights
+from flatprobe.statistics.geometry.products import Panel, Products, mean_cosine
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.geometry_inference import inferences, with_max_t
-from flatprobe.statistics.geometry_values import Values, measure_values
-from flatprobe.statistics.grams import PARTS, PairGrams, pair_grams
-from flatprobe.statistics.measures import NEEDS
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.grams import PARTS, PairGrams, pair_grams
+from flatprobe.statistics.geometry.inference import inferences, with_max_t
+from flatprobe.statistics.geometry.measures import NEEDS
+from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.values import Values, measure_values
 
 
 def geometry_contrast(

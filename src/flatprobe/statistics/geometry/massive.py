@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.states import States
+from flatprobe.statistics.geometry.states import States
 
 TOP = 3
 """Dimensions that the trimmed cosine leaves out."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.gram import persona_gram
+from flatprobe.statistics.geometry.inner_products import persona_gram
 
 
 @dataclass(frozen=True, eq=False)
