@@ -29,10 +29,10 @@ from flatprobe.console import console
 from flatprobe.statistics.geometry.contrasts import gram_contrasts
 from flatprobe.statistics.geometry.values import measure_values
 from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
-from flatprobe.statistics.leakage import contrast_cells
-from flatprobe.statistics.paired import PairedCells
+from flatprobe.statistics.leakage.estimators import contrast_cells
+from flatprobe.statistics.leakage.cells import PairedCells
 from flatprobe.simulation.planted_states import planted_pair
-from flatprobe.statistics.resampling import cell_draws
+from flatprobe.statistics.leakage.resampling import cell_draws
 from flatprobe.statistics.geometry.states import States
 
 QUESTIONS, LAYERS, SEED = 20, 6, 1

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flatprobe.statistics.components import PUBLISHED
-from flatprobe.statistics.leakage import SCOPES
+from flatprobe.statistics.leakage.estimators import SCOPES
 
 Run = Callable[..., tuple[int, str, str]]
 CELLS = Path(__file__).parents[1] / "data" / "leakage_cells.csv"

@@ -23,7 +23,7 @@ from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometri
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.rule import decide
 from flatprobe.statistics.estimands import Estimate, write_json
-from flatprobe.statistics.leakage import SCOPES
+from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.schema import Condition, FinetuneData, Geometry, Leakage, Model, Panel, Study
 

@@ -9,7 +9,7 @@ import polars as pl
 from planted_rows import CONDITIONS, LAMBDAS, LAYERS, ROLES, SELECTED
 
 from flatprobe.statistics.estimands import Estimate, estimates_frame
-from flatprobe.statistics.leakage import SCOPES
+from flatprobe.statistics.leakage.estimators import SCOPES
 
 EFFECTS = {
     ("em_first", "base_first"): (0.302, 0.0641),

@@ -17,8 +17,8 @@ from flatprobe.report.figures import leave_one_out, specifications
 from flatprobe.report.tables import leakage as tables_leakage
 from flatprobe.report.tables import robustness as tables_robustness
 from flatprobe.report.tables.table import Table
-from flatprobe.statistics.leakage import SCOPES
-from flatprobe.statistics.specifications import DETECTORS
+from flatprobe.statistics.leakage.estimators import SCOPES
+from flatprobe.statistics.leakage.specifications import DETECTORS
 
 LEAK, COSINE = EFFECTS["em_first", "base_first"]
 

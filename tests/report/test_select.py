@@ -13,7 +13,7 @@ from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.tables import geometry as tables_geometry
 from flatprobe.report.tables import leakage as tables_leakage
 from flatprobe.report.tables import legs as cards
-from flatprobe.statistics.rates import upper_bound
+from flatprobe.statistics.leakage.rates import upper_bound
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.paired import PairedCells, pair_cells
+from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
 
 Counts = list[list[int]]
 

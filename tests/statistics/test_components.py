@@ -10,7 +10,7 @@ import pytest
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.components import PUBLISHED, Components, estimate_components, with_seed
-from flatprobe.statistics.paired import PairedCells, pair_cells
+from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
 
 
 def paired(

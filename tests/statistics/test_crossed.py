@@ -8,7 +8,8 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
 from flatprobe.statistics import bootstrap
-from flatprobe.statistics.crossed import (
+from flatprobe.statistics.leakage.cells import PairedCells
+from flatprobe.statistics.leakage.crossed import (
     Spread,
     crossed_anova,
     one_way,
@@ -17,7 +18,6 @@ from flatprobe.statistics.crossed import (
     t_inference,
     two_way_cluster,
 )
-from flatprobe.statistics.paired import PairedCells
 
 
 def unbalanced(seed: int, dropped: float) -> PairedCells:

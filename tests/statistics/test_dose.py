@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flatprobe.statistics.dose import dose_gap, dose_response, shared_levels
+from flatprobe.statistics.leakage.dose import dose_gap, dose_response, shared_levels
 
 BYSTANDERS = ("archivist", "journalist")
 Curve = Callable[[int], tuple[float, float]]

@@ -10,7 +10,7 @@ from flatprobe.decision.rule import decide
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.geometry.states import States
-from flatprobe.statistics.leakage import leakage_contrast
+from flatprobe.statistics.leakage.estimators import leakage_contrast
 from flatprobe.study.decision_schema import Decision, GeometricLeg
 
 RULE = Decision(geometry=GeometricLeg(measure="contraction", threshold=0.223))

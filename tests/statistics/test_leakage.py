@@ -10,7 +10,7 @@ from scipy import stats
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.leakage import SCOPES, leakage_contrast
+from flatprobe.statistics.leakage.estimators import SCOPES, leakage_contrast
 
 
 def contrast(cells: pl.DataFrame, personas: tuple[str, ...], resamples: int = 2000) -> dict[str, Estimate]:

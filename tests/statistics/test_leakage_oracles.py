@@ -15,8 +15,8 @@ from scipy import stats
 from flatprobe.errors import UserError
 from flatprobe.statistics import bootstrap
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.leakage import SCOPES, contrast_cells, leakage_contrast
-from flatprobe.statistics.paired import PairedCells, pair_cells
+from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
+from flatprobe.statistics.leakage.estimators import SCOPES, contrast_cells, leakage_contrast
 
 T_TYPE = ("question_t", "persona_t", "crossed_anova", "two_way_cluster_t", "pigeonhole_t")
 

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 from cell_tables import pair, random_cells, table
 
-from flatprobe.statistics.leakage import leakage_contrast
-from flatprobe.statistics.leave_one_out import leave_one_out
-from flatprobe.statistics.paired import pair_cells
+from flatprobe.statistics.leakage.cells import pair_cells
+from flatprobe.statistics.leakage.estimators import leakage_contrast
+from flatprobe.statistics.leakage.leave_one_out import leave_one_out
 
 
 def test_each_row_is_the_contrast_of_the_cells_without_it(

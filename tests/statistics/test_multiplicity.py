@@ -10,9 +10,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.leakage import contrast_cells
+from flatprobe.statistics.leakage.cells import PairedCells
+from flatprobe.statistics.leakage.estimators import contrast_cells
 from flatprobe.statistics.multiplicity import conjunction_p, holm, leakage_over_lambdas, max_t
-from flatprobe.statistics.paired import PairedCells
 
 
 def test_holm_agrees_with_statsmodels() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.paired import PairedCells, pair_cells
+from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
 
 CELLS = table([[1, 2, 3], [4, 5, 6]], [[0, 0, 1], [2, 2, 2]])
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.rates import cells, rates, upper_bound
+from flatprobe.statistics.leakage.rates import cells, rates, upper_bound
 
 
 def completions(counts: list[int], samples: int = 4, **changes: object) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flatprobe.statistics.relative import SOURCE_WITHOUT, relative_leakage
+from flatprobe.statistics.leakage.relative import SOURCE_WITHOUT, relative_leakage
 
 BYSTANDERS = ("archivist", "journalist")
 

@@ -9,7 +9,7 @@ from statsmodels.regression.linear_model import OLS
 from flatprobe.statistics.bootstrap import draw_weights
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.inference import Options
-from flatprobe.statistics.resampling import cell_draws, question_bootstrap_t
+from flatprobe.statistics.leakage.resampling import cell_draws, question_bootstrap_t
 
 BLANK = Estimate(
     quantity="leakage_difference", contrast="a - b", treated="a", control="b", pool="p",

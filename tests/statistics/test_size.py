@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.crossed import Spread, crossed_anova, one_way, t_inference, two_way_cluster
+from flatprobe.statistics.leakage.crossed import Spread, crossed_anova, one_way, t_inference, two_way_cluster
 
 STUDIES = 600
 

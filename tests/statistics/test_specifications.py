@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.leakage import SCOPES, leakage_contrast
-from flatprobe.statistics.specifications import SCHEMA, specification_curve
+from flatprobe.statistics.leakage.estimators import SCOPES, leakage_contrast
+from flatprobe.statistics.leakage.specifications import SCHEMA, specification_curve
 
 RESAMPLES = 100
 

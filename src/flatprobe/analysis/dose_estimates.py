@@ -9,7 +9,7 @@ import polars as pl
 
 from flatprobe.analysis.leakage_estimates import estimated
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.statistics.dose import DoseGap, dose_gap, dose_response, shared_cells, shared_levels
+from flatprobe.statistics.leakage.dose import DoseGap, dose_gap, dose_response, shared_cells, shared_levels
 
 SHARES = (0.25, 0.5, 0.75)
 """Places in the range of levels that both sources pass at which leakage is compared. Its ends are left out: in half of

@@ -11,8 +11,8 @@ import polars as pl
 
 from flatprobe.analysis.settings import Entry, GatherSettings, Kind
 from flatprobe.errors import UserError
+from flatprobe.statistics.leakage.rates import cells, rates
 from flatprobe.statistics.markers import score
-from flatprobe.statistics.rates import cells, rates
 
 Reader = Callable[[Path], pl.DataFrame]
 

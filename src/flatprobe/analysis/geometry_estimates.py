@@ -12,14 +12,14 @@ import polars as pl
 from flatprobe.analysis.leakage_estimates import BYSTANDERS, estimated
 from flatprobe.analysis.read_states import index_of, states_of, unfinished_questions
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.statistics.crossed import one_way
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts
 from flatprobe.statistics.geometry.grams import pair_grams
 from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions
 from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.inference import Options, by_t
-from flatprobe.statistics.seeds import MINIMUM_SEEDS, SEED_SCOPES
+from flatprobe.statistics.leakage.crossed import one_way
+from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
 
 
 def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind: str) -> list[Estimate]:

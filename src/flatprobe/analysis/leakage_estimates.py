@@ -9,13 +9,13 @@ import polars as pl
 
 from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.leakage import leakage_contrast
-from flatprobe.statistics.leave_one_out import leave_one_out
+from flatprobe.statistics.leakage.cells import pair_cells
+from flatprobe.statistics.leakage.estimators import leakage_contrast
+from flatprobe.statistics.leakage.leave_one_out import leave_one_out
+from flatprobe.statistics.leakage.relative import relative_leakage
+from flatprobe.statistics.leakage.seeds import over_seeds, seed_contrast
+from flatprobe.statistics.leakage.specifications import specification_curve
 from flatprobe.statistics.multiplicity import leakage_over_lambdas
-from flatprobe.statistics.paired import pair_cells
-from flatprobe.statistics.relative import relative_leakage
-from flatprobe.statistics.seeds import over_seeds, seed_contrast
-from flatprobe.statistics.specifications import specification_curve
 from flatprobe.study.decision_schema import Decision
 
 BYSTANDERS = "bystanders"

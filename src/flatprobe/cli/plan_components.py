@@ -14,7 +14,7 @@ from flatprobe.counts.cell_files import KEYS, Where, read_cell_file
 from flatprobe.counts.comparison import Comparison, compared, duplicate_problems, name_problems
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.components import PUBLISHED, Components, estimate_components, with_seed
-from flatprobe.statistics.paired import pair_cells
+from flatprobe.statistics.leakage.cells import pair_cells
 
 OPTION = "--components"
 NEEDED = ("persona", "question", "interaction", "completion")

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from flatprobe.simulation.truth import Truth
-from flatprobe.statistics.paired import PairedCells
+from flatprobe.statistics.leakage.cells import PairedCells
 
 Scope = Literal["population", "personas", "questions", "cells"]
 OWN_SCOPE: dict[str, Scope] = {

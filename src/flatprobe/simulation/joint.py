@@ -24,7 +24,7 @@ from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast
-from flatprobe.statistics.leakage import contrast_cells
+from flatprobe.statistics.leakage.estimators import contrast_cells
 from flatprobe.study.decision_schema import Decision
 
 JointTruth = Literal["null", "geometry", "behaviour", "both"]

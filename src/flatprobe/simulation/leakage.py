@@ -14,7 +14,7 @@ from flatprobe.simulation.cells import OWN_SCOPE, Design, Drawn, draw
 from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.leakage import SCOPES, contrast_cells
+from flatprobe.statistics.leakage.estimators import SCOPES, contrast_cells
 
 LEVELS = (0.05, 0.001)
 """Levels of the tests: the usual one and the registered one."""

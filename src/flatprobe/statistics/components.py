@@ -10,7 +10,7 @@ import numpy as np
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.paired import PLACE, PairedCells
+from flatprobe.statistics.leakage.cells import PLACE, PairedCells
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.components import Components
-from flatprobe.statistics.crossed import ZERO
-from flatprobe.statistics.leakage import SCOPES
+from flatprobe.statistics.leakage.crossed import ZERO
+from flatprobe.statistics.leakage.estimators import SCOPES
+from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
+from flatprobe.statistics.leakage.sign_flip import EXACT_PERSONAS
 from flatprobe.statistics.mean_squares import Design, expected_mean_squares, scattered
-from flatprobe.statistics.seeds import MINIMUM_SEEDS, SEED_SCOPES
-from flatprobe.statistics.sign_flip import EXACT_PERSONAS
 
 MAIN = ("persona", "question", "run")
 """Mean squares of main effects."""

@@ -9,10 +9,10 @@ from typing import Literal
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.components import Components
 from flatprobe.statistics.expected_errors import error_model
-from flatprobe.statistics.leakage import SCOPES
+from flatprobe.statistics.leakage.estimators import SCOPES
+from flatprobe.statistics.leakage.seeds import SEED_SCOPES
 from flatprobe.statistics.mean_squares import Design
 from flatprobe.statistics.power import passing, rejection, smallest_detectable
-from flatprobe.statistics.seeds import SEED_SCOPES
 
 Factor = Literal["personas", "questions", "completions", "seeds"]
 FACTORS: tuple[Factor, ...] = ("personas", "questions", "completions", "seeds")

@@ -7,8 +7,8 @@ from dataclasses import replace
 from scipy import special
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.crossed import ZERO
 from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.leakage.crossed import ZERO
 
 
 def superiority(estimate: Estimate, margin: float) -> float | None:

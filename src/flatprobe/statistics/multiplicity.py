@@ -10,11 +10,11 @@ import numpy as np
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.bootstrap import ROUNDING, Array
-from flatprobe.statistics.crossed import join_notes
 from flatprobe.statistics.estimands import Estimate
-from flatprobe.statistics.leakage import contrast_cells
-from flatprobe.statistics.paired import PairedCells
-from flatprobe.statistics.resampling import cell_draws
+from flatprobe.statistics.leakage.cells import PairedCells
+from flatprobe.statistics.leakage.crossed import join_notes
+from flatprobe.statistics.leakage.estimators import contrast_cells
+from flatprobe.statistics.leakage.resampling import cell_draws
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

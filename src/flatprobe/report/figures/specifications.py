@@ -15,7 +15,7 @@ from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import BLUE, INK, VERMILLION, Figure, figure, rule
 from flatprobe.report.words import DETECTORS
 from flatprobe.statistics.bootstrap import ROUNDING
-from flatprobe.statistics.leakage import SCOPES
+from flatprobe.statistics.leakage.estimators import SCOPES
 
 KINDS = ("registered", "other choices", "contaminated pool")
 COLOUR = alt.Scale(domain=list(KINDS), range=[BLUE, INK, VERMILLION])

@@ -10,8 +10,8 @@ import polars as pl
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables.table import Column, Table, build, scope, seed
-from flatprobe.statistics.leakage import SCOPES
-from flatprobe.statistics.rates import upper_bound
+from flatprobe.statistics.leakage.estimators import SCOPES
+from flatprobe.statistics.leakage.rates import upper_bound
 
 ROLES = ("source", "negative", "bystander", "reference")
 

@@ -14,14 +14,18 @@ import numpy as np
 import polars as pl
 
 from flatprobe.errors import UserError
-from flatprobe.statistics import crossed
 from flatprobe.statistics.bootstrap import ROUNDING, Array
-from flatprobe.statistics.crossed import join_notes
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.inference import Options, by_t
-from flatprobe.statistics.paired import PairedCells, pair_cells
-from flatprobe.statistics.resampling import cell_bootstrap, completion_resampling, question_bootstrap_t
-from flatprobe.statistics.sign_flip import persona_sign_flip
+from flatprobe.statistics.leakage import crossed
+from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
+from flatprobe.statistics.leakage.crossed import join_notes
+from flatprobe.statistics.leakage.resampling import (
+    cell_bootstrap,
+    completion_resampling,
+    question_bootstrap_t,
+)
+from flatprobe.statistics.leakage.sign_flip import persona_sign_flip
 
 SCOPES = {
     "completion_resampling": "these cells, these checkpoints",

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from flatprobe.statistics import crossed
 from flatprobe.statistics.bootstrap import (
     ROUNDING,
     Array,
@@ -20,10 +19,11 @@ from flatprobe.statistics.bootstrap import (
     percentile_summary,
     two_sided_p,
 )
-from flatprobe.statistics.crossed import ZERO, join_notes
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.inference import Options
-from flatprobe.statistics.paired import PairedCells
+from flatprobe.statistics.leakage import crossed
+from flatprobe.statistics.leakage.cells import PairedCells
+from flatprobe.statistics.leakage.crossed import ZERO, join_notes
 
 
 def completion_resampling(

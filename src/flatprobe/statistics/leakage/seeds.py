@@ -10,11 +10,11 @@ import polars as pl
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.crossed import Spread, join_notes, one_way, satterthwaite
 from flatprobe.statistics.estimands import Estimate
 from flatprobe.statistics.inference import Options, by_t
-from flatprobe.statistics.leakage import CONTAMINATED, missing_note
-from flatprobe.statistics.paired import PLACE, PairedCells, pair_cells
+from flatprobe.statistics.leakage.cells import PLACE, PairedCells, pair_cells
+from flatprobe.statistics.leakage.crossed import Spread, join_notes, one_way, satterthwaite
+from flatprobe.statistics.leakage.estimators import CONTAMINATED, missing_note
 
 SEED_SCOPES = {
     "seed_t": "new training runs, these personas and questions",

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.leakage import leakage_contrast
-from flatprobe.statistics.paired import COLUMNS
-from flatprobe.statistics.seeds import over_seeds
+from flatprobe.statistics.leakage.cells import COLUMNS
+from flatprobe.statistics.leakage.estimators import leakage_contrast
+from flatprobe.statistics.leakage.seeds import over_seeds
 
 DETECTORS = {"strict": "hits", "end_anchored": "end_hits", "start_anchored": "start_hits"}
 """What counts as a marked completion, and the column that holds its count."""

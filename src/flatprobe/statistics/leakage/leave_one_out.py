@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from flatprobe.statistics.leakage import contrast_cells
-from flatprobe.statistics.paired import PairedCells
+from flatprobe.statistics.leakage.cells import PairedCells
+from flatprobe.statistics.leakage.estimators import contrast_cells
 
 SCHEMA = {
     "kind": pl.String,
