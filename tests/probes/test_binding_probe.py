@@ -13,7 +13,7 @@ from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import BindingSettings
 from flatprobe.probes.binding import finished, measure
-from flatprobe.statistics.binding import POOLED
+from flatprobe.statistics.binding.effects import POOLED
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Lora

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from planted_rows import CONDITIONS, ROLES, SELECTED
 
-from flatprobe.statistics.binding import POOLED
+from flatprobe.statistics.binding.effects import POOLED
 
 ARM = {"lambda": SELECTED, "seed": 42}
 EFFECT = {"prompt": 4.2, "text": 0.6, "interaction": 0.3}

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.binding import POOLED, effects
+from flatprobe.statistics.binding.effects import POOLED, effects
 
 CELLS = [("source", "source"), ("source", "bystander"), ("bystander", "source"), ("bystander", "bystander")]
 

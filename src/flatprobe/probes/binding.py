@@ -17,9 +17,9 @@ from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import BindingSettings
-from flatprobe.statistics.binding import effects
+from flatprobe.statistics.binding.effects import effects
+from flatprobe.statistics.binding.surface import predictability
 from flatprobe.statistics.markers import score
-from flatprobe.statistics.surface import predictability
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.training.telemetry import finished, sequence_log_likelihoods

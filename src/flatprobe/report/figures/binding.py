@@ -9,7 +9,7 @@ import polars as pl
 
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
-from flatprobe.statistics.binding import EFFECTS, POOLED
+from flatprobe.statistics.binding.effects import EFFECTS, POOLED
 
 TITLES = {"prompt": "system prompt", "text": "answer's text", "interaction": "interaction"}
 

@@ -8,7 +8,7 @@ from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables.run import ordered
 from flatprobe.report.tables.table import Column, Table, build
-from flatprobe.statistics.binding import POOLED, SIDES
+from flatprobe.statistics.binding.effects import POOLED, SIDES
 
 MEANINGS = {
     "prompt": "source's system prompt minus the bystander's",

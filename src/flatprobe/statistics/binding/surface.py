@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.logistic import cross_validated_auc
+from flatprobe.statistics.binding.logistic import cross_validated_auc
 
 LENGTH = ("log_characters",)
 FORMAT = (
