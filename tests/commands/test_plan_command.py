@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import yaml
 
-from flatprobe.statistics.components import PUBLISHED
 from flatprobe.statistics.leakage.estimators import SCOPES
+from flatprobe.statistics.planning.components import PUBLISHED
 
 Run = Callable[..., tuple[int, str, str]]
 CELLS = Path(__file__).parents[1] / "data" / "leakage_cells.csv"

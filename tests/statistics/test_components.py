@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.components import PUBLISHED, Components, estimate_components, with_seed
 from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
+from flatprobe.statistics.planning.components import PUBLISHED, Components, estimate_components, with_seed
 
 
 def paired(

@@ -12,14 +12,14 @@ from scipy import stats
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.components import PUBLISHED, Components
-from flatprobe.statistics.expected_errors import ErrorModel, error_model
-from flatprobe.statistics.forecasts import Forecast, designs_reaching, forecasts, leg_forecasts
 from flatprobe.statistics.leakage import crossed
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.leakage.seeds import SEED_SCOPES, crossed_anova_seed
-from flatprobe.statistics.mean_squares import Design
-from flatprobe.statistics.power import passing, rejection, smallest_detectable
+from flatprobe.statistics.planning.components import PUBLISHED, Components
+from flatprobe.statistics.planning.expected_errors import ErrorModel, error_model
+from flatprobe.statistics.planning.forecasts import Forecast, designs_reaching, forecasts, leg_forecasts
+from flatprobe.statistics.planning.mean_squares import Design
+from flatprobe.statistics.planning.power import passing, rejection, smallest_detectable
 
 DESIGN = Design(personas=7, questions=20, completions=10)
 SMALL = Design(personas=4, questions=6, completions=5)

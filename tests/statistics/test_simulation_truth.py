@@ -9,8 +9,8 @@ from scipy.stats import multivariate_normal, norm
 from flatprobe.errors import UserError
 from flatprobe.simulation.cells import OWN_SCOPE, Design, draw
 from flatprobe.simulation.truth import Truth, calibrate, regime, shared_variance
-from flatprobe.statistics.components import PUBLISHED, Components, estimate_components
 from flatprobe.statistics.leakage.estimators import SCOPES
+from flatprobe.statistics.planning.components import PUBLISHED, Components, estimate_components
 
 
 @pytest.mark.parametrize("correlation", [0.05, 0.4, 0.9])

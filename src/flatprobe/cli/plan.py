@@ -148,8 +148,8 @@ def _comparison(request: Request, study: Study) -> Comparison:
 
 
 def _detectable(request: Request, study: Study, folder: Path, sourced: Sourced) -> Detectable:
-    from flatprobe.statistics.forecasts import designs_reaching, forecasts, leg_forecasts
-    from flatprobe.statistics.mean_squares import Design
+    from flatprobe.statistics.planning.forecasts import designs_reaching, forecasts, leg_forecasts
+    from flatprobe.statistics.planning.mean_squares import Design
 
     components = sourced.components
     leg = study.decision.behaviour

@@ -13,8 +13,8 @@ from flatprobe.config.suggest import did_you_mean
 from flatprobe.counts.cell_files import KEYS, Where, read_cell_file
 from flatprobe.counts.comparison import Comparison, compared, duplicate_problems, name_problems
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.components import PUBLISHED, Components, estimate_components, with_seed
 from flatprobe.statistics.leakage.cells import pair_cells
+from flatprobe.statistics.planning.components import PUBLISHED, Components, estimate_components, with_seed
 
 OPTION = "--components"
 NEEDED = ("persona", "question", "interaction", "completion")

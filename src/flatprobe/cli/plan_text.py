@@ -9,9 +9,9 @@ from math import sqrt
 from flatprobe import console
 from flatprobe.cli.plan_components import Sourced
 from flatprobe.report.numbers import decimal, p_value, percent, plain_points
-from flatprobe.statistics.components import Components
-from flatprobe.statistics.forecasts import Forecast, LegForecast, Need
-from flatprobe.statistics.mean_squares import Design
+from flatprobe.statistics.planning.components import Components
+from flatprobe.statistics.planning.forecasts import Forecast, LegForecast, Need
+from flatprobe.statistics.planning.mean_squares import Design
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from flatprobe.simulation.cells import Design
 from flatprobe.simulation.grid import Grid, Simulated, problems, simulate
 from flatprobe.simulation.table import Table, joint_table, leakage_table, points
 from flatprobe.simulation.truth import calibrate, regime
-from flatprobe.statistics.components import Components
+from flatprobe.statistics.planning.components import Components
 
 STANDARD_OUTPUT = Path("-")
 

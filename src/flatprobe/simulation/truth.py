@@ -21,7 +21,7 @@ from scipy.special import ndtr, ndtri, owens_t
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.components import PUBLISHED, Components
+from flatprobe.statistics.planning.components import PUBLISHED, Components
 
 BASE_RATE = 0.4246
 """Mean of the two conditions' rates: the midpoint of the published ones (57.6 % and 27.4 %)."""

@@ -14,12 +14,12 @@ from math import sqrt
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.components import Components
 from flatprobe.statistics.leakage.crossed import ZERO
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
 from flatprobe.statistics.leakage.sign_flip import EXACT_PERSONAS
-from flatprobe.statistics.mean_squares import Design, expected_mean_squares, scattered
+from flatprobe.statistics.planning.components import Components
+from flatprobe.statistics.planning.mean_squares import Design, expected_mean_squares, scattered
 
 MAIN = ("persona", "question", "run")
 """Mean squares of main effects."""

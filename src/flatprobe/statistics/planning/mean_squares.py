@@ -12,7 +12,7 @@ from scipy.stats import qmc
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.components import Components
+from flatprobe.statistics.planning.components import Components
 
 STUDIES_LOG2 = 11
 """2048 studies stand for all: evenly spread quantiles, so that tail probabilities of .001 are right to a few

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.components import Components
-from flatprobe.statistics.expected_errors import error_model
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.leakage.seeds import SEED_SCOPES
-from flatprobe.statistics.mean_squares import Design
-from flatprobe.statistics.power import passing, rejection, smallest_detectable
+from flatprobe.statistics.planning.components import Components
+from flatprobe.statistics.planning.expected_errors import error_model
+from flatprobe.statistics.planning.mean_squares import Design
+from flatprobe.statistics.planning.power import passing, rejection, smallest_detectable
 
 Factor = Literal["personas", "questions", "completions", "seeds"]
 FACTORS: tuple[Factor, ...] = ("personas", "questions", "completions", "seeds")

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import optimize, special
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.expected_errors import ErrorModel
+from flatprobe.statistics.planning.expected_errors import ErrorModel
 
 ROUNDING = 1e-9
 """An alpha that is a level of the test up to rounding counts as that level, which is not below it."""
