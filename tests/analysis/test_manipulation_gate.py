@@ -11,7 +11,7 @@ import pytest
 
 from flatprobe.analysis.decide import decide_study
 from flatprobe.analysis.settings import DecideSettings
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.study.decision_schema import Decision, KnownAnswer
 
 CONDITIONS = ("base", "persona", "source", "em", "again")

@@ -14,7 +14,7 @@ from cell_lines import HEADER, plain, table, write
 
 from flatprobe.cli.analyse_text import Shown, registered_words
 from flatprobe.counts.comparison import registered_rule
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.estimators import SCOPES
 
 Run = Callable[..., tuple[int, str, str]]

@@ -22,7 +22,7 @@ from planted_tokens import audit, preview_row
 from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.rule import decide
-from flatprobe.statistics.estimands import Estimate, write_json
+from flatprobe.statistics.estimate import Estimate, write_json
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.schema import Condition, FinetuneData, Geometry, Leakage, Model, Panel, Study

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from planted_rows import CONDITIONS, LAMBDAS, LAYERS, ROLES, SELECTED
 
-from flatprobe.statistics.estimands import Estimate, estimates_frame
+from flatprobe.statistics.estimate import Estimate, estimates_frame
 from flatprobe.statistics.leakage.estimators import SCOPES
 
 EFFECTS = {

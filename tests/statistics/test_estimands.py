@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flatprobe.statistics.estimands import Estimate, estimates_frame, write_json
+from flatprobe.statistics.estimate import Estimate, estimates_frame, write_json
 
 ESTIMATE = Estimate(
     quantity="leakage_difference", contrast="a - b", treated="a", control="b", pool="bystanders",

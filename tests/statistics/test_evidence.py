@@ -7,7 +7,7 @@ from planted_states import BYSTANDERS, planted_states
 from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.rule import decide
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.leakage.estimators import leakage_contrast

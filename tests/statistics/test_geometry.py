@@ -9,7 +9,7 @@ from scipy import stats
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import draw_weights
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.geometry.measures import MEASURES
 from flatprobe.statistics.geometry.states import States

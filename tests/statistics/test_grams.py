@@ -9,7 +9,7 @@ from planted_states import BYSTANDERS, PERSONAS, planted_states
 from safetensors.numpy import save_file
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts, gram_contrast
 from flatprobe.statistics.geometry.grams import PairGrams, pair_grams
 from flatprobe.statistics.geometry.states import States

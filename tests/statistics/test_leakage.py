@@ -9,7 +9,7 @@ from cell_tables import by_name, table
 from scipy import stats
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.estimators import SCOPES, leakage_contrast
 
 

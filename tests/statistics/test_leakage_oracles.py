@@ -14,7 +14,7 @@ from scipy import stats
 
 from flatprobe.errors import UserError
 from flatprobe.statistics import bootstrap
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
 from flatprobe.statistics.leakage.estimators import SCOPES, contrast_cells, leakage_contrast
 

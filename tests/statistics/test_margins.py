@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.margins import superiority, tost
 
 ESTIMATE = Estimate(

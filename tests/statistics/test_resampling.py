@@ -7,7 +7,7 @@ from cell_tables import pair, random_cells
 from statsmodels.regression.linear_model import OLS
 
 from flatprobe.statistics.bootstrap import draw_weights
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.inference import Options
 from flatprobe.statistics.leakage.resampling import cell_draws, question_bootstrap_t
 

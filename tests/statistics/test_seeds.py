@@ -12,7 +12,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.seeds import SEED_SCOPES, crossed_anova_seed, over_seeds, seed_contrast
 
 SEEDS = (42, 43, 44, 45)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import gram_contrasts
 from flatprobe.statistics.geometry.grams import ConditionGrams, PairGrams
 from flatprobe.statistics.geometry.levels import measure_levels

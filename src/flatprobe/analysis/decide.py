@@ -28,7 +28,7 @@ from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.decision.reasons import SourceReason
 from flatprobe.decision.rule import Seeds, decide
 from flatprobe.decision.verdict import Verdict
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.tables import headroom
 from flatprobe.study.decision_schema import KnownAnswer
 

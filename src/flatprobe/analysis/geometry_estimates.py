@@ -12,7 +12,7 @@ import polars as pl
 from flatprobe.analysis.leakage_estimates import BYSTANDERS, estimated
 from flatprobe.analysis.read_states import index_of, states_of, unfinished_questions
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts
 from flatprobe.statistics.geometry.grams import pair_grams
 from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions

@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from flatprobe.analysis.settings import EstimateSettings
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.cells import pair_cells
 from flatprobe.statistics.leakage.estimators import leakage_contrast
 from flatprobe.statistics.leakage.leave_one_out import leave_one_out

@@ -75,7 +75,7 @@ def analyse(request: Request) -> None:
 
 def _compute(request: Request, rule: Rule, file: CellFile, asked: Comparison) -> None:
     from flatprobe.cli.analyse_text import Shown, show
-    from flatprobe.statistics.estimands import write_json
+    from flatprobe.statistics.estimate import write_json
     from flatprobe.statistics.leakage.cells import pair_cells
     from flatprobe.statistics.leakage.estimators import leakage_contrast
     from flatprobe.statistics.leakage.leave_one_out import leave_one_out

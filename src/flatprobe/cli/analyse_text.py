@@ -11,7 +11,7 @@ from flatprobe import console
 from flatprobe.counts.comparison import Rule
 from flatprobe.report.numbers import decimal, interval, p_value, percent, points
 from flatprobe.statistics.bootstrap import ROUNDING
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.study.decision_schema import BehaviouralLeg
 
 HONEST = ("crossed_anova", "two_way_cluster_t", "pigeonhole_t")

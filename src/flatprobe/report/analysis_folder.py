@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import polars as pl
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.estimands import estimates_frame
+from flatprobe.statistics.estimate import estimates_frame
 
 REMEDY = "run the study's analysis again"
 DOCUMENTS: dict[str, tuple[str, ...]] = {

@@ -22,7 +22,7 @@ from flatprobe.simulation.leakage import Share, share
 from flatprobe.simulation.planted_states import SOURCE, planted_pair
 from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.leakage.estimators import contrast_cells
 from flatprobe.study.decision_schema import Decision

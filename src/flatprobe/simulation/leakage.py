@@ -13,7 +13,7 @@ import numpy as np
 from flatprobe.simulation.cells import OWN_SCOPE, Design, Drawn, draw
 from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.estimators import SCOPES, contrast_cells
 
 LEVELS = (0.05, 0.001)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.crossed import Spread, join_notes, t_inference
 from flatprobe.statistics.margins import margin_problems, with_margins
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from scipy import special
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.crossed import ZERO
 
 

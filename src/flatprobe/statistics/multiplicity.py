@@ -10,7 +10,7 @@ import numpy as np
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.bootstrap import ROUNDING, Array
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.cells import PairedCells
 from flatprobe.statistics.leakage.crossed import join_notes
 from flatprobe.statistics.leakage.estimators import contrast_cells

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.grams import PARTS, PairGrams, pair_grams
 from flatprobe.statistics.geometry.inference import inferences, with_max_t
 from flatprobe.statistics.geometry.measures import NEEDS

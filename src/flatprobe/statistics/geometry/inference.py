@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from flatprobe.statistics.bootstrap import ROUNDING, Array, percentile_summary
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.measures import RATIOS
 from flatprobe.statistics.geometry.values import Values
 from flatprobe.statistics.leakage.crossed import Spread, join_notes, t_inference

@@ -10,7 +10,7 @@ import polars as pl
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import named_after
 from flatprobe.statistics.geometry.grams import PairGrams
 from flatprobe.statistics.geometry.inference import inferences, with_max_t

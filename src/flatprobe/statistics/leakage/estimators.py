@@ -15,7 +15,7 @@ import polars as pl
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import ROUNDING, Array
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.leakage import crossed
 from flatprobe.statistics.leakage.cells import PairedCells, pair_cells

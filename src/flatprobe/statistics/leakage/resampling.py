@@ -19,7 +19,7 @@ from flatprobe.statistics.bootstrap import (
     percentile_summary,
     two_sided_p,
 )
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.inference import Options
 from flatprobe.statistics.leakage import crossed
 from flatprobe.statistics.leakage.cells import PairedCells

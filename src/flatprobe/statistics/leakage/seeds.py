@@ -10,7 +10,7 @@ import polars as pl
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.leakage.cells import PLACE, PairedCells, pair_cells
 from flatprobe.statistics.leakage.crossed import Spread, join_notes, one_way, satterthwaite

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array, chunk_sizes
-from flatprobe.statistics.estimands import Estimate
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.inference import Options
 from flatprobe.statistics.leakage.crossed import ZERO, join_notes
 
