@@ -18,7 +18,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine.schema import Machine
 from flatprobe.models.pinned import FILE, Memory, write_memory
 from flatprobe.pipeline.manifest import Damaged
-from flatprobe.study import extras
+from flatprobe.study.checks import packages as extras
 from flatprobe.study.load import load_study
 
 STUDY: dict[str, Any] = {

@@ -110,7 +110,7 @@ def test_an_adapter_is_merged_into_the_base() -> None:
 
 def test_planning_a_comparison_imports_no_model_library() -> None:
     code = (
-        "import sys, flatprobe.cli.geometry, flatprobe.plan.comparison, flatprobe.study.pair_rules\n"
+        "import sys, flatprobe.cli.geometry, flatprobe.plan.comparison, flatprobe.study.checks.compatibility\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 
 from flatprobe.config.fields import block_at
 from flatprobe.study import resources
+from flatprobe.study.checks.model import model_problems
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.load import load_machine, load_study
-from flatprobe.study.model_rules import model_problems
 from flatprobe.study.panel import read_panel
 from flatprobe.study.questions import SET_NAMES, normalised, read_questions
 from flatprobe.study.schema import Coupling, Finetune, Geometry, Leakage, Study

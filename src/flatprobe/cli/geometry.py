@@ -23,8 +23,8 @@ from flatprobe.models.reference import (
     resolve,
 )
 from flatprobe.pipeline.stage import canonical_json
+from flatprobe.study.checks.packages import EXTRAS
 from flatprobe.study.decision_schema import GeometricLeg
-from flatprobe.study.extras import EXTRAS
 from flatprobe.study.load import load_machine
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
@@ -202,7 +202,7 @@ def _check_models(
     request: Request, found: _Found, personas: tuple[Persona, ...], questions: tuple[Question, ...]
 ) -> tuple[int, ...]:
     """Problems of the models with each other and with what is asked; returns the layers."""
-    from flatprobe.study import pair_rules
+    from flatprobe.study.checks import compatibility as pair_rules
 
     config, conversations = found.configs.get("base"), found.conversations.get("base")
     if config is None:

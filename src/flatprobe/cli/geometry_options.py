@@ -13,10 +13,10 @@ from flatprobe.config.validation import validate
 from flatprobe.config.yaml_file import read_document
 from flatprobe.errors import Problem, UserError
 from flatprobe.study import resources
+from flatprobe.study.checks.questions import file_problems
 from flatprobe.study.load import load_study
 from flatprobe.study.pair import RESPONSES, Responses, automatic_layers
 from flatprobe.study.panel import PanelFile, Persona, PersonaEntry, Role
-from flatprobe.study.question_rules import file_problems
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, normalised, take
 from flatprobe.study.schema import Panel, Questions, QuestionSet
 

@@ -84,11 +84,11 @@ def prepare(
 
 def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
     from flatprobe.models.embedded import is_converted
-    from flatprobe.study.extras import extra_problems
+    from flatprobe.study.checks.packages import extra_problems
 
     if missing := list(extra_problems(loaded)):
         raise UserError(missing)
-    from flatprobe.study.model_rules import model_problems
+    from flatprobe.study.checks.model import model_problems
 
     if resolved.model.kind == "embedded" and not is_converted():
         console.say("Converting the embedded model once (about half a minute) …")

@@ -10,12 +10,12 @@ from flatprobe.config.validation import examine, validate
 from flatprobe.config.yaml_file import Document, read_document
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.schema import Machine
+from flatprobe.study.checks.every_check import study_problems
+from flatprobe.study.checks.questions import file_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.notices import notices
 from flatprobe.study.panel import PanelFile, PersonaEntry, panel_path
-from flatprobe.study.question_rules import file_problems
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, SetName, questions_path
-from flatprobe.study.rules import study_problems
 from flatprobe.study.schema import Study
 
 __all__ = ["LoadedStudy", "examine_study", "load_machine", "load_study"]

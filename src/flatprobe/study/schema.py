@@ -2,7 +2,7 @@
 
 Field docstrings become the JSON schema's descriptions. Models are frozen and refuse unknown fields, so a typo is
 an error with a suggestion and never a silent default. Cross-field rules that need other files (questions, panel,
-model) live in :mod:`flatprobe.study.rules`.
+model) live in :mod:`flatprobe.study.checks.every_check`.
 """
 
 from __future__ import annotations

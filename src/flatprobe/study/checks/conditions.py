@@ -11,7 +11,7 @@ from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.models.embedded import EMBEDDED
 from flatprobe.study import resources
-from flatprobe.study.imitation_rules import imitation_problems
+from flatprobe.study.checks.imitation import imitation_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.schema import FinetuneData
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from flatprobe.errors import Problem
-from flatprobe.study.condition_rules import condition_problems
-from flatprobe.study.decision_rules import decision_problems
+from flatprobe.study.checks.conditions import condition_problems
+from flatprobe.study.checks.decision import decision_problems
+from flatprobe.study.checks.panel import panel_problems
+from flatprobe.study.checks.questions import question_problems
+from flatprobe.study.checks.recipe import recipe_problems
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.panel_rules import panel_problems
-from flatprobe.study.question_rules import question_problems
-from flatprobe.study.recipe_rules import recipe_problems
 
 RULES: tuple[Callable[[LoadedStudy], Iterator[Problem]], ...] = (
     panel_problems, question_problems, condition_problems, recipe_problems, decision_problems,

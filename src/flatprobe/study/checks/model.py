@@ -11,7 +11,7 @@ from flatprobe.errors import Problem, UserError
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.reference import read_config
 from flatprobe.study.architecture import architecture_problems
-from flatprobe.study.given_rules import given_problems
+from flatprobe.study.checks.given import given_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import SET_NAMES, SetName, take
