@@ -21,8 +21,8 @@ from transformers import (
 from transformers.integrations import integration_utils
 
 from flatprobe.errors import UserError
-from flatprobe.training.checkpoints import newest_checkpoint
 from flatprobe.training.driver import Optimisation, Parts, Readings, Trained, train
+from flatprobe.training.resume import newest_checkpoint
 from flatprobe.training.tracking import PACKAGES, Tracking
 
 CPU = torch.device("cpu")

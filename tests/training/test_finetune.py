@@ -15,7 +15,7 @@ from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import FinetuneSettings
 from flatprobe.study.schema import Finetune, Lora
 from flatprobe.training.finetune import epoch_batches, finetune
-from flatprobe.training.matching import answer_states
+from flatprobe.training.state_targets import answer_states
 
 RECIPE = Finetune(
     lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=False), learning_rate=5e-3, batch=4, epochs=3.0,

@@ -10,8 +10,8 @@ from flatprobe.activations.packing import common
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
-from flatprobe.training.frozen import LowerStates, _at_stake
 from flatprobe.training.lora import attach
+from flatprobe.training.lower_states import LowerStates, _at_stake
 
 FIRST = 3
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=False, first_layer=FIRST)

@@ -14,7 +14,7 @@ from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
 from flatprobe.training.driver import Optimisation, train
 from flatprobe.training.lora import attach
-from flatprobe.training.matching import answer_states, state_loss
+from flatprobe.training.state_targets import answer_states, state_loss
 from flatprobe.training.supervised import Example
 
 LORA = Lora(rank=8, alpha=16.0, dropout=0.0, rank_stabilised=False)

@@ -15,8 +15,8 @@ from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.models.reference import Reference
 from flatprobe.plan.contracts import MergeSettings
 from flatprobe.study.schema import Lora
+from flatprobe.training.checkpoint import PROBES, mean_kl, merge
 from flatprobe.training.lora import attach
-from flatprobe.training.merge import PROBES, mean_kl, merge
 
 LORA = Lora(rank=4, alpha=8.0, modules=("q_proj", "down_proj"), rank_stabilised=False)
 CPU = torch.device("cpu")

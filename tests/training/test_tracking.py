@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from flatprobe.pipeline.resume import Place, lasting
-from flatprobe.training.checkpoints import checkpoint_folder, discard
+from flatprobe.training.resume import checkpoint_folder, discard
 from flatprobe.training.tracking import Tracking, direct, require_trackers, tracking_of
 
 

@@ -9,8 +9,8 @@ import torch
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.schema import Lora
-from flatprobe.training.frozen import LowerStates
 from flatprobe.training.lora import attach
+from flatprobe.training.lower_states import LowerStates
 from flatprobe.training.uncoupled import Uncoupled
 
 

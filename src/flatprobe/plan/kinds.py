@@ -28,7 +28,7 @@ KINDS = {
     "gather": StageKind("flatprobe.analysis.gather:gather", 6),
     "imitation_data": StageKind("flatprobe.data.imitation:prepare", 4),
     "manipulation": StageKind("flatprobe.probes.manipulation:check", 3),
-    "merge": StageKind("flatprobe.training.merge:merge", 2),
+    "merge": StageKind("flatprobe.training.checkpoint:merge", 2),
     "sample": StageKind("flatprobe.generation.sample:sample", 3),
     "select_lambda": StageKind("flatprobe.probes.select_lambda:select_lambda", 2),
     "states": StageKind("flatprobe.probes.states:capture", 4),

@@ -18,10 +18,10 @@ from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
 from flatprobe.training.audit import audited_share
-from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, Readings, Trained, train
 from flatprobe.training.findings import findings, source_log_p, unlikelihood_at_start
 from flatprobe.training.lora import attach, require_learnt
+from flatprobe.training.resume import checkpoint_folder, discard
 from flatprobe.training.steps import CouplingLoss, plan_batches, steps_between_readings
 from flatprobe.training.telemetry import SCHEMA, Telemetry, readings_of
 from flatprobe.training.tracking import tracking_of

@@ -19,7 +19,7 @@ from flatprobe.errors import UserError
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.study.schema import Finetune, Schedule
-from flatprobe.training.checkpoints import LAST_GOOD, Recorded, newest_checkpoint, save_recorded
+from flatprobe.training.resume import LAST_GOOD, Recorded, newest_checkpoint, save_recorded
 from flatprobe.training.tracking import Tracking, direct, require_trackers
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

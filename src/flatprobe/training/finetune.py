@@ -14,10 +14,10 @@ from torch import Tensor
 from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.plan.contracts import FinetuneSettings
-from flatprobe.training.checkpoints import checkpoint_folder, discard
 from flatprobe.training.driver import Optimisation, Parts, train
 from flatprobe.training.lora import attach, require_learnt
-from flatprobe.training.matching import state_loss
+from flatprobe.training.resume import checkpoint_folder, discard
+from flatprobe.training.state_targets import state_loss
 from flatprobe.training.supervised import Example, log_probabilities, right_padded, targets_of
 from flatprobe.training.tracking import tracking_of
 

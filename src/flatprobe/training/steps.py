@@ -13,8 +13,8 @@ from flatprobe.data.coupling_examples import Example, Group
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.training.finetune import epoch_batches
-from flatprobe.training.frozen import LowerStates
 from flatprobe.training.losses import Supervised, Weights, collect, coupling_loss
+from flatprobe.training.lower_states import LowerStates
 from flatprobe.training.supervised import token_divergences, token_log_probabilities
 from flatprobe.training.uncoupled import Uncoupled
 

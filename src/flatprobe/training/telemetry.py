@@ -15,7 +15,7 @@ from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.training.frozen import LowerStates
+from flatprobe.training.lower_states import LowerStates
 from flatprobe.training.supervised import (
     log_probabilities,
     right_padded,

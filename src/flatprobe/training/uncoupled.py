@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flatprobe.training.frozen import LowerStates
+from flatprobe.training.lower_states import LowerStates
 
 
 class Uncoupled:
