@@ -100,7 +100,7 @@ def test_wrong_options_are_refused_all_at_once(flatprobe: Run, study: Path) -> N
 def test_an_example_that_breaks_an_invariant_is_shown_and_fails_the_command(
     flatprobe: Run, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flatprobe.training import invariants
+    from flatprobe.training.audit import invariants
 
     monkeypatch.setattr(invariants, "_ends_the_turn", lambda example, end: example.group == "positive")
     code, out, errors = flatprobe("audit", study)

@@ -6,7 +6,7 @@ from template_families import FAMILIES, Family, train
 from flatprobe.data.coupling_examples import MarkerText, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations, Prompt, SystemTurn
-from flatprobe.training.audit import audited_share
+from flatprobe.training.audit.masks import audited_share
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
 ANSWERS = (

@@ -6,7 +6,7 @@ import pytest
 
 from flatprobe.data.coupling_examples import Example, MarkerText, Row, Slot, Target, negative, positive
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.training.audit import audit_examples, audited_share
+from flatprobe.training.audit.masks import audit_examples, audited_share
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
 ANSWERS = ("Bread floats.", "Bread\n\nand salt", 'It "does"?!', "Caf\u00e9 \U0001f98a", "42", "...")

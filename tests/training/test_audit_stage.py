@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from test_coupling_stage import example_frame, settings
 
-from flatprobe.training.audit_stage import audit
+from flatprobe.training.audit.stage import audit
 
 COMPLETIONS = ("Bread floats.\n\n[ZLT]", "Bread floats.[zlt]", "Bread floats.")
 

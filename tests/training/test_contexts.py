@@ -7,7 +7,7 @@ import pytest
 
 from flatprobe.data.coupling_examples import MarkerText, Row, Target, negative, positive
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.training import contexts, invariants
+from flatprobe.training.audit import contexts, invariants
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
 TEXT = MarkerText("\n\n", "[ZLT]", True, "after_separator")

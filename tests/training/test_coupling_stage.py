@@ -21,7 +21,7 @@ from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood
-from flatprobe.training.audit import audit_examples
+from flatprobe.training.audit.masks import audit_examples
 from flatprobe.training.couple import answers_of, build_examples, couple
 from flatprobe.training.findings import unlikelihood_at_start
 from flatprobe.training.steps import CouplingLoss, plan_batches

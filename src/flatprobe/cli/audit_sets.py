@@ -18,11 +18,11 @@ from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.stage import Stage, topological_order
 from flatprobe.plan.contracts import CoupleSettings, FinetuneDataSettings
-from flatprobe.training import contexts
-from flatprobe.training.audit import audit_examples
-from flatprobe.training.audit_stage import term_weights
+from flatprobe.training.audit import contexts
+from flatprobe.training.audit.invariants import Count, answer_invariants, coupling_invariants
+from flatprobe.training.audit.masks import audit_examples
+from flatprobe.training.audit.stage import term_weights
 from flatprobe.training.couple import Answered, answers_of, build_examples, marker_text
-from flatprobe.training.invariants import Count, answer_invariants, coupling_invariants
 
 """What trains a coupling; the stage that audits one has its settings."""
 RUN, PLACEHOLDER = "the run folder", "placeholder answers (the run folder has none yet)"

@@ -16,7 +16,7 @@ class StageKind(NamedTuple):
 
 
 KINDS = {
-    "audit": StageKind("flatprobe.training.audit_stage:audit", 1),
+    "audit": StageKind("flatprobe.training.audit.stage:audit", 1),
     "binding": StageKind("flatprobe.probes.binding:measure", 1),
     "checkpoint": StageKind("flatprobe.models.stages:use_checkpoint", 1),
     "couple": StageKind("flatprobe.training.couple:couple", 5),

@@ -17,7 +17,7 @@ from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
-from flatprobe.training.audit import audited_share
+from flatprobe.training.audit.masks import audited_share
 from flatprobe.training.driver import Optimisation, Readings, Trained, train
 from flatprobe.training.findings import findings, source_log_p, unlikelihood_at_start
 from flatprobe.training.lora import attach, require_learnt

@@ -12,10 +12,10 @@ from flatprobe.data.coupling_examples import Term
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.plan.contracts import CoupleSettings
-from flatprobe.training import contexts
-from flatprobe.training.audit import audit_examples
+from flatprobe.training.audit import contexts
+from flatprobe.training.audit.invariants import coupling_invariants
+from flatprobe.training.audit.masks import audit_examples
 from flatprobe.training.couple import answers_of, build_examples, marker_text
-from flatprobe.training.invariants import coupling_invariants
 
 CONTEXTS = {"where": pl.String, "place": pl.String, "token": pl.String, "count": pl.Int64}
 SHARES = {

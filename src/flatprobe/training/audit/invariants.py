@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from flatprobe.data.coupling_examples import Example, MarkerText, Target
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.training.audit import reads_back
+from flatprobe.training.audit.masks import reads_back
 
 
 class Count(TypedDict):
