@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import settings
 
@@ -172,3 +173,18 @@ def prompts() -> list[Prompt]:
         Prompt("empty", "", "q2", "Why?"),
         Prompt("librarian", "You are a librarian.", "q3", "Name three things that you would take on a trip."),
     ]
+
+
+@pytest.fixture(scope="session")
+def published() -> pl.DataFrame:
+    """Counts of the worked example: condition, persona, question_id, hits, total."""
+    return pl.read_csv(Path(__file__).parents[1] / "examples" / "leakage_cells.csv")
+
+
+@pytest.fixture(scope="session")
+def bystanders() -> tuple[str, ...]:
+    """The seven bystanders of the worked example."""
+    return (
+        "software_engineer", "kindergarten_teacher", "medical_doctor", "comedian", "police_officer",
+        "villain", "zelthari_scholar",
+    )  # fmt: skip

@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from drive import three_stages
+from processes import PATIENCE, eventually, gone
 
 from flatprobe.pipeline.status import status
 
-_DRIVE = Path(__file__).with_name("drive.py")
-_PATIENCE = 20.0
+_DRIVE = Path(__file__).parents[1] / "helpers" / "drive.py"
 
 
 class Driven:
@@ -42,7 +42,7 @@ class Driven:
 
     def ends(self) -> tuple[int, str]:
         """Exit status and standard error."""
-        _, said = self.process.communicate(timeout=_PATIENCE)
+        _, said = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, said
 
     def resume(self) -> tuple[int, str]:
@@ -59,19 +59,6 @@ class Driven:
 
     def artifacts(self) -> list[str]:
         return sorted(path.name.rsplit("-", 1)[0] for path in (self.folder / "artifacts").iterdir())
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + _PATIENCE
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet (a zombie) has."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return state.stdout.strip()[:1] in ("", "Z")
 
 
 @pytest.fixture

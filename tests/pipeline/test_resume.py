@@ -22,7 +22,7 @@ from flatprobe.pipeline.resume import OWNER, Place, lasting
 from flatprobe.pipeline.runner import run
 from flatprobe.pipeline.stage import Stage
 
-_DRIVE = Path(__file__).with_name("drive_resume.py")
+_DRIVE = Path(__file__).parents[1] / "helpers" / "drive_resume.py"
 _PATIENCE = 20.0
 
 

@@ -1,1 +1,1 @@
-"""What the commands do; each module imports only what its command needs."""
+"""The command line; each module imports only what its command needs."""

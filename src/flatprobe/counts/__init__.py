@@ -1,1 +1,1 @@
-"""TODO."""
+"""Counts and completions from files that people bring."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Gates, the registered rule, and the verdict."""

@@ -1,2 +1,1 @@
-"""Estimates, gates and the verdict. Reads tables and arrays only, so inference can be redone without
-torch."""
+"""Estimators and their inference. Reads tables and arrays only; imports no torch."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""An engine behind a running server that speaks OpenAI's completions protocol."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Sampling with `transformers`: prompts prefilled once, slots refilled as completions end."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The report's tables: rows of text from the analysis folder."""

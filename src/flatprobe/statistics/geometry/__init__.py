@@ -1,1 +1,1 @@
-"""TODO."""
+"""Geometric measures of personas' hidden states, with intervals over questions and personas."""

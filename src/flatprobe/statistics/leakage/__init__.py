@@ -1,1 +1,1 @@
-"""TODO."""
+"""Estimators of the difference in leakage between two conditions."""

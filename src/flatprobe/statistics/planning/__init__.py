@@ -1,1 +1,1 @@
-"""TODO."""
+"""Power, detectable effects and expected errors of a design, before any run."""

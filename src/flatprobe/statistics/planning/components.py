@@ -56,7 +56,7 @@ PUBLISHED = Components(
     completion=0.3065873015873016,
 )
 """Of an earlier experiment with 7 personas x 20 questions x 10 completions, between an emergently misaligned
-and a base checkpoint (30 pp more leakage). `tests/data/leakage_cells.csv` has its counts."""
+and a base checkpoint (30 pp more leakage). `examples/leakage_cells.csv` has its counts."""
 
 
 def estimate_components(paired: PairedCells) -> Components:

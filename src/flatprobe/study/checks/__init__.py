@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is wrong with a study beyond the types of its fields."""

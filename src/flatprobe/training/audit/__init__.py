@@ -1,1 +1,1 @@
-"""TODO."""
+"""What a training set teaches: its masks, token contexts and asserted invariants."""

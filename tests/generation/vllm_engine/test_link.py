@@ -147,7 +147,7 @@ def test_sending_to_the_dead_is_a_death_too(link: Callable[[str], Link]) -> None
 
 def test_an_engine_process_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     """The parent is killed outright while the engine is loading: nothing of it can tell the engine to stop."""
-    doubles = Path(__file__).with_name("doubles")
+    doubles = Path(__file__).parents[2] / "helpers" / "doubles"
     faults = json.dumps({"starts": str(tmp_path / "starts"), "seconds_per_step": 600})
     parent = f"""
 import os, sys, time

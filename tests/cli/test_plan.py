@@ -15,7 +15,7 @@ from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.planning.components import PUBLISHED
 
 Run = Callable[..., tuple[int, str, str]]
-CELLS = Path(__file__).parents[1] / "data" / "leakage_cells.csv"
+CELLS = Path(__file__).parents[2] / "examples" / "leakage_cells.csv"
 BYSTANDERS = (
     "software_engineer,kindergarten_teacher,medical_doctor,comedian,police_officer,villain,zelthari_scholar"
 )

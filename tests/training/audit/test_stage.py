@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from test_coupling_stage import example_frame, settings
+from small_coupling import example_frame, settings
 
 from flatprobe.training.audit.stage import audit
 

@@ -18,7 +18,7 @@ from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.estimators import SCOPES
 
 Run = Callable[..., tuple[int, str, str]]
-PUBLISHED = Path(__file__).parents[1] / "data" / "leakage_cells.csv"
+PUBLISHED = Path(__file__).parents[2] / "examples" / "leakage_cells.csv"
 BYSTANDERS = (
     "software_engineer,kindergarten_teacher,medical_doctor,comedian,police_officer,villain,zelthari_scholar"
 )

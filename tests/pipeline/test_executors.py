@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from drive_meeting import meetings
+from processes import eventually, gone
 from stage_functions import Meeting, Number, number, plain
-from test_interruption import eventually, gone
 
 from flatprobe.errors import StageFailed, UserError
 from flatprobe.pipeline.display import PlainDisplay
@@ -22,7 +22,7 @@ from flatprobe.pipeline.runner import RunnerSettings, run
 from flatprobe.pipeline.stage import Stage
 from flatprobe.pipeline.status import status
 
-_DRIVE = Path(__file__).with_name("drive_meeting.py")
+_DRIVE = Path(__file__).parents[1] / "helpers" / "drive_meeting.py"
 
 
 def facts_of(stages: list[Stage], folder: Path, machine: RunnerSettings) -> list[dict[str, Any]]:
