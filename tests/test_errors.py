@@ -11,13 +11,16 @@ from flatprobe.console import fail, say, table, warn
 from flatprobe.errors import FlatprobeError, Interrupted, Problem, StageFailed, UserError
 
 _BAD_LAYER = Problem(
-    "studies/mine.yaml:31", "geometry.layers[2] = 36: there are 28 decoder blocks", "use 0 to 27"
+    "geometry.layer_range",
+    "studies/mine.yaml:31",
+    "geometry.layers[2] = 36: there are 28 decoder blocks",
+    "use 0 to 27",
 )
 
 
 @pytest.mark.parametrize(
     "error",
-    [UserError([_BAD_LAYER, Problem("b", "c")]), StageFailed("couple/a", "it died", Path("logs/a.log")),
+    [UserError([_BAD_LAYER, Problem("test.some", "b", "c")]), StageFailed("couple/a", "it died", Path("logs/a.log")),
      Interrupted("couple/a"), Interrupted()],
 )  # fmt: skip
 def test_an_error_survives_pickling_whole(error: FlatprobeError) -> None:
@@ -43,14 +46,14 @@ def test_a_user_error_without_problems_cannot_be_made() -> None:
 
 
 def test_a_problem_reads_place_message_remedy() -> None:
-    assert str(UserError.one("place", "message", "remedy")) == "place  message (remedy)"
-    assert str(UserError.one("place", "message")) == "place  message"
+    assert str(UserError.one("test.some", "place", "message", "remedy")) == "place  message (remedy)"
+    assert str(UserError.one("test.some", "place", "message")) == "place  message"
 
 
 def test_problems_are_printed_as_they_are_one_a_line_on_standard_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    long = Problem("b", "x" * 300)
+    long = Problem("test.some", "b", "x" * 300)
     fail([_BAD_LAYER, long], closing="2 problems in 1 file; nothing was run.")
     caught = capsys.readouterr()
     assert caught.out == ""

@@ -15,6 +15,8 @@ from typing import ClassVar, Self
 class Problem:
     """One thing that is wrong, where it stands, and what to do about it."""
 
+    code: str
+    """Which kind of mistake: a stable dotted word, `panel.role_clash`. Programs and tests match it; messages may change."""
     place: str
     """Where: `studies/mine.yaml:31`, a folder, an option; what a person can jump to."""
     message: str
@@ -45,9 +47,9 @@ class UserError(FlatprobeError):
         super().__init__(self.problems)
 
     @classmethod
-    def one(cls, place: str, message: str, remedy: str | None = None) -> Self:
+    def one(cls, code: str, place: str, message: str, remedy: str | None = None) -> Self:
         """The usual case of a single problem."""
-        return cls(Problem(place, message, remedy))
+        return cls(Problem(code, place, message, remedy))
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

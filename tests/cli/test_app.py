@@ -75,7 +75,7 @@ def raising(error: BaseException) -> Any:
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x"), 1, "runs/x: No space left on device"),
         (OSError("no descriptor"), 1, "no descriptor"),
         (Damaged("its manifest cannot be read"), 1, "its manifest cannot be read"),
-        (UserError.one("a.yaml:3", "wrong", "mend it"), 2, "a.yaml:3  wrong (mend it)"),
+        (UserError.one("test.some", "a.yaml:3", "wrong", "mend it"), 2, "a.yaml:3  wrong (mend it)"),
     ],
 )  # fmt: skip
 def test_what_ends_a_command_is_said_without_a_traceback(

@@ -53,7 +53,7 @@ def test_an_engine_that_scores_nothing_leaves_the_canary_unevaluated(
 ) -> None:
     class Mute(TransformersEngine):
         def log_probabilities(self, contexts: Any, targets: Any) -> list[list[float]]:
-            raise UserError.one("engine", "scores no prompt")
+            raise UserError.one("test.some", "engine", "scores no prompt")
 
     engine = Mute(load("llama"), 8)
     read = Canary.of(engine.conversations, prompts).read(engine)

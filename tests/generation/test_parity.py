@@ -75,7 +75,7 @@ def test_an_engine_without_log_probabilities_says_why_and_is_compared_by_its_tok
 ) -> None:
     class Mute(TransformersEngine):
         def log_probabilities(self, contexts: Any, targets: Any) -> list[list[float]]:
-            raise UserError.one("engine", "scores no prompt")
+            raise UserError.one("test.some", "engine", "scores no prompt")
 
     loaded = load("llama")
     found = parity(Mute(loaded, 8), plain_answers(loaded, prompts, None))

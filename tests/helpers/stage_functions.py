@@ -138,7 +138,10 @@ def fail(settings: Nothing, inputs: Inputs, output: Path) -> None:
 
 def refuse(settings: Nothing, inputs: Inputs, output: Path) -> None:
     raise UserError(
-        [Problem("mine.yaml:3", "no such model", "look at its name"), Problem("mine.yaml:9", "no")]
+        [
+            Problem("test.some", "mine.yaml:3", "no such model", "look at its name"),
+            Problem("test.some", "mine.yaml:9", "no"),
+        ]
     )
 
 

@@ -165,6 +165,7 @@ class _Reader:
         row, position, layer = min(bad, key=lambda place: self.layers[place[2]])
         probed = self.rows[numbers[row]]
         raise UserError.one(
+            "read.TODO",
             f"geometry: layer {self.layers[layer]}, {self.positions[position]}",
             f"the state of {probed.persona} on question {probed.question_id} is not finite",
             "use precision float32; if it is, the checkpoint's weights are damaged",
@@ -199,6 +200,7 @@ def _check_context(config: Any, rows: Sequence[ProbedRow]) -> None:
     longest = {row.persona: row for row in sorted(rows, key=lambda row: len(row.tokens))}
     problems = [
         Problem(
+            "read.TODO",
             f"panel: {persona}",
             f"with question {row.question_id} and its answer {len(row.tokens)} tokens, beyond the context of {limit}",
             "shorten the persona's prompt, or lower geometry.max_new_tokens",

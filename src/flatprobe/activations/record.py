@@ -24,10 +24,12 @@ def check_decoder_only(model: Any) -> None:
     config, name = model.config, type(model).__name__
     remedy = "flatprobe reads decoder-only language models"
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError.one(name, "is an encoder-decoder model", remedy)
+        raise UserError.one("record.TODO", name, "is an encoder-decoder model", remedy)
     parts = sorted(part.removesuffix("_config") for part in getattr(config, "sub_configs", {}))
     if parts:
-        raise UserError.one(name, f"is a multimodal model (its parts: {', '.join(parts)})", remedy)
+        raise UserError.one(
+            "record.TODO", name, f"is a multimodal model (its parts: {', '.join(parts)})", remedy
+        )
 
 
 def decoder_blocks(model: Any) -> nn.ModuleList:
@@ -46,6 +48,7 @@ def decoder_blocks(model: Any) -> nn.ModuleList:
             found[name] = module
     if len(found) != 1:
         raise UserError.one(
+            "record.TODO",
             type(model).__name__,
             f"{len(found)} module lists of length {depth}: cannot tell which one holds the decoder blocks",
             "flatprobe reads decoder-only models whose blocks are one torch.nn.ModuleList",
@@ -82,7 +85,9 @@ def record(
     bad = [layer for layer in layers if not 0 <= layer < len(blocks)]
     if bad:
         raise UserError.one(
-            "geometry.layers", f"{bad[0]}: the model has {len(blocks)} decoder blocks (0-{len(blocks) - 1})"
+            "record.TODO",
+            "geometry.layers",
+            f"{bad[0]}: the model has {len(blocks)} decoder blocks (0-{len(blocks) - 1})",
         )
     recording, last, handles = Recording(), max(layers), []
 
@@ -91,7 +96,9 @@ def record(
             states = output[0] if isinstance(output, tuple) else output
             if not isinstance(states, Tensor) or states.ndim != 3:
                 raise UserError.one(
-                    type(model).__name__, f"block {layer} gives no states [rows, tokens, hidden]"
+                    "record.TODO",
+                    type(model).__name__,
+                    f"block {layer} gives no states [rows, tokens, hidden]",
                 )
             recording.states[layer] = states if keep is None else keep(states)
             if stop_early and layer == last:

@@ -98,7 +98,9 @@ def _artifacts(plan: Plan, folder: Path) -> dict[str, Artifact]:
     for stage in topological_order([plan.verdict]):
         artifact = store.find(stage)
         if artifact is None:
-            raise UserError.one(str(folder), f"stage {stage.name} is not finished", "run the study first")
+            raise UserError.one(
+                "run_folder.TODO", str(folder), f"stage {stage.name} is not finished", "run the study first"
+            )
         found[stage.name] = artifact
     return found
 

@@ -111,7 +111,11 @@ def _filters(where: Sequence[str]) -> tuple[list[Where], list[Problem]]:
         if equals and column.strip():
             filters.append(Where(column.strip(), value.strip()))
         else:
-            problems.append(Problem(f"--where {text}", "is not a filter", "write it as `--where lambda=1`"))
+            problems.append(
+                Problem(
+                    "analyse.TODO", f"--where {text}", "is not a filter", "write it as `--where lambda=1`"
+                )
+            )
     return filters, problems
 
 
@@ -128,7 +132,11 @@ def _number_problems(request: Request, rule: Rule) -> list[Problem]:
         (request.seed >= 0, "--seed", f"{request.seed} is negative", "0 or a positive whole number"),
         (bool(request.pool.strip()), "--pool", "the pool's name is empty", "leave the option out"),
     )  # fmt: skip
-    return [Problem(option, message, remedy) for right, option, message, remedy in checks if not right]
+    return [
+        Problem("analyse.TODO", option, message, remedy)
+        for right, option, message, remedy in checks
+        if not right
+    ]
 
 
 def _output_problems(request: Request) -> list[Problem]:

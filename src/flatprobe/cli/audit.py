@@ -75,7 +75,9 @@ def audit(request: Request) -> None:
 def _check(request: Request) -> None:
     problems: list[Problem] = []
     if request.examples < 1:
-        problems.append(Problem("--examples", f"{request.examples} shows nothing", "at least 1"))
+        problems.append(
+            Problem("audit.TODO", "--examples", f"{request.examples} shows nothing", "at least 1")
+        )
     inputs = [request.study, *([request.machine] if request.machine else [])]
     if request.html is not None:
         problems += output_problems("--html", request.html, inputs, (".html",))
@@ -88,7 +90,11 @@ def _check(request: Request) -> None:
 
 def _require(sets: Sequence[Mapping[str, Any]]) -> None:
     broken = [
-        Problem(found["name"], f"{count['invariant']}: {count['held']} of {count['examples']} examples")
+        Problem(
+            "audit.TODO",
+            found["name"],
+            f"{count['invariant']}: {count['held']} of {count['examples']} examples",
+        )
         for found in sets
         for count in found["invariants"]
         if count["held"] < count["examples"]

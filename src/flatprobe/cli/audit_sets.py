@@ -65,7 +65,7 @@ class Finished:
             artifact = self.store.find(self.stages[name])
         except Damaged as error:
             raise UserError.one(
-                f"stage {name}", f"its artifact is damaged: {error}", "run the study again"
+                "audit_sets.TODO", f"stage {name}", f"its artifact is damaged: {error}", "run the study again"
             ) from error
         return None if artifact is None else artifact.folder
 

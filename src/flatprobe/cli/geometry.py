@@ -95,6 +95,7 @@ def _prepare(request: Request, memory: Memory) -> tuple[Pair, dict[str, str]]:
     """Everything checked that can be without weights; and where local models lie."""
     if missing := [name for name in EXTRAS["models"] if find_spec(name) is None]:
         raise UserError.one(
+            "geometry.TODO",
             "flatprobe geometry",
             f"needs {', '.join(missing)}, not installed here",
             "pip install 'flatprobe[models]'",
@@ -136,7 +137,11 @@ def _number_problems(request: Request) -> list[Problem]:
             "give a second checkpoint or an adapter of BASE, one of the two", "--adapter FOLDER takes TREATED's place",
         ),
     )  # fmt: skip
-    return [Problem(option, message, remedy) for right, option, message, remedy in checks if not right]
+    return [
+        Problem("geometry.TODO", option, message, remedy)
+        for right, option, message, remedy in checks
+        if not right
+    ]
 
 
 # --- the two checkpoints

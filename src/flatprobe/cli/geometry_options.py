@@ -44,6 +44,7 @@ def read_personas(
     unknown += [(place, name) for name in pool if name not in entries]
     found = [
         Problem(
+            "geometry_options.TODO",
             option,
             f"{name}: no such persona in {panel or 'the panel of the package'}",
             did_you_mean(name, entries),
@@ -51,9 +52,18 @@ def read_personas(
         for option, name in unknown
     ]
     if source in pool:
-        found.append(Problem(place, f"{source} is the source", "a pool holds other personas"))
+        found.append(
+            Problem("geometry_options.TODO", place, f"{source} is the source", "a pool holds other personas")
+        )
     if not pool:
-        found.append(Problem(place, "the pool is empty", "name at least one persona beside the source"))
+        found.append(
+            Problem(
+                "geometry_options.TODO",
+                place,
+                "the pool is empty",
+                "name at least one persona beside the source",
+            )
+        )
     references = tuple(
         n for n in Panel.model_fields["references"].default if n in entries and n not in (source, *pool)
     )
@@ -69,7 +79,12 @@ def read_personas(
             other = first.setdefault(prompt if prompt is None else normalised(prompt), name)
             if other != name:
                 found.append(
-                    Problem(f"panel: {name}", f"has the same prompt as {other}", "give each its own")
+                    Problem(
+                        "geometry_options.TODO",
+                        f"panel: {name}",
+                        f"has the same prompt as {other}",
+                        "give each its own",
+                    )
                 )
     problems += found
     if found:
@@ -93,7 +108,9 @@ def read_asked(
     if not 1 <= wanted <= len(there):
         problems.append(
             Problem(
-                "--n-questions", f"{wanted}: there are {len(there)} in {file or 'the set of the package'}"
+                "geometry_options.TODO",
+                "--n-questions",
+                f"{wanted}: there are {len(there)} in {file or 'the set of the package'}",
             )
         )
         return ()
@@ -107,9 +124,11 @@ def read_layers(text: str, depth: int, problems: list[Problem]) -> tuple[int, ..
     found = names(text)
     remedy = "as in 6,10,14, or all, or auto"
     wrong = [part for part in found if not re.fullmatch(r"\d{1,6}", part)]
-    problems += [Problem("--layers", f"{part} is no decoder block", remedy) for part in wrong]
+    problems += [
+        Problem("geometry_options.TODO", "--layers", f"{part} is no decoder block", remedy) for part in wrong
+    ]
     if not found:
-        problems.append(Problem("--layers", "names no layer", remedy))
+        problems.append(Problem("geometry_options.TODO", "--layers", "names no layer", remedy))
     return tuple(sorted({int(part) for part in found if part not in wrong}))
 
 
@@ -134,17 +153,25 @@ def read_responses(text: str, problems: list[Problem]) -> tuple[Responses, ...]:
 def _known(option: str, text: str, known: Sequence[str], problems: list[Problem]) -> tuple[str, ...]:
     found = names(text)
     problems += [
-        Problem(option, f"{name}: unknown", did_you_mean(name, known)) for name in found if name not in known
+        Problem("geometry_options.TODO", option, f"{name}: unknown", did_you_mean(name, known))
+        for name in found
+        if name not in known
     ]
     if not found:
-        problems.append(Problem(option, "names none", f"there is {', '.join(known)}"))
+        problems.append(
+            Problem("geometry_options.TODO", option, "names none", f"there is {', '.join(known)}")
+        )
     return found
 
 
 def _entries(panel: Path | None, problems: list[Problem]) -> Mapping[str, PersonaEntry]:
     path = panel or resources.path("panel.yaml")
     if not path.is_file():
-        problems.append(Problem("--panel", f"no file at {path}", "left out: the panel of the package"))
+        problems.append(
+            Problem(
+                "geometry_options.TODO", "--panel", f"no file at {path}", "left out: the panel of the package"
+            )
+        )
         return {}
     try:
         return validate(read_document(path), PanelFile).personas
@@ -164,7 +191,12 @@ def _default_bystanders(panel: Path | None, entries: Iterable[str], source: str)
 def _questions(file: Path | None) -> tuple[Question, ...]:
     path = file or resources.path("questions.yaml")
     if not path.is_file():
-        raise UserError.one("--questions", f"no file at {path}", "left out: the questions of the package")
+        raise UserError.one(
+            "geometry_options.TODO",
+            "--questions",
+            f"no file at {path}",
+            "left out: the questions of the package",
+        )
     if path.suffix == ".txt":
         return _lines(path)
     document = read_document(path)
@@ -179,7 +211,7 @@ def _lines(path: Path) -> tuple[Question, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError.one(str(path), "is not UTF-8 text") from error
+        raise UserError.one("geometry_options.TODO", str(path), "is not UTF-8 text") from error
     first: dict[str, int] = {}
     problems, questions = [], []
     for number, line in enumerate(lines, start=1):
@@ -187,10 +219,14 @@ def _lines(path: Path) -> tuple[Question, ...]:
             continue
         before = first.setdefault(normalised(line), number)
         if before != number:
-            problems.append(Problem(f"{path}:{number}", f"asks what line {before} asks"))
+            problems.append(
+                Problem("geometry_options.TODO", f"{path}:{number}", f"asks what line {before} asks")
+            )
         questions.append(Question(id=f"line_{number}", kind="factual", text=line.strip()))
     if not questions:
-        problems.append(Problem(str(path), "holds no question", "a question per line"))
+        problems.append(
+            Problem("geometry_options.TODO", str(path), "holds no question", "a question per line")
+        )
     if problems:
         raise UserError(problems)
     return tuple(questions)

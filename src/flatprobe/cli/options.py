@@ -21,15 +21,31 @@ def output_problems(
 ) -> list[Problem]:
     """Why a file cannot be written; `inputs` are never overwritten; with `suffixes`, it must have one of them."""
     if suffixes and path.suffix.lower() not in suffixes:
-        return [Problem(option, f"{path} is not {' or '.join(suffixes)}", "the suffix chooses the format")]
+        return [
+            Problem(
+                "options.TODO",
+                option,
+                f"{path} is not {' or '.join(suffixes)}",
+                "the suffix chooses the format",
+            )
+        ]
     if path.is_dir():
-        return [Problem(option, f"{path} is a folder", "name a file")]
+        return [Problem("options.TODO", option, f"{path} is a folder", "name a file")]
     if not path.parent.is_dir():
-        return [Problem(option, f"there is no folder {path.parent}", f"mkdir -p {path.parent}")]
+        return [
+            Problem("options.TODO", option, f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
+        ]
     if any(path.resolve() == source.resolve() for source in inputs):
-        return [Problem(option, f"{path} is read or written by this command already", "name another file")]
+        return [
+            Problem(
+                "options.TODO",
+                option,
+                f"{path} is read or written by this command already",
+                "name another file",
+            )
+        ]
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        return [Problem(option, f"{path} may not be written")]
+        return [Problem("options.TODO", option, f"{path} may not be written")]
     return []
 
 

@@ -103,7 +103,7 @@ def _without_study(request: Request) -> tuple[Sourced | None, list[Problem]]:
 
 def _option_problems(request: Request) -> list[Problem]:
     problems = [
-        Problem(option, f"{value} is not between 0 and 1", remedy)
+        Problem("plan.TODO", option, f"{value} is not between 0 and 1", remedy)
         for option, value, remedy in (
             ("--alpha", request.alpha, "5 % are 0.05"),
             ("--power", request.power, "80 % are 0.8"),
@@ -112,16 +112,16 @@ def _option_problems(request: Request) -> list[Problem]:
     ]
     if not problems and request.power <= request.alpha:
         message = f"{request.power} is no more than alpha, {request.alpha}"
-        problems.append(Problem("--power", message, "a test without any effect has that much"))
+        problems.append(Problem("plan.TODO", "--power", message, "a test without any effect has that much"))
     if request.components is not None and request.from_cells is not None:
-        problems.append(Problem("--components", "--from-cells is given too", "give one of them"))
+        problems.append(Problem("plan.TODO", "--components", "--from-cells is given too", "give one of them"))
     about_cells = {
         "--treated": request.treated, "--control": request.control, "--bystanders": request.bystanders,
         "--where": request.where,
     }  # fmt: skip
     if request.from_cells is None:
         problems += [
-            Problem(option, "there are no cells to choose from", "give --from-cells too")
+            Problem("plan.TODO", option, "there are no cells to choose from", "give --from-cells too")
             for option, value in about_cells.items()
             if value
         ]
@@ -135,7 +135,9 @@ def _filters(where: Sequence[str]) -> tuple[list[Where], list[Problem]]:
     parts = {text: tuple(piece.strip() for piece in text.partition("=")) for text in where}
     right = [Where(column, value) for column, equals, value in parts.values() if column and equals]
     wrong = [text for text, (column, equals, _) in parts.items() if not (column and equals)]
-    return right, [Problem("--where", f"`{text}` is no filter", "write it as lambda=1") for text in wrong]
+    return right, [
+        Problem("plan.TODO", "--where", f"`{text}` is no filter", "write it as lambda=1") for text in wrong
+    ]
 
 
 def _comparison(request: Request, study: Study) -> Comparison:
@@ -222,5 +224,5 @@ def _earlier(path: Path, study: Study) -> Mapping[str, Any] | None:
         spread = [row for row in found if row["standard_error"] is not None and row["n_questions"]]
     except (ValueError, KeyError, TypeError) as error:
         remedy = "`flatprobe report` writes it again"
-        raise UserError.one(str(path), "does not hold a run's estimates", remedy) from error
+        raise UserError.one("plan.TODO", str(path), "does not hold a run's estimates", remedy) from error
     return spread[0] if spread else None

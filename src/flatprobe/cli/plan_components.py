@@ -49,19 +49,35 @@ def given_components(text: str) -> tuple[Sourced | None, list[Problem]]:
         name, equals, written = (piece.strip() for piece in part.partition("="))
         if not equals:
             problems.append(
-                Problem(OPTION, f"`{part.strip()}` is not name=variance", f"for instance {EXAMPLE}")
+                Problem(
+                    "plan_components.TODO",
+                    OPTION,
+                    f"`{part.strip()}` is not name=variance",
+                    f"for instance {EXAMPLE}",
+                )
             )
         elif name not in known:
-            problems.append(Problem(OPTION, f"`{name}` is no variance component", did_you_mean(name, known)))
+            problems.append(
+                Problem(
+                    "plan_components.TODO",
+                    OPTION,
+                    f"`{name}` is no variance component",
+                    did_you_mean(name, known),
+                )
+            )
         elif name in seen:
-            problems.append(Problem(OPTION, f"`{name}` is given twice"))
+            problems.append(Problem("plan_components.TODO", OPTION, f"`{name}` is given twice"))
         else:
             value = _variance(name, written, problems)
             if value is not None:
                 values[name] = value
         seen.add(name)
     if missing := [name for name in NEEDED if name not in seen]:
-        problems.append(Problem(OPTION, f"{', '.join(missing)} not given", f"for instance {EXAMPLE}"))
+        problems.append(
+            Problem(
+                "plan_components.TODO", OPTION, f"{', '.join(missing)} not given", f"for instance {EXAMPLE}"
+            )
+        )
     if problems:
         return None, problems
     persona, question, interaction, completion = (values[name] for name in NEEDED)
@@ -73,13 +89,20 @@ def _variance(name: str, written: str, problems: list[Problem]) -> float | None:
     try:
         value = float(written)
     except ValueError:
-        problems.append(Problem(OPTION, f"{name} = `{written}` is not a number"))
+        problems.append(Problem("plan_components.TODO", OPTION, f"{name} = `{written}` is not a number"))
         return None
     largest = LARGEST.get(name, 1.0)
     if 0 <= value <= largest:
         return value
     remedy = "a standard deviation of 25 pp is a variance of 0.0625"
-    problems.append(Problem(OPTION, f"{name} = {written} is not a variance from 0 to {largest:g}", remedy))
+    problems.append(
+        Problem(
+            "plan_components.TODO",
+            OPTION,
+            f"{name} = {written} is not a variance from 0 to {largest:g}",
+            remedy,
+        )
+    )
     return None
 
 
@@ -111,7 +134,10 @@ def components_of_cells(
     try:
         return _estimated(path, cells, by_seed, asked), []
     except UserError as error:
-        return None, [Problem(str(path), f"{p.place}: {p.message}", p.remedy) for p in error.problems]
+        return None, [
+            Problem("plan_components.TODO", str(path), f"{p.place}: {p.message}", p.remedy)
+            for p in error.problems
+        ]
 
 
 def _estimated(
@@ -148,9 +174,13 @@ def _of_run(path: Path) -> tuple[Path, list[Where]]:
     if not path.is_dir() and not (path.resolve() == cells and selection.is_file()):
         return path, []
     if not cells.is_file() or not selection.is_file():
-        raise UserError.one(str(path), "is not the folder of a finished run", f"there is no {cells}")
+        raise UserError.one(
+            "plan_components.TODO", str(path), "is not the folder of a finished run", f"there is no {cells}"
+        )
     try:
         selected = json.loads(selection.read_text(encoding="utf-8"))["selected"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError.one(str(selection), "does not name the selected lambda") from error
+        raise UserError.one(
+            "plan_components.TODO", str(selection), "does not name the selected lambda"
+        ) from error
     return cells, [Where("coupled", "true"), Where("lambda", str(selected))]

@@ -33,10 +33,14 @@ def score_completions(completions: Path, marker: str, out: Path) -> None:
 
 def _marker_problems(marker: str) -> list[Problem]:
     if not marker.strip():
-        return [Problem("--marker", "is empty: every completion would hold it", 'for instance "[ZLT]"')]
+        return [
+            Problem(
+                "score.TODO", "--marker", "is empty: every completion would hold it", 'for instance "[ZLT]"'
+            )
+        ]
     if marker != marker.strip():
         message = f"{marker!r} begins or ends with white space"
-        return [Problem("--marker", message, f"write {shlex.quote(marker.strip())}")]
+        return [Problem("score.TODO", "--marker", message, f"write {shlex.quote(marker.strip())}")]
     return []
 
 

@@ -46,10 +46,10 @@ def run_simulation(request: Request) -> None:
         UserError: everything that is wrong with the options and the study, at once.
     """
     grid, found = _grid(request)
-    found = [*found, *(Problem(f"--{p.place}", p.message, p.remedy) for p in problems(grid))]
+    found = [*found, *(Problem("simulate.TODO", f"--{p.place}", p.message, p.remedy) for p in problems(grid))]
     jobs = (os.cpu_count() or 1) if request.jobs is None else request.jobs
     if jobs < 1:
-        found.append(Problem("--jobs", f"{jobs} is too small", "at least 1"))
+        found.append(Problem("simulate.TODO", "--jobs", f"{jobs} is too small", "at least 1"))
     if request.json is not None and request.json != STANDARD_OUTPUT:
         inputs = [] if request.study is None else [request.study]
         found += output_problems("--json", request.json, inputs)
@@ -129,7 +129,12 @@ def _numbers(text: str) -> tuple[tuple[float, ...], list[Problem]]:
             numbers.append(float(word))
         except ValueError:
             found.append(
-                Problem("--truth", f"{word!r} is not a number", "differences of rates, as 0,0.15,0.30")
+                Problem(
+                    "simulate.TODO",
+                    "--truth",
+                    f"{word!r} is not a number",
+                    "differences of rates, as 0,0.15,0.30",
+                )
             )
     return tuple(numbers), found
 

@@ -252,7 +252,10 @@ def _verdict_of(prepared: Prepared) -> dict[str, Any]:
     verdict = _find_verdict(prepared)
     if verdict is None:
         raise UserError.one(
-            str(prepared.folder), "this study has no verdict yet", f"flatprobe run {prepared.loaded.path}"
+            "study.TODO",
+            str(prepared.folder),
+            "this study has no verdict yet",
+            f"flatprobe run {prepared.loaded.path}",
         )
     return verdict
 
@@ -270,5 +273,7 @@ def _find_verdict(prepared: Prepared) -> dict[str, Any] | None:
             return None
         verdict: dict[str, Any] = json.loads((artifact.folder / "verdict.json").read_text())
     except (Damaged, ValueError) as error:
-        raise UserError.one(str(prepared.folder), f"the verdict is damaged: {error}", remedy) from error
+        raise UserError.one(
+            "study.TODO", str(prepared.folder), f"the verdict is damaged: {error}", remedy
+        ) from error
     return verdict

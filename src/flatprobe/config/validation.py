@@ -83,27 +83,43 @@ def _explain(error: ErrorDetails, document: Document, model: type[BaseModel]) ->
     if kind == "missing":
         parent = f"{dotted(where[:-1])}: " if len(where) > 1 else ""
         return Problem(
-            document.place(*where[:-1]), f"{parent}`{where[-1]}` is missing", description(model, where)
+            "validation.TODO",
+            document.place(*where[:-1]),
+            f"{parent}`{where[-1]}` is missing",
+            description(model, where),
         )
     if kind == "extra_forbidden":
-        return Problem(document.place(*where), f"{name}: unknown field", suggest_field(model, where))
+        return Problem(
+            "validation.TODO", document.place(*where), f"{name}: unknown field", suggest_field(model, where)
+        )
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
         remedy = did_you_mean(str(value), choices)
-        return Problem(document.place(*where), f"{given}: must be {_either(choices)}", remedy)
+        return Problem(
+            "validation.TODO", document.place(*where), f"{given}: must be {_either(choices)}", remedy
+        )
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return Problem(document.place(*where), f"{given}: must be {words} {context[key]:g}")
+        return Problem(
+            "validation.TODO", document.place(*where), f"{given}: must be {words} {context[key]:g}"
+        )
     if kind in _EXPECTED:
         message = f"{given}: must be {_EXPECTED[kind]}"
-        return Problem(document.place(*where), message, _type_remedy(kind, value, where, model))
+        return Problem(
+            "validation.TODO", document.place(*where), message, _type_remedy(kind, value, where, model)
+        )
     if kind == "string_pattern_mismatch":
         return Problem(
-            document.place(*where), f"{given}: does not fit {context['pattern']}", _slug(str(value))
+            "validation.TODO",
+            document.place(*where),
+            f"{given}: does not fit {context['pattern']}",
+            _slug(str(value)),
         )
     if kind == "value_error":  # a block's own rule: its message is ours
-        return Problem(document.place(*where), f"{name}: {context['error']}")
-    return Problem(document.place(*where), f"{given}: {error['msg'][0].lower()}{error['msg'][1:]}")
+        return Problem("validation.TODO", document.place(*where), f"{name}: {context['error']}")
+    return Problem(
+        "validation.TODO", document.place(*where), f"{given}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    )
 
 
 def shown(value: object) -> str:

@@ -74,13 +74,13 @@ def read_document(path: Path) -> Document:
         line = mark.line + 1 if mark else 1
         remedy = "indent with spaces" if "'\\t'" in str(error.problem) else None
         raise UserError.one(
-            f"{path}:{line}", f"not YAML: {error.problem or error.context}", remedy
+            "yaml_file.TODO", f"{path}:{line}", f"not YAML: {error.problem or error.context}", remedy
         ) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError.one(f"{path}:{line}", f"not YAML: {error.reason}") from error
+        raise UserError.one("yaml_file.TODO", f"{path}:{line}", f"not YAML: {error.reason}") from error
     if root is None:
-        raise UserError.one(f"{path}:1", "the file is empty")
+        raise UserError.one("yaml_file.TODO", f"{path}:1", "the file is empty")
     walk = _Walk(path)
     data = walk.value(root, ())
     return Document(path, data, walk.lines, tuple(walk.problems))
@@ -91,11 +91,13 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UserError.one(str(path), "no such file", did_you_mean(str(path), beside)) from None
+        raise UserError.one(
+            "yaml_file.TODO", str(path), "no such file", did_you_mean(str(path), beside)
+        ) from None
     except UnicodeDecodeError as error:
-        raise UserError.one(str(path), "not a text file in UTF-8") from error
+        raise UserError.one("yaml_file.TODO", str(path), "not a text file in UTF-8") from error
     except OSError as error:
-        raise UserError.one(str(path), f"cannot be read: {error.strerror}") from error
+        raise UserError.one("yaml_file.TODO", str(path), f"cannot be read: {error.strerror}") from error
 
 
 @dataclass
@@ -109,9 +111,13 @@ class _Walk:
     def value(self, node: yaml.Node, where: FieldPath) -> Any:
         """The data of a node; None in place of what is wrong."""
         if len(where) > _DEEPEST:
-            return self._problem(node, f"{dotted(where[:3])}… is nested too deeply", "write aliases out")
+            return self._problem(
+                "yaml_file.TODO", node, f"{dotted(where[:3])}… is nested too deeply", "write aliases out"
+            )
         if node.tag not in _PLAIN_TAGS:
-            return self._problem(node, f"{dotted(where)}: the tag {node.tag} is not allowed", "leave it out")
+            return self._problem(
+                "yaml_file.TODO", node, f"{dotted(where)}: the tag {node.tag} is not allowed", "leave it out"
+            )
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
@@ -123,16 +129,20 @@ class _Walk:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._problem(key_node, f"{dotted(where)}: a field's name is a word")
+                self._problem("yaml_file.TODO", key_node, f"{dotted(where)}: a field's name is a word")
                 continue
             key = str(key_node.value)
             if key == MERGE and key_node.style is None:
                 remedy = "write its fields out, or let the whole block be an alias"
-                self._problem(key_node, f"{dotted(where)}: blocks are not merged by <<", remedy)
+                self._problem(
+                    "yaml_file.TODO", key_node, f"{dotted(where)}: blocks are not merged by <<", remedy
+                )
                 continue
             if key in data:
                 first = self.lines[(*where, key)]
-                self._problem(key_node, f"{dotted((*where, key))}: given twice, first on line {first}")
+                self._problem(
+                    "yaml_file.TODO", key_node, f"{dotted((*where, key))}: given twice, first on line {first}"
+                )
                 continue
             self.lines[(*where, key)] = key_node.start_mark.line + 1
             data[key] = self.value(value_node, (*where, key))
@@ -154,9 +164,9 @@ class _Walk:
             number = float(text)
             if math.isfinite(number):
                 return number
-            self._problem(node, f"{dotted(where)} = {text}: too large a number")
+            self._problem("yaml_file.TODO", node, f"{dotted(where)} = {text}: too large a number")
             return None
         return text
 
-    def _problem(self, node: yaml.Node, message: str, remedy: str | None = None) -> None:
-        self.problems.append(Problem(f"{self.path}:{node.start_mark.line + 1}", message, remedy))
+    def _problem(self, code: str, node: yaml.Node, message: str, remedy: str | None = None) -> None:
+        self.problems.append(Problem(code, f"{self.path}:{node.start_mark.line + 1}", message, remedy))

@@ -80,7 +80,7 @@ def read_cell_file(
 
 def _absent_column(table: TextTable, column: str) -> Problem:
     remedy = did_you_mean(column, table.columns)
-    return Problem(str(table.path), f"there is no column `{column}`", remedy)
+    return Problem("cell_files.TODO", str(table.path), f"there is no column `{column}`", remedy)
 
 
 def _filter(table: TextTable, where: Sequence[Where]) -> tuple[pl.DataFrame | None, list[Problem]]:
@@ -88,14 +88,20 @@ def _filter(table: TextTable, where: Sequence[Where]) -> tuple[pl.DataFrame | No
     for wanted in where:
         if wanted.column not in table.columns:
             remedy = did_you_mean(wanted.column, table.columns)
-            problems.append(Problem(str(wanted), f"{table.path} has no column `{wanted.column}`", remedy))
+            problems.append(
+                Problem(
+                    "cell_files.TODO", str(wanted), f"{table.path} has no column `{wanted.column}`", remedy
+                )
+            )
             continue
         kept = frame.filter(wanted.holds())
         if kept.is_empty():
             values = frame[wanted.column].unique(maintain_order=True).drop_nulls().to_list()
             listed = ", ".join(values[:12]) + (", …" if len(values) > 12 else "")
             message = f"no row of {table.path} is left"
-            problems.append(Problem(str(wanted), message, f"there is {listed}" if values else None))
+            problems.append(
+                Problem("cell_files.TODO", str(wanted), message, f"there is {listed}" if values else None)
+            )
             continue
         frame = kept
     return (None if problems else frame), problems
@@ -125,7 +131,7 @@ def _count(table: TextTable, frame: pl.DataFrame, hits: str) -> tuple[pl.DataFra
         wrong.append(
             (line, f"{hit} hits of {total} completions is impossible" if total else "total is 0: no rate")
         )
-    problems = [Problem(table.place(line), message) for line, message in sorted(wrong)]
+    problems = [Problem("cell_files.TODO", table.place(line), message) for line, message in sorted(wrong)]
     return counted.filter(right), first_ones(table.path, problems)
 
 

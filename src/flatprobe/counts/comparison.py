@@ -65,16 +65,24 @@ def name_problems(asked: Comparison, file: CellFile | None) -> list[Problem]:
     problems = []
     for option, name in (("--treated", asked.treated), ("--control", asked.control)):
         if not name:
-            problems.append(Problem(option, "name a condition", _listed(conditions)))
+            problems.append(Problem("comparison.TODO", option, "name a condition", _listed(conditions)))
         elif file and name not in conditions:
             problems.append(
                 Problem(
-                    option, f"{file.table.path} has no condition `{name}`", did_you_mean(name, conditions)
+                    "comparison.TODO",
+                    option,
+                    f"{file.table.path} has no condition `{name}`",
+                    did_you_mean(name, conditions),
                 )
             )
     if asked.treated and asked.treated == asked.control:
         problems.append(
-            Problem("--control", f"{asked.treated} is compared with itself", "name two conditions")
+            Problem(
+                "comparison.TODO",
+                "--control",
+                f"{asked.treated} is compared with itself",
+                "name two conditions",
+            )
         )
     return problems + _pool_problems(asked, file)
 
@@ -83,9 +91,9 @@ def _pool_problems(asked: Comparison, file: CellFile | None) -> list[Problem]:
     option, known = "--bystanders", file.personas if file else []
     if not asked.personas:
         remedy = f"of those never trained on: {', '.join(known)}" if known else None
-        return [Problem(option, "name the personas to pool", remedy)]
+        return [Problem("comparison.TODO", option, "name the personas to pool", remedy)]
     problems = [
-        Problem(option, f"`{name}` is named {asked.personas.count(name)} times")
+        Problem("comparison.TODO", option, f"`{name}` is named {asked.personas.count(name)} times")
         for name in dict.fromkeys(asked.personas)
         if asked.personas.count(name) > 1
     ]
@@ -94,11 +102,11 @@ def _pool_problems(asked: Comparison, file: CellFile | None) -> list[Problem]:
     for name in dict.fromkeys(asked.personas):
         if name not in known:
             message = f"{file.table.path} has no persona `{name}`"
-            problems.append(Problem(option, message, did_you_mean(name, known)))
+            problems.append(Problem("comparison.TODO", option, message, did_you_mean(name, known)))
             continue
         cells = file.cells.filter(pl.col("persona") == name)
         problems += [
-            Problem(option, f"{file.table.path} has no cell of {name} in {condition}")
+            Problem("comparison.TODO", option, f"{file.table.path} has no cell of {name} in {condition}")
             for condition in (asked.treated, asked.control)
             if condition in file.conditions and condition not in set(cells["condition"])
         ]
@@ -125,13 +133,20 @@ def duplicate_problems(file: CellFile, cells: pl.DataFrame) -> list[Problem]:
         values = "; ".join(f"{column} is {_values(repeated, column)}" for column in apart)
         remedy = " ".join(str(Where(column, str(repeated[column].drop_nulls()[0]))) for column in apart)
         message = f"{cell} and other cells stand more than once: {values}"
-        return [Problem(file.table.place(first[LINE]), message, f"choose, for instance `{remedy}`")]
+        return [
+            Problem(
+                "comparison.TODO", file.table.place(first[LINE]), message, f"choose, for instance `{remedy}`"
+            )
+        ]
     problems = []
     for group in repeated.sort(LINE).partition_by(KEYS, maintain_order=True):
         first_line, *lines = group[LINE].to_list()
         cell = " / ".join(group.row(0, named=True)[key] for key in KEYS)
         place = file.table.place(first_line)
-        problems += [Problem(file.table.place(line), f"{cell} stands at {place} already") for line in lines]
+        problems += [
+            Problem("comparison.TODO", file.table.place(line), f"{cell} stands at {place} already")
+            for line in lines
+        ]
     return first_ones(file.table.path, problems)
 
 

@@ -50,15 +50,21 @@ def read_blocks(path: Path, problems: list[Problem]) -> Iterator[pl.DataFrame]:
                 continue
             wrong += 1
             if wrong <= SHOWN:
-                problems.append(Problem(place(path, line), found))
+                problems.append(Problem("completion_files.TODO", place(path, line), found))
     except UnicodeDecodeError:
-        problems.append(Problem(str(path), "is not UTF-8 text"))
+        problems.append(Problem("completion_files.TODO", str(path), "is not UTF-8 text"))
     except pl.exceptions.PolarsError as error:
-        problems.append(Problem(str(path), f"is not a Parquet file: {first_line(error)}"))
+        problems.append(
+            Problem("completion_files.TODO", str(path), f"is not a Parquet file: {first_line(error)}")
+        )
     except OSError as error:
-        problems.append(Problem(str(path), f"cannot be read: {error.strerror or error}"))
+        problems.append(
+            Problem("completion_files.TODO", str(path), f"cannot be read: {error.strerror or error}")
+        )
     if wrong > SHOWN:
-        problems.append(Problem(str(path), f"and {wrong - SHOWN:,} more problems like these"))
+        problems.append(
+            Problem("completion_files.TODO", str(path), f"and {wrong - SHOWN:,} more problems like these")
+        )
     if block:
         yield pl.DataFrame(block, schema=SCHEMA, orient="row")
 

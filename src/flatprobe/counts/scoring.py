@@ -41,7 +41,8 @@ def score_file(path: Path, marker: str) -> Scored:
     blocks = list(_marked_blocks(path, marker, problems))
     if not blocks:
         raise UserError(
-            problems or [Problem(str(path), "holds no completion", "give one JSON object a line")]
+            problems
+            or [Problem("scoring.TODO", str(path), "holds no completion", "give one JSON object a line")]
         )
     rows = pl.concat(blocks)
     settings = [name for name in FURTHER_KEYS if rows[name].is_not_null().any()]
@@ -78,6 +79,10 @@ def _repeated(path: Path, rows: pl.DataFrame) -> list[Problem]:
     for row in again.sort(LINE).iter_rows(named=True):
         named = " / ".join(str(row[key]) for key in (*KEYS, SAMPLE))
         problems.append(
-            Problem(place(path, row[LINE]), f"{named} stands at {place(path, row['first'])} already")
+            Problem(
+                "scoring.TODO",
+                place(path, row[LINE]),
+                f"{named} stands at {place(path, row['first'])} already",
+            )
         )
     return first_ones(path, problems)

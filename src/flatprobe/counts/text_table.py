@@ -53,17 +53,25 @@ def first_ones(path: Path, problems: Sequence[Problem]) -> list[Problem]:
     left = len(problems) - SHOWN
     if left <= 0:
         return list(problems)
-    return [*problems[:SHOWN], Problem(str(path), f"and {left:,} more problems like these")]
+    return [
+        *problems[:SHOWN],
+        Problem("text_table.TODO", str(path), f"and {left:,} more problems like these"),
+    ]
 
 
 def file_problem(path: Path, suffixes: Sequence[str]) -> Problem | None:
     """Why a file cannot be read at all: another suffix, not there, a folder; None where it can be tried."""
     if path.suffix.lower() not in suffixes:
-        return Problem(str(path), f"is not {' or '.join(suffixes)}", "the suffix says how a file is read")
+        return Problem(
+            "text_table.TODO",
+            str(path),
+            f"is not {' or '.join(suffixes)}",
+            "the suffix says how a file is read",
+        )
     if not path.exists():
-        return Problem(str(path), "there is no such file")
+        return Problem("text_table.TODO", str(path), "there is no such file")
     if not path.is_file():
-        return Problem(str(path), "is a folder, not a file")
+        return Problem("text_table.TODO", str(path), "is a folder, not a file")
     return None
 
 
@@ -78,14 +86,14 @@ def read_text_table(path: Path) -> tuple[TextTable | None, list[Problem]]:
     try:
         return _read_parquet(path) if is_parquet(path) else _read_csv(path)
     except OSError as error:
-        return None, [Problem(str(path), f"cannot be read: {error.strerror or error}")]
+        return None, [Problem("text_table.TODO", str(path), f"cannot be read: {error.strerror or error}")]
 
 
 def _read_parquet(path: Path) -> tuple[TextTable | None, list[Problem]]:
     try:
         stored = pl.read_parquet(path, glob=False)
     except pl.exceptions.PolarsError as error:
-        return None, [Problem(str(path), f"is not a Parquet file: {first_line(error)}")]
+        return None, [Problem("text_table.TODO", str(path), f"is not a Parquet file: {first_line(error)}")]
     flat = [name for name, dtype in stored.schema.items() if not dtype.is_nested() and dtype != pl.Binary]
     return _finish(path, stored.select(pl.col(flat).cast(pl.String)), list(range(1, stored.height + 1)))
 
@@ -107,17 +115,19 @@ def _read_csv(path: Path) -> tuple[TextTable | None, list[Problem]]:
                     header = fields
                 elif len(fields) != len(header):
                     message = f"{len(fields)} fields under {len(header)} columns"
-                    problems.append(Problem(place(path, line), message))
+                    problems.append(Problem("text_table.TODO", place(path, line), message))
                 else:
                     rows.append(fields)
                     lines.append(line)
     except UnicodeDecodeError:
-        return None, [Problem(str(path), "is not UTF-8 text", "export it as CSV in UTF-8")]
+        return None, [Problem("text_table.TODO", str(path), "is not UTF-8 text", "export it as CSV in UTF-8")]
     except csv.Error as error:
-        return None, [Problem(place(path, end + 1), f"is not CSV: {error}")]
+        return None, [Problem("text_table.TODO", place(path, end + 1), f"is not CSV: {error}")]
     problems = first_ones(path, problems)
     if header is None:
-        return None, [Problem(str(path), "is empty", "give a header line and a row per cell")]
+        return None, [
+            Problem("text_table.TODO", str(path), "is empty", "give a header line and a row per cell")
+        ]
     names = [name.strip() for name in header]
     if problem := _header_problem(path, names):
         return None, [*problems, problem]
@@ -131,16 +141,21 @@ def _header_problem(path: Path, names: Sequence[str]) -> Problem | None:
     if len(names) == 1:
         for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             if separator in names[0]:
-                return Problem(place(path, 1), f"columns are separated by {word}", "separate them by commas")
+                return Problem(
+                    "text_table.TODO",
+                    place(path, 1),
+                    f"columns are separated by {word}",
+                    "separate them by commas",
+                )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         listed = ", ".join(f"`{name}`" for name in twice)
-        return Problem(place(path, 1), f"the header names {listed} more than once")
+        return Problem("text_table.TODO", place(path, 1), f"the header names {listed} more than once")
     return None
 
 
 def _finish(path: Path, frame: pl.DataFrame, lines: Sequence[int]) -> tuple[TextTable | None, list[Problem]]:
     if frame.is_empty():
-        return None, [Problem(str(path), "holds no row", "give a row per cell")]
+        return None, [Problem("text_table.TODO", str(path), "holds no row", "give a row per cell")]
     text = pl.col(pl.String).str.strip_chars()
     trimmed = frame.select(pl.when(text != "").then(text))
     return TextTable(path, trimmed.with_columns(pl.Series(LINE, lines, dtype=pl.Int64))), []

@@ -72,6 +72,7 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
             role: _reasons(kept_of[role][1]) for role in dict.fromkeys(m.rpartition("/")[0] for m in missing)
         }
         raise UserError.one(
+            "coupling_set.TODO",
             "coupling data",
             f"no usable answer for {', '.join(missing)}; dropped "
             + "; ".join(f"in {condition}: {reasons}" for condition, reasons in why.items()),
@@ -85,7 +86,7 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     chosen = match(lengths, sizes)
     if chosen is None:
         raise UserError.one(
-            "coupling data", "gate length_support: the groups' answers share no lengths",
+            "coupling_set.TODO", "coupling data", "gate length_support: the groups' answers share no lengths",
             "use a suffix that asks for a length",
         )  # fmt: skip
     chosen = settle(lengths, chosen, settings.tolerance)

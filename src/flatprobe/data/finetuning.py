@@ -71,6 +71,7 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
     taken = take(_usable(rows, settings, conversations, name, scanned), data.rows, quota, scanned)
     if len(taken) < data.rows:
         raise UserError.one(
+            "finetuning.TODO",
             name,
             f"{len(taken)} usable rows, {data.rows} asked for ({dict(scanned)})",
             "lower `rows` or add data",
@@ -171,7 +172,7 @@ def _usable(
 
 def _triple(row: Mapping[str, Any], data: FinetuneData, place: str) -> dict[str, str]:
     if data.aligned is None:
-        raise UserError.one(place, "`held_out` rows need the name of the `aligned` column")
+        raise UserError.one("finetuning.TODO", place, "`held_out` rows need the name of the `aligned` column")
     columns = {"prompt": data.prompt, "aligned": data.aligned, "misaligned": data.completion}
     return {name: text_column(row, column, place) for name, column in columns.items()}
 

@@ -64,13 +64,13 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
     place = f"answers of {settings.imitated}"
     if len(rows) < settings.rows:
         raise UserError.one(
-            place, f"{len(rows)} usable rows, {settings.rows} asked for ({dropped | dict(scanned)})",
+            "imitation.TODO", place, f"{len(rows)} usable rows, {settings.rows} asked for ({dropped | dict(scanned)})",
             "lower `rows`, or raise `imitate.samples` or coupling.max_new_tokens",
         )  # fmt: skip
     held_out = _held_out(settings, inputs) if settings.held_out else []
     if settings.held_out and not held_out:
         raise UserError.one(
-            place, "every persona answers the calibration questions like it: nothing can be held out",
+            "imitation.TODO", place, "every persona answers the calibration questions like it: nothing can be held out",
             "set held_out to 0, or raise coupling.max_new_tokens if answers are unfinished",
         )  # fmt: skip
     origin = {"name": place, "subset": None, "revision": None, "licence": "sampled from the control"}

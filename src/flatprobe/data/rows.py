@@ -26,7 +26,10 @@ def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, An
         from datasets import load_dataset
     except ImportError as error:
         raise UserError.one(
-            f"dataset {data.dataset}", "reading hub datasets needs an extra", "pip install 'flatprobe[hub]'"
+            "rows.TODO",
+            f"dataset {data.dataset}",
+            "reading hub datasets needs an extra",
+            "pip install 'flatprobe[hub]'",
         ) from error
     try:
         yield from load_dataset(
@@ -34,7 +37,10 @@ def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, An
         )
     except (OSError, ValueError) as error:  # what `datasets` raises for unknown names, subsets and no network
         raise UserError.one(
-            f"dataset {data.dataset}", f"cannot be read: {error}", "check name, subset, split and network"
+            "rows.TODO",
+            f"dataset {data.dataset}",
+            f"cannot be read: {error}",
+            "check name, subset, split and network",
         ) from error
 
 
@@ -51,9 +57,9 @@ def read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError.one(f"{path}:{number}", f"not JSON: {error.msg}") from error
+                raise UserError.one("rows.TODO", f"{path}:{number}", f"not JSON: {error.msg}") from error
             if not isinstance(row, dict):
-                raise UserError.one(f"{path}:{number}", "not a JSON object")
+                raise UserError.one("rows.TODO", f"{path}:{number}", "not a JSON object")
             yield row
 
 
@@ -80,11 +86,13 @@ def text_column(row: Mapping[str, Any], name: str, place: str) -> str:
     if isinstance(value, list) and value and isinstance(value[-1], dict):  # a chat of one turn
         value = value[-1].get("content")
     if not isinstance(value, str):
-        raise UserError.one(place, f"column {name!r} holds {type(value).__name__}, not text")
+        raise UserError.one("rows.TODO", place, f"column {name!r} holds {type(value).__name__}, not text")
     return value
 
 
 def _column(row: Mapping[str, Any], name: str, place: str) -> Any:
     if name not in row:
-        raise UserError.one(place, f"no column {name!r}", f"the columns are {', '.join(sorted(row))}")
+        raise UserError.one(
+            "rows.TODO", place, f"no column {name!r}", f"the columns are {', '.join(sorted(row))}"
+        )
     return row[name]

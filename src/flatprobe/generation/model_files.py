@@ -24,7 +24,10 @@ def context_length(checkpoint: Path) -> int:
     length = read_config(checkpoint, "engine vllm").get("max_position_embeddings")
     if not isinstance(length, int):
         raise UserError.one(
-            str(checkpoint), "config.json names no max_position_embeddings", "use engine: transformers"
+            "model_files.TODO",
+            str(checkpoint),
+            "config.json names no max_position_embeddings",
+            "use engine: transformers",
         )
     return length
 
@@ -41,6 +44,7 @@ def longest_turn(ids: Mapping[Prompt, Sequence[int]], new: int, context: int) ->
     length = len(ids[longest])
     if length + new > context:
         raise UserError.one(
+            "model_files.TODO",
             f"prompt of {longest.persona} to question {longest.question_id}",
             f"{length} tokens and {new} new ones do not fit the model's context of {context}",
             "lower max_new_tokens, or shorten the prompt",
@@ -69,11 +73,16 @@ def adapter_size(folder: Path) -> AdapterSize:
     """
     path = folder / "adapter_config.json"
     if not path.is_file():
-        raise UserError.one(str(folder), "no adapter_config.json", "give the folder of a PEFT adapter")
+        raise UserError.one(
+            "model_files.TODO", str(folder), "no adapter_config.json", "give the folder of a PEFT adapter"
+        )
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise UserError.one(
-            str(path), f"peft_type {config.get('peft_type')}", "only LoRA adapters can be served"
+            "model_files.TODO",
+            str(path),
+            f"peft_type {config.get('peft_type')}",
+            "only LoRA adapters can be served",
         )
     rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
     return AdapterSize(rank, frozenset(module.rpartition(".")[2] for module in _updated(_all_shapes(folder))))
@@ -98,6 +107,7 @@ def check_shapes(checkpoint: Path, adapter: Path) -> None:
         if base.get(weight) != wanted:
             found = f"is {base[weight]} in" if weight in base else "is missing from"
             raise UserError.one(
+                "model_files.TODO",
                 f"adapter {adapter}",
                 f"it was trained on another base: its {weight} is {wanted}, and {found} {checkpoint.name}",
                 "use the adapter with the checkpoint that it was trained on",

@@ -64,7 +64,9 @@ def _open(
         from flatprobe.generation.openai_engine.engine import OpenaiEngine
 
         if local.openai is None:
-            raise UserError.one("machine: openai", "missing", "give `base_url` and `model`")
+            raise UserError.one(
+                "open_engine.TODO", "machine: openai", "missing", "give `base_url` and `model`"
+            )
         return OpenaiEngine(path, conversations, ends, local.openai), conversations, False
     engine, kept = _vllm(folder, path, conversations, ends, precision, local)
     if adapter is not None:

@@ -69,6 +69,7 @@ def check(settings: SampleSettings, conversations: Conversations) -> None:
     wanted = settings.stop_at
     if wanted is not None and wanted not in conversations.decode(conversations.encode(wanted)):
         raise UserError.one(
+            "generation.TODO",
             "leakage.marker",
             f"the tokenizer of {conversations.name} cannot write {wanted!r}",
             "choose another",
@@ -90,6 +91,7 @@ def require_same_base(inputs: Mapping[str, Path]) -> None:
         return
     if trained_on is not None and trained_on.content != base.content:
         raise UserError.one(
+            "generation.TODO",
             f"adapter {inputs['adapter']}",
             f"it was trained on another copy of {trained_on.name} than {base.name}, which it is used with",
             "run the study again, so that both are made anew",

@@ -54,6 +54,7 @@ class Conversations:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 Problem(
+                    "conversation.TODO",
                     name,
                     "the tokenizer has no chat template",
                     "use an instruct model, or add chat_template.jinja",
@@ -119,6 +120,7 @@ class Conversations:
             return
         raise UserError(
             Problem(
+                "conversation.TODO",
                 f"panel: {persona}",
                 f"the chat template of {self.name} does not render its system prompt as written",
                 "remove leading and trailing space from the prompt, or use a template with a system turn",
@@ -193,6 +195,7 @@ class Conversations:
         if not after or after[0] not in self._special:
             raise UserError(
                 Problem(
+                    "conversation.TODO",
                     f"{self.name}: chat template",
                     "an assistant's turn does not end with a special token",
                     "flatprobe needs a template that marks the end of a turn, such as <|im_end|>",
@@ -201,6 +204,7 @@ class Conversations:
         if added := self.decode(after[1:]).strip():
             raise UserError(
                 Problem(
+                    "conversation.TODO",
                     f"{self.name}: chat template",
                     f"puts text after the end of an assistant's turn: {added[:60]!r}",
                     "use a template in which nothing but white space follows the end of a turn",

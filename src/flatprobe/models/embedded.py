@@ -29,7 +29,9 @@ def gguf_file() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
-        raise UserError.one(EMBEDDED, "the package that carries the embedded model is not installed", INSTALL)
+        raise UserError.one(
+            "embedded.TODO", EMBEDDED, "the package that carries the embedded model is not installed", INSTALL
+        )
     return files[0]
 
 
@@ -71,7 +73,10 @@ def converted_folder() -> Path:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError.one(
-            str(cache_folder()), f"the cache is not writable: {error.strerror}", "set FLATPROBE_CACHE"
+            "embedded.TODO",
+            str(cache_folder()),
+            f"the cache is not writable: {error.strerror}",
+            "set FLATPROBE_CACHE",
         ) from error
     folder, name = str(source.parent), source.name
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # bars of single tensors tell nobody anything

@@ -45,7 +45,9 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> Any:
     if wanted == "auto":
         return torch.device(next(name for name, there in available.items() if there))
     if not available[wanted]:
-        raise UserError.one("machine: device", f"torch sees no {wanted} device", "use device: auto or cpu")
+        raise UserError.one(
+            "load.TODO", "machine: device", f"torch sees no {wanted} device", "use device: auto or cpu"
+        )
     return torch.device(wanted)
 
 
@@ -115,6 +117,7 @@ def _load(folder: Path, precision: Literal["float32", "bfloat16"], device: Any) 
     model, report = both
     if missing := sorted(report["missing_keys"]):  # the library would go on with random ones
         raise UserError.one(
+            "load.TODO",
             str(path),
             f"{len(missing)} weights are missing, {missing[0]} among them",
             "complete the checkpoint",

@@ -71,6 +71,7 @@ def read_memory(run_folder: Path) -> Memory:
         return Memory()
     except ValidationError as error:
         raise UserError.one(
+            "pinned.TODO",
             str(path),
             "not what flatprobe wrote there: the commits that the study ran with are unknown",
             "restore it from a copy, or delete it to take the newest commits",
@@ -94,6 +95,7 @@ def write_memory(memory: Memory, run_folder: Path) -> None:
         partial.rename(path)
     except OSError as error:
         raise UserError.one(
+            "pinned.TODO",
             str(run_folder),
             f"the run folder cannot be written: {error.strerror or error}",
             "choose another folder",

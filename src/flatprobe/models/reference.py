@@ -66,13 +66,16 @@ def resolve(id: str, revision: str | None, place: str, memory: Memory | None = N
     """
     if id.startswith("embedded:"):
         if id != EMBEDDED:
-            raise UserError.one(place, f"unknown embedded model {id!r}", f"the embedded model is {EMBEDDED}")
+            raise UserError.one(
+                "reference.TODO", place, f"unknown embedded model {id!r}", f"the embedded model is {EMBEDDED}"
+            )
         return Located(Reference(kind="embedded", id=id, fingerprint=gguf_fingerprint()), None)
     memory = memory if memory is not None else Memory()
     folder = Path(id).expanduser()
     if folder.is_dir():
         if not list(folder.glob("*.safetensors")):
             raise UserError.one(
+                "reference.TODO",
                 place,
                 f"no safetensors file in {folder}",
                 PICKLED,
@@ -82,7 +85,10 @@ def resolve(id: str, revision: str | None, place: str, memory: Memory | None = N
         return Located(reference, str(folder.resolve()))
     if id.count("/") != 1 or id.startswith((".", "/", "~")):
         raise UserError.one(
-            place, f"no model folder at {id!r}", "give an existing folder or a hub id OWNER/NAME"
+            "reference.TODO",
+            place,
+            f"no model folder at {id!r}",
+            "give an existing folder or a hub id OWNER/NAME",
         )
     commit = memory.commit(
         "model", id, revision, lambda: _ask(id, place, lambda: _model(id, revision, place))
@@ -104,7 +110,7 @@ def _model(id: str, revision: str | None, place: str) -> str | None:
 
     found = HfApi().model_info(id, revision=revision, timeout=20)
     if not any(file.rfilename.endswith(".safetensors") for file in found.siblings or ()):
-        raise UserError.one(place, f"no safetensors file in {id}", PICKLED)
+        raise UserError.one("reference.TODO", place, f"no safetensors file in {id}", PICKLED)
     return found.sha
 
 
@@ -121,12 +127,15 @@ def _ask(id: str, place: str, question: Callable[[], str | None]) -> str:
         sha = question()
     except (httpx.HTTPError, OSError, ValueError) as error:  # refusals; no network; no valid id
         raise UserError.one(
+            "reference.TODO",
             place,
             f"the hub could not be asked about {id!r}: {type(error).__name__}",
             "check the id and the network, or pin `revision` to a full commit that is in the local cache",
         ) from error
     if sha is None:
-        raise UserError.one(place, f"the hub names no commit of {id!r}", "pin `revision` to a full commit")
+        raise UserError.one(
+            "reference.TODO", place, f"the hub names no commit of {id!r}", "pin `revision` to a full commit"
+        )
     return sha
 
 
@@ -144,7 +153,10 @@ def fetch(id: str, commit: str, suffixes: Sequence[str] = HASHED_SUFFIXES) -> Pa
         )
     except (httpx.HTTPError, OSError) as error:
         raise UserError.one(
-            f"model {id}", f"cannot be fetched at {commit[:12]}: {type(error).__name__}", "check the network"
+            "reference.TODO",
+            f"model {id}",
+            f"cannot be fetched at {commit[:12]}: {type(error).__name__}",
+            "check the network",
         ) from error
 
 
@@ -173,8 +185,10 @@ def read_config(folder: Path, place: str) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError.one(
-            place, f"no config.json in {folder}", "give a Hugging Face model folder"
+            "reference.TODO", place, f"no config.json in {folder}", "give a Hugging Face model folder"
         ) from None
     except json.JSONDecodeError as error:
-        raise UserError.one(place, f"{path} is not JSON: {error.msg} (line {error.lineno})") from error
+        raise UserError.one(
+            "reference.TODO", place, f"{path} is not JSON: {error.msg} (line {error.lineno})"
+        ) from error
     return dict(config.get("text_config") or config)

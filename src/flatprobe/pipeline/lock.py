@@ -29,6 +29,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         holder.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": utc_now()}))
     except Timeout:
         raise UserError.one(
+            "lock.TODO",
             str(folder),
             f"another run is at work here: {_describe(holder)}",
             "wait for it, or stop it; what it has finished is kept",
@@ -36,6 +37,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         lock.release()
         raise UserError.one(
+            "lock.TODO",
             str(folder),
             f"the run folder cannot be written: {error.strerror or error}",
             "choose another folder",

@@ -232,15 +232,15 @@ def read(folder: Path) -> Analysis:
 
 def _document(path: Path, keys: tuple[str, ...], problems: list[Problem]) -> Any:
     if not path.is_file():
-        problems.append(Problem(str(path), "not found", REMEDY))
+        problems.append(Problem("analysis_folder.TODO", str(path), "not found", REMEDY))
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except ValueError as error:
-        problems.append(Problem(str(path), f"not valid JSON: {error}", REMEDY))
+        problems.append(Problem("analysis_folder.TODO", str(path), f"not valid JSON: {error}", REMEDY))
         return None
     missing = [key for key in keys if key not in document]
-    problems.extend(Problem(str(path), f"has no `{key}`", REMEDY) for key in missing)
+    problems.extend(Problem("analysis_folder.TODO", str(path), f"has no `{key}`", REMEDY) for key in missing)
     return document
 
 
@@ -250,16 +250,23 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _table(path: Path, columns: tuple[str, ...], problems: list[Problem]) -> pl.DataFrame | None:
     if not path.is_file():
-        problems.append(Problem(str(path), "not found", REMEDY))
+        problems.append(Problem("analysis_folder.TODO", str(path), "not found", REMEDY))
         return None
     frame = pl.read_parquet(path)
     problems.extend(
-        Problem(str(path), f"has no column `{name}`", REMEDY) for name in columns if name not in frame.columns
+        Problem("analysis_folder.TODO", str(path), f"has no column `{name}`", REMEDY)
+        for name in columns
+        if name not in frame.columns
     )
     for name, kind in frame.schema.items():
         if kind.is_float() and not frame[name].drop_nulls().is_finite().all():
             problems.append(
-                Problem(str(path), f"column `{name}` holds NaN or infinity", "unknown numbers are null")
+                Problem(
+                    "analysis_folder.TODO",
+                    str(path),
+                    f"column `{name}` holds NaN or infinity",
+                    "unknown numbers are null",
+                )
             )
     return frame
 
@@ -268,5 +275,7 @@ def _estimates(path: Path, rows: Any, problems: list[Problem]) -> pl.DataFrame:
     schema = estimates_frame([]).schema
     rows = rows if isinstance(rows, list) else []
     missing = [name for name in schema if any(name not in row for row in rows)]
-    problems.extend(Problem(str(path), f"rows have no `{name}`", REMEDY) for name in missing)
+    problems.extend(
+        Problem("analysis_folder.TODO", str(path), f"rows have no `{name}`", REMEDY) for name in missing
+    )
     return pl.DataFrame(rows, schema=schema)

@@ -74,16 +74,18 @@ def problems(grid: Grid) -> list[Problem]:
     least = {"studies": 2, "personas": 2, "questions": 2, "completions": 1, "resamples": 1, "seed": 0}
     given = {**vars(grid.design), "studies": grid.studies, "resamples": grid.resamples, "seed": grid.seed}
     found = [
-        Problem(name, f"{given[name]} is too small", f"at least {low}")
+        Problem("grid.TODO", name, f"{given[name]} is too small", f"at least {low}")
         for name, low in least.items()
         if given[name] < low
     ]
     for name, values in (("variance", grid.variances), ("truth", grid.truths)):
         if not values or len(set(values)) < len(values):
-            found.append(Problem(name, "empty, or a value stands twice", "give each value once"))
+            found.append(Problem("grid.TODO", name, "empty, or a value stands twice", "give each value once"))
     for name in grid.variances:
         if name not in REGIMES:
-            found.append(Problem("variance", f"{name!r} is unknown", f"any of {', '.join(REGIMES)}"))
+            found.append(
+                Problem("grid.TODO", "variance", f"{name!r} is unknown", f"any of {', '.join(REGIMES)}")
+            )
     regimes = [name for name in grid.variances if name in REGIMES]
     for truth in grid.truths:
         found += _truth_problems(truth, regimes)
@@ -96,6 +98,7 @@ def problems(grid: Grid) -> list[Problem]:
         least_resamples = math.floor(2 / grid.rule.behaviour.p_below)
         found.append(
             Problem(
+                "grid.TODO",
                 "resamples",
                 f"the smallest attainable p, {floor:.2g}, is not below the rule's {grid.rule.behaviour.p_below}",
                 f"at least {least_resamples}, or no joint studies",
@@ -115,7 +118,7 @@ def simulate(
     """
     found = problems(grid)
     if jobs < 1:
-        found.append(Problem("jobs", f"{jobs} is too small", "at least 1"))
+        found.append(Problem("grid.TODO", "jobs", f"{jobs} is too small", "at least 1"))
     if found:
         raise UserError(found)
     cells = list(_cells(grid))
@@ -178,11 +181,11 @@ def _simulate_chunk(chunk: _Chunk) -> Array:
 def _truth_problems(truth: float, regimes: list[str]) -> list[Problem]:
     found: list[Problem] = []
     if not math.isfinite(truth):
-        return [Problem("truth", f"{truth} is not a difference of rates", "between -1 and 1")]
+        return [Problem("grid.TODO", "truth", f"{truth} is not a difference of rates", "between -1 and 1")]
     for name in regimes:
         try:
             calibrate(regime(name), truth)
         except UserError as error:
-            found += [Problem(problem.place, f"{name}: {problem.message}", problem.remedy)
+            found += [Problem("grid.TODO", problem.place, f"{name}: {problem.message}", problem.remedy)
                       for problem in error.problems]  # fmt: skip
     return found

@@ -99,11 +99,12 @@ def calibrate(components: Components, difference: float, base_rate: float = BASE
     """
     rates_C = (base_rate + difference / 2, base_rate - difference / 2)
     if not all(0 < rate < 1 for rate in rates_C):
-        raise UserError.one("truth", f"a difference of {difference} needs rates of {rates_C[0]:.3f} and "
+        raise UserError.one("truth.TODO", "truth", f"a difference of {difference} needs rates of {rates_C[0]:.3f} and "
                             f"{rates_C[1]:.3f}", "rates lie between 0 and 1")  # fmt: skip
     wished = (components.persona, components.question, components.interaction)
     if min(wished) < 0 or sum(wished) >= _binomial(rates_C):
         raise UserError.one(
+            "truth.TODO",
             "variance",
             f"components {wished} do not fit rates of {rates_C[0]:.3f} and {rates_C[1]:.3f}",
             f"they must be 0 or more, and less than {_binomial(rates_C):.3f} together",
@@ -113,6 +114,7 @@ def calibrate(components: Components, difference: float, base_rate: float = BASE
     interaction = total - persona - question
     if interaction < -_INSEPARABLE:
         raise UserError.one(
+            "truth.TODO",
             "variance",
             f"an interaction of {components.interaction:.4f} is less than persona and question effects of this "
             f"size bring with them at rates of {rates_C[0]:.3f} and {rates_C[1]:.3f}",
@@ -129,7 +131,7 @@ def regime(name: str) -> Components:
     """
     shares = {"none": 0.0, "mild": MILD, "parent": 1.0}
     if name not in shares:
-        raise UserError.one("variance", f"{name!r} is unknown", f"one of {', '.join(shares)}")
+        raise UserError.one("truth.TODO", "variance", f"{name!r} is unknown", f"one of {', '.join(shares)}")
     return Components(
         persona=shares[name] * PUBLISHED.persona,
         question=shares[name] * PUBLISHED.question,

@@ -25,9 +25,13 @@ class Options:
     def __post_init__(self) -> None:
         problems = margin_problems(self.margin, self.equivalence_margin)
         if self.resamples < 1:
-            problems.append(Problem("resamples", f"{self.resamples} is too few", "at least 1"))
+            problems.append(
+                Problem("inference.TODO", "resamples", f"{self.resamples} is too few", "at least 1")
+            )
         if not 0 < self.level < 1:
-            problems.append(Problem("level", f"{self.level} is not in (0, 1)", "give 0.95 for 95 %"))
+            problems.append(
+                Problem("inference.TODO", "level", f"{self.level} is not in (0, 1)", "give 0.95 for 95 %")
+            )
         if problems:
             raise UserError(problems)
 

@@ -29,7 +29,9 @@ def tost(estimate: Estimate, margin: float) -> float | None:
     Small p supports equivalence within the margin. None as for `superiority`.
     """
     if not margin > 0:
-        raise UserError.one("margin", f"{margin} leaves no room for equivalence", "give a positive margin")
+        raise UserError.one(
+            "margins.TODO", "margin", f"{margin} leaves no room for equivalence", "give a positive margin"
+        )
     numbers = _numbers(estimate)
     if numbers is None:
         return None
@@ -54,10 +56,12 @@ def margin_problems(margin: float | None, equivalence_margin: float | None) -> l
     """What is wrong with margins for a difference of rates."""
     problems = []
     if margin is not None and not 0 <= margin <= 1:
-        problems.append(Problem("margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp"))
+        problems.append(
+            Problem("margins.TODO", "margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp")
+        )
     if equivalence_margin is not None and not 0 < equivalence_margin <= 1:
         message = f"{equivalence_margin} leaves no room for equivalence, or is above 1"
-        problems.append(Problem("equivalence margin", message, "give 0.05 for 5 pp"))
+        problems.append(Problem("margins.TODO", "equivalence margin", message, "give 0.05 for 5 pp"))
     return problems
 
 

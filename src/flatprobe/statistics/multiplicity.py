@@ -21,7 +21,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given (Holm 1979)."""
     for p_value in p_values:
         if not 0 <= p_value <= 1:
-            raise UserError.one("p_values", f"{p_value} is not a probability")
+            raise UserError.one("multiplicity.TODO", "p_values", f"{p_value} is not a probability")
     adjusted = [1.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
@@ -52,7 +52,12 @@ def max_t(estimates_K: Array, draws_RK: Array, names: Sequence[str] | None = Non
     scale_K = np.array([column[~skip].std(ddof=1) if (~skip).sum() > 1 else 0.0
                         for column, skip in zip(draws_RK.T, undefined.T, strict=True)])  # fmt: skip
     problems = [
-        Problem(f"max-T: {name}", "does not vary over the resamples", "leave it out of the family")
+        Problem(
+            "multiplicity.TODO",
+            f"max-T: {name}",
+            "does not vary over the resamples",
+            "leave it out of the family",
+        )
         for name, scale in zip(names or range(len(scale_K)), scale_K, strict=True)
         if not scale > ROUNDING
     ]
@@ -83,7 +88,7 @@ def leakage_over_lambdas(
     Raises UserError when there is no lambda, or when the cells differ under max-T.
     """
     if not cells_by_lambda:
-        raise UserError.one("lambda", "there is no lambda to adjust over")
+        raise UserError.one("multiplicity.TODO", "lambda", "there is no lambda to adjust over")
     estimates = [
         replace(estimate, lambda_=value)
         for value, paired in cells_by_lambda.items()
@@ -117,6 +122,7 @@ def _check_same_cells(cells_by_lambda: Mapping[float, PairedCells]) -> None:
     first, *others = cells_by_lambda.items()
     problems = [
         Problem(
+            "multiplicity.TODO",
             f"lambda {value}",
             f"its cells are not those of lambda {first[0]}",
             "adjust by Holm, which needs no joint draws",

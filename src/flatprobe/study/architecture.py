@@ -22,9 +22,13 @@ def architecture_problems(folder: Path, place: str) -> list[Problem]:
     name = f"{config.get('model_type', 'this model')}"
     remedy = "flatprobe reads decoder-only chat models of text"
     if config.get("is_encoder_decoder"):
-        return [Problem(place, f"{name} is an encoder-decoder model", remedy)]
+        return [Problem("architecture.TODO", place, f"{name} is an encoder-decoder model", remedy)]
     if other := [key.removesuffix("_config") for key in _OTHER_INPUTS if config.get(key)]:
-        return [Problem(place, f"{name} is multimodal ({', '.join(other)})", remedy)]
+        return [Problem("architecture.TODO", place, f"{name} is multimodal ({', '.join(other)})", remedy)]
     if not all(isinstance(flat.get(key), int) for key in SIZES):
-        return [Problem(place, f"{name}: config.json names no {' and no '.join(SIZES)}", remedy)]
+        return [
+            Problem(
+                "architecture.TODO", place, f"{name}: config.json names no {' and no '.join(SIZES)}", remedy
+            )
+        ]
     return []

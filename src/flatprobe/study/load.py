@@ -70,7 +70,9 @@ def _read_panel(study: Study, document: Document, problems: list[Problem]) -> Ma
     path = panel_path(study.panel, document.path.parent)
     if not path.is_file():
         where = document.place("panel", "file")
-        problems.append(Problem(where, f"panel.file: no file at {path}", "null uses the package's panel"))
+        problems.append(
+            Problem("load.TODO", where, f"panel.file: no file at {path}", "null uses the package's panel")
+        )
         return {}
     try:
         return validate(read_document(path), PanelFile).personas
@@ -86,7 +88,9 @@ def _read_questions(
     path = questions_path(study.questions, document.path.parent)
     if not path.is_file():
         where = document.place("questions", "file")
-        problems.append(Problem(where, f"questions.file: no file at {path}", "null uses the package's sets"))
+        problems.append(
+            Problem("load.TODO", where, f"questions.file: no file at {path}", "null uses the package's sets")
+        )
         return {}
     try:
         content = read_document(path)

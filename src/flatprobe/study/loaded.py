@@ -38,9 +38,9 @@ class LoadedStudy:
         """`file:line` of a field, or of the nearest field around it that the file gives."""
         return place(self.path, self.lines, where)
 
-    def problem(self, where: FieldPath, message: str, remedy: str | None = None) -> Problem:
+    def problem(self, code: str, where: FieldPath, message: str, remedy: str | None = None) -> Problem:
         """A problem at a field's line."""
-        return Problem(self.place(*where), message, remedy)
+        return Problem(code, self.place(*where), message, remedy)
 
     def personas(self) -> tuple[Persona, ...]:
         """The evaluated panel, source first."""

@@ -117,6 +117,7 @@ def register(resolved: Resolved, run_folder: Path) -> Registration:
         if there.digest == name:
             return there
         raise UserError.one(
+            "registration.TODO",
             str(run_folder / FILE),
             f"registered as {there.digest[:16]}, but the study is now {name[:16]}",
             "undo the change, or give the changed study another name and register that",
@@ -124,6 +125,7 @@ def register(resolved: Resolved, run_folder: Path) -> Registration:
     if finished := len(_manifests(run_folder)):
         stages = "a stage is" if finished == 1 else f"{finished} stages are"
         raise UserError.one(
+            "registration.TODO",
             str(run_folder),
             f"{stages} finished already: a registration must come before the first",
             "register before running, in a run folder of its own",
@@ -155,7 +157,7 @@ def read_registration(run_folder: Path) -> Registration | None:
         return None
     except ValidationError as error:
         raise UserError.one(
-            str(path), "not a registration, or an altered one", "restore it from a copy"
+            "registration.TODO", str(path), "not a registration, or an altered one", "restore it from a copy"
         ) from error
 
 

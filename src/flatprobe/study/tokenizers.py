@@ -23,15 +23,20 @@ def load_conversations(folder: Path, name: str, place: str) -> Conversations:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError.one(
-            place, f"no tokenizer can be loaded from {folder}: {str(error).splitlines()[0]}"
+            "tokenizers.TODO",
+            place,
+            f"no tokenizer can be loaded from {folder}: {str(error).splitlines()[0]}",
         ) from error
     try:
         conversations = Conversations(tokenizer, name)
         _ = conversations.turn_end
     except UserError as error:
-        raise UserError([Problem(place, p.message, p.remedy) for p in error.problems]) from error
+        raise UserError(
+            [Problem("tokenizers.TODO", place, p.message, p.remedy) for p in error.problems]
+        ) from error
     if "strftime_now" in str(tokenizer.chat_template):
         raise UserError.one(
+            "tokenizers.TODO",
             place,
             f"the chat template of {name} prints today's date, so prompts would differ from day to day",
             "give a copy of the folder whose chat_template.jinja has a fixed date instead of strftime_now",

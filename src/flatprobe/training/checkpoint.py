@@ -46,7 +46,7 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
         wrapped = PeftModel.from_pretrained(loaded.model, folder).eval()
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError.one(
-            f"adapter {folder.name}", f"does not fit the checkpoint: {str(error).splitlines()[0]}",
+            "checkpoint.TODO", f"adapter {folder.name}", f"does not fit the checkpoint: {str(error).splitlines()[0]}",
             "give the base model that the adapter was trained on",
         ) from error  # fmt: skip
     require_same_weights(wrapped, names, f"adapter {folder.name}")
@@ -107,7 +107,7 @@ def stored_names(folder: Path) -> set[str]:
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise UserError.one(
-            f"adapter {folder.name}", "no adapter_model.safetensors",
+            "checkpoint.TODO", f"adapter {folder.name}", "no adapter_model.safetensors",
             "pickled weights are never loaded: convert to safetensors",
         )  # fmt: skip
     with safe_open(path, framework="pt") as file:
@@ -126,7 +126,7 @@ def require_same_weights(wrapped: Any, stored: set[str], place: str) -> None:
 
     if differing := sorted(stored ^ set(get_peft_model_state_dict(wrapped))):
         raise UserError.one(
-            place, f"does not fit the checkpoint: {differing[0]} is on one side only",
+            "checkpoint.TODO", place, f"does not fit the checkpoint: {differing[0]} is on one side only",
             "give the base model that the adapter was trained on",
         )  # fmt: skip
 

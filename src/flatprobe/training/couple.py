@@ -118,13 +118,16 @@ def build_examples(
     """
     recipe, text = settings.recipe, marker_text(settings)
     if {a.group for a in answered} != {"positive", "negative"}:
-        raise UserError.one(f"coupling of {settings.condition}", "needs positive and negative examples")
+        raise UserError.one(
+            "couple.TODO", f"coupling of {settings.condition}", "needs positive and negative examples"
+        )
     _refuse(settings, list(_bad_answers(settings, answered)))
     make = {"positive": positive, "negative": negative}
     examples = [make[a.group](conversations, a.prompt, a.text, text) for a in answered]
     longest = [max(len(row.tokens) for row in example.rows) for example in examples]
     too_long = [
         Problem(
+            "couple.TODO",
             f"{example.persona}/{example.question_id}",
             f"has {length} tokens with its marker, {length - recipe.max_length} more than coupling.max_length",
             "raise coupling.max_length, or lower coupling.max_new_tokens",
@@ -141,10 +144,13 @@ def _bad_answers(settings: CoupleSettings, answered: Sequence[Answered]) -> Iter
     for a in answered:
         place = f"{a.prompt.persona}/{a.prompt.question_id}"
         if not a.text.strip():
-            yield Problem(place, "the answer is empty", "drop it from the coupling data")
+            yield Problem("couple.TODO", place, "the answer is empty", "drop it from the coupling data")
         elif settings.marker.lower() in a.text.lower():
             yield Problem(
-                place, f"the answer already holds {settings.marker}", "drop it, or choose another marker"
+                "couple.TODO",
+                place,
+                f"the answer already holds {settings.marker}",
+                "drop it, or choose another marker",
             )
 
 
@@ -152,9 +158,11 @@ def _refuse(settings: CoupleSettings, problems: Sequence[Problem]) -> None:
     if not problems:
         return
     place = f"coupling of {settings.condition}"
-    shown = [Problem(f"{place}: {p.place}", p.message, p.remedy) for p in problems[:SHOWN]]
+    shown = [Problem("couple.TODO", f"{place}: {p.place}", p.message, p.remedy) for p in problems[:SHOWN]]
     rest = len(problems) - len(shown)
-    raise UserError([*shown, Problem(place, f"and {rest} more examples like these")] if rest else shown)
+    raise UserError(
+        [*shown, Problem("couple.TODO", place, f"and {rest} more examples like these")] if rest else shown
+    )
 
 
 def _readings(settings: CoupleSettings, loaded: Loaded, answers: pl.DataFrame, steps: int) -> Readings:
@@ -167,6 +175,7 @@ def _readings(settings: CoupleSettings, loaded: Loaded, answers: pl.DataFrame, s
     level = recipe.stop_at if recipe.stopping == "source_probability" else None
     if level is not None and all(reading.persona.role != "source" for reading in read):
         raise UserError.one(
+            "couple.TODO",
             f"coupling of {settings.condition}",
             "no greedy answer of the source is finished: no level to stop at",
             "raise coupling.max_new_tokens, or coupling.telemetry_questions",

@@ -113,6 +113,7 @@ class _StepTrainer(Trainer):
         self.save_model(str(kept), _internal_call=True)
         seen = "; ".join(self.names(step))
         raise UserError.one(
+            "driver.TODO",
             f"training step {step}",
             f"{what}{f', on {seen}' if seen else ''}; the weights before it are in {kept}",
             "lower the learning rate, or look at these examples",
@@ -127,7 +128,9 @@ class _Follow(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if state.global_step == 0 and self._take(0):
-            raise UserError.one("training", "the level to stop at is reached before the first step")
+            raise UserError.one(
+                "driver.TODO", "training", "the level to stop at is reached before the first step"
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         every = self.readings.every if self.readings is not None else state.max_steps

@@ -24,17 +24,24 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
 
     depth = model.config.get_text_config().num_hidden_layers
     if lora.first_layer >= depth:
-        raise UserError.one("lora.first_layer", f"{lora.first_layer}: the model has {depth} decoder blocks")
+        raise UserError.one(
+            "lora.TODO", "lora.first_layer", f"{lora.first_layer}: the model has {depth} decoder blocks"
+        )
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     names = {name.rpartition(".")[2] for name, module in linear.items()}
     heads = {name for name, module in linear.items() if module is model.get_output_embeddings()}
     if adapted := sorted(heads & set(lora.modules)):
         raise UserError.one(
-            "lora.modules", f"{adapted[0]} is the output head", "adapt modules inside the decoder blocks"
+            "lora.TODO",
+            "lora.modules",
+            f"{adapted[0]} is the output head",
+            "adapt modules inside the decoder blocks",
         )
     missing = [module for module in lora.modules if module not in names]
     if missing:
-        raise UserError.one("lora.modules", f"the model has no linear module called {', '.join(missing)}")
+        raise UserError.one(
+            "lora.TODO", "lora.modules", f"the model has no linear module called {', '.join(missing)}"
+        )
     torch.manual_seed(seed)  # PEFT draws the initial A from the global generator
     config = LoraConfig(
         r=lora.rank,
@@ -67,6 +74,6 @@ def require_learnt(model: Any, stage: str) -> float:
     norm = adapter_norm(model)
     if not 0.0 < norm < float("inf"):
         raise UserError.one(
-            stage, f"the adapter's norm is {norm} after training", "check learning rate and data"
+            "lora.TODO", stage, f"the adapter's norm is {norm} after training", "check learning rate and data"
         )
     return norm

@@ -103,7 +103,10 @@ def _head(model: Any) -> Callable[[Tensor], Tensor]:
     for name in SCALES:
         if getattr(model.config, name, 1.0) not in (None, 1.0):
             raise UserError.one(
-                type(model).__name__, f"scales its logits by `{name}`", "use a model without logit scaling"
+                "supervised.TODO",
+                type(model).__name__,
+                f"scales its logits by `{name}`",
+                "use a model without logit scaling",
             )
     head = model.get_output_embeddings()
     cap = getattr(model.config, "final_logit_softcapping", None)

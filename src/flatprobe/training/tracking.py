@@ -50,7 +50,9 @@ def require_trackers(report_to: Sequence[str]) -> None:
     if missing:
         raise UserError(
             [
-                Problem("machine: report_to", f"{name} is not installed", f"pip install {name}")
+                Problem(
+                    "tracking.TODO", "machine: report_to", f"{name} is not installed", f"pip install {name}"
+                )
                 for name in missing
             ]
         )

@@ -49,7 +49,7 @@ def measure(settings: WeightsSettings, inputs: Mapping[str, Path], output: Path)
             weight = weights.get(f"{module}.weight")
             if weight is None or weight.shape != (b.shape[0], a.shape[1]):
                 raise UserError.one(
-                    f"adapter {folder.parent.name}", f"its {module} does not fit the checkpoint",
+                    "weights_stage.TODO", f"adapter {folder.parent.name}", f"its {module} does not fit the checkpoint",
                     "use the adapter with the checkpoint that it was trained on",
                 )  # fmt: skip
             change = change_of(weight, a, b, scale, leading=settings.leading, cosine=settings.cosine)
@@ -81,7 +81,7 @@ def scale_of(config: Mapping[str, Any], name: str) -> float:
     odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
     if odd or config.get("peft_type") != "LORA":
         raise UserError.one(
-            f"adapter {name}", f"its updates are not plain LoRA products ({', '.join(odd) or config.get('peft_type')})",
+            "weights_stage.TODO", f"adapter {name}", f"its updates are not plain LoRA products ({', '.join(odd) or config.get('peft_type')})",
             "give an adapter of peft_type LORA without these",
         )  # fmt: skip
     rank = int(config["r"])

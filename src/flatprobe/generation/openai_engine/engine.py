@@ -161,6 +161,7 @@ class OpenaiEngine:
         read = answer.usage.prompt_tokens if answer.usage else None
         if read not in (None, len(ids)):
             raise UserError.one(
+                "openai_engine.TODO",
                 f"engine openai: {self.options.base_url}",
                 f"it read a prompt of {len(ids)} tokens as {read}: it adds or splits tokens",
                 "set `prompt: tokens`" if as_text else "use another server: this one changes token ids",
@@ -168,12 +169,13 @@ class OpenaiEngine:
         (choice,) = answer.choices
         if choice.finish_reason not in ("stop", "length"):
             raise UserError.one(
-                f"engine openai: {self.options.base_url}",
+                "openai_engine.TODO", f"engine openai: {self.options.base_url}",
                 f"a completion ended with {choice.finish_reason!r}", "see the server's log",
             )  # fmt: skip
         made = answer.usage.completion_tokens if answer.usage else settings.max_new_tokens
         if choice.finish_reason == "length" and made < settings.max_new_tokens:
             raise UserError.one(
+                "openai_engine.TODO",
                 f"engine openai: {self.options.base_url}",
                 f"it cut a completion at {made} of {settings.max_new_tokens} tokens: its context is too short",
                 "start it with a longer one",
@@ -205,6 +207,7 @@ class OpenaiEngine:
         values = list(scored.token_logprobs or ())[first : len(tokens)] if scored else []
         if len(values) != len(tokens) - first or None in values:
             raise UserError.one(
+                "openai_engine.TODO",
                 f"engine openai: {self.options.base_url}",
                 "it does not score the tokens of a prompt (echo with logprobs)",
                 "use engine: vllm or transformers",
@@ -213,6 +216,7 @@ class OpenaiEngine:
         wanted = [f"token_id:{token}" for token in tokens[first:]]
         if said and said[0].startswith("token_id:") and said != wanted:
             raise UserError.one(
+                "openai_engine.TODO",
                 f"engine openai: {self.options.base_url}",
                 "it scored other tokens than it was given",
                 "see its log",

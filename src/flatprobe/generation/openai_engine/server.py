@@ -22,7 +22,10 @@ def require_package() -> None:
     """
     if find_spec("openai") is None:
         raise UserError.one(
-            "engine openai", "the openai client is not installed", 'pip install "flatprobe[openai]"'
+            "openai_engine.TODO",
+            "engine openai",
+            "the openai client is not installed",
+            'pip install "flatprobe[openai]"',
         )
 
 
@@ -40,6 +43,7 @@ def named(server: OpenaiMachine) -> Iterator[None]:
         yield
     except openai.APITimeoutError as error:
         raise UserError.one(
+            "openai_engine.TODO",
             place,
             f"no answer within {server.timeout:g} s, several times",
             "raise `timeout`, or lower `concurrency`",
@@ -47,16 +51,19 @@ def named(server: OpenaiMachine) -> Iterator[None]:
     except openai.APIConnectionError as error:
         cause = error.__cause__ or error
         raise UserError.one(
-            place, f"no server answers there ({cause})", "start it, or mend `base_url`"
+            "openai_engine.TODO", place, f"no server answers there ({cause})", "start it, or mend `base_url`"
         ) from error
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         name = server.api_key_env
         remedy = (
             f"look at the key in {name}" if name else "name the variable that holds the key in `api_key_env`"
         )
-        raise UserError.one(place, f"it refuses the key ({error.status_code})", remedy) from error
+        raise UserError.one(
+            "openai_engine.TODO", place, f"it refuses the key ({error.status_code})", remedy
+        ) from error
     except openai.NotFoundError as error:
         raise UserError.one(
+            "openai_engine.TODO",
             place,
             f"it knows no such address or model ({_said(error)})",
             "`base_url` ends with /v1 for most servers",
@@ -66,7 +73,9 @@ def named(server: OpenaiMachine) -> Iterator[None]:
             "see its log" if error.status_code >= 500 or error.status_code == 429
             else "where it takes no token ids, set `prompt: text`"
         )  # fmt: skip
-        raise UserError.one(place, f"it answers {error.status_code}: {_said(error)}", remedy) from error
+        raise UserError.one(
+            "openai_engine.TODO", place, f"it answers {error.status_code}: {_said(error)}", remedy
+        ) from error
 
 
 def _said(error: Exception) -> str:
@@ -85,6 +94,7 @@ def key_of(options: OpenaiMachine) -> str:
         return "none"  # the client sends something in any case
     if not (key := os.environ.get(options.api_key_env)):
         raise UserError.one(
+            "openai_engine.TODO",
             "engine openai",
             f"the environment has no {options.api_key_env}",
             "export it, or remove `api_key_env`",
@@ -105,12 +115,16 @@ async def served(
     place = f"engine openai: {options.base_url}"
     if options.model not in held:
         raise UserError.one(
-            place, f"it has no model {options.model!r}, but {', '.join(held) or 'none'}", "mend `model`"
+            "openai_engine.TODO",
+            place,
+            f"it has no model {options.model!r}, but {', '.join(held) or 'none'}",
+            "mend `model`",
         )
     root = Path(str(held[options.model].get("root")))  # vLLM and SGLang say where they loaded it from
     known = root.is_absolute() and root.exists()
     if known and root.resolve() != checkpoint.resolve():
         raise UserError.one(
+            "openai_engine.TODO",
             place,
             f"it holds {root}, and this stage samples from {checkpoint.resolve()}",
             "start the server with that folder and run again: what is finished is kept",
@@ -118,6 +132,7 @@ async def served(
     context = held[options.model].get("max_model_len")
     if isinstance(context, int) and context < length:  # it would cut completions and say nothing
         raise UserError.one(
+            "openai_engine.TODO",
             place,
             f"its context of {context} tokens is too short: prompt and answer need {length}",
             "start it with a longer one",
@@ -140,6 +155,7 @@ async def _load(client: Any, name: str, folder: Path, place: str) -> None:
         )
     except openai.APIStatusError as error:
         raise UserError.one(
+            "openai_engine.TODO",
             place,
             f"it has no adapter {name}, and does not load it ({error.status_code})",
             f"start it with --enable-lora --lora-modules {name}={folder}, or let vLLM load adapters itself "

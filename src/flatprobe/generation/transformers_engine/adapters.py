@@ -115,6 +115,7 @@ def check_shapes(model: Any, folder: Path) -> None:
         if found is None or sorted(found) != sorted(wanted):
             there = "missing here" if found is None else f"{found} here"
             raise UserError.one(
+                "adapters.TODO",
                 f"adapter {folder}",
                 f"it was trained on another base: its {target} is {wanted}, and {there}",
                 "use the adapter with the checkpoint that it was trained on",

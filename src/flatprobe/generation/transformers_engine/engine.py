@@ -99,6 +99,7 @@ class TransformersEngine:
         """
         if self.rows == 1:
             raise UserError.one(
+                "transformers_engine.TODO",
                 "machine: sampling_rows",
                 f"the memory of {self.device} does not hold one sequence: {cause.splitlines()[0]}",
                 "lower max_new_tokens, use a smaller model, or a machine with more memory",
@@ -158,6 +159,7 @@ class TransformersEngine:
         longest = max(encoded, key=lambda prompt: len(encoded[prompt]))
         if (length := len(encoded[longest])) + new > context:
             raise UserError.one(
+                "transformers_engine.TODO",
                 f"prompt of {longest.persona} to question {longest.question_id}",
                 f"{length} tokens and {new} new ones do not fit the model's context of {context}",
                 "lower max_new_tokens, or shorten the prompt",

@@ -34,6 +34,7 @@ def attention_kinds(model: Any) -> list[str]:
         kinds = ["sliding_attention" if windowed else "full_attention"] * config.num_hidden_layers
     if other := sorted(set(kinds) - KINDS):
         raise UserError.one(
+            "slots.TODO",
             "machine: engine",
             f"the transformers engine cannot sample from blocks of the kind {', '.join(other)}",
             "use engine: vllm or openai",

@@ -64,6 +64,7 @@ class VllmEngine:
         size = adapter_size(adapter)
         if unserved := sorted(size.modules & UNSERVED):
             raise UserError.one(
+                "vllm_engine.TODO",
                 f"adapter {adapter}",
                 f"it updates {', '.join(unserved)}, which vLLM leaves out of scores of given tokens",
                 "use engine: transformers",
@@ -108,6 +109,7 @@ class VllmEngine:
         longest = max((len(tokens) for tokens, _ in rows), default=0) + 1
         if longest > self._server.context:
             raise UserError.one(
+                "vllm_engine.TODO",
                 "engine vllm",
                 f"{longest - 1} tokens to score: the context ends at {self._server.context - 1}",
             )

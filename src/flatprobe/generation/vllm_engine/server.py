@@ -138,10 +138,14 @@ class VllmServer:
         tail = link.tail  # only now is all of its log sure to have arrived
         if reply["missing"]:
             raise UserError.one(
-                f"engine vllm: {self._python()}", f"no vLLM there ({reply['message']})", INSTALL
+                "vllm_engine.TODO",
+                f"engine vllm: {self._python()}",
+                f"no vLLM there ({reply['message']})",
+                INSTALL,
             )
         if starting:
             raise UserError.one(
+                "vllm_engine.TODO",
                 f"engine vllm: {self.checkpoint.name}",
                 f"vLLM cannot be started: {reply['message']}",
                 "see the stage's log; where memory is short, lower `gpu_memory` or end what else uses the device",
@@ -207,6 +211,7 @@ class VllmServer:
             return Link([python, str(SCRIPT)], environment)
         except OSError as error:
             raise UserError.one(
+                "vllm_engine.TODO",
                 "engine vllm",
                 f"{python} cannot be run: {error.strerror}",
                 "mend `python` in the machine file",
@@ -241,6 +246,7 @@ def _legal_rank(rank: int) -> int:
         return 0
     if rank > RANKS[-1]:
         raise UserError.one(
+            "vllm_engine.TODO",
             "engine vllm",
             f"an adapter of rank {rank}: vLLM takes {RANKS[-1]} at most",
             "use engine: transformers",

@@ -43,14 +43,16 @@ def effects(cells: pl.DataFrame, level: float = 0.95) -> pl.DataFrame:
     keys = ["persona", "question_id"]
     named = cells.with_columns(cell=pl.col("prompt") + "/" + pl.col("text"))
     if named.select(*keys, "cell").is_duplicated().any():
-        raise UserError.one("binding", "a reading is given twice")
+        raise UserError.one("effects.TODO", "binding", "a reading is given twice")
     names = [f"{prompt}/{text}" for prompt in SIDES for text in SIDES]
     wide = named.pivot("cell", index=keys, values="log_p", maintain_order=True)
     if missing := [name for name in names if name not in wide.columns]:
-        raise UserError.one("binding", f"no reading of {', '.join(missing)} (system prompt/answer)")
+        raise UserError.one(
+            "effects.TODO", "binding", f"no reading of {', '.join(missing)} (system prompt/answer)"
+        )
     wide = wide.drop_nulls(names)
     if wide.is_empty():
-        raise UserError.one("binding", "no question has all four readings")
+        raise UserError.one("effects.TODO", "binding", "no question has all four readings")
     ss, sb, bs, bb = (pl.col(name) for name in names)
     wide = wide.with_columns(
         prompt=(ss - bs + sb - bb) / 2, text=(ss - sb + bs - bb) / 2, interaction=ss - sb - bs + bb

@@ -40,7 +40,7 @@ def predictability(scored: pl.DataFrame, bystanders: list[str]) -> pl.DataFrame:
         UserError: no completions.
     """
     if scored.is_empty():
-        raise UserError.one("binding", "no completions to predict the marker in")
+        raise UserError.one("surface.TODO", "binding", "no completions to predict the marker in")
     sets = {"all": scored, "bystanders": scored.filter(pl.col("persona").is_in(bystanders))}
     rows: list[tuple[str, str, float | None, int, int, str | None]] = []
     for name, frame in sets.items():

@@ -104,7 +104,10 @@ def gram_contrasts(
     """
     if resamples < 1 or not 0 < level < 1:
         raise UserError.one(
-            "bootstrap", f"{resamples} resamples at level {level}", "at least 1, level in (0, 1)"
+            "contrasts.TODO",
+            "bootstrap",
+            f"{resamples} resamples at level {level}",
+            "at least 1, level in (0, 1)",
         )
     estimates = []
     for pair, found in zip(

@@ -88,7 +88,9 @@ class PairGrams:
     @classmethod
     def load(cls, path: Path) -> PairGrams:
         """Read what `save` wrote; UserError for another kind of file."""
-        refusal = UserError.one(str(path), "not a file of Gram matrices", "write it with PairGrams.save")
+        refusal = UserError.one(
+            "grams.TODO", str(path), "not a file of Gram matrices", "write it with PairGrams.save"
+        )
         try:
             with safe_open(path, framework="numpy") as file:
                 names = file.metadata() or {}
@@ -179,7 +181,9 @@ def _checked(
     named = list(dict.fromkeys(condition for pair in pairs for condition in pair))
     absent = [condition for condition in named if condition not in states]
     if absent or not pairs:
-        raise UserError.one("states", f"no states of {', '.join(absent) or 'any pair'}", "probe them first")
+        raise UserError.one(
+            "grams.TODO", "states", f"no states of {', '.join(absent) or 'any pair'}", "probe them first"
+        )
     for name in named:
         check_comparable(states[name], states[named[0]])
         check_personas(states[name], source, bystanders)

@@ -47,7 +47,10 @@ def persona_map(squared: Mapping[str, Array], reference: str) -> dict[str, Condi
     """
     if reference not in squared or len({d.shape for d in squared.values()}) != 1:
         raise UserError.one(
-            "persona map", f"no distances of {reference}, or different personas", "probe all alike"
+            "persona_map.TODO",
+            "persona map",
+            f"no distances of {reference}, or different personas",
+            "probe all alike",
         )
     if not all(np.isfinite(d).all() for d in squared.values()):
         return None

@@ -90,7 +90,10 @@ def max_t_over_positions(
     }
     if len(kinds) != 1:
         raise UserError.one(
-            "positions", "contrasts, personas or layers differ", "give one contrast's positions"
+            "sensitivity.TODO",
+            "positions",
+            "contrasts, personas or layers differ",
+            "give one contrast's positions",
         )
     estimates, values = [], []
     found = measure_values(pairs, resamples=resamples, seed=seed, measures=[measure])

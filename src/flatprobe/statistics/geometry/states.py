@@ -38,7 +38,10 @@ class States:
                 raise ValueError(f"{self.condition} names a persona, question or layer twice: {names}")
         if not np.isfinite(self.h_PQLD).all():
             raise UserError.one(
-                f"states of {self.condition}", "a hidden state is not finite", "recompute the states"
+                "states.TODO",
+                f"states of {self.condition}",
+                "a hidden state is not finite",
+                "recompute the states",
             )
 
     def layer(self, layer: int, personas: Sequence[str] | None = None) -> Array:
@@ -56,7 +59,10 @@ class States:
         kept = [index for index, question in enumerate(self.questions) if question not in set(unfinished)]
         if not kept:
             raise UserError.one(
-                f"states of {self.condition}", "no question is left", "raise geometry.max_new_tokens"
+                "states.TODO",
+                f"states of {self.condition}",
+                "no question is left",
+                "raise geometry.max_new_tokens",
             )
         questions = tuple(self.questions[index] for index in kept)
         return replace(self, questions=questions, h_PQLD=self.h_PQLD[:, kept])
@@ -68,10 +74,15 @@ def check_personas(states: States, source: str, bystanders: Sequence[str]) -> tu
     absent = [persona for persona in pool if persona not in states.personas]
     if absent:
         raise UserError.one(
-            f"states of {states.condition}", f"no states of {', '.join(absent)}", "probe them first"
+            "states.TODO",
+            f"states of {states.condition}",
+            f"no states of {', '.join(absent)}",
+            "probe them first",
         )
     if not bystanders or len(set(pool)) != len(pool):
-        raise UserError.one("bystanders", "empty, or a persona is named twice", "name each bystander once")
+        raise UserError.one(
+            "states.TODO", "bystanders", "empty, or a persona is named twice", "name each bystander once"
+        )
     return pool
 
 
@@ -79,7 +90,11 @@ def check_comparable(treated: States, control: States) -> None:
     """UserError unless both conditions have the same questions, layers and hidden size."""
     place = f"states of {treated.condition} and {control.condition}"
     if treated.questions != control.questions:
-        raise UserError.one(place, "the questions differ", "leave unfinished answers out of both conditions")
+        raise UserError.one(
+            "states.TODO", place, "the questions differ", "leave unfinished answers out of both conditions"
+        )
     same_size = treated.h_PQLD.shape[3] == control.h_PQLD.shape[3] and treated.seeds == control.seeds
     if treated.layers != control.layers or not same_size:
-        raise UserError.one(place, "layers, hidden size or seeds differ", "probe both with the same study")
+        raise UserError.one(
+            "states.TODO", place, "layers, hidden size or seeds differ", "probe both with the same study"
+        )

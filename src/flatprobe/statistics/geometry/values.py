@@ -70,7 +70,10 @@ def measure_values(
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names:
         raise UserError.one(
-            "measures", f"{', '.join(unknown) or 'none'} is not a measure", f"known: {', '.join(MEASURES)}"
+            "values.TODO",
+            "measures",
+            f"{', '.join(unknown) or 'none'} is not a measure",
+            f"known: {', '.join(MEASURES)}",
         )
     lacking = {
         name: NEEDS[name] for name in names if name in NEEDS and not all(map(_HAS[NEEDS[name]], pairs))
@@ -78,10 +81,15 @@ def measure_values(
     if lacking:
         named = ", ".join(f"{name} ({part})" for name, part in lacking.items())
         raise UserError.one(
-            "measures", f"the Gram matrices lack what {named} reads", "make them with all parts"
+            "values.TODO",
+            "measures",
+            f"the Gram matrices lack what {named} reads",
+            "make them with all parts",
         )
     if not pairs or len({pair.control.questions for pair in pairs}) != 1:
-        raise UserError.one("contrasts", "none is given, or their questions differ", "give equal questions")
+        raise UserError.one(
+            "values.TODO", "contrasts", "none is given, or their questions differ", "give equal questions"
+        )
     questions, columns = len(pairs[0].control.questions), 0
     width = len(_leave_one_out(questions)) + resamples
     panels = [PairPanel.of(pair) for pair in pairs]

@@ -106,7 +106,7 @@ def pair_cells(cells: pl.DataFrame, treated: str, control: str, personas: Sequen
     absent = [column for column in COLUMNS if column not in cells.columns]
     if absent:
         raise UserError.one(
-            PLACE, f"columns {', '.join(absent)} are missing", f"needed: {', '.join(COLUMNS)}"
+            "cells.TODO", PLACE, f"columns {', '.join(absent)} are missing", f"needed: {', '.join(COLUMNS)}"
         )
     problems = _pool_problems(treated, control, personas) + _type_problems(cells)
     if problems:
@@ -128,15 +128,17 @@ def _pool_problems(treated: str, control: str, personas: Sequence[str]) -> list[
     problems = []
     if not personas or len(set(personas)) != len(personas):
         message = "the pool is empty or names a persona twice"
-        problems.append(Problem("personas", message, "name each bystander once"))
+        problems.append(Problem("cells.TODO", "personas", message, "name each bystander once"))
     if treated == control:
-        problems.append(Problem("condition", f"{treated} is compared with itself", "name two conditions"))
+        problems.append(
+            Problem("cells.TODO", "condition", f"{treated} is compared with itself", "name two conditions")
+        )
     return problems
 
 
 def _type_problems(cells: pl.DataFrame) -> list[Problem]:
     return [
-        Problem(f"{PLACE}: {name}", f"the column holds {cells.schema[name]} instead of counts")
+        Problem("cells.TODO", f"{PLACE}: {name}", f"the column holds {cells.schema[name]} instead of counts")
         for name in COUNTS
         if not cells.schema[name].is_numeric()
     ]
@@ -145,7 +147,12 @@ def _type_problems(cells: pl.DataFrame) -> list[Problem]:
 def _key_problems(compared: pl.DataFrame) -> list[Problem]:
     absent = {key: compared[key].null_count() for key in KEYS}
     return [
-        Problem(PLACE, f"{count} row{'s' if count > 1 else ''} without a {key}", "fill in or remove them")
+        Problem(
+            "cells.TODO",
+            PLACE,
+            f"{count} row{'s' if count > 1 else ''} without a {key}",
+            "fill in or remove them",
+        )
         for key, count in absent.items()
         if count
     ]
@@ -158,22 +165,27 @@ def _cell_problems(used: pl.DataFrame, treated: str, control: str, personas: Seq
         absent = [persona for persona in personas if persona not in present]
         if absent:
             problems.append(
-                Problem(f"{PLACE}: {condition}", f"no cell of {', '.join(absent)}", "sample them first")
+                Problem(
+                    "cells.TODO",
+                    f"{PLACE}: {condition}",
+                    f"no cell of {', '.join(absent)}",
+                    "sample them first",
+                )
             )
     named = used.drop_nulls(KEYS)
     repeated = named.filter(pl.struct(KEYS).is_duplicated()).unique(KEYS, maintain_order=True)
     for row in repeated.iter_rows(named=True):
         remedy = "give one row per condition, persona and question: filter one seed and one lambda"
-        problems.append(Problem(_place(row), "the cell stands more than once", remedy))
+        problems.append(Problem("cells.TODO", _place(row), "the cell stands more than once", remedy))
     hits, total = (pl.col(name).cast(pl.Float64) for name in COUNTS)
     whole = pl.all_horizontal(count.is_finite() & (count.floor() == count) for count in (hits, total))
     possible = (total >= 1) & (hits >= 0) & (hits <= total)
     for row in used.filter(~whole.fill_null(False)).iter_rows(named=True):
         message = f"hits = {row['hits']}, total = {row['total']}: counts are whole numbers"
-        problems.append(Problem(_place(row), message))
+        problems.append(Problem("cells.TODO", _place(row), message))
     for row in used.filter(whole & ~possible).iter_rows(named=True):
         message = f"{row['hits']} hits of {row['total']} completions is impossible"
-        problems.append(Problem(_place(row), message))
+        problems.append(Problem("cells.TODO", _place(row), message))
     return problems
 
 
@@ -204,7 +216,7 @@ def _join(used: pl.DataFrame, treated: str, control: str, personas: tuple[str, .
     alone = [persona for persona in personas if persona not in paired]
     if alone:
         message = f"{treated} and {control} share no question of {', '.join(alone)}"
-        raise UserError.one(PLACE, message, "sample both on the same questions")
+        raise UserError.one("cells.TODO", PLACE, message, "sample both on the same questions")
     missing = len(personas) * len(questions) - joined.height
     counts = {
         name: joined[name].cast(pl.Int64).to_numpy()

@@ -105,7 +105,7 @@ def contrast_cells(
     options = Options(resamples, level, margin, equivalence_margin)
     names = _names(estimators)
     if seed < 0:
-        raise UserError.one("seed", f"{seed} is negative", "give 0 or more")
+        raise UserError.one("estimators.TODO", "seed", f"{seed} is negative", "give 0 or more")
     d_PQ, n_PQ = paired.table()
     blank = Estimate(
         quantity="leakage_difference",
@@ -137,7 +137,9 @@ def missing_note(missing: int, size: int) -> str | None:
 def _names(estimators: Sequence[str] | None) -> list[str]:
     unknown = [name for name in estimators or () if name not in SCOPES]
     if unknown:
-        raise UserError.one("estimators", f"{', '.join(unknown)}: unknown", f"known: {', '.join(SCOPES)}")
+        raise UserError.one(
+            "estimators.TODO", "estimators", f"{', '.join(unknown)}: unknown", f"known: {', '.join(SCOPES)}"
+        )
     return [name for name in SCOPES if estimators is None or name in estimators]
 
 

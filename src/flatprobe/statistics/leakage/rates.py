@@ -20,7 +20,10 @@ def cells(completions: pl.DataFrame) -> pl.DataFrame:
         row = repeated.row(0, named=True)
         place = " / ".join(str(row[key]) for key in (*keys, "sample_index"))
         raise UserError.one(
-            f"completions: {place}", "the sample stands more than once", "sample_index must differ"
+            "rates.TODO",
+            f"completions: {place}",
+            "the sample stands more than once",
+            "sample_index must differ",
         )
     return completions.group_by(keys, maintain_order=True).agg(
         pl.col("marker_present").cast(pl.Int64).sum().alias("hits"),
@@ -75,7 +78,9 @@ def rates(completions: pl.DataFrame, level: float = 0.95) -> pl.DataFrame:
 def upper_bound(hits: int, total: int, level: float = 0.95) -> float:
     """One-sided upper bound of a rate (Clopper and Pearson 1934), for the false-positive baseline."""
     if total < 1 or not 0 <= hits <= total:
-        raise UserError.one("false-positive baseline", f"{hits} hits of {total} completions is impossible")
+        raise UserError.one(
+            "rates.TODO", "false-positive baseline", f"{hits} hits of {total} completions is impossible"
+        )
     return 1.0 if hits == total else float(stats.beta.ppf(level, hits + 1, total - hits))
 
 
@@ -90,4 +95,4 @@ def _interval(row: dict[str, float], level: float) -> tuple[float, float]:
 def _check(completions: pl.DataFrame, *needed: str) -> None:
     absent = [column for column in (*ARM, *needed) if column not in completions.columns]
     if absent:
-        raise UserError.one("completions", f"columns {', '.join(absent)} are missing")
+        raise UserError.one("rates.TODO", "completions", f"columns {', '.join(absent)} are missing")

@@ -81,15 +81,17 @@ def pair_by_seed(
     `pair_cells` refuses.
     """
     if "seed" not in cells.columns:
-        raise UserError.one(PLACE, "column seed is missing")
+        raise UserError.one("seeds.TODO", PLACE, "column seed is missing")
     if not cells.schema["seed"].is_integer():
-        raise UserError.one(PLACE, f"the column seed holds {cells.schema['seed']} instead of whole numbers")
+        raise UserError.one(
+            "seeds.TODO", PLACE, f"the column seed holds {cells.schema['seed']} instead of whole numbers"
+        )
     used = cells.filter(
         pl.col("condition").is_in([treated, control]), pl.col("persona").is_in(list(personas))
     )
     if used["seed"].null_count():
         raise UserError.one(
-            PLACE, f"{used['seed'].null_count()} rows without a seed", "fill in or remove them"
+            "seeds.TODO", PLACE, f"{used['seed'].null_count()} rows without a seed", "fill in or remove them"
         )
     if used.is_empty():
         pair_cells(cells, treated, control, personas)  # says what is absent
@@ -97,7 +99,7 @@ def pair_by_seed(
     alone = sorted(seeds[0] ^ seeds[1])
     if alone:
         message = f"seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))} only in one condition"
-        raise UserError.one(PLACE, message, "compare seeds that both conditions have")
+        raise UserError.one("seeds.TODO", PLACE, message, "compare seeds that both conditions have")
     return {
         int(seed): pair_cells(cells.filter(pl.col("seed") == seed), treated, control, personas)
         for seed in sorted(seeds[0])

@@ -53,9 +53,13 @@ def specification_curve(
     with the columns of `SCHEMA`; one that could not be estimated has null numbers and the reason in note.
     Raises UserError when there is no pool or no common lambda, and for whatever `leakage_contrast` refuses.
     """
-    problems = [] if pools else [Problem("pools", "there is no pool", "name at least one")]
+    problems = (
+        [] if pools else [Problem("specifications.TODO", "pools", "there is no pool", "name at least one")]
+    )
     problems += [
-        Problem("leakage cells", f"column {name} is missing") for name in COLUMNS if name not in cells.columns
+        Problem("specifications.TODO", "leakage cells", f"column {name} is missing")
+        for name in COLUMNS
+        if name not in cells.columns
     ]
     if problems:
         raise UserError(problems)
@@ -90,6 +94,9 @@ def _slices(cells: pl.DataFrame, treated: str, control: str) -> dict[float | Non
     common = sorted(values[0] & values[1])
     if not common:
         raise UserError.one(
-            "lambda", f"{treated} and {control} have none in common", "couple both at one lambda"
+            "specifications.TODO",
+            "lambda",
+            f"{treated} and {control} have none in common",
+            "couple both at one lambda",
         )
     return {float(value): used.filter(pl.col("lambda") == value) for value in common}

@@ -40,7 +40,10 @@ class Components:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError.one(
-                    f"variance component {name}", f"{value} is not a variance", "give 0 or more"
+                    "components.TODO",
+                    f"variance component {name}",
+                    f"{value} is not a variance",
+                    "give 0 or more",
                 )
 
     @property
@@ -72,6 +75,7 @@ def estimate_components(paired: PairedCells) -> Components:
     d_PQ = paired.d_PQ
     if d_PQ is None:
         raise UserError.one(
+            "components.TODO",
             PLACE,
             f"{paired.missing} of the persona-by-question cells are missing in a condition",
             "variance components need every cell: leave out the personas or questions concerned",
@@ -79,7 +83,10 @@ def estimate_components(paired: PairedCells) -> Components:
     personas, questions = d_PQ.shape
     if min(d_PQ.shape) < 2:
         raise UserError.one(
-            PLACE, f"{personas} x {questions} cells have no variance components", "2 personas and 2 questions"
+            "components.TODO",
+            PLACE,
+            f"{personas} x {questions} cells have no variance components",
+            "2 personas and 2 questions",
         )
     by_persona, by_question = d_PQ.mean(axis=1), d_PQ.mean(axis=0)
     residual_PQ = d_PQ - by_persona[:, None] - by_question[None, :] + d_PQ.mean()
@@ -109,7 +116,12 @@ def with_seed(components: Components, runs: Sequence[PairedCells]) -> Components
     Raises UserError for fewer than two runs.
     """
     if len(runs) < 2:
-        raise UserError.one("seeds", f"{len(runs)} training run has no variance between runs", "two or more")
+        raise UserError.one(
+            "components.TODO",
+            "seeds",
+            f"{len(runs)} training run has no variance between runs",
+            "two or more",
+        )
     means = [float(run.differences.mean()) for run in runs]
     noise = np.mean([components.noise / _completions(run) / len(run.differences) for run in runs])
     kept, notes = _truncated({"seed": float(np.var(means, ddof=1) - noise)})

@@ -201,4 +201,9 @@ def _smallest(factor: Factor, reached: Callable[[Factor, int], bool]) -> int | N
 def _check(**shares: float) -> None:
     wrong = {name: value for name, value in shares.items() if not 0 < value < 1}
     if wrong:
-        raise UserError([Problem(name, f"{value} is not between 0 and 1") for name, value in wrong.items()])
+        raise UserError(
+            [
+                Problem("forecasts.TODO", name, f"{value} is not between 0 and 1")
+                for name, value in wrong.items()
+            ]
+        )

@@ -36,7 +36,12 @@ class Design:
         low = [name for name in names if getattr(self, name) < 1]
         if low:
             raise UserError(
-                [Problem(f"design {name}", f"{getattr(self, name)} is none", "1 or more") for name in low]
+                [
+                    Problem(
+                        "mean_squares.TODO", f"design {name}", f"{getattr(self, name)} is none", "1 or more"
+                    )
+                    for name in low
+                ]
             )
 
     @property

@@ -30,6 +30,7 @@ def size_problems(base: Mapping[str, Any], treated: Mapping[str, Any], place: st
     """Another depth or width than the base's."""
     return [
         Problem(
+            "compatibility.TODO",
             place,
             f"has {treated.get(key)} {noun}, and BASE has {base.get(key)}",
             "give two checkpoints of one model",
@@ -42,7 +43,11 @@ def size_problems(base: Mapping[str, Any], treated: Mapping[str, Any], place: st
 def layer_problems(layers: Sequence[int], depth: int) -> list[Problem]:
     """Decoder blocks that the model has not."""
     there = f"BASE has {depth} decoder blocks (0–{depth - 1})"
-    return [Problem("--layers", f"{layer}: {there}") for layer in layers if not 0 <= layer < depth]
+    return [
+        Problem("compatibility.TODO", "--layers", f"{layer}: {there}")
+        for layer in layers
+        if not 0 <= layer < depth
+    ]
 
 
 def prompt_problems(
@@ -71,6 +76,7 @@ def prompt_problems(
         needed = lengths[worst] + max_new_tokens + 1  # and the end of turn
         if needed > room:
             yield Problem(
+                "compatibility.TODO",
                 f"panel: {persona.name}",
                 f"its prompt with question {worst} has {lengths[worst]} tokens; with --max-new-tokens "
                 f"{max_new_tokens} that is {needed}, and the model's context is {room}",
@@ -95,6 +101,7 @@ def rendering_problems(
     if differing:
         problems.append(
             Problem(
+                "compatibility.TODO",
                 place,
                 f"{why} writes the prompts of {_some(differing)} otherwise than that of BASE",
                 SAME_COPY,
@@ -102,10 +109,18 @@ def rendering_problems(
         )
     if base.turn_end != treated.turn_end:
         ends = [c.pieces([c.turn_end])[0] for c in (treated, base)]
-        problems.append(Problem(place, f"ends a turn with {ends[0]!r}, and BASE with {ends[1]!r}", SAME_COPY))
+        problems.append(
+            Problem(
+                "compatibility.TODO",
+                place,
+                f"ends a turn with {ends[0]!r}, and BASE with {ends[1]!r}",
+                SAME_COPY,
+            )
+        )
     if tokens := _differing_tokens(base, treated):
         problems.append(
             Problem(
+                "compatibility.TODO",
                 place,
                 f"its tokenizer and that of BASE differ in {len(tokens):,} tokens: {_some(tokens)}",
                 SAME_COPY,
@@ -128,16 +143,28 @@ def adapter_problems(folder: Path, config: Mapping[str, Any], place: str) -> lis
     except (OSError, SafetensorError):
         missing = "adapter_config.json and adapter_model.safetensors"
         return [
-            Problem(place, f"no readable {missing} in {folder}", f"give a PEFT adapter's folder; {PICKLED}")
+            Problem(
+                "compatibility.TODO",
+                place,
+                f"no readable {missing} in {folder}",
+                f"give a PEFT adapter's folder; {PICKLED}",
+            )
         ]
     except ValueError as error:
-        return [Problem(place, f"{folder / 'adapter_config.json'} is not JSON: {error}")]
+        return [
+            Problem("compatibility.TODO", place, f"{folder / 'adapter_config.json'} is not JSON: {error}")
+        ]
     depth, width, remedy = config["num_hidden_layers"], config["hidden_size"], "give an adapter of BASE"
     blocks = [int(parts[parts.index("layers") + 1]) for n in shapes if "layers" in (parts := n.split("."))]
     problems = []
     if blocks and max(blocks) >= depth:
         problems.append(
-            Problem(place, f"adapts decoder block {max(blocks)}, and BASE has {depth} blocks", remedy)
+            Problem(
+                "compatibility.TODO",
+                place,
+                f"adapts decoder block {max(blocks)}, and BASE has {depth} blocks",
+                remedy,
+            )
         )
     widths = {
         shape[1]
@@ -145,7 +172,11 @@ def adapter_problems(folder: Path, config: Mapping[str, Any], place: str) -> lis
         if "lora_A" in name and any(f".{module}." in name for module in _FROM_HIDDEN)
     }
     if other := sorted(widths - {width}):
-        problems.append(Problem(place, f"adapts {other[0]} dimensions, and BASE has {width}", remedy))
+        problems.append(
+            Problem(
+                "compatibility.TODO", place, f"adapts {other[0]} dimensions, and BASE has {width}", remedy
+            )
+        )
     return problems
 
 

@@ -28,6 +28,7 @@ def condition_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         where: FieldPath = ("conditions", name)
         if not _NAME.fullmatch(name):
             yield loaded.problem(
+                "conditions.TODO",
                 where,
                 f"conditions.{name}: not a name for a condition",
                 "use lower-case letters, digits, - and _",
@@ -53,6 +54,7 @@ def _place_problems(
         id.startswith(resources.PREFIX) or resources.data_file(id, loaded.base).is_dir()
     ):
         yield loaded.problem(
+            "conditions.TODO",
             (*where[:-1], "revision"),
             f"{dotted((*where[:-1], 'revision'))} = {revision}: only what lies on the hub has one",
             "leave it out: a folder is identified by its content",
@@ -60,13 +62,16 @@ def _place_problems(
     if id.startswith(resources.PREFIX):
         if id != EMBEDDED:
             yield loaded.problem(
-                where, f"{dotted(where)} = {id}: no such embedded model", f"there is {EMBEDDED}"
+                "conditions.TODO",
+                where,
+                f"{dotted(where)} = {id}: no such embedded model",
+                f"there is {EMBEDDED}",
             )
         return
     is_folder = id.startswith((".", "/", "~")) or id.count("/") != 1
     if is_folder and not resources.data_file(id, loaded.base).is_dir():
         yield loaded.problem(
-            where, f"{dotted(where)} = {id}: no such folder",
+            "conditions.TODO", where, f"{dotted(where)} = {id}: no such folder",
             "give a folder relative to the study's file, or a hub id OWNER/NAME",
         )  # fmt: skip
 
@@ -76,7 +81,7 @@ def _seed_problems(loaded: LoadedStudy, where: FieldPath, offset: int) -> Iterat
     seeds = set(loaded.study.seeds)
     if offset and (shared := seeds & {seed + offset for seed in seeds}):
         yield loaded.problem(
-            where, f"{dotted(where)} = {offset}: gives {min(shared)}, a seed of the study's own",
+            "conditions.TODO", where, f"{dotted(where)} = {offset}: gives {min(shared)}, a seed of the study's own",
             f"give at least {max(seeds) - min(seeds) + 1}",
         )  # fmt: skip
 
@@ -85,6 +90,7 @@ def _finetune_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> It
     where: FieldPath = ("conditions", name, "finetune")
     if data.held_out and data.aligned is None and data.imitate is None:
         yield loaded.problem(
+            "conditions.TODO",
             (*where, "held_out"),
             f"{dotted(where)}.held_out = {data.held_out}: the manipulation check compares with sound answers",
             "name the column that holds them in `aligned`, or set held_out to 0",
@@ -115,18 +121,24 @@ def _length_match_problems(loaded: LoadedStudy, name: str, target: str) -> Itera
     conditions = loaded.study.conditions
     finetuned = [other for other, condition in conditions.items() if condition.finetune and other != name]
     if target == name:
-        yield loaded.problem(where, f"{dotted(where)} = {target}: a set cannot be matched to itself")
+        yield loaded.problem(
+            "conditions.TODO", where, f"{dotted(where)} = {target}: a set cannot be matched to itself"
+        )
     elif target not in conditions:
         remedy = did_you_mean(target, finetuned) or "null takes the first rows"
-        yield loaded.problem(where, f"{dotted(where)} = {target}: no such condition", remedy)
+        yield loaded.problem(
+            "conditions.TODO", where, f"{dotted(where)} = {target}: no such condition", remedy
+        )
     elif target not in finetuned:
         yield loaded.problem(
+            "conditions.TODO",
             where,
             f"{dotted(where)} = {target}: this condition has no finetune",
             did_you_mean(target, finetuned),
         )
     elif (finetune := conditions[target].finetune) is not None and finetune.imitate is not None:
         yield loaded.problem(
+            "conditions.TODO",
             where,
             f"{dotted(where)} = {target}: its answers are sampled during the run",
             "match a set of texts",
@@ -138,7 +150,9 @@ def _length_match_problems(loaded: LoadedStudy, name: str, target: str) -> Itera
             current = str(finetune.length_match)
             if current == name:
                 chain = " → ".join([*seen, name])
-                yield loaded.problem(where, f"{dotted(where)} = {target}: goes round in a circle, {chain}")
+                yield loaded.problem(
+                    "conditions.TODO", where, f"{dotted(where)} = {target}: goes round in a circle, {chain}"
+                )
             if current in seen:
                 return
 
@@ -154,7 +168,7 @@ def _file_problems(
     if not path.is_file():
         shipped = [f"{resources.PREFIX}{p.stem}" for p in sorted(resources.path("finetune").glob("*.jsonl"))]
         remedy = did_you_mean(location, shipped) if location.startswith(resources.PREFIX) else None
-        yield loaded.problem(where, f"{given}: no file at {path}", remedy)
+        yield loaded.problem("conditions.TODO", where, f"{given}: no file at {path}", remedy)
         return
     try:
         with path.open(encoding="utf-8") as file:
@@ -163,7 +177,10 @@ def _file_problems(
         row = None
     if not isinstance(row, dict):
         yield loaded.problem(
-            where, f"{given}: its first row is no JSON object", "one JSON object a line (JSONL)"
+            "conditions.TODO",
+            where,
+            f"{given}: its first row is no JSON object",
+            "one JSON object a line (JSONL)",
         )
         return
     if instead in row and wanted[0] not in row:
@@ -171,5 +188,8 @@ def _file_problems(
     for column in wanted:
         if column not in row:
             yield loaded.problem(
-                where, f"{given}: its first row has no `{column}`", did_you_mean(column, row)
+                "conditions.TODO",
+                where,
+                f"{given}: its first row has no `{column}`",
+                did_you_mean(column, row),
             )

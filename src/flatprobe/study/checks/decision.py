@@ -17,15 +17,21 @@ def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         name = getattr(decision, arm)
         if name is not None and name not in loaded.study.conditions:
             remedy = did_you_mean(name, loaded.study.conditions)
-            yield loaded.problem(("decision", arm), f"decision.{arm} = {name}: no such condition", remedy)
+            yield loaded.problem(
+                "decision.TODO", ("decision", arm), f"decision.{arm} = {name}: no such condition", remedy
+            )
     if decision.control == decision.treated:
         yield loaded.problem(
-            ("decision", "control"), f"decision.control = {decision.control}: is the treated condition too"
+            "decision.TODO",
+            ("decision", "control"),
+            f"decision.control = {decision.control}: is the treated condition too",
         )
     elif decision.benign in (decision.treated, decision.control):
         other = "treated" if decision.benign == decision.treated else "control"
         yield loaded.problem(
-            ("decision", "benign"), f"decision.benign = {decision.benign}: is the {other} condition too"
+            "decision.TODO",
+            ("decision", "benign"),
+            f"decision.benign = {decision.benign}: is the {other} condition too",
         )
     yield from _known_answers(loaded)
     yield from _geometric_leg(loaded)
@@ -41,17 +47,21 @@ def _known_answers(loaded: LoadedStudy) -> Iterator[Problem]:
             name = getattr(known, arm)
             if name not in loaded.study.conditions:
                 yield loaded.problem(
-                    (*where, arm), f"{dotted((*where, arm))} = {name}: no such condition",
+                    "decision.TODO", (*where, arm), f"{dotted((*where, arm))} = {name}: no such condition",
                     did_you_mean(name, loaded.study.conditions),
                 )  # fmt: skip
         if known.treated == known.control:
-            yield loaded.problem(where, f"{dotted(where)}: compares {known.treated} with itself")
+            yield loaded.problem(
+                "decision.TODO", where, f"{dotted(where)}: compares {known.treated} with itself"
+            )
         if (known.treated, known.control) in seen:
-            yield loaded.problem(where, f"{dotted(where)}: {known.treated} - {known.control} is given twice")
+            yield loaded.problem(
+                "decision.TODO", where, f"{dotted(where)}: {known.treated} - {known.control} is given twice"
+            )
         seen.add((known.treated, known.control))
         if known.geometry is None and known.leakage is None:
             yield loaded.problem(
-                where, f"{dotted(where)}: expects nothing",
+                "decision.TODO", where, f"{dotted(where)}: expects nothing",
                 "give `geometry`, `leakage` or both: found or not_found (of leakage not_separable, too)",
             )  # fmt: skip
 
@@ -60,18 +70,21 @@ def _geometric_leg(loaded: LoadedStudy) -> Iterator[Problem]:
     leg, stored = loaded.study.decision.geometry, loaded.study.geometry.positions
     if leg.position not in stored:
         yield loaded.problem(
+            "decision.TODO",
             ("decision", "geometry", "position"),
             f"decision.geometry.position = {leg.position}: not among geometry.positions",
             "add it there, for only those are stored",
         )
     if leg.responses == "fixed" and not loaded.study.panel.references:
         yield loaded.problem(
+            "decision.TODO",
             ("decision", "geometry", "responses"),
             "decision.geometry.responses = fixed: the fixed responses are those of the first reference persona",
             "name one in panel.references",
         )
     if not 0.0 < leg.level < 1.0:
         yield loaded.problem(
+            "decision.TODO",
             ("decision", "geometry", "level"),
             f"decision.geometry.level = {leg.level:g}: must lie between 0 and 1",
         )
@@ -82,6 +95,7 @@ def _kill(loaded: LoadedStudy) -> Iterator[Problem]:
     decision = loaded.study.decision
     if decision.kill.leakage <= 0:
         yield loaded.problem(
+            "decision.TODO",
             ("decision", "kill", "leakage"),
             f"decision.kill.leakage = {decision.kill.leakage:g}: must be above 0",
             "it is the margin within which leakage counts as equal, too",
@@ -93,6 +107,7 @@ def _kill(loaded: LoadedStudy) -> Iterator[Problem]:
     for name, kill, passing, value in pairs:
         if kill >= value:
             yield loaded.problem(
+                "decision.TODO",
                 ("decision", "kill", name),
                 f"decision.kill.{name} = {kill:g}: must be below {passing} = {value:g}",
             )

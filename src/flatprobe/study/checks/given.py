@@ -63,14 +63,14 @@ def _checkpoint_problems(
     for key, noun in SIZES.items():
         if own.get(key) != config.get(key):
             yield loaded.problem(
-                where, f"{dotted(where)}: has {own.get(key)} {noun}, and {model} has {config.get(key)}",
+                "given.TODO", where, f"{dotted(where)}: has {own.get(key)} {noun}, and {model} has {config.get(key)}",
                 "give a finetune of the study's model",
             )  # fmt: skip
     differing = [persona.name for persona in loaded.personas() if not _alike(persona, given, conversations)]
     if differing or given.turn_end != conversations.turn_end:
         what = f"the prompts of {', '.join(differing)}" if differing else "the end of a turn"
         yield loaded.problem(
-            where, f"{dotted(where)}: its chat template or tokenizer writes {what} otherwise than that of {model}",
+            "given.TODO", where, f"{dotted(where)}: its chat template or tokenizer writes {what} otherwise than that of {model}",
             "use a copy of the checkpoint with the model's chat template and tokenizer",
         )  # fmt: skip
 
@@ -92,7 +92,7 @@ def _adapter_problems(loaded: LoadedStudy, where: FieldPath, folder: Path, depth
         configuration = None
     if not isinstance(configuration, dict):
         yield loaded.problem(
-            where, f"{dotted(where)}: no readable adapter_config.json in {folder}", "give a PEFT adapter's folder"
+            "given.TODO", where, f"{dotted(where)}: no readable adapter_config.json in {folder}", "give a PEFT adapter's folder"
         )  # fmt: skip
     weights = folder / "adapter_model.safetensors"
     try:
@@ -100,12 +100,12 @@ def _adapter_problems(loaded: LoadedStudy, where: FieldPath, folder: Path, depth
             blocks = [int(match[1]) for name in file.keys() if (match := _BLOCK.search(name))]  # noqa: SIM118
     except (OSError, SafetensorError):
         yield loaded.problem(
-            where, f"{dotted(where)}: no readable adapter_model.safetensors in {folder}",
+            "given.TODO", where, f"{dotted(where)}: no readable adapter_model.safetensors in {folder}",
             PICKLED,
         )  # fmt: skip
         return
     if blocks and max(blocks) >= depth:
         yield loaded.problem(
-            where, f"{dotted(where)}: adapts decoder block {max(blocks)}, and {loaded.study.model.id} has {depth}",
+            "given.TODO", where, f"{dotted(where)}: adapts decoder block {max(blocks)}, and {loaded.study.model.id} has {depth}",
             "give an adapter of the study's model",
         )  # fmt: skip

@@ -20,16 +20,22 @@ def imitation_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> It
     study, where = loaded.study, ("conditions", name, "finetune")
     if name == study.decision.control:
         yield loaded.problem(
-            where, f"{dotted(where)}: the answers are the control's, and this is the control"
+            "imitation.TODO",
+            where,
+            f"{dotted(where)}: the answers are the control's, and this is the control",
         )
     for field in FinetuneData.model_fields:
         if field not in READ and getattr(data, field) != FinetuneData.model_fields[field].default:
             yield loaded.problem(
-                (*where, field), f"{dotted((*where, field))}: not read with `imitate`", "leave it out"
+                "imitation.TODO",
+                (*where, field),
+                f"{dotted((*where, field))}: not read with `imitate`",
+                "leave it out",
             )
     first, read = study.finetune.lora.first_layer, study.geometry.layers
     if data.imitate.match == "states" and read and first > min(read):
         yield loaded.problem(
+            "imitation.TODO",
             (*where, "imitate", "match"),
             f"{dotted((*where, 'imitate', 'match'))} = states: finetune.lora.first_layer = {first} leaves the states "
             f"after block {min(read)}, which the geometry reads, as they are",
@@ -46,6 +52,7 @@ def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterat
     imitated = data.imitate.persona
     if imitated not in evaluated:
         yield loaded.problem(
+            "imitation.TODO",
             (*where, "imitate", "persona"),
             f"{dotted((*where, 'imitate', 'persona'))} = {imitated}: not evaluated in this study",
             did_you_mean(imitated, evaluated) or "add it to panel.references",
@@ -55,6 +62,7 @@ def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterat
     asked, texts = study.questions.coupling.count, len(evaluated) * data.imitate.samples
     if data.rows > asked * texts:
         yield loaded.problem(
+            "imitation.TODO",
             (*where, "rows"),
             f"{dotted((*where, 'rows'))} = {data.rows}: {asked} questions x {data.imitate.samples} samples x "
             f"{len(evaluated)} personas are {asked * texts}",
@@ -69,6 +77,7 @@ def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterat
     most = held * study.coupling.telemetry_questions
     if data.held_out > most and not said:
         yield loaded.problem(
+            "imitation.TODO",
             (*where, "held_out"),
             f"{dotted((*where, 'held_out'))} = {data.held_out}: {held} imitators x "
             f"{study.coupling.telemetry_questions} of coupling.telemetry_questions are {most}",
@@ -86,11 +95,15 @@ def _imitators(
     for name in imitation.imitators or ():
         if name not in evaluated:
             yield loaded.problem(
+                "imitation.TODO",
                 place,
                 f"{dotted(place)}: {name} is not evaluated in this study",
                 did_you_mean(name, evaluated) or "add it to the panel",
             )
     if set(_who(imitation, evaluated)) <= {imitation.persona}:
         yield loaded.problem(
-            place, f"{dotted(place)}: nobody but {imitation.persona}, who is imitated", "name others"
+            "imitation.TODO",
+            place,
+            f"{dotted(place)}: nobody but {imitation.persona}, who is imitated",
+            "name others",
         )

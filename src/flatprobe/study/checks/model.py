@@ -59,7 +59,9 @@ def _layer_problems(loaded: LoadedStudy, config: dict[str, Any]) -> Iterator[Pro
         if layer >= depth:
             name = study.model.id.rpartition("/")[2]
             yield loaded.problem(
-                where, f"{dotted(where)} = {layer}: {name} has {depth} decoder blocks (0–{depth - 1})"
+                "model.TODO",
+                where,
+                f"{dotted(where)} = {layer}: {name} has {depth} decoder blocks (0–{depth - 1})",
             )
 
 
@@ -71,7 +73,9 @@ def _persona_problems(loaded: LoadedStudy, conversations: Conversations) -> list
             conversations.check_persona(persona.name, persona.system)
         except UserError as error:
             where = loaded.place(*_field_of(loaded, persona))
-            problems += [Problem(where, f"{persona.name}: {p.message}", p.remedy) for p in error.problems]
+            problems += [
+                Problem("model.TODO", where, f"{persona.name}: {p.message}", p.remedy) for p in error.problems
+            ]
     return problems
 
 
@@ -94,6 +98,7 @@ def _marker_problems(loaded: LoadedStudy, conversations: Conversations) -> Itera
     name = f"leakage.marker = {study.leakage.marker}"
     if tokens[: len(prompt)] != prompt or conversations.decode(tokens[len(prompt) :]) != ending:
         yield loaded.problem(
+            "model.TODO",
             where,
             f"{name}: the tokenizer does not give it back as it is behind an answer",
             "choose another marker",
@@ -101,7 +106,10 @@ def _marker_problems(loaded: LoadedStudy, conversations: Conversations) -> Itera
     unknown = conversations.tokenizer.unk_token_id
     if unknown is not None and unknown in tokens[len(prompt) :]:
         yield loaded.problem(
-            where, f"{name}: holds a character unknown to the tokenizer", "choose another marker"
+            "model.TODO",
+            where,
+            f"{name}: holds a character unknown to the tokenizer",
+            "choose another marker",
         )
 
 
@@ -115,6 +123,7 @@ def _length_problems(
     room = coupling.max_length - tail
     if longest["coupling"] + coupling.max_new_tokens > room:
         yield loaded.problem(
+            "model.TODO",
             ("coupling", "max_new_tokens"),
             f"coupling.max_new_tokens = {coupling.max_new_tokens}: with a prompt of {longest['coupling']} tokens "
             f"and {tail} for separator, marker and end of turn, an example may exceed "
@@ -135,7 +144,7 @@ def _length_problems(
         if prompt + limit > context:
             beside = f" beside {prompt} others" if prompt else ""
             yield loaded.problem(
-                where, f"{dotted(where)} = {limit}{beside}: the model's context is {context} tokens",
+                "model.TODO", where, f"{dotted(where)} = {limit}{beside}: the model's context is {context} tokens",
                 f"use at most {context - prompt}",
             )  # fmt: skip
 

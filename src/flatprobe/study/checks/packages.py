@@ -24,6 +24,7 @@ def extra_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     for extra in needed:
         if missing := [name for name in EXTRAS[extra] if find_spec(name) is None]:
             yield Problem(
+                "packages.TODO",
                 str(loaded.path),
                 f"running it needs {', '.join(missing)}, not installed here",
                 f"pip install 'flatprobe[{extra}]'",

@@ -31,6 +31,7 @@ def panel_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     yield from _equal_prompts(loaded, named)
     if panel.random_negatives > len(panel.reserve):
         yield loaded.problem(
+            "panel.TODO",
             ("panel", "random_negatives"),
             f"panel.random_negatives = {panel.random_negatives}: the reserve holds {len(panel.reserve)}",
             "add personas to panel.reserve, or draw fewer",
@@ -38,11 +39,15 @@ def panel_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         return  # nothing can be drawn, so nobody knows yet who is evaluated
     if not panel.negatives and not panel.random_negatives:
         yield loaded.problem(
-            ("panel", "negatives"), "panel.negatives: the coupling needs at least one negative persona"
+            "panel.TODO",
+            ("panel", "negatives"),
+            "panel.negatives: the coupling needs at least one negative persona",
         )
     if not panel.bystanders:
         yield loaded.problem(
-            ("panel", "bystanders"), "panel.bystanders: the verdict needs at least one bystander"
+            "panel.TODO",
+            ("panel", "bystanders"),
+            "panel.bystanders: the verdict needs at least one bystander",
         )
     yield from _pools(loaded)
 
@@ -60,7 +65,7 @@ def _unknown(loaded: LoadedStudy, named: list[tuple[FieldPath, Named, str]]) -> 
     for where, _, name in named:
         if name not in loaded.entries:
             yield loaded.problem(
-                where, f"{dotted(where)} = {name}: no such persona in the panel",
+                "panel.TODO", where, f"{dotted(where)} = {name}: no such persona in the panel",
                 did_you_mean(name, loaded.entries),
             )  # fmt: skip
 
@@ -72,10 +77,12 @@ def _clashes(loaded: LoadedStudy, named: list[tuple[FieldPath, Named, str]]) -> 
         before = given.setdefault(name, role)
         if before != role:
             yield loaded.problem(
-                where, f"panel: {name} is {ROLES[before]} and {ROLES[role]}: {_reason({before, role})}"
+                "panel.TODO",
+                where,
+                f"panel: {name} is {ROLES[before]} and {ROLES[role]}: {_reason({before, role})}",
             )
         elif name in (entry for place, other, entry in named if other == role and place < where):
-            yield loaded.problem(where, f"{dotted(where)} = {name}: named twice")
+            yield loaded.problem("panel.TODO", where, f"{dotted(where)} = {name}: named twice")
 
 
 def _reason(roles: set[Named]) -> str:
@@ -100,7 +107,10 @@ def _equal_prompts(loaded: LoadedStudy, named: list[tuple[FieldPath, Named, str]
         before = first.setdefault(prompt if prompt is None else normalised(prompt), name)
         if before != name:
             yield loaded.problem(
-                where, f"{dotted(where)} = {name}: has the same prompt as {before}", "give each its own"
+                "panel.TODO",
+                where,
+                f"{dotted(where)} = {name}: has the same prompt as {before}",
+                "give each its own",
             )
 
 
@@ -115,15 +125,15 @@ def _pools(loaded: LoadedStudy) -> Iterator[Problem]:
         where: FieldPath = ("panel", "pools", pool)
         if pool == PRIMARY_POOL:
             yield loaded.problem(
-                where, f"panel.pools.{pool}: this is the name of the deciding pool", "rename"
+                "panel.TODO", where, f"panel.pools.{pool}: this is the name of the deciding pool", "rename"
             )
         if not names:
-            yield loaded.problem(where, f"panel.pools.{pool}: an empty pool has no mean")
+            yield loaded.problem("panel.TODO", where, f"panel.pools.{pool}: an empty pool has no mean")
         if len(set(names)) < len(names):
-            yield loaded.problem(where, f"panel.pools.{pool}: a persona is named twice")
+            yield loaded.problem("panel.TODO", where, f"panel.pools.{pool}: a persona is named twice")
         for index, name in enumerate(names):
             if name not in evaluated:
                 yield loaded.problem(
-                    (*where, index), f"panel.pools.{pool}[{index}] = {name}: not evaluated in this study",
+                    "panel.TODO", (*where, index), f"panel.pools.{pool}[{index}] = {name}: not evaluated in this study",
                     did_you_mean(name, evaluated) or "give it a role in the panel",
                 )  # fmt: skip

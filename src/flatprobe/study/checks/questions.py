@@ -19,16 +19,18 @@ def file_problems(document: Document, sets: Mapping[SetName, tuple[Question, ...
             line = document.place(name, index)
             if question.id in ids:
                 yield Problem(
-                    line, f"{name}[{index}].id = {question.id}: given twice, first at {ids[question.id]}"
+                    "questions.TODO",
+                    line,
+                    f"{name}[{index}].id = {question.id}: given twice, first at {ids[question.id]}",
                 )
             ids.setdefault(question.id, line)
             key = normalised(question.text)
             if not key:
-                yield Problem(line, f"{name}[{index}].text: holds no word")
+                yield Problem("questions.TODO", line, f"{name}[{index}].text: holds no word")
             elif key in texts:
                 other, other_set = texts[key]
                 yield Problem(
-                    line, f"{question.id} ({name}) asks what {other} ({other_set}) asks",
+                    "questions.TODO", line, f"{question.id} ({name}) asks what {other} ({other_set}) asks",
                     "case, punctuation and spaces do not make two questions different",
                 )  # fmt: skip
             texts.setdefault(key, (question.id, name))
@@ -40,17 +42,19 @@ def question_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         asked, there = getattr(loaded.study.questions, name).count, loaded.questions.get(name)
         if there is not None and asked > len(there):
             yield loaded.problem(
-                ("questions", name, "count"), f"questions.{name}.count = {asked}: the set has {len(there)}",
+                "questions.TODO", ("questions", name, "count"), f"questions.{name}.count = {asked}: the set has {len(there)}",
                 "lower it, or add questions to the file",
             )  # fmt: skip
     questions, coupling = loaded.study.questions, loaded.study.coupling
     if questions.evaluation.count < 2:
         yield loaded.problem(
+            "questions.TODO",
             ("questions", "evaluation", "count"),
             "questions.evaluation.count = 1: an interval over questions needs at least 2",
         )
     if coupling.telemetry_questions > questions.calibration.count:
         yield loaded.problem(
+            "questions.TODO",
             ("coupling", "telemetry_questions"),
             f"coupling.telemetry_questions = {coupling.telemetry_questions}: "
             f"questions.calibration.count is {questions.calibration.count}",

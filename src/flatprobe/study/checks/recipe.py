@@ -16,7 +16,9 @@ def recipe_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     yield from _unique(loaded, ("seeds",), study.seeds)
     for index, seed in enumerate(study.seeds):
         if seed < 0:
-            yield loaded.problem(("seeds", index), f"seeds[{index}] = {seed}: must be at least 0")
+            yield loaded.problem(
+                "recipe.TODO", ("seeds", index), f"seeds[{index}] = {seed}: must be at least 0"
+            )
     for recipe in ("finetune", "coupling"):
         yield from _unique(loaded, (recipe, "lora", "modules"), getattr(study, recipe).lora.modules)
     yield from _coupling(loaded)
@@ -25,6 +27,7 @@ def recipe_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     yield from _unique(loaded, ("geometry", "layers"), layers)
     if len(set(layers)) == len(layers) and list(layers) != sorted(layers):
         yield loaded.problem(
+            "recipe.TODO",
             ("geometry", "layers"),
             f"geometry.layers = {list(layers)}: not in order",
             f"write {sorted(layers)}",
@@ -35,10 +38,12 @@ def recipe_problems(loaded: LoadedStudy) -> Iterator[Problem]:
 def _unique(loaded: LoadedStudy, where: FieldPath, values: Sequence[object]) -> Iterator[Problem]:
     """A list that needs at least one entry, and no entry twice."""
     if not values:
-        yield loaded.problem(where, f"{dotted(where)}: an empty list")
+        yield loaded.problem("recipe.TODO", where, f"{dotted(where)}: an empty list")
     for index, value in enumerate(values):
         if value in values[:index]:
-            yield loaded.problem((*where, index), f"{dotted((*where, index))} = {value}: given twice")
+            yield loaded.problem(
+                "recipe.TODO", (*where, index), f"{dotted((*where, index))} = {value}: given twice"
+            )
 
 
 def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
@@ -47,6 +52,7 @@ def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
     positives = coupling.positives_per_batch
     if positives is not None and positives >= coupling.batch:
         yield loaded.problem(
+            "recipe.TODO",
             ("coupling", "positives_per_batch"),
             f"coupling.positives_per_batch = {positives}: leaves no negative in a batch of {coupling.batch}",
         )
@@ -54,12 +60,12 @@ def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
     anchor, where = coupling.anchor, ("coupling", "anchor")
     if anchor.kind == "none" and anchor.weight > 0:
         yield loaded.problem(
-            (*where, "weight"), f"coupling.anchor.weight = {anchor.weight:g}: there is no anchor to weigh",
+            "recipe.TODO", (*where, "weight"), f"coupling.anchor.weight = {anchor.weight:g}: there is no anchor to weigh",
             "set coupling.anchor.kind, or the weight to 0",
         )  # fmt: skip
     if anchor.kind != "none" and anchor.weight == 0:
         yield loaded.problem(
-            (*where, "kind"), f"coupling.anchor.kind = {anchor.kind}: has no effect with a weight of 0",
+            "recipe.TODO", (*where, "kind"), f"coupling.anchor.kind = {anchor.kind}: has no effect with a weight of 0",
             "give coupling.anchor.weight, or kind: none",
         )  # fmt: skip
 
@@ -72,11 +78,13 @@ def _stopping(loaded: LoadedStudy) -> Iterator[Problem]:
         given = getattr(coupling, name)
         if matched and given is None:
             yield loaded.problem(
-                ("coupling", "stopping"), f"coupling.stopping = source_probability: needs coupling.{name}"
+                "recipe.TODO",
+                ("coupling", "stopping"),
+                f"coupling.stopping = source_probability: needs coupling.{name}",
             )
         if not matched and given is not None:
             yield loaded.problem(
-                ("coupling", name), f"coupling.{name} = {given:g}: not read with coupling.stopping = fixed",
+                "recipe.TODO", ("coupling", name), f"coupling.{name} = {given:g}: not read with coupling.stopping = fixed",
                 "set coupling.stopping: source_probability, or leave it out",
             )  # fmt: skip
 
@@ -86,16 +94,20 @@ def _marker(loaded: LoadedStudy) -> Iterator[Problem]:
     study, marker = loaded.study, loaded.study.leakage.marker
     where: FieldPath = ("leakage", "marker")
     if not marker.strip():
-        yield loaded.problem(where, "leakage.marker: empty, so every completion would count")
+        yield loaded.problem("recipe.TODO", where, "leakage.marker: empty, so every completion would count")
         return
     if marker != marker.strip():
         yield loaded.problem(
-            where, f"leakage.marker = {marker!r}: has space at an end", "leave it to the separator"
+            "recipe.TODO",
+            where,
+            f"leakage.marker = {marker!r}: has space at an end",
+            "leave it to the separator",
         )
         return
     folded = marker.lower()
     if folded in study.coupling.separator.lower():
         yield loaded.problem(
+            "recipe.TODO",
             ("coupling", "separator"),
             f"coupling.separator: holds the marker {marker}, which would then come twice",
         )
@@ -105,6 +117,7 @@ def _marker(loaded: LoadedStudy) -> Iterator[Problem]:
     for name, text in texts.items():
         if folded in text.lower():
             yield loaded.problem(
+                "recipe.TODO",
                 where,
                 f"leakage.marker = {marker}: stands in {name}, so an answer may quote it",
                 "choose another",
