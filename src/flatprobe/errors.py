@@ -16,7 +16,7 @@ class Problem:
     """One thing that is wrong, where it stands, and what to do about it."""
 
     code: str
-    """Which kind of mistake: a stable dotted word, `panel.role_clash`. Programs and tests match it; messages may change."""
+    """Which kind of mistake, as a stable dotted word: `panel.role_clash`. Messages may change, codes do not."""
     place: str
     """Where: `studies/mine.yaml:31`, a folder, an option; what a person can jump to."""
     message: str

@@ -66,7 +66,9 @@ def test_a_tab_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 def test_a_key_given_twice_names_both_lines_and_hides_nothing(tmp_path: Path) -> None:
     found = read_document(document(tmp_path, "a:\n  b: 1\n  c: 2\n  b: 3\n"))
-    assert found.problems == (Problem("test.TODO", f"{found.path}:4", "a.b: given twice, first on line 2"),)
+    assert found.problems == (
+        Problem("yaml.duplicate_key", f"{found.path}:4", "a.b: given twice, first on line 2"),
+    )
     assert found.data == {"a": {"b": 1, "c": 2}}
 
 

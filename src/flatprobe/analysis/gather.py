@@ -120,7 +120,8 @@ def require_same_prompts(frames: Sequence[pl.DataFrame]) -> None:
     cell = differing.filter(pl.col(key) == first[key] for key in keys)
     conditions = ", ".join(cell["condition"].unique(maintain_order=True))
     raise UserError.one(
-        "gather.TODO", f"prompts of {conditions}", f"{first['persona']} was not asked {first['question_id']} in the same words",
+        "gather.TODO",
+ f"prompts of {conditions}", f"{first['persona']} was not asked {first['question_id']} in the same words",
         "give checkpoints the same chat template, and none that prints today's date",
     )  # fmt: skip
 

@@ -141,7 +141,9 @@ class _Walk:
             if key in data:
                 first = self.lines[(*where, key)]
                 self._problem(
-                    "yaml_file.TODO", key_node, f"{dotted((*where, key))}: given twice, first on line {first}"
+                    "yaml.duplicate_key",
+                    key_node,
+                    f"{dotted((*where, key))}: given twice, first on line {first}",
                 )
                 continue
             self.lines[(*where, key)] = key_node.start_mark.line + 1

@@ -94,7 +94,8 @@ def tokenise_jointly(
         start -= 1
     if not n_prompt <= first <= start:
         raise UserError.one(
-            "coupling_examples.TODO", f"{prompt.persona}/{prompt.question_id}", f"the marker {marker!r} is not whole behind the answer",
+            "coupling_examples.TODO",
+ f"{prompt.persona}/{prompt.question_id}", f"the marker {marker!r} is not whole behind the answer",
             "choose a marker of ordinary text",
         )  # fmt: skip
     return plain, Joint(tuple(joint), n_prompt, first, start)

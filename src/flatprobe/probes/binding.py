@@ -51,7 +51,8 @@ def measure(settings: BindingSettings, inputs: Mapping[str, Path], output: Path)
     readings = readings_of(settings, texts)
     if not readings:
         raise UserError.one(
-            "binding.TODO", "binding", f"no question to which {settings.source.name} and a bystander gave a finished answer",
+            "binding.TODO",
+ "binding", f"no question to which {settings.source.name} and a bystander gave a finished answer",
             "raise geometry.max_new_tokens, or give the questions a suffix that asks for a length",
         )  # fmt: skip
     loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(machine.current().device))

@@ -81,7 +81,8 @@ def scale_of(config: Mapping[str, Any], name: str) -> float:
     odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
     if odd or config.get("peft_type") != "LORA":
         raise UserError.one(
-            "weights_stage.TODO", f"adapter {name}", f"its updates are not plain LoRA products ({', '.join(odd) or config.get('peft_type')})",
+            "weights_stage.TODO",
+ f"adapter {name}", f"its updates are not plain LoRA products ({', '.join(odd) or config.get('peft_type')})",
             "give an adapter of peft_type LORA without these",
         )  # fmt: skip
     rank = int(config["r"])

@@ -70,7 +70,8 @@ def _checkpoint_problems(
     if differing or given.turn_end != conversations.turn_end:
         what = f"the prompts of {', '.join(differing)}" if differing else "the end of a turn"
         yield loaded.problem(
-            "given.TODO", where, f"{dotted(where)}: its chat template or tokenizer writes {what} otherwise than that of {model}",
+            "given.TODO",
+ where, f"{dotted(where)}: its chat template or tokenizer writes {what} otherwise than that of {model}",
             "use a copy of the checkpoint with the model's chat template and tokenizer",
         )  # fmt: skip
 

@@ -42,7 +42,8 @@ def question_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         asked, there = getattr(loaded.study.questions, name).count, loaded.questions.get(name)
         if there is not None and asked > len(there):
             yield loaded.problem(
-                "questions.TODO", ("questions", name, "count"), f"questions.{name}.count = {asked}: the set has {len(there)}",
+                "questions.TODO",
+ ("questions", name, "count"), f"questions.{name}.count = {asked}: the set has {len(there)}",
                 "lower it, or add questions to the file",
             )  # fmt: skip
     questions, coupling = loaded.study.questions, loaded.study.coupling

@@ -60,7 +60,8 @@ def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
     anchor, where = coupling.anchor, ("coupling", "anchor")
     if anchor.kind == "none" and anchor.weight > 0:
         yield loaded.problem(
-            "recipe.TODO", (*where, "weight"), f"coupling.anchor.weight = {anchor.weight:g}: there is no anchor to weigh",
+            "recipe.TODO",
+ (*where, "weight"), f"coupling.anchor.weight = {anchor.weight:g}: there is no anchor to weigh",
             "set coupling.anchor.kind, or the weight to 0",
         )  # fmt: skip
     if anchor.kind != "none" and anchor.weight == 0:
