@@ -93,7 +93,8 @@ def _adapter_problems(loaded: LoadedStudy, where: FieldPath, folder: Path, depth
         configuration = None
     if not isinstance(configuration, dict):
         yield loaded.problem(
-            "given.TODO", where, f"{dotted(where)}: no readable adapter_config.json in {folder}", "give a PEFT adapter's folder"
+            "given.TODO",
+ where, f"{dotted(where)}: no readable adapter_config.json in {folder}", "give a PEFT adapter's folder"
         )  # fmt: skip
     weights = folder / "adapter_model.safetensors"
     try:

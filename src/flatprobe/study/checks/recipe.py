@@ -85,7 +85,8 @@ def _stopping(loaded: LoadedStudy) -> Iterator[Problem]:
             )
         if not matched and given is not None:
             yield loaded.problem(
-                "recipe.TODO", ("coupling", name), f"coupling.{name} = {given:g}: not read with coupling.stopping = fixed",
+                "recipe.TODO",
+ ("coupling", name), f"coupling.{name} = {given:g}: not read with coupling.stopping = fixed",
                 "set coupling.stopping: source_probability, or leave it out",
             )  # fmt: skip
 
