@@ -108,6 +108,7 @@ def _adapter_problems(loaded: LoadedStudy, where: FieldPath, folder: Path, depth
         return
     if blocks and max(blocks) >= depth:
         yield loaded.problem(
-            "given.TODO", where, f"{dotted(where)}: adapts decoder block {max(blocks)}, and {loaded.study.model.id} has {depth}",
+            "given.TODO",
+ where, f"{dotted(where)}: adapts decoder block {max(blocks)}, and {loaded.study.model.id} has {depth}",
             "give an adapter of the study's model",
         )  # fmt: skip
