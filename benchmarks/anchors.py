@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 from anchors_read import Outcome, Speeds, outcome, show
 
-from flatprobe.cli.workers import runner_settings
+from flatprobe.prepare import runner_settings
 from flatprobe.console import say
 from flatprobe.plan.plan import plan
 from flatprobe.pipeline.runner import run

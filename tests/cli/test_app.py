@@ -18,6 +18,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine.schema import Machine
 from flatprobe.models.pinned import FILE, Memory, write_memory
 from flatprobe.pipeline.manifest import Damaged
+from flatprobe.prepare import Prepared, prepare
 from flatprobe.study.checks import packages as extras
 from flatprobe.study.load import load_study
 
@@ -133,7 +134,7 @@ def test_the_demo_runs_two_stages_at_a_time_on_the_cpu_unless_a_machine_file_is_
         seen.append((load_study(study).study.name, machine))
 
     monkeypatch.setattr(commands, "execute", execute)
-    monkeypatch.setattr("flatprobe.cli.workers.cores", lambda: 8)
+    monkeypatch.setattr("flatprobe.prepare.cores", lambda: 8)
     assert flatprobe(monkeypatch, "demo", *words) == 0
     (tmp_path / "gpu.yaml").write_text("device: cuda\n")
     assert flatprobe(monkeypatch, "demo", *words, "--machine", tmp_path / "gpu.yaml") == 0
@@ -153,7 +154,7 @@ def test_commands_that_only_read_ask_no_hub_and_change_no_file(
 
 
 def test_a_run_remembers_the_commits_that_it_took(study: Path, remembered: Path) -> None:
-    commands.prepare(study, Machine(), remembered, keep=True)
+    prepare(study, Machine(), remembered, keep=True)
     assert json.loads((remembered / "mine" / FILE).read_text())["commits"] == COMMITS
 
 
@@ -161,9 +162,8 @@ def test_the_status_resolves_a_study_once(
     monkeypatch: pytest.MonkeyPatch, study: Path, remembered: Path
 ) -> None:
     calls: list[Path] = []
-    prepare = commands.prepare
 
-    def counted(study: Path, *rest: Any, **options: Any) -> commands.Prepared:
+    def counted(study: Path, *rest: Any, **options: Any) -> Prepared:
         calls.append(study)
         return prepare(study, *rest, **options)
 
@@ -175,7 +175,7 @@ def test_the_status_resolves_a_study_once(
 def test_a_damaged_verdict_is_said_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], study: Path, remembered: Path
 ) -> None:
-    prepared = commands.prepare(study, Machine(), remembered)
+    prepared = prepare(study, Machine(), remembered)
     artifact = commands.ArtifactStore(prepared.folder).path(prepared.plan.verdict)
     artifact.mkdir(parents=True)
     (artifact / "manifest.json").write_text("{")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from flatprobe.cli.workers import cores, runner_settings
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.machine.local import Local, to_environment
 from flatprobe.machine.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
+from flatprobe.prepare import cores, runner_settings
 from flatprobe.study.load import load_machine
 
 

@@ -41,7 +41,7 @@ def audit(request: Request) -> None:
         UserError: wrong options, a study with problems, or examples that break an invariant (after they are shown).
     """
     from flatprobe.cli.audit_sets import audit_sets
-    from flatprobe.cli.study import prepare
+    from flatprobe.prepare import prepare
     from flatprobe.study.tokenizers import load_conversations
 
     _check(request)

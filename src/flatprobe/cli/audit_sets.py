@@ -10,7 +10,6 @@ from typing import Any, TypedDict
 
 import polars as pl
 
-from flatprobe.cli.study import Prepared
 from flatprobe.data.coupling_examples import Example, Group
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations, Prompt
@@ -18,6 +17,7 @@ from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.stage import Stage, topological_order
 from flatprobe.plan.contracts import CoupleSettings, FinetuneDataSettings
+from flatprobe.prepare import Prepared
 from flatprobe.training.audit import contexts
 from flatprobe.training.audit.invariants import Count, answer_invariants, coupling_invariants
 from flatprobe.training.audit.masks import audit_examples

@@ -245,11 +245,11 @@ def _digest(pair: Pair) -> str:
 def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, str], folder: Path) -> None:
     from flatprobe.cli.geometry_text import show
     from flatprobe.cli.headroom import HeadroomDisplay, of_pair
-    from flatprobe.cli.workers import runner_settings
     from flatprobe.pipeline.artifact import ArtifactStore
     from flatprobe.pipeline.display import display_for_people
     from flatprobe.pipeline.runner import run
     from flatprobe.plan.comparison import plan_pair
+    from flatprobe.prepare import runner_settings
     from flatprobe.report.comparison import Compared
     from flatprobe.report.pages.comparison import write_page
 

@@ -17,6 +17,7 @@ from flatprobe.counts.cell_files import Where
 from flatprobe.counts.comparison import Comparison
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.schema import Machine
+from flatprobe.prepare import Prepared, prepare
 from flatprobe.study.load import examine_study, load_machine
 from flatprobe.study.schema import Study
 
@@ -76,9 +77,9 @@ def show_plan(request: Request) -> None:
         raise UserError(unresolved)
 
 
-def _prepared(request: Request, machine: Machine) -> tuple[commands.Prepared | None, Sequence[Problem]]:
+def _prepared(request: Request, machine: Machine) -> tuple[Prepared | None, Sequence[Problem]]:
     try:
-        return commands.prepare(request.study, machine, request.runs), []
+        return prepare(request.study, machine, request.runs), []
     except UserError as error:
         return None, error.problems
 

@@ -3,103 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flatprobe import console
 from flatprobe.errors import UserError
 from flatprobe.machine.schema import Machine
-from flatprobe.models.pinned import read_memory, write_memory
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.stage import topological_order
-from flatprobe.plan.plan import Plan
-from flatprobe.plan.plan import plan as make_plan
-from flatprobe.study.load import examine_study, load_machine
-from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.registration import digest, registration_state
-from flatprobe.study.registration import register as register_study
-from flatprobe.study.resolve import Resolved, resolve_study
+from flatprobe.prepare import Prepared, prepare, run_prepared
+from flatprobe.study.load import load_machine
 from flatprobe.study.resources import shipped_study
 
 # Much of a small model's stage is one thread's work: two stages at a time fill two cores better than one does.
 DEMO_WORKERS = 2
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A study that passed every check, with its plan."""
-
-    loaded: LoadedStudy
-    resolved: Resolved
-    machine: Machine
-    folder: Path
-    digest: str
-    plan: Plan
-
-
-def prepare(
-    study: Path,
-    machine: Machine,
-    runs: Path | None,
-    *,
-    check_model: bool = False,
-    keep: bool = False,
-    register: bool = False,
-) -> Prepared:
-    """Load, check and plan.
-
-    `check_model` looks into the models' folders too, which fetches or converts what is not there yet. `keep` has the
-    run folder remember the commits that unpinned revisions stand for; later commands then ask no hub.
-
-    Raises:
-        UserError: everything that is wrong, at once.
-    """
-    loaded, problems = examine_study(study)
-    if loaded is None:
-        raise UserError(problems)
-    folder = (runs or Path(machine.runs)) / loaded.study.name
-    memory = read_memory(folder)
-    try:
-        resolved = resolve_study(loaded, memory)
-        if check_model:
-            _check_model(loaded, resolved)
-    except UserError as error:
-        raise UserError([*problems, *error.problems]) from error
-    except (LookupError, OSError, ValueError):
-        if not problems:
-            raise
-        raise UserError(problems) from None  # a study that is wrong need not be resolvable: say what is known
-    if problems:
-        raise UserError(problems)
-    if keep:
-        write_memory(memory, folder)
-    name = digest(resolved)
-    if register:
-        register_study(resolved, folder)
-    plan = make_plan(resolved, registration_state(folder, name))
-    return Prepared(loaded, resolved, machine, folder, name, plan)
-
-
-def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
-    from flatprobe.models.embedded import is_converted
-    from flatprobe.study.checks.packages import extra_problems
-
-    if missing := list(extra_problems(loaded)):
-        raise UserError(missing)
-    from flatprobe.study.checks.model import model_problems
-
-    if resolved.model.kind == "embedded" and not is_converted():
-        console.say("Converting the embedded model once (about half a minute) …")
-    adapters = {name for name, condition in loaded.study.conditions.items() if condition.adapter is not None}
-    given = {
-        name: resolved.description(reference, weights=name in adapters)
-        for name, reference in resolved.given.items()
-    }
-    problems = model_problems(loaded, resolved.description(resolved.model), given)
-    if problems:
-        raise UserError(problems)
 
 
 def check_study(study: Path, machine_file: Path | None) -> None:
@@ -145,7 +63,7 @@ def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
 
 def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
     """Run the demo or its smoke run: on the CPU, which its sizes are made for, unless a machine file says otherwise."""
-    from flatprobe.cli.workers import cores
+    from flatprobe.prepare import cores
 
     workers = min(DEMO_WORKERS, cores())
     machine = Machine(device="cpu", workers=workers) if machine_file is None else load_machine(machine_file)
@@ -154,11 +72,8 @@ def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
 
 def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
-    from flatprobe.analysis.run_folder import assemble
     from flatprobe.cli.headroom import HeadroomDisplay, of_study
-    from flatprobe.cli.workers import runner_settings
     from flatprobe.pipeline.display import display_for_people, duration
-    from flatprobe.pipeline.runner import run
 
     prepared = prepare(study, machine, runs, check_model=True, keep=True, register=register)
     for notice in prepared.loaded.notices:
@@ -166,17 +81,7 @@ def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool)
     store = ArtifactStore(prepared.folder)
     states = prepared.plan.control_states
     display = HeadroomDisplay(display_for_people(), states, store, of_study(prepared.loaded.study))
-    try:
-        summary = run(
-            [prepared.plan.verdict],
-            prepared.folder,
-            runner_settings(machine, prepared.resolved.locations),
-            display,
-        )
-    except UserError as error:
-        error.add_note("finished stages are kept, and the same command goes on from there")
-        raise
-    page = assemble(prepared.loaded, prepared.digest, prepared.plan, prepared.folder)
+    summary, page = run_prepared(prepared, display)
     console.say(f"{summary.done} stages run, {summary.reused} reused, {duration(summary.seconds)}.")
     console.say(_verdict_of(prepared)["headline"], style="bold")
     console.say(f"Report: {page}")
