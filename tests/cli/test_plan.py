@@ -258,7 +258,9 @@ def test_planning_needs_no_model_library(plan: Run) -> None:
     import sys
 
     write()
-    script = "import sys; from flatprobe.cli import app as cli; sys.argv = ['flatprobe', 'plan', 'mine.yaml']\n"
+    script = (
+        "import sys; from flatprobe.cli import app as cli; sys.argv = ['flatprobe', 'plan', 'mine.yaml']\n"
+    )
     script += "try: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 
