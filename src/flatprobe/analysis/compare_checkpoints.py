@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -24,7 +23,7 @@ from flatprobe.pipeline.progress import report_progress
 from flatprobe.statistics.geometry.contrasts import gram_contrast
 from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
 from flatprobe.statistics.geometry.massive import massive_activation_table
-from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.statistics.geometry.tables import cosine_table, geometry_table
 from flatprobe.statistics.persona_pairs import persona_pair_table
 
@@ -42,7 +41,7 @@ def compare(settings: PairSettings, inputs: Mapping[str, Path], output: Path) ->
 
     The states' own differences are those of the experiment: same Gram matrices, measures and resamples.
     """
-    found = [kind for kind in kinds(inputs, ENTRIES) if kind.partition(".")[0] in settings.responses]
+    found = [kind for kind in kinds(inputs, ENTRIES) if kind.responses in settings.responses]
     rows: list[Row] = []
     tables: dict[str, list[pl.DataFrame]] = {
         "geometry": [], "cosines": [], "massive": [], "persona_pairs": [],
@@ -59,7 +58,7 @@ def compare(settings: PairSettings, inputs: Mapping[str, Path], output: Path) ->
             questions=len(base.questions),
         )  # fmt: skip
         rows += _finished_rows(settings, inputs, states, kind)
-        report_progress(number, len(found), kind)
+        report_progress(number, len(found), str(kind))
     (output / "rows.json").write_text(json.dumps([row.to_json() for row in rows], allow_nan=False))
     for name, parts in tables.items():
         pl.concat(parts).write_parquet(output / f"{name}.parquet")
@@ -72,46 +71,52 @@ def compare(settings: PairSettings, inputs: Mapping[str, Path], output: Path) ->
 
 
 def _describe(
-    settings: PairSettings, states: Mapping[str, States], kind: str, tables: dict[str, list[pl.DataFrame]]
+    settings: PairSettings,
+    states: Mapping[str, States],
+    kind: StateKind,
+    tables: dict[str, list[pl.DataFrame]],
 ) -> dict[str, pl.DataFrame]:
     """The tables that describe each checkpoint, appended to `tables`; returns the geometry table by side."""
-    responses, _, position = kind.partition(".")
     pool = (settings.source, *settings.bystanders)
     described = {}
     for side, own in states.items():
         described[side] = geometry_table(
-            own, settings.source, settings.bystanders, position=position, responses=responses,
+            own, settings.source, settings.bystanders, position=kind.position, responses=kind.responses,
             seed=settings.seed, splits=settings.reliability_splits,
         )  # fmt: skip
         tables["geometry"].append(described[side])
-        tables["cosines"].append(cosine_table(own, settings.source, position=position, responses=responses))
+        tables["cosines"].append(
+            cosine_table(own, settings.source, position=kind.position, responses=kind.responses)
+        )
         for name, table in (("massive", massive_activation_table), ("persona_pairs", persona_pair_table)):
-            tables[name].append(table(own, pool, position=position, responses=responses))
+            tables[name].append(table(own, pool, position=kind.position, responses=kind.responses))
     return described
 
 
-def _rows(settings: PairSettings, states: Mapping[str, States], kind: str) -> list[Row]:
+def _rows(settings: PairSettings, states: Mapping[str, States], kind: StateKind) -> list[Row]:
     """Every measure over the pool, and the cosines of every persona, references too."""
-    responses, _, position = kind.partition(".")
     others = [name for name in states["base"].personas if name != settings.source]
     everyone = _grams(settings, states, others, parts=())  # the cosines read no more
     return [
         *_of_pool(settings, states, kind, BYSTANDERS),
         *persona_rows(
-            everyone, position=position, responses=responses, seed=settings.seed, level=settings.level
+            everyone,
+            position=kind.position,
+            responses=kind.responses,
+            seed=settings.seed,
+            level=settings.level,
         ),
     ]
 
 
 def _finished_rows(
-    settings: PairSettings, inputs: Mapping[str, Path], states: Mapping[str, States], kind: str
+    settings: PairSettings, inputs: Mapping[str, Path], states: Mapping[str, States], kind: StateKind
 ) -> list[Row]:
     """The main measures without the questions that any answer of source or bystanders left unfinished."""
-    responses: Literal["own", "fixed"] = "own" if kind.startswith("own.") else "fixed"
     pool = (settings.source, *settings.bystanders)
     unfinished: set[str] = set()
     for side in SIDES:
-        unfinished |= unfinished_questions(index_of(inputs[side]), responses, pool)
+        unfinished |= unfinished_questions(index_of(inputs[side]), kind.responses, pool)
     if not unfinished or len(states["base"].questions) - len(unfinished) < 2:
         return []
     kept = {side: own.without(sorted(unfinished)) for side, own in states.items()}
@@ -121,14 +126,13 @@ def _finished_rows(
 def _of_pool(
     settings: PairSettings,
     states: Mapping[str, States],
-    kind: str,
+    kind: StateKind,
     pool: str,
     measures: Sequence[str] | None = None,
 ) -> list[Row]:
-    responses, _, position = kind.partition(".")
     grams = _grams(settings, states, settings.bystanders)
     estimates = gram_contrast(
-        grams, position=position, responses=responses, resamples=settings.resamples, seed=settings.seed,
+        grams, position=kind.position, responses=kind.responses, resamples=settings.resamples, seed=settings.seed,
         level=settings.level, pool=pool, measures=measures,
     )  # fmt: skip
     return pool_rows(grams, estimates)

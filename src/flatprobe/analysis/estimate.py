@@ -63,22 +63,21 @@ def _geometry(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pa
     found = kinds(inputs, settings.entries)
     pool = (settings.source, *settings.bystanders)
     for number, kind in enumerate(found, start=1):
-        responses, _, position = kind.partition(".")
         states = states_of(inputs, settings.entries, kind)
         for condition in states.values():
             tables["cosines"].append(
-                cosine_table(condition, settings.source, position=position, responses=responses)
+                cosine_table(condition, settings.source, position=kind.position, responses=kind.responses)
             )
             tables["geometry"].append(
                 geometry_table(
-                    condition, settings.source, settings.bystanders, position=position, responses=responses,
+                    condition, settings.source, settings.bystanders, position=kind.position, responses=kind.responses,
                     seed=settings.seed, splits=settings.reliability_splits,
                 )
             )  # fmt: skip
             for name, table in (("massive", massive_activation_table), ("persona_pairs", persona_pair_table)):
-                tables[name].append(table(condition, pool, position=position, responses=responses))
+                tables[name].append(table(condition, pool, position=kind.position, responses=kind.responses))
         estimates += geometry_rows.geometry_rows(settings, states, kind)
-        report_progress(number, len(found), kind)
+        report_progress(number, len(found), str(kind))
     for name, parts in tables.items():
         pl.concat(parts).write_parquet(output / f"{name}.parquet")
     return estimates

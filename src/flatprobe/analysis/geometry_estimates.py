@@ -16,18 +16,19 @@ from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts
 from flatprobe.statistics.geometry.grams import pair_grams
 from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions
-from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.leakage.crossed import one_way
 from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
 
 
-def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind: str) -> list[Estimate]:
+def geometry_rows(
+    settings: EstimateSettings, states: Mapping[str, States], kind: StateKind
+) -> list[Estimate]:
     """Every measure of every contrast, on one kind of states."""
-    responses, _, position = kind.partition(".")
     return geometry_contrasts(
-        states, estimated(settings.rule), settings.source, settings.bystanders, position=position,
-        responses=responses, resamples=settings.geometry_resamples, seed=settings.seed,
+        states, estimated(settings.rule), settings.source, settings.bystanders, position=kind.position,
+        responses=kind.responses, resamples=settings.geometry_resamples, seed=settings.seed,
         level=settings.rule.geometry.level,
     )  # fmt: skip
 
@@ -41,7 +42,7 @@ def finished_only(settings: EstimateSettings, inputs: Mapping[str, Path]) -> lis
         if entry.condition in (rule.treated, rule.control)
         for question in unfinished_questions(index_of(inputs[entry.role]), leg.responses, pool)
     }
-    states = states_of(inputs, settings.entries, f"{leg.responses}.{leg.position}")
+    states = states_of(inputs, settings.entries, StateKind(leg.responses, leg.position))
     treated, control = states[rule.treated], states[rule.control]
     if not unfinished or len(treated.questions) - len(unfinished) < 2:
         return []
@@ -61,7 +62,7 @@ def by_seed(settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Seque
         replace(row, seed=seed)
         for seed in seeds
         for row in _deciding(
-            settings, states_of(inputs, settings.entries, f"{leg.responses}.{leg.position}", seed)
+            settings, states_of(inputs, settings.entries, StateKind(leg.responses, leg.position), seed)
         )
     ]
     return [*rows, *over_training_runs(rows, leg.level)]
@@ -93,17 +94,16 @@ def over_training_runs(rows: Sequence[Estimate], level: float) -> list[Estimate]
 
 
 def over_positions(
-    settings: EstimateSettings, inputs: Mapping[str, Path], kinds: Sequence[str]
+    settings: EstimateSettings, inputs: Mapping[str, Path], kinds: Sequence[StateKind]
 ) -> list[Estimate]:
     """The deciding measure's p at every position and layer, adjusted for the choice among all of them."""
     rule, leg = settings.rule, settings.rule.geometry
     grams = {}
     for kind in kinds:
-        responses, _, position = kind.partition(".")
-        if responses == leg.responses:
+        if kind.responses == leg.responses:
             states = states_of(inputs, settings.entries, kind)
             pair = [(rule.treated, rule.control)]
-            [grams[position]] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
+            [grams[kind.position]] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
     return max_t_over_positions(
         grams, leg.measure, responses=leg.responses, resamples=settings.geometry_resamples, seed=settings.seed,
         level=leg.level, pool=BYSTANDERS,
@@ -113,7 +113,7 @@ def over_positions(
 def without_one(settings: EstimateSettings, inputs: Mapping[str, Path]) -> pl.DataFrame:
     """The deciding measure without each bystander and without each question."""
     rule, leg = settings.rule, settings.rule.geometry
-    states = states_of(inputs, settings.entries, f"{leg.responses}.{leg.position}")
+    states = states_of(inputs, settings.entries, StateKind(leg.responses, leg.position))
     pair = [(rule.treated, rule.control)]
     [grams] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
     return geometry_leave_one_out(grams, [leg.measure])

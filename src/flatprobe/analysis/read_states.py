@@ -6,22 +6,23 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from flatprobe.analysis.settings import Entry
-from flatprobe.statistics.geometry.states import States
+from flatprobe.config.blocks import Responses
+from flatprobe.statistics.geometry.states import StateKind, States
 
 
-def kinds(inputs: Mapping[str, Path], entries: Sequence[Entry]) -> list[str]:
-    """The stored kinds of states, `responses.position`, sorted."""
-    return sorted(load_file(inputs[entries[0].role] / "states.safetensors"))
+def kinds(inputs: Mapping[str, Path], entries: Sequence[Entry]) -> list[StateKind]:
+    """The stored kinds of states, sorted."""
+    return sorted(map(StateKind.parse, load_file(inputs[entries[0].role] / "states.safetensors")))
 
 
 def states_of(
-    inputs: Mapping[str, Path], entries: Sequence[Entry], kind: str, seed: int | None = None
+    inputs: Mapping[str, Path], entries: Sequence[Entry], kind: StateKind, seed: int | None = None
 ) -> dict[str, States]:
     """States per condition, of one seed or of all; several seeds are laid side by side along the hidden axis.
 
@@ -52,15 +53,13 @@ def index_of(folder: Path) -> dict[str, Any]:
     return index
 
 
-def unfinished_questions(
-    index: Mapping[str, Any], responses: Literal["own", "fixed"], pool: Sequence[str]
-) -> set[str]:
+def unfinished_questions(index: Mapping[str, Any], responses: Responses, pool: Sequence[str]) -> set[str]:
     """Questions that a condition's states are read on with an answer that is cut or empty, of these personas."""
     if responses == "fixed":
         return set(index["unfinished_fixed"])
     return {question for persona, question in index["unfinished"] if persona in pool}
 
 
-def _load(folder: Path, kind: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    array: np.ndarray[Any, np.dtype[np.float32]] = load_file(folder / "states.safetensors")[kind]
+def _load(folder: Path, kind: StateKind) -> np.ndarray[Any, np.dtype[np.float32]]:
+    array: np.ndarray[Any, np.dtype[np.float32]] = load_file(folder / "states.safetensors")[str(kind)]
     return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from flatprobe.config.blocks import Responses
 from flatprobe.pipeline.stage import Settings
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.panel import Persona
@@ -58,7 +59,7 @@ class PairSettings(Settings):
 
     source: str
     bystanders: tuple[str, ...]
-    responses: tuple[Literal["own", "fixed"], ...]
+    responses: tuple[Responses, ...]
     level: float
     resamples: int
     reliability_splits: int

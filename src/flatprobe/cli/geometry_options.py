@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from flatprobe.config.blocks import Position
+from flatprobe.config.blocks import RESPONSES, Position, Responses
 from flatprobe.config.suggest import did_you_mean
 from flatprobe.config.validation import validate
 from flatprobe.config.yaml_file import read_document
@@ -15,7 +15,7 @@ from flatprobe.errors import Problem, UserError
 from flatprobe.study import resources
 from flatprobe.study.checks.questions import file_problems
 from flatprobe.study.load import load_study
-from flatprobe.study.pair import RESPONSES, Responses, automatic_layers
+from flatprobe.study.pair import automatic_layers
 from flatprobe.study.panel import PanelFile, Persona, PersonaEntry, Role
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, normalised, take
 from flatprobe.study.schema import Panel, Questions, QuestionSet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,9 @@ Count = Annotated[int, Field(ge=1)]
 Position = Literal[
     "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean"
 ]
+Responses = Literal["own", "fixed"]
+"""Whose answers states are read on: the checkpoint's own, or the control's, which are the same everywhere."""
+RESPONSES: tuple[Responses, ...] = get_args(Responses)
 
 
 class Block(BaseModel):

@@ -21,6 +21,7 @@ from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import StatesSettings
 from flatprobe.probes.headroom import headroom, over_layers
+from flatprobe.statistics.geometry.states import StateKind
 
 PREVIEWED = 4  # rows per position in the token preview
 
@@ -55,11 +56,11 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
         report=lambda done: report_progress(done, len(rows), "states"),
     )  # fmt: skip
     shape = (2, len(settings.personas), len(settings.questions))
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    arrays: dict[StateKind, np.ndarray[Any, Any]] = {}
     for position, values in reading.states.items():
         both = values.reshape(*shape, *values.shape[1:])
-        arrays |= {f"own.{position}": both[0], f"fixed.{position}": both[1]}
-    save_file(arrays, output / "states.safetensors")
+        arrays[StateKind("own", position)], arrays[StateKind("fixed", position)] = both
+    save_file({str(kind): values for kind, values in arrays.items()}, output / "states.safetensors")
     index = axes(settings) | {
         "unfinished": [cell for p in prompts if (cell := (p.persona, p.question_id)) in own.unfinished],
         "unfinished_fixed": sorted({question for _, question in fixed.unfinished}),
@@ -72,9 +73,9 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
         "answers": len(own.rows), "unfinished": len(index["unfinished"]),
         "empty": sum(row.empty for row in own.rows), "unfinished_fixed": len(index["unfinished_fixed"]),
         "tokens": reading.tokens, "computed_tokens": reading.computed,
-        "headroom": {position: room[f"own.{position}"] for position in settings.positions},
-        "headroom_fixed": {position: room[f"fixed.{position}"] for position in settings.positions},
-        "headroom_mean": {kind: over_layers(values) for kind, values in room.items()},
+        "headroom": {position: room[StateKind("own", position)] for position in settings.positions},
+        "headroom_fixed": {position: room[StateKind("fixed", position)] for position in settings.positions},
+        "headroom_mean": {str(kind): over_layers(values) for kind, values in room.items()},
     }  # fmt: skip
     (output / "facts.json").write_text(json.dumps(facts))
 

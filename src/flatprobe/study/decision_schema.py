@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flatprobe.config.blocks import Block, Count, Position, Positive, Probability
+from flatprobe.config.blocks import Block, Count, Position, Positive, Probability, Responses
 
 Known = Literal["found", "not_found"]
 KnownLeakage = Literal["found", "not_found", "not_separable"]
@@ -15,7 +15,7 @@ class GeometricLeg(Block):
     """The deciding measure; for both, larger means flatter (contraction is -log of the scatter ratio)."""
     position: Position = "last_response_token"
     """The deciding position."""
-    responses: Literal["own", "fixed"] = "own"
+    responses: Responses = "own"
     """Whose answers the states are read on."""
     threshold: float = 0.05
     """Smallest effect that passes, in cosine units, or in -log ratio (0.223 is a ratio of .8)."""

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from flatprobe.config.blocks import Position
+from flatprobe.config.blocks import Position, Responses
 from flatprobe.models.reference import Reference
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.schema import Geometry, Precision
 
-Responses = Literal["own", "fixed"]
-RESPONSES: tuple[Responses, ...] = ("own", "fixed")
 REGISTERED_DEPTH = 28
 """Decoder blocks of the model that the registered layers were chosen for."""
 

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flatprobe.config.blocks import RESPONSES, Responses
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.geometry.inner_products import persona_gram
+
+
+class StateKind(NamedTuple):
+    """Where hidden states are read: on whose answers, and at which token position."""
+
+    responses: Responses
+    position: str
+
+    def __str__(self) -> str:
+        """Its one text form, in files and tables: `own.last_response_token`."""
+        return f"{self.responses}.{self.position}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text form; ValueError for another text."""
+        head, _, position = text.partition(".")
+        for responses in RESPONSES:
+            if head == responses and position:
+                return cls(responses, position)
+        raise ValueError(f"{text!r} is no kind of states: write own.POSITION or fixed.POSITION")
 
 
 @dataclass(frozen=True, eq=False)
