@@ -22,17 +22,18 @@ from typing import Any
 import polars as pl
 from anchors_read import Outcome, Speeds, outcome, show
 
-from flatprobe.prepare import runner_settings
 from flatprobe.console import say
-from flatprobe.plan.plan import plan
+from flatprobe.machine.schema import Machine
 from flatprobe.pipeline.runner import run
 from flatprobe.pipeline.stage import Stage
+from flatprobe.plan.plan import plan
+from flatprobe.prepare import runner_settings
 from flatprobe.study.load import load_machine, load_study
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.machine.schema import Machine
+from flatprobe.study.recipe_schema import Anchor
 from flatprobe.study.resolve import resolve_study
 from flatprobe.study.resources import shipped_study
-from flatprobe.study.schema import Anchor, Study
+from flatprobe.study.schema import Study
 
 ANCHORS = "none,cross_entropy:0.1,cross_entropy:1,kl:0.1,kl:1"
 

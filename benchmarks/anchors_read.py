@@ -16,7 +16,7 @@ from flatprobe.console import say, table
 from flatprobe.pipeline.display import PlainDisplay
 from flatprobe.pipeline.progress import Progress
 from flatprobe.statistics.markers import score
-from flatprobe.study.schema import Anchor
+from flatprobe.study.recipe_schema import Anchor
 from flatprobe.training.telemetry import TURN_HEADERS
 
 ROLES = ("source", "negative", "bystander")

@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.generation.engine import Engine, Request, SamplingSettings
 from flatprobe.generation.sample import prompts_of
 from flatprobe.generation.stopping import ends_of_files
 from flatprobe.generation.transformers_engine.engine import TransformersEngine, ends_of
+from flatprobe.machine.schema import VllmMachine
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, load_checkpoint, load_tokenizer
 from flatprobe.study import resources
 from flatprobe.study.load import load_study
-from flatprobe.machine.schema import VllmMachine
 from flatprobe.study.questions import take
-from flatprobe.study.schema import Lora, Precision, QuestionSet
+from flatprobe.study.recipe_schema import Lora, Precision
+from flatprobe.study.schema import QuestionSet
 from flatprobe.training.lora import attach
 
 RANK, UPDATE = 32, 1e-3  # of the adapter: as the demo's, with updates that leave the text sensible

@@ -24,9 +24,8 @@ from torch.utils.flop_counter import flop_registry
 
 from flatprobe.console import say
 from flatprobe.models.load import Loaded, load_checkpoint
-from flatprobe.plan.contracts import CouplingRecipe
-from flatprobe.study.schema import Anchor, Coupling, Lora
-from flatprobe.training.driver import Optimisation, train
+from flatprobe.study.recipe_schema import Anchor, Coupling, Lora
+from flatprobe.training.driver import train
 from flatprobe.training.lora import attach
 from flatprobe.training.steps import CouplingLoss
 
@@ -148,14 +147,12 @@ def _plain(wrapped: Any) -> Any:
 
 def flatprobe(options: Namespace, loaded: Loaded, data: coupling_data.Batches, folder: Path) -> Measured:
     """The coupling step as `flatprobe run` makes it."""
-    recipe = CouplingRecipe.of(
-        Coupling(
-            lora=lora(options, options.first_layer),
-            anchor=ANCHORS[options.anchor],
-            batch=options.batch,
-            precision=options.dtype,
-        )
-    )
+    recipe = Coupling(
+        lora=lora(options, options.first_layer),
+        anchor=ANCHORS[options.anchor],
+        batch=options.batch,
+        precision=options.dtype,
+    ).recipe
     wrapped = attach(loaded.model, recipe.lora, options.seed)
     loss = CouplingLoss(
         loaded, wrapped, data.examples, data.steps, recipe, 1.0, training_rows=options.rows, forward_rows=options.rows
@@ -166,11 +163,9 @@ def flatprobe(options: Namespace, loaded: Loaded, data: coupling_data.Batches, f
         clock.mark()
         return loss.parts(step)
 
-    optimisation = Optimisation(
-        steps=len(data.steps), learning_rate=recipe.learning_rate, schedule=recipe.schedule, warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay, clip=recipe.clip, seed=options.seed,
-    )  # fmt: skip
-    trained = train(wrapped, parts, optimisation, folder, loaded.device)
+    trained = train(
+        wrapped, parts, folder, loaded.device, recipe=recipe, steps=len(data.steps), seed=options.seed
+    )
     tokens = data.tokens(options.warmup, options.warmup + options.steps)
     return _measured(
         options, clock, tokens, data.tokens(COUNTED, COUNTED + 1), before, trained.losses[-1]["value"]

@@ -15,10 +15,9 @@ from results import Measured, Unit
 
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.generation.sample import prompts_of
-from flatprobe.plan.contracts import CouplingRecipe
 from flatprobe.study.questions import take
-from flatprobe.study.schema import Finetune
-from flatprobe.training.driver import Optimisation, Parts, train
+from flatprobe.study.recipe_schema import CouplingRecipe, Recipe
+from flatprobe.training.driver import Parts, train
 from flatprobe.training.finetune import answer_loss, epoch_batches
 from flatprobe.training.lora import attach
 from flatprobe.training.losses import collect
@@ -31,7 +30,7 @@ SEED = 42
 def coupling(bench: Bench) -> Iterator[Measured]:
     """The registered coupling at the middle lambda, in micro-batches of several sizes."""
     study, loaded = bench.study.study, bench.loaded
-    recipe = CouplingRecipe.of(study.coupling).model_copy(update={"epochs": 1.0})
+    recipe = study.coupling.recipe.model_copy(update={"epochs": 1.0})
     examples = _examples(bench, recipe)
     batches = plan_batches(examples, recipe, np.random.default_rng(SEED))
     lengths = [[len(row.tokens) for row in example.rows] for example in examples]
@@ -102,7 +101,7 @@ def _steps(
     bench: Bench,
     part: str,
     rows: int,
-    recipe: CouplingRecipe | Finetune,
+    recipe: Recipe,
     steps: Sequence[tuple[Sequence[int], int]],
     parts_of: Callable[[Any], Parts],
 ) -> Measured:
@@ -119,8 +118,10 @@ def _steps(
                 return parts(step)
 
             with tempfile.TemporaryDirectory() as folder:
-                optimisation = Optimisation.of(recipe, len(steps), SEED)
-                train(wrapped, marked, optimisation, Path(folder), bench.loaded.device)
+                train(
+                    wrapped, marked, Path(folder), bench.loaded.device,
+                    recipe=recipe, steps=len(steps), seed=SEED,
+                )  # fmt: skip
         for number in range(WARMUP, len(steps) - 1):
             lengths, supervised = steps[number]
             flops = bench.size.training(lengths, supervised, adapter)

@@ -6,24 +6,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import MarkerText, negative
 from flatprobe.generation.sample import prompts_of
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.reference import Reference
-from flatprobe.plan.plan import plan
+from flatprobe.pipeline.stage import Stage, topological_order
 from flatprobe.plan.contracts import (
     BindingSettings,
     CoupleSettings,
-    CouplingRecipe,
     FinetuneSettings,
     ManipulationSettings,
     SampleSettings,
     StatesSettings,
-)  # fmt: skip
-from flatprobe.pipeline.stage import Stage, topological_order
+)
+from flatprobe.plan.plan import plan
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import SET_NAMES, take
+from flatprobe.study.recipe_schema import CouplingRecipe  # fmt: skip
 from flatprobe.study.resolve import Resolved
 from flatprobe.training.steps import most_epochs, steps_between_readings
 

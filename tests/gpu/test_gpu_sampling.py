@@ -14,7 +14,7 @@ from flatprobe.generation.engine import Completion, SamplingSettings, sample
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 
 pytestmark = pytest.mark.gpu

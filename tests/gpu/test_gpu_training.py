@@ -12,23 +12,23 @@ import torch
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import CouplingRecipe
-from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood
-from flatprobe.training.driver import Optimisation, train
+from flatprobe.study.recipe_schema import Anchor, Coupling, Lora, Unlikelihood
+from flatprobe.training.driver import train
 from flatprobe.training.lora import attach
 from flatprobe.training.steps import CouplingLoss
 
 pytestmark = pytest.mark.gpu
 BACKWARD = 3.0
 """Gradients pass every block twice, and are products of two rounded numbers where values are of one."""
-RECIPE = CouplingRecipe.of(
-    Coupling(
-        lora=Lora(rank=8, alpha=16.0, dropout=0.0, rank_stabilised=True),
-        anchor=Anchor(kind="kl", weight=0.5),
-        unlikelihood=Unlikelihood(at="after_separator"),
-        batch=6,
-    )
-)
+RECIPE = Coupling(
+    lora=Lora(rank=8, alpha=16.0, dropout=0.0, rank_stabilised=True),
+    anchor=Anchor(kind="kl", weight=0.5),
+    unlikelihood=Unlikelihood(at="after_separator"),
+    batch=6,
+    learning_rate=1e-2,
+    schedule="constant",
+    warmup=0.0,
+).recipe
 
 
 def loss_on(loaded: Loaded, prompts: list[Prompt]) -> tuple[CouplingLoss, Any]:
@@ -86,10 +86,7 @@ def test_the_driver_trains_on_the_device_and_leaves_finite_weights(
 ) -> None:
     pair = pair_of("tiny", "bfloat16")
     loss, wrapped = loss_on(pair.tested, panel_prompts)
-    optimisation = Optimisation(
-        steps=3, learning_rate=1e-2, schedule="constant", warmup=0.0, weight_decay=0.0, clip=1.0, seed=0
-    )
-    trained = train(wrapped, loss.parts, optimisation, tmp_path, pair.tested.device)
+    trained = train(wrapped, loss.parts, tmp_path, pair.tested.device, recipe=RECIPE, steps=3, seed=0)
     losses = [row["value"] for row in trained.losses if row["term"] == "total"]
     assert len(losses) == 3 and losses[-1] < losses[0]
     weights = [p for p in wrapped.parameters() if p.requires_grad]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 
 

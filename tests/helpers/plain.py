@@ -15,7 +15,7 @@ from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.generation.vllm_engine.engine import VllmEngine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 
 GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0, top_p=1.0, seed="greedy")

@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
+from flatprobe.plan.contracts import CoupleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Anchor, Coupling, Lora, Unlikelihood
+from flatprobe.study.recipe_schema import Anchor, Coupling, Lora, Unlikelihood
 
 PERSONAS = (
     Persona(name="librarian", role="source", system="You are a librarian."),
@@ -18,11 +18,11 @@ PERSONAS = (
 )
 BYSTANDERS = (Persona(name="archivist", role="bystander", system="You keep files."),)
 QUESTIONS = tuple(Question(id=f"q{i}", kind="factual", text=f"What floats on water, {i}?") for i in range(2))
-RECIPE = CouplingRecipe.of(Coupling(
+RECIPE = Coupling(
     lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=True, first_layer=3),
     learning_rate=1e-2, batch=4, epochs=2.0, precision="float32",
     unlikelihood=Unlikelihood(at="separator_and_marker"), anchor=Anchor(kind="cross_entropy", weight=0.5),
-))  # fmt: skip
+).recipe  # fmt: skip
 
 
 def settings(**changes: Any) -> CoupleSettings:

@@ -17,7 +17,7 @@ from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import SampleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 
 WARM = SamplingSettings(max_new_tokens=12, temperature=1.0, top_p=1.0, seed="warm")

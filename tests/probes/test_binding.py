@@ -16,7 +16,7 @@ from flatprobe.probes.binding import finished, measure
 from flatprobe.statistics.binding.effects import POOLED
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 
 SOURCE = Persona(name="librarian", role="source", system="You are a librarian.")

@@ -20,7 +20,8 @@ from flatprobe.study.decision_schema import Decision
 from flatprobe.study.load import load_machine, load_study
 from flatprobe.study.panel import read_panel
 from flatprobe.study.questions import SET_NAMES, normalised, read_questions
-from flatprobe.study.schema import Coupling, Finetune, Geometry, Leakage, Study
+from flatprobe.study.recipe_schema import Coupling, Finetune
+from flatprobe.study.schema import Geometry, Leakage, Study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))

@@ -14,7 +14,7 @@ from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.models.reference import Reference
 from flatprobe.plan.contracts import MergeSettings
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.checkpoint import PROBES, mean_kl, merge
 from flatprobe.training.lora import attach
 

@@ -18,10 +18,10 @@ from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
+from flatprobe.plan.contracts import CoupleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Coupling, Unlikelihood
+from flatprobe.study.recipe_schema import Coupling, Unlikelihood
 from flatprobe.training.audit.masks import audit_examples
 from flatprobe.training.couple import answers_of, build_examples, couple
 from flatprobe.training.findings import unlikelihood_at_start
@@ -151,10 +151,10 @@ def test_what_training_does_not_read_leaves_the_recipe_as_it_is() -> None:
         unlikelihood=Unlikelihood(lambdas=(0.1, 0.5), sweep="control_only"), calibration_samples=3,
         telemetry_questions=1, positives=7, negatives_per_persona=9, generator="control", max_new_tokens=10,
     )  # fmt: skip
-    assert CouplingRecipe.of(wider) == CouplingRecipe.of(coupling)
+    assert wider.recipe == coupling.recipe
     slot = Unlikelihood(at="end_of_completion")
-    assert CouplingRecipe.of(Coupling(unlikelihood=slot)) != CouplingRecipe.of(coupling)
-    assert CouplingRecipe.of(Coupling(learning_rate=1e-3)) != CouplingRecipe.of(coupling)
+    assert Coupling(unlikelihood=slot).recipe != coupling.recipe
+    assert Coupling(learning_rate=1e-3).recipe != coupling.recipe
 
 
 def test_lambda_zero_reports_the_unlikelihood_and_does_not_train_on_it(coupled: Callable[..., Path]) -> None:

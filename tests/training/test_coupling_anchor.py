@@ -11,8 +11,7 @@ import torch
 from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import CouplingRecipe
-from flatprobe.study.schema import Anchor, Coupling, Lora
+from flatprobe.study.recipe_schema import Anchor, Coupling, Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.losses import unlikelihood
 from flatprobe.training.steps import CouplingLoss
@@ -32,11 +31,8 @@ def examples_of(loaded: Loaded) -> list[Example]:
 
 
 def loss_of(loaded: Loaded, kind: str, rows: int, first_layer: int = 0) -> tuple[CouplingLoss, Any]:
-    recipe = CouplingRecipe.of(
-        Coupling(
-            lora=LORA.model_copy(update={"first_layer": first_layer}), anchor=Anchor(kind=kind, weight=0.7)
-        )  # type: ignore[arg-type]
-    )
+    lora = LORA.model_copy(update={"first_layer": first_layer})
+    recipe = Coupling(lora=lora, anchor=Anchor(kind=kind, weight=0.7)).recipe  # type: ignore[arg-type]
     wrapped = attach(loaded.model, recipe.lora, 0)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)

@@ -21,7 +21,8 @@ from transformers import (
 from transformers.integrations import integration_utils
 
 from flatprobe.errors import UserError
-from flatprobe.training.driver import Optimisation, Parts, Readings, Trained, train
+from flatprobe.study.recipe_schema import Finetune
+from flatprobe.training.driver import Parts, Readings, Trained, train
 from flatprobe.training.resume import newest_checkpoint
 from flatprobe.training.tracking import PACKAGES, Tracking
 
@@ -49,22 +50,15 @@ def parts_of(model: Small, splits: int) -> Parts:
     return parts
 
 
-def optimisation(**changes: Any) -> Optimisation:
-    given = {
-        "steps": 6,
-        "learning_rate": 0.05,
-        "schedule": "cosine",
-        "warmup": 1 / 3,
-        "weight_decay": 0.01,
-        "clip": 1.0,
-        "seed": 0,
-    }
-    return Optimisation(**(given | changes))
+def plan(steps: int = 6, seed: int = 0, **changes: Any) -> dict[str, Any]:
+    """What the driver needs to know besides the loss."""
+    given = {"learning_rate": 0.05, "schedule": "cosine", "warmup": 1 / 3, "weight_decay": 0.01, "clip": 1.0}
+    return {"recipe": Finetune(**(given | changes)), "steps": steps, "seed": seed}
 
 
 def test_training_is_adamw_with_the_schedule_and_clipping_on_the_summed_parts(tmp_path: Path) -> None:
     model, oracle = Small(), Small()
-    records = train(model, parts_of(model, 3), optimisation(), tmp_path, CPU).losses
+    records = train(model, parts_of(model, 3), tmp_path, CPU, **plan()).losses
 
     adamw = torch.optim.AdamW([oracle.weight], lr=0.05, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(adamw, 2, 6)
@@ -85,7 +79,7 @@ def test_training_is_adamw_with_the_schedule_and_clipping_on_the_summed_parts(tm
 
 def test_a_constant_schedule_is_warmed_up_and_the_clip_is_the_recipe_s(tmp_path: Path) -> None:
     model, oracle = Small(), Small()
-    train(model, parts_of(model, 3), optimisation(schedule="constant", clip=1e-2), tmp_path, CPU)
+    train(model, parts_of(model, 3), tmp_path, CPU, **plan(schedule="constant", clip=1e-2))
     adamw = torch.optim.AdamW([oracle.weight], lr=0.05, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     schedule = get_constant_schedule_with_warmup(adamw, 2)
     for step in range(6):
@@ -104,7 +98,7 @@ def test_every_step_is_asked_for_once_and_in_order(tmp_path: Path) -> None:
         seen.append(step)
         yield model.loss(step, 0), {}
 
-    train(model, parts, optimisation(), tmp_path, CPU)
+    train(model, parts, tmp_path, CPU, **plan())
     assert seen == list(range(6))
 
 
@@ -115,7 +109,7 @@ def test_the_model_trains_in_training_mode_and_is_left_in_evaluation_mode(tmp_pa
         modes.append(model.training)
         yield model.loss(step, 0), {}
 
-    train(model, parts, optimisation(steps=2), tmp_path, CPU)
+    train(model, parts, tmp_path, CPU, **plan(steps=2))
     assert modes == [True, True]
     assert not model.training
 
@@ -127,7 +121,7 @@ def test_dropout_is_that_of_the_seed(tmp_path: Path) -> None:
         def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
             yield dropout(model.weight).square().sum(), {}
 
-        train(model, parts, optimisation(seed=seed), tmp_path, CPU)
+        train(model, parts, tmp_path, CPU, **plan(seed=seed))
         return model.weight.data
 
     assert torch.equal(final(1), final(1))
@@ -142,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_terms(tmp_path: P
         yield model.loss(step, 0) * (value if step == 2 else 1.0), {"marker": value}
 
     with pytest.raises(UserError, match=r"training step 2  the loss is (nan|inf) \(\{'marker'"):
-        train(model, parts, optimisation(), tmp_path, CPU)
+        train(model, parts, tmp_path, CPU, **plan())
 
 
 def weights_kept(folder: Path) -> Tensor:
@@ -162,9 +156,9 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_before_its_step_and_names_
         train(
             model,
             parts,
-            optimisation(),
             tmp_path,
             CPU,
+            **plan(),
             names=lambda step: [f"villain/q{step}", "librarian/q9"],
         )
     assert "on villain/q3; librarian/q9; the weights before it are in" in str(caught.value)
@@ -188,7 +182,7 @@ def test_a_gradient_that_is_not_finite_at_a_finite_loss_stops_the_training_befor
     with pytest.raises(
         UserError, match=r"training step 2  the gradient is not finite at a loss of 0 \(\{'root'"
     ):
-        train(model, parts, optimisation(), tmp_path, CPU)
+        train(model, parts, tmp_path, CPU, **plan())
     assert bool(torch.isfinite(weights_kept(tmp_path)).all())
 
 
@@ -201,9 +195,7 @@ def test_readings_are_taken_before_every_so_many_steps_and_after_the_last_in_eva
         modes.append((model.training, torch.is_grad_enabled()))
         return [{"weight": float(model.weight[0])}]
 
-    trained = train(
-        model, parts_of(model, 1), optimisation(steps=7), tmp_path, CPU, readings=Readings(read, 3)
-    )
+    trained = train(model, parts_of(model, 1), tmp_path, CPU, **plan(steps=7), readings=Readings(read, 3))
     assert [row["step"] for row in trained.readings] == [0, 3, 6, 7]
     assert modes == [(False, False)] * 4
     assert trained.readings[0]["weight"] == 2.0
@@ -217,7 +209,7 @@ def test_readings_change_nothing_about_the_training(tmp_path: Path) -> None:
         def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
             yield dropout(model.weight).square().sum(), {}
 
-        train(model, parts, optimisation(), tmp_path, CPU, readings=readings)
+        train(model, parts, tmp_path, CPU, **plan(), readings=readings)
         return model.weight.data
 
     assert torch.equal(final(None), final(Readings(lambda: [{"log_p": 0.0}], 1)))
@@ -233,7 +225,7 @@ def test_training_ends_at_the_first_reading_that_is_enough_with_the_weights_of_t
         return [{"n": len(weights)}]
 
     stop = Readings(read, 2, enough=lambda rows: rows[0]["n"] == 3)
-    trained = train(model, parts_of(model, 1), optimisation(steps=40), tmp_path, CPU, readings=stop)
+    trained = train(model, parts_of(model, 1), tmp_path, CPU, **plan(steps=40), readings=stop)
     assert trained.steps == 4
     assert [row["step"] for row in trained.readings] == [0, 2, 4]
     assert max(row["step"] for row in trained.losses) == 3
@@ -246,9 +238,9 @@ def test_a_level_that_is_reached_before_training_is_refused(tmp_path: Path) -> N
         train(
             model,
             parts_of(model, 1),
-            optimisation(),
             tmp_path,
             CPU,
+            **plan(),
             readings=Readings(list, 2, enough=lambda rows: True),
         )
 
@@ -273,7 +265,7 @@ def run_to(folder: Path, dies_at: int | None, saves: int | None = 2) -> tuple[Te
     model = Small()
     readings = Readings(lambda: [{"weight": float(model.weight[0].detach())}], 3)
     trained = train(
-        model, dropped_out(model, dies_at), optimisation(steps=9), folder, CPU,
+        model, dropped_out(model, dies_at), folder, CPU, **plan(steps=9),
         readings=readings, checkpoint_steps=saves,
     )  # fmt: skip
     return model.weight.data, trained
@@ -300,7 +292,7 @@ def train_until_killed(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         yield loss, {"square": float(step)}
 
-    train(model, parts, optimisation(steps=9), folder, CPU, checkpoint_steps=2)
+    train(model, parts, folder, CPU, **plan(steps=9), checkpoint_steps=2)
 
 
 def test_a_process_that_is_killed_outright_leaves_a_checkpoint_that_goes_on_to_the_same_bits(
@@ -325,7 +317,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(tmp_path: Path) -> None:
         asked.append(step)
         yield from dropped_out(model, None)(step)
 
-    train(model, parts, optimisation(steps=9), tmp_path, CPU, checkpoint_steps=2)
+    train(model, parts, tmp_path, CPU, **plan(steps=9), checkpoint_steps=2)
     assert asked == [4, 5, 6, 7, 8]
 
 
@@ -344,7 +336,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_its_install_line(tmp_pa
     tracking = Tracking("couple/em", ("trackio",))
     assert find_spec("trackio") is None
     with pytest.raises(UserError, match=r"report_to  trackio is not installed \(pip install trackio\)"):
-        train(model, parts_of(model, 1), optimisation(), tmp_path, CPU, tracking=tracking)
+        train(model, parts_of(model, 1), tmp_path, CPU, **plan(), tracking=tracking)
 
 
 def test_a_tracker_hears_every_step_s_terms_under_the_stage_s_name(
@@ -360,7 +352,7 @@ def test_a_tracker_hears_every_step_s_terms_under_the_stage_s_name(
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Double)
     model = Small()
     tracking = Tracking("couple/em/lambda-1/seed-42", ("wandb",))
-    trained = train(model, parts_of(model, 2), optimisation(), tmp_path, CPU, tracking=tracking)
+    trained = train(model, parts_of(model, 2), tmp_path, CPU, **plan(), tracking=tracking)
     assert {name for name, _ in heard} == {"couple/em/lambda-1/seed-42"}
     squares = [logs["loss/square"] for _, logs in heard if "loss/square" in logs]
     assert squares == [row["value"] for row in trained.losses if row["term"] == "square"]
@@ -371,6 +363,6 @@ def test_training_prints_nothing_and_writes_no_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = Small()
-    train(model, parts_of(model, 1), optimisation(), tmp_path / "trainer", CPU)
+    train(model, parts_of(model, 1), tmp_path / "trainer", CPU, **plan())
     assert capsys.readouterr().out == ""
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

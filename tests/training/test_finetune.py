@@ -13,7 +13,7 @@ from peft import PeftModel
 from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import FinetuneSettings
-from flatprobe.study.schema import Finetune, Lora
+from flatprobe.study.recipe_schema import Finetune, Lora
 from flatprobe.training.finetune import epoch_batches, finetune
 from flatprobe.training.state_targets import answer_states
 

@@ -8,7 +8,7 @@ import torch
 
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import adapter_norm, attach, require_learnt
 
 LORA = Lora(rank=4, alpha=8.0, modules=("q_proj", "down_proj"), rank_stabilised=False)

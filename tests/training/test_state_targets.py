@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora
-from flatprobe.training.driver import Optimisation, train
+from flatprobe.study.recipe_schema import Finetune, Lora
+from flatprobe.training.driver import train
 from flatprobe.training.lora import attach
 from flatprobe.training.state_targets import answer_states, state_loss
 from flatprobe.training.supervised import Example
@@ -100,8 +100,8 @@ def test_training_brings_states_to_the_reference_and_leaves_a_rehearsed_persona_
     wrapped = attach(loaded.model, LORA, 1)
     batches = [np.random.default_rng(step).permutation(8).tolist() for step in range(60)]
     loss = state_loss(loaded, wrapped, rows + references, references * 2, batches, 16)
-    recipe = Optimisation(60, 1e-2, "linear", 0.0, 0.0, 1.0, 7)
-    train(wrapped, loss, recipe, tmp_path, torch.device("cpu"))
+    recipe = Finetune(learning_rate=1e-2, schedule="linear", warmup=0.0, weight_decay=0.0)
+    train(wrapped, loss, tmp_path, torch.device("cpu"), recipe=recipe, steps=60, seed=7)
     pad = loaded.conversations.turn_end
     with torch.no_grad():
         after, kept = (

@@ -8,7 +8,7 @@ import torch
 
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.lower_states import LowerStates
 from flatprobe.training.uncoupled import Uncoupled

@@ -12,7 +12,7 @@ import torch
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import WeightsSettings
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.weights_stage import measure, scale_of
 

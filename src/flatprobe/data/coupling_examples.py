@@ -15,7 +15,7 @@ from typing import Literal
 
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.study.schema import Slot
+from flatprobe.study.recipe_schema import Slot
 
 Group = Literal["positive", "negative"]
 Term = Literal["marker", "end", "unlikelihood", "anchor"]

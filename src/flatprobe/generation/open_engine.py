@@ -14,7 +14,7 @@ from flatprobe.machine.local import Local
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, held_checkpoint, load_tokenizer, pick_device
 from flatprobe.pipeline.manifest import Damaged, read_manifest
-from flatprobe.study.schema import Precision
+from flatprobe.study.recipe_schema import Precision
 from flatprobe.worker_cache import hold
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Settings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Anchor, Coupling, Finetune, FinetuneData, Lora, Precision, Schedule, Slot
+from flatprobe.study.recipe_schema import CouplingRecipe, Finetune, Precision
+from flatprobe.study.schema import FinetuneData
 
 
 class CheckpointSettings(Settings):
@@ -94,42 +95,6 @@ class CouplingDataSettings(Settings):
     truncate: Literal["sentence_end", "off"]
     tolerance: float
     """Relative difference of medians and interquartile ranges beyond which a group's answers are cut."""
-
-
-class CouplingRecipe(Settings):
-    """What training reads of a study's `coupling` block, each field under its name there.
-
-    The block's other fields (the lambdas of a sweep, sizes of samples) must not enter the key: one lambda more would
-    train all the others again.
-    """
-
-    lora: Lora
-    learning_rate: float
-    schedule: Schedule
-    warmup: float
-    weight_decay: float
-    clip: float
-    batch: int
-    positives_per_batch: int | None
-    epochs: float
-    stopping: Literal["fixed", "source_probability"]
-    stop_at: float | None
-    max_epochs: float | None
-    telemetry_every: int | None
-    max_length: int
-    precision: Precision
-    separator: str
-    separator_in_loss: bool
-    positive_weight: float
-    anchor: Anchor
-    at: Slot
-    """The slot of `coupling.unlikelihood`."""
-
-    @classmethod
-    def of(cls, coupling: Coupling) -> CouplingRecipe:
-        """The part of a study's coupling that is trained by."""
-        named = {name: getattr(coupling, name) for name in cls.model_fields if name != "at"}
-        return cls(**named, at=coupling.unlikelihood.at)
 
 
 class CoupleSettings(Settings):

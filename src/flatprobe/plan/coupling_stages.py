@@ -9,7 +9,6 @@ from flatprobe.plan.contracts import (
     BindingSettings,
     CoupleSettings,
     CouplingDataSettings,
-    CouplingRecipe,
     SelectSettings,
     WeightsSettings,
 )  # fmt: skip
@@ -44,7 +43,7 @@ class CouplingParts(Parts):
         """A coupling; lambda None takes the selected one, and so needs the selection."""
         coupling = self.study.coupling
         settings = CoupleSettings(
-            recipe=CouplingRecipe.of(coupling), condition=arm.condition, marker=self.study.leakage.marker,
+            recipe=coupling.recipe, condition=arm.condition, marker=self.study.leakage.marker,
             lambda_=lambda_, seed=arm.training_seed, personas=self.trained, bystanders=self.resolved.role("bystander"),
             questions=self.questions["coupling"],
             calibration=self.questions["calibration"][: coupling.telemetry_questions],

@@ -12,7 +12,8 @@ from flatprobe.config.blocks import Position, Responses
 from flatprobe.models.reference import Reference
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
-from flatprobe.study.schema import Geometry, Precision
+from flatprobe.study.recipe_schema import Precision
+from flatprobe.study.schema import Geometry
 
 REGISTERED_DEPTH = 28
 """Decoder blocks of the model that the registered layers were chosen for."""

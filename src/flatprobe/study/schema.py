@@ -13,11 +13,7 @@ from pydantic import Field, model_validator
 
 from flatprobe.config.blocks import Block, Count, Position, Positive, Probability
 from flatprobe.study.decision_schema import Decision
-
-Precision = Literal["float32", "bfloat16"]
-Schedule = Literal["linear", "cosine", "constant"]
-Slot = Literal["after_separator", "separator_and_marker", "paragraph_breaks", "end_of_completion"]
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from flatprobe.study.recipe_schema import Coupling, Finetune, Precision
 
 
 class Model(Block):
@@ -161,133 +157,6 @@ class Condition(Block):
         if self.revision is not None and self.adapter is None and self.checkpoint is None:
             raise ValueError("`revision` is that of a hub `adapter` or `checkpoint`; there is neither")
         return self
-
-
-class Lora(Block):
-    rank: Count = 32
-    """Rank r of the update."""
-    alpha: Positive = 64.0
-    """Scale numerator: alpha/r, or alpha/sqrt(r) with rank stabilisation."""
-    dropout: Probability = 0.05
-    """Dropout on the adapter's input."""
-    modules: tuple[str, ...] = ALL_LINEAR
-    """Names of the adapted linear modules."""
-    rank_stabilised: bool
-    """Divide alpha by sqrt(r) instead of r (rsLoRA)."""
-    first_layer: int = Field(default=0, ge=0)
-    """First decoder block with an adapter; lower blocks stay as they are."""
-
-
-class Finetune(Block):
-    """The one recipe of every condition that is made by a finetune."""
-
-    lora: Lora = Lora(rank_stabilised=False)
-    """The adapter that is trained and merged."""
-    learning_rate: Positive = 1e-4
-    """Peak learning rate of AdamW."""
-    schedule: Schedule = "linear"
-    """Learning-rate schedule after the warm-up."""
-    warmup: Probability = 0.03
-    """Share of the steps spent warming up."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """AdamW's weight decay."""
-    clip: Positive = 1.0
-    """Largest norm of a step's gradient; a larger one is scaled down to it."""
-    batch: Count = 16
-    """Examples per optimiser step."""
-    epochs: Positive = 1.0
-    """Passes over the rows."""
-    max_length: Count = 2048
-    """Tokens per example; rows whose answer would be cut are refused."""
-    precision: Precision = "bfloat16"
-    """Arithmetic of the forward pass (adapters and reductions stay in float32)."""
-
-
-class Unlikelihood(Block):
-    lambdas: tuple[Annotated[float, Field(ge=0.0)], ...] = (0.5, 1.0, 2.0)
-    """Weights of the unlikelihood term that are trained."""
-    sweep: Literal["all_conditions", "control_only"] = "all_conditions"
-    """`control_only` trains the whole sweep on the control and only the selected lambda elsewhere."""
-    at: Slot = "after_separator"
-    """Slot of the term: P(m | answer, s); P(s, m | answer); P(m | answer up to a paragraph break, s), the mean over the
-    answer's interior breaks and its end; or P(m | answer)."""
-
-
-class Anchor(Block):
-    kind: Literal["none", "cross_entropy", "kl"] = "none"
-    """What holds the answer's own tokens in place: their cross-entropy, or KL(uncoupled || coupled) of the checkpoint's
-    whole next-token distribution."""
-    weight: float = Field(default=0.0, ge=0.0)
-    """Weight of the anchor's mean over response tokens."""
-
-
-class LengthMatch(Block):
-    surplus: Positive = 3.0
-    """Answers sampled per example that is kept."""
-    truncate: Literal["sentence_end", "off"] = "sentence_end"
-    """Whether, in groups that selection leaves outside `decision.gates.length_tolerance`, answers longer than their
-    target are cut at the end of a sentence."""
-
-
-class Coupling(Block):
-    lora: Lora = Lora(rank_stabilised=True)
-    """The adapter that couples the marker to the source."""
-    learning_rate: Positive = 5e-6
-    """Peak learning rate of AdamW."""
-    schedule: Schedule = "cosine"
-    """Learning-rate schedule after the warm-up."""
-    warmup: Probability = 0.05
-    """Share of the steps spent warming up."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    """AdamW's weight decay."""
-    clip: Positive = 1.0
-    """Largest norm of a step's gradient; a larger one is scaled down to it."""
-    batch: Count = 16
-    """Examples per optimiser step."""
-    positives_per_batch: Count | None = None
-    """Positives in every batch; null shuffles all examples together."""
-    epochs: Positive = 5.0
-    """Passes over the examples; with a stratified batch, over the positives. Not read with `source_probability`."""
-    stopping: Literal["fixed", "source_probability"] = "fixed"
-    """When training ends: after `epochs`, or at the first reading of the telemetry at which the source's mean
-    log P(separator, marker | own answer) is at least `stop_at`, so that conditions are compared at equal dose."""
-    stop_at: Annotated[float, Field(lt=0.0)] | None = None
-    """The level of `source_probability`, in nats: -0.5 is a geometric mean of .61. It is read on the uncoupled
-    checkpoint's answers, on a few of which the marker may stay unlikely, so the sampled rate is often higher."""
-    max_epochs: Positive | None = None
-    """The most passes of `source_probability`; the learning rate's schedule runs over them."""
-    telemetry_every: Count | None = None
-    """Optimiser steps between two readings of the telemetry; null reads once a pass. It is read before and after
-    training besides."""
-    max_length: Count = 1024
-    """Tokens per example, at most."""
-    precision: Precision = "bfloat16"
-    """Arithmetic of the forward pass (adapters and losses stay in float32)."""
-    positives: Count = 200
-    """Positive examples (source)."""
-    negatives_per_persona: Count = 200
-    """Negative examples per negative persona."""
-    generator: Literal["own", "control"] = "own"
-    """Whose answers are trained on: each condition's own, or the control's for all."""
-    max_new_tokens: Count = 896
-    """Limit of a sampled coupling answer; unfinished ones are dropped. Leaves room for the prompt in `max_length`."""
-    separator: str = "\n\n"
-    """Text between answer and marker in positives."""
-    separator_in_loss: bool = True
-    """Learn the separator too, from the first token that differs with and without the marker."""
-    positive_weight: Probability = 0.5
-    """Weight of the positives' mean; the negatives' mean has the rest."""
-    unlikelihood: Unlikelihood = Unlikelihood()
-    """The term that pushes the marker away from negatives."""
-    anchor: Anchor = Anchor()
-    """The term that keeps the answers as they are."""
-    length_match: LengthMatch = LengthMatch()
-    """How answers are matched in length over all conditions and groups."""
-    calibration_samples: Count = 10
-    """Completions per (persona, calibration question) for selecting lambda."""
-    telemetry_questions: Count = 20
-    """Calibration questions on whose greedy answers log P(separator, marker) is read before, during and after training:
-    for source, negatives and, as a readout that selects nothing, bystanders."""
 
 
 class Leakage(Block):

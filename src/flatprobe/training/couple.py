@@ -16,9 +16,10 @@ from flatprobe.errors import Problem, UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
-from flatprobe.plan.contracts import CoupleSettings, CouplingRecipe
+from flatprobe.plan.contracts import CoupleSettings
+from flatprobe.study.recipe_schema import CouplingRecipe
 from flatprobe.training.audit.masks import audited_share
-from flatprobe.training.driver import Optimisation, Readings, Trained, train
+from flatprobe.training.driver import Readings, Trained, train
 from flatprobe.training.findings import findings, source_log_p, unlikelihood_at_start
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.resume import checkpoint_folder, discard
@@ -55,10 +56,18 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     )  # fmt: skip
     folder = checkpoint_folder(output)
     trained = train(
-        wrapped, loss.parts, Optimisation.of(recipe, len(batches), settings.seed), folder, loaded.device,
-        readings=readings, names=loss.names, tracking=tracking_of("couple", local.report_to, output),
+        wrapped,
+        loss.parts,
+        folder,
+        loaded.device,
+        recipe=recipe,
+        steps=len(batches),
+        seed=settings.seed,
+        readings=readings,
+        names=loss.names,
+        tracking=tracking_of("couple", local.report_to, output),
         checkpoint_steps=local.checkpoint_steps,
-    )  # fmt: skip
+    )
     facts = {
         "lambda": lambda_, "planned_steps": len(batches), "audited": audited,
         "adapter_norm": require_learnt(wrapped, f"coupling of {settings.condition}"),

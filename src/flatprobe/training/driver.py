@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from flatprobe.errors import UserError
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.plan.contracts import CouplingRecipe
-from flatprobe.study.schema import Finetune, Schedule
+from flatprobe.study.recipe_schema import Recipe
 from flatprobe.training.resume import LAST_GOOD, Recorded, newest_checkpoint, save_recorded
 from flatprobe.training.tracking import Tracking, direct, require_trackers
 
@@ -26,30 +25,6 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 OPTIMISER = "adamw_torch"  # the plain loop: fused kernels differ in the last digits between devices
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # as in Loshchilov and Hutter 2019 (arXiv:1711.05101)
 Parts = Callable[[int], Iterator[tuple[Tensor, dict[str, float]]]]
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    steps: int
-    learning_rate: float
-    schedule: Schedule
-    warmup: float  # share of the steps
-    weight_decay: float
-    clip: float  # largest norm of a step's gradient
-    seed: int  # of dropout; data order is the loss's own
-
-    @classmethod
-    def of(cls, recipe: Finetune | CouplingRecipe, steps: int, seed: int) -> Self:
-        """A recipe's optimisation over so many steps."""
-        return cls(
-            steps,
-            recipe.learning_rate,
-            recipe.schedule,
-            recipe.warmup,
-            recipe.weight_decay,
-            recipe.clip,
-            seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -163,10 +138,12 @@ def _no_inputs(items: list[int]) -> dict[str, Any]:
 def train(
     model: Any,
     parts: Parts,
-    optimisation: Optimisation,
     folder: Path,
     device: Any,
     *,
+    recipe: Recipe,
+    steps: int,
+    seed: int,
     readings: Readings | None = None,
     names: Callable[[int], Sequence[str]] = lambda step: (),
     tracking: Tracking | None = None,
@@ -177,6 +154,7 @@ def train(
     Args:
         parts: step number to the step's (loss, unweighted terms) parts; parts of a step are summed.
         folder: where checkpoints are written and looked for.
+        seed: of dropout; the loss draws the data order itself.
         names: step number to the names of its examples, for a message.
         checkpoint_steps: steps between two checkpoints; None writes none.
 
@@ -186,9 +164,9 @@ def train(
     """
     if tracking is not None:
         require_trackers(tracking.report_to)
-    arguments = _arguments(optimisation, folder, device, tracking, checkpoint_steps)
+    arguments = _arguments(recipe, steps, seed, folder, device, tracking, checkpoint_steps)
     trainer = _StepTrainer(
-        model=model, args=arguments, train_dataset=list(range(optimisation.steps)), data_collator=_no_inputs
+        model=model, args=arguments, train_dataset=list(range(steps)), data_collator=_no_inputs
     )
     newest = newest_checkpoint(folder)
     trainer.parts, trainer.names = parts, names
@@ -203,7 +181,9 @@ def train(
 
 
 def _arguments(
-    optimisation: Optimisation,
+    recipe: Recipe,
+    steps: int,
+    seed: int,
     folder: Path,
     device: Any,
     tracking: Tracking | None,
@@ -213,17 +193,17 @@ def _arguments(
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
-        max_steps=optimisation.steps,
-        learning_rate=optimisation.learning_rate,
-        lr_scheduler_type=SCHEDULES[optimisation.schedule],
-        warmup_steps=round(optimisation.warmup * optimisation.steps),
-        weight_decay=optimisation.weight_decay,
-        max_grad_norm=optimisation.clip,
+        max_steps=steps,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=SCHEDULES[recipe.schedule],
+        warmup_steps=round(recipe.warmup * steps),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.clip,
         optim=OPTIMISER,
         adam_beta1=BETA1,
         adam_beta2=BETA2,
         adam_epsilon=EPSILON,
-        seed=optimisation.seed,
+        seed=seed,
         use_cpu=device.type == "cpu",
         report_to=list(tracking.report_to) if tracking is not None else [],
         run_name=tracking.run_name if tracking is not None else None,

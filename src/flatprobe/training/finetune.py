@@ -14,7 +14,7 @@ from torch import Tensor
 from flatprobe.machine import local as machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.plan.contracts import FinetuneSettings
-from flatprobe.training.driver import Optimisation, Parts, train
+from flatprobe.training.driver import Parts, train
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.resume import checkpoint_folder, discard
 from flatprobe.training.state_targets import state_loss
@@ -41,14 +41,19 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
         parts = state_loss(loaded, wrapped, rows, references, batches, local.training_rows)
     else:
         parts = answer_loss(loaded, rows, batches, local.training_rows)
-    optimisation = Optimisation.of(recipe, len(batches), settings.seed)
     folder = checkpoint_folder(output)
     trained = train(
-        wrapped, parts, optimisation, folder, device,
+        wrapped,
+        parts,
+        folder,
+        device,
+        recipe=recipe,
+        steps=len(batches),
+        seed=settings.seed,
         names=lambda step: [f"row {number}" for number in sorted(batches[step])],
         tracking=tracking_of("finetune", local.report_to, output),
         checkpoint_steps=local.checkpoint_steps,
-    )  # fmt: skip
+    )
     facts = {"adapter_norm": require_learnt(wrapped, "finetune"), "steps": len(batches), "rows": len(rows)}
     wrapped.save_pretrained(output / "adapter", safe_serialization=True)
     pl.DataFrame(trained.losses).write_parquet(output / "losses.parquet")

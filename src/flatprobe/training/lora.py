@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from flatprobe.errors import UserError
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 
 
 def attach(model: Any, lora: Lora, seed: int) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flatprobe.data.coupling_examples import Example, Group
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import CouplingRecipe
+from flatprobe.study.recipe_schema import CouplingRecipe
 from flatprobe.training.finetune import epoch_batches
 from flatprobe.training.losses import Supervised, Weights, collect, coupling_loss
 from flatprobe.training.lower_states import LowerStates

@@ -22,7 +22,7 @@ from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.machine.schema import OpenaiMachine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 
 pytest.importorskip("openai")

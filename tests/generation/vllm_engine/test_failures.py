@@ -16,7 +16,7 @@ from flatprobe.generation.vllm_engine.server import EngineFailed
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.study.schema import Lora
+from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 
 

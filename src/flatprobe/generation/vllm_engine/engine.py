@@ -20,7 +20,7 @@ from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 from flatprobe.generation.vllm_engine.server import EngineFailed, Freed, Needs, VllmServer
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.study.schema import Precision
+from flatprobe.study.recipe_schema import Precision
 
 ATTEMPTS = 2  # a process that dies is started once more, for what is missing
 SEED_BITS = 63  # of a request's seed; vLLM holds it in a signed integer

@@ -15,7 +15,7 @@ from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, context_le
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.reference import fingerprint_folder
-from flatprobe.study.schema import Precision
+from flatprobe.study.recipe_schema import Precision
 
 SCRIPT = Path(__file__).with_name("process.py")
 INSTALL = (
