@@ -90,7 +90,7 @@ def stages_of(loaded: LoadedStudy) -> list[Stage]:
         dataset_revisions={},
         locations={},
     )
-    return topological_order([plan(resolved, "exploratory").verdict])
+    return topological_order([plan(resolved, "exploratory").last])
 
 
 def lengths_of(

@@ -110,7 +110,7 @@ def run_prepared(prepared: Prepared, display: Display | None = None) -> tuple[Ru
 
     try:
         summary = run(
-            [prepared.plan.verdict],
+            [prepared.plan.last],
             prepared.folder,
             runner_settings(prepared.machine, prepared.resolved.locations),
             display,

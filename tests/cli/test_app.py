@@ -176,7 +176,7 @@ def test_a_damaged_verdict_is_said_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], study: Path, remembered: Path
 ) -> None:
     prepared = prepare(study, Machine(), remembered)
-    artifact = commands.ArtifactStore(prepared.folder).path(prepared.plan.verdict)
+    artifact = commands.ArtifactStore(prepared.folder).path(prepared.plan.last)
     artifact.mkdir(parents=True)
     (artifact / "manifest.json").write_text("{")
     for command in ("verdict", "status"):

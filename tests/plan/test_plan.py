@@ -49,7 +49,7 @@ def resolved(personas: tuple[Persona, ...] = PERSONAS, **changes: Any) -> Resolv
 
 def stages(study: Resolved) -> dict[str, Stage]:
     """All stages by name, in the order in which they run."""
-    return {stage.name: stage for stage in topological_order([plan(study, "exploratory").verdict])}
+    return {stage.name: stage for stage in topological_order([plan(study, "exploratory").last])}
 
 
 def test_every_planned_function_exists_and_its_version_enters_the_key(
@@ -92,6 +92,7 @@ def test_several_sampled_answers_are_what_states_are_read_on_and_fixed_ones_stay
 def test_one_lambda_more_trains_nothing_again() -> None:
     study = resolved()
     coupling = study.study.coupling
+    assert coupling is not None
     more = coupling.unlikelihood.model_copy(update={"lambdas": (0.25, *coupling.unlikelihood.lambdas)})
     wider = stages(resolved(coupling=coupling.model_copy(update={"unlikelihood": more})))
     before = {

@@ -50,7 +50,7 @@ def stages(
         study=study, personas=PERSONAS, given={}, locations={}, questions=questions, dataset_revisions={},
         model=Reference(kind="hub", id="m", fingerprint="c0"), fingerprints={str(EM.path): "f1"},
     )  # fmt: skip
-    return {stage.name: stage for stage in topological_order([plan(resolved, "exploratory").verdict])}
+    return {stage.name: stage for stage in topological_order([plan(resolved, "exploratory").last])}
 
 
 def told(stage: Stage) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _fill(target: Path, found: dict[str, Artifact], plan: Plan, documents: dict[
         artifact.manifest.model_dump(mode="json", include={"name", "key", "function", "seconds"})
         for artifact in found.values()
     ]
-    provenance = found[plan.verdict.name].manifest.provenance.model_dump(mode="json")
+    provenance = found[plan.last.name].manifest.provenance.model_dump(mode="json")
     written = {**documents, "stages": stages, "provenance": provenance, "models": _models(facts)}
     for name, content in written.items():
         (target / f"{name}.json").write_text(json.dumps(content, indent=1))
@@ -95,7 +95,7 @@ def _render(analysis: Path, page: Path) -> None:
 def _artifacts(plan: Plan, folder: Path) -> dict[str, Artifact]:
     store = ArtifactStore(folder)
     found: dict[str, Artifact] = {}
-    for stage in topological_order([plan.verdict]):
+    for stage in topological_order([plan.last]):
         artifact = store.find(stage)
         if artifact is None:
             raise UserError.one(

@@ -72,7 +72,7 @@ class Finished:
 
 def audit_sets(prepared: Prepared, conversations: Conversations, each: int) -> Iterator[AuditSet]:
     """Every finetune set, then every coupling set; `each` examples of each group are shown."""
-    stages = {stage.name: stage for stage in topological_order([prepared.plan.verdict])}
+    stages = {stage.name: stage for stage in topological_order([prepared.plan.last])}
     finished = Finished(stages, ArtifactStore(prepared.folder))
     for name, stage in stages.items():
         if isinstance(stage.settings, FinetuneDataSettings):
@@ -82,7 +82,8 @@ def audit_sets(prepared: Prepared, conversations: Conversations, each: int) -> I
         if isinstance(stage.settings, CoupleSettings) and stage.kind == "couple":
             key = (stage.settings.condition, stage.settings.seed)
             couplings.setdefault(key, []).append((name, stage.settings))
-    lambdas = prepared.resolved.study.coupling.unlikelihood.lambdas
+    coupling = prepared.resolved.study.coupling
+    lambdas = coupling.unlikelihood.lambdas if coupling is not None else ()
     for (condition, seed), trained in couplings.items():
         data = finished.folder(f"coupling-data/seed-{seed}")
         yield _coupling(condition, seed, trained, data, finished, conversations, each, lambdas[0])

@@ -25,7 +25,7 @@ def check_study(study: Path, machine_file: Path | None) -> None:
     prepared = prepare(study, load_machine(machine_file), None, check_model=True)
     for notice in prepared.loaded.notices:
         console.warn(notice)
-    stages = len(topological_order([prepared.plan.verdict]))
+    stages = len(topological_order([prepared.plan.last]))
     console.say(f"{study}: no problems. {stages} stages; digest {prepared.digest[:16]}.")
 
 
@@ -42,7 +42,7 @@ def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
     from flatprobe.pipeline.display import duration
     from flatprobe.pipeline.status import status
 
-    states = status([prepared.plan.verdict], prepared.folder)
+    states = status([prepared.plan.last], prepared.folder)
     rows = [
         (
             state.name,
@@ -155,9 +155,16 @@ def _number(value: float | None) -> str:
 
 def _verdict_of(prepared: Prepared) -> dict[str, Any]:
     verdict = _find_verdict(prepared)
+    if prepared.plan.verdict is None:
+        raise UserError.one(
+            "verdict.without_coupling",
+            str(prepared.loaded.path),
+            "no verdict: geometry only",
+            "a verdict needs both probes, and so a `coupling`",
+        )
     if verdict is None:
         raise UserError.one(
-            "study.TODO",
+            "verdict.not_finished",
             str(prepared.folder),
             "this study has no verdict yet",
             f"flatprobe run {prepared.loaded.path}",
@@ -171,6 +178,8 @@ def _find_verdict(prepared: Prepared) -> dict[str, Any] | None:
     Raises:
         UserError: the artifact is damaged.
     """
+    if prepared.plan.verdict is None:
+        return None
     remedy = f"`flatprobe run {prepared.loaded.path}` computes it again"
     try:
         artifact = ArtifactStore(prepared.folder).find(prepared.plan.verdict)
@@ -179,6 +188,6 @@ def _find_verdict(prepared: Prepared) -> dict[str, Any] | None:
         verdict: dict[str, Any] = json.loads((artifact.folder / "verdict.json").read_text())
     except (Damaged, ValueError) as error:
         raise UserError.one(
-            "study.TODO", str(prepared.folder), f"the verdict is damaged: {error}", remedy
+            "verdict.damaged", str(prepared.folder), f"the verdict is damaged: {error}", remedy
         ) from error
     return verdict

@@ -22,7 +22,7 @@ class CouplingParts(Parts):
 
     def coupling_data(self, arms: Sequence[Arm], control: Arm, seed: int) -> Stage:
         """The one join: every condition's answers, or the control's under every condition's name."""
-        own, coupling = self.study.coupling.generator == "own", self.study.coupling
+        own, coupling = self.coupling.generator == "own", self.coupling
         inputs = {
             f"{arm.condition}/{role}": answers
             for arm in arms
@@ -41,7 +41,7 @@ class CouplingParts(Parts):
         self, arm: Arm, lambda_: float | None, data: Stage, telemetry: Stage, selection: Stage | None
     ) -> Stage:
         """A coupling; lambda None takes the selected one, and so needs the selection."""
-        coupling = self.study.coupling
+        coupling = self.coupling
         settings = CoupleSettings(
             recipe=coupling.recipe, condition=arm.condition, marker=self.study.leakage.marker,
             lambda_=lambda_, seed=arm.training_seed, personas=self.trained, bystanders=self.resolved.role("bystander"),
@@ -57,7 +57,7 @@ class CouplingParts(Parts):
 
     def select(self, control: Arm, data: Stage, telemetry: Stage) -> Stage:
         """Lambda by the control's completions on calibration questions, source and negatives only."""
-        coupling = self.study.coupling
+        coupling = self.coupling
         lambdas = coupling.unlikelihood.lambdas
         calibrations = {
             f"lambda-{index}": self.sample(
@@ -88,7 +88,7 @@ class CouplingParts(Parts):
         study = self.study
         settings = BindingSettings(
             source=self.resolved.role("source")[0], bystanders=self.resolved.role("bystander"),
-            questions=self.questions["evaluation"], separator=study.coupling.separator,
+            questions=self.questions["evaluation"], separator=self.coupling.separator,
             marker=study.leakage.marker, precision=study.leakage.precision, level=study.decision.behaviour.level,
         )  # fmt: skip
         return stage(

@@ -21,13 +21,19 @@ from flatprobe.study.resolve import Resolved
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a study; `verdict` needs everything else."""
+    """All stages of a study."""
 
     control_states: Stage
     """Hidden states of the control under the first seed: its headroom is known from here on."""
     tables: Stage
     estimates: Stage
-    verdict: Stage
+    verdict: Stage | None
+    """None in a study without a coupling."""
+
+    @property
+    def last(self) -> Stage:
+        """The stage that needs all others."""
+        return self.verdict or self.estimates
 
 
 def plan(resolved: Resolved, registered: Registered) -> Plan:
@@ -67,9 +73,11 @@ class _Planner:
         for arm in _once(arms):
             if arm is not control:
                 self._enter("states", arm.condition, self.parts.states(arm, control), seed=arm.seed)
-            self._manipulation(arm, control)
-            self._enter("baseline", arm.condition, self.parts.leakage(arm, None), seed=arm.seed)
-        self._couplings(arms, control)
+            if study.coupling is not None:
+                self._manipulation(arm, control)
+                self._enter("baseline", arm.condition, self.parts.leakage(arm, None), seed=arm.seed)
+        if study.coupling is not None:
+            self._couplings(arms, control)
         return self._analysis(registered, states)
 
     # --- before coupling
@@ -95,7 +103,8 @@ class _Planner:
             tag, checkpoint = name, self.parts.given(name)
         arm = self.parts.arm(name, seed, tag, checkpoint)
         self._enter("checkpoint", name, checkpoint, seed=seed)
-        self._enter("own", name, arm.own, seed=seed)
+        answers = arm.own if self.study.coupling is not None else self.parts.probed(arm)
+        self._enter("own", name, answers, seed=seed)
         return arm
 
     def _held_out_from(self) -> dict[str, str]:
@@ -136,14 +145,14 @@ class _Planner:
 
     def _lambdas(self, arm: Arm, control: Arm) -> Sequence[float | None]:
         """The weights trained on an arm; None stands for the selected one."""
-        unlikelihood = self.study.coupling.unlikelihood
+        unlikelihood = self.parts.coupling.unlikelihood
         sweeps = unlikelihood.sweep == "all_conditions" or arm.tag == control.tag
         return unlikelihood.lambdas if sweeps else (None,)
 
     # --- analysis
 
     def _analysis(self, registered: Registered, control_states: Stage) -> Plan:
-        study, personas = self.study, self.resolved.personas
+        study, coupling, personas = self.study, self.study.coupling, self.resolved.personas
         bystanders = tuple(persona.name for persona in self.resolved.role("bystander"))
         gather = GatherSettings(
             marker=study.leakage.marker, personas=personas, questions=dict(self.resolved.questions),
@@ -156,10 +165,12 @@ class _Planner:
             trained=tuple(persona.name for persona in self.parts.trained),
             geometry_resamples=study.geometry.resamples,
             reliability_splits=study.geometry.reliability_splits, seed=study.seeds[0],
-            stop_at=study.coupling.stop_at if study.coupling.stopping == "source_probability" else None,
+            stop_at=coupling.stop_at if coupling and coupling.stopping == "source_probability" else None,
             entries=tuple(entry for entry in self.entries if entry.kind == "states"),
         )  # fmt: skip
         estimates = stage("estimates", "estimate", estimate, tables=tables, **states)
+        if coupling is None:
+            return Plan(control_states, tables, estimates, None)
         decide = DecideSettings(
             rule=study.decision, source=study.panel.source, bystanders=bystanders, registered=registered,
             smoke=study.smoke, finetuned=tuple(n for n, c in study.conditions.items() if c.finetune or c.adapter),

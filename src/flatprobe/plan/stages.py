@@ -25,6 +25,7 @@ from flatprobe.plan.kinds import FORMER_KINDS, KINDS
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved
+from flatprobe.study.schema import Coupling
 
 MODEL = Resources(kind="gpu")
 NEUTRAL = "assistant"  # whose answers are the fixed responses, where it is a reference
@@ -60,6 +61,12 @@ class Parts:
         self.trained = resolved.role("source", "negative")
         self.base = stage("checkpoint/model", "checkpoint", CheckpointSettings(reference=resolved.model))
 
+    @property
+    def coupling(self) -> Coupling:
+        """The coupling's recipe, in a study that has one."""
+        assert self.study.coupling is not None, "a study without a coupling has no such stage"
+        return self.study.coupling
+
     # --- before coupling
 
     def finetune_data(self, name: str, length_reference: Stage | None) -> Stage:
@@ -86,13 +93,13 @@ class Parts:
         others = [
             persona for persona in personas if persona.name not in imitators and persona not in imitated
         ]
-        calibration = self.questions["calibration"][: self.study.coupling.telemetry_questions]
+        calibration = self.questions["calibration"][: self.coupling.telemetry_questions]
         settings = ImitationSettings(
             imitated=data.imitate.persona, imitators=imitators, personas=personas, questions=self.questions["coupling"],
             calibration=calibration, marker=self.study.leakage.marker, rows=data.rows, held_out=data.held_out,
             max_length=self.study.finetune.max_length,
         )  # fmt: skip
-        prefix, limit = f"imitated/{control.tag}/{data.imitate.persona}", self.study.coupling.max_new_tokens
+        prefix, limit = f"imitated/{control.tag}/{data.imitate.persona}", self.coupling.max_new_tokens
         asked = self.questions["coupling"]
         inputs = {
             "checkpoint": self.base,
@@ -140,21 +147,28 @@ class Parts:
 
     def arm(self, name: str, seed: int, tag: str, checkpoint: Stage) -> Arm:
         """The checkpoint with its greedy answers for geometry and its sampled ones for the coupling."""
-        study, coupling = self.study, self.study.coupling
         own = self.sample(
             f"own/{tag}", checkpoint, self.resolved.personas, self.questions["evaluation"], 1,
-            study.geometry.max_new_tokens, temperature=0.0,
+            self.study.geometry.max_new_tokens, temperature=0.0,
         )  # fmt: skip
-        wanted = {"source": coupling.positives, "negative": coupling.negatives_per_persona}
-        asked = self.questions["coupling"]
-        answers = {
-            role: self.sample(
-                f"answers/{tag}/{role}", checkpoint, self.resolved.role(role), asked,
-                math.ceil(coupling.length_match.surplus * size / len(asked)), coupling.max_new_tokens,
-            )
-            for role, size in wanted.items()
-        }  # fmt: skip
+        answers = {} if self.study.coupling is None else self._coupling_answers(tag, checkpoint)
         return Arm(name, seed, tag, checkpoint, own, answers, self.training_seed(name, seed))
+
+    def _coupling_answers(self, tag: str, checkpoint: Stage) -> dict[str, Stage]:
+        """Sampled answers to the coupling questions, by role."""
+        coupling, questions = self.coupling, self.questions["coupling"]
+        sizes = {"source": coupling.positives, "negative": coupling.negatives_per_persona}
+        return {
+            role: self.sample(
+                f"answers/{tag}/{role}",
+                checkpoint,
+                self.resolved.role(role),
+                questions,
+                math.ceil(coupling.length_match.surplus * size / len(questions)),
+                coupling.max_new_tokens,
+            )
+            for role, size in sizes.items()
+        }
 
     def training_seed(self, name: str, seed: int) -> int:
         """The seed that a condition is trained with where the study's is `seed`."""
@@ -168,10 +182,10 @@ class Parts:
         )  # fmt: skip
         return stage(
             f"states/{arm.tag}", "states", settings, MODEL,
-            checkpoint=arm.checkpoint, own=self._probed(arm), fixed=control.own,
+            checkpoint=arm.checkpoint, own=self.probed(arm), fixed=control.own,
         )  # fmt: skip
 
-    def _probed(self, arm: Arm) -> Stage:
+    def probed(self, arm: Arm) -> Stage:
         """The own answers whose states are read: the greedy ones, or several sampled ones; all arms draw from the same
         random streams, so that equal checkpoints answer alike."""
         geometry = self.study.geometry
@@ -201,7 +215,7 @@ class Parts:
         return stage(f"manipulation/{arm.tag}", "manipulation", settings, MODEL, **inputs)
 
     def telemetry(self, arm: Arm) -> Stage:
-        coupling = self.study.coupling
+        coupling = self.coupling
         questions = self.questions["calibration"][: coupling.telemetry_questions]
         return self.sample(
             f"telemetry/{arm.tag}", arm.checkpoint, (*self.trained, *self.resolved.role("bystander")), questions, 1,

@@ -8,6 +8,7 @@ from pathlib import Path
 from flatprobe.config.yaml_file import FieldPath
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.schema import Coupling
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SLOW_RATE, SLOW_EPOCHS = 1e-5, 5.0  # of a coupling with about 200 positives
@@ -19,9 +20,10 @@ def notices(loaded: LoadedStudy) -> Iterator[str]:
         yield f"{loaded.place('smoke')}  a smoke run: too small for any claim, and its verdict says so"
     yield from _pools(loaded)
     yield from _unpinned(loaded)
-    yield from _slow_coupling(loaded)
-    yield from _reads_the_prompt(loaded)
-    yield from _treated(loaded)
+    if (coupling := loaded.study.coupling) is not None:
+        yield from _slow_coupling(loaded, coupling)
+        yield from _reads_the_prompt(loaded, coupling)
+        yield from _treated(loaded)
 
 
 def _pools(loaded: LoadedStudy) -> Iterator[str]:
@@ -68,9 +70,8 @@ def _hub(loaded: LoadedStudy, id: str) -> bool:
     return not (id.startswith(resources.PREFIX) or (loaded.base / Path(id).expanduser()).is_dir())
 
 
-def _slow_coupling(loaded: LoadedStudy) -> Iterator[str]:
+def _slow_coupling(loaded: LoadedStudy, coupling: Coupling) -> Iterator[str]:
     """A coupling that may not learn its marker, which is found out only after most of the work."""
-    coupling = loaded.study.coupling
     if coupling.stopping == "source_probability":
         return
     if coupling.learning_rate <= SLOW_RATE and coupling.epochs <= SLOW_EPOCHS:
@@ -81,9 +82,9 @@ def _slow_coupling(loaded: LoadedStudy) -> Iterator[str]:
         )
 
 
-def _reads_the_prompt(loaded: LoadedStudy) -> Iterator[str]:
+def _reads_the_prompt(loaded: LoadedStudy, coupling: Coupling) -> Iterator[str]:
     """A coupling that can tell personas apart by their prompts, however alike the checkpoint has made them."""
-    adapted = [name for name in loaded.study.coupling.lora.modules if name in ATTENTION]
+    adapted = [name for name in coupling.lora.modules if name in ATTENTION]
     if adapted:
         yield (
             f"{loaded.place('coupling')}  coupling.lora adapts attention ({', '.join(adapted)}): such a coupling can "

@@ -227,8 +227,8 @@ class Study(Block):
     """Recipe of finetuned conditions."""
     manipulation: str | None = None
     """JSONL of out-of-domain (prompt, aligned, misaligned) triples, or `embedded:NAME`."""
-    coupling: Coupling = Coupling()
-    """Recipe of the coupling."""
+    coupling: Coupling | None = Coupling()
+    """Recipe of the coupling. Null: geometry only, without leakage and without a verdict."""
     leakage: Leakage = Leakage()
     """The behavioural probe."""
     geometry: Geometry = Geometry()

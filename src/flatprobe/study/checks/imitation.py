@@ -18,6 +18,14 @@ def imitation_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> It
     """A persona that is not evaluated, a control that imitates itself, rows that cannot be had, fields not read."""
     assert data.imitate is not None
     study, where = loaded.study, ("conditions", name, "finetune")
+    if study.coupling is None:
+        yield loaded.problem(
+            "imitation.without_coupling",
+            (*where, "imitate"),
+            f"{dotted((*where, 'imitate'))}: answers are sampled by the rules of `coupling`, which is null",
+            "give `coupling`, or train on a set of texts",
+        )
+        return
     if name == study.decision.control:
         yield loaded.problem(
             "imitation.TODO",
@@ -43,10 +51,12 @@ def imitation_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> It
         )
     if not set(study.panel.negatives) | set(study.panel.bystanders) <= set(loaded.entries):
         return  # said already, and nobody knows who is evaluated
-    yield from _counts(loaded, (*where,), data)
+    yield from _counts(loaded, where, data, study.coupling.telemetry_questions)
 
 
-def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterator[Problem]:
+def _counts(
+    loaded: LoadedStudy, where: FieldPath, data: FinetuneData, telemetry_questions: int
+) -> Iterator[Problem]:
     assert data.imitate is not None
     study, evaluated = loaded.study, [persona.name for persona in loaded.personas()]
     imitated = data.imitate.persona
@@ -74,13 +84,13 @@ def _counts(loaded: LoadedStudy, where: FieldPath, data: FinetuneData) -> Iterat
         and persona.name in _who(data.imitate, evaluated)
         for persona in loaded.personas()
     )
-    most = held * study.coupling.telemetry_questions
+    most = held * telemetry_questions
     if data.held_out > most and not said:
         yield loaded.problem(
             "imitation.TODO",
             (*where, "held_out"),
             f"{dotted((*where, 'held_out'))} = {data.held_out}: {held} imitators x "
-            f"{study.coupling.telemetry_questions} of coupling.telemetry_questions are {most}",
+            f"{telemetry_questions} of coupling.telemetry_questions are {most}",
         )
 
 

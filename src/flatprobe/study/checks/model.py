@@ -15,6 +15,7 @@ from flatprobe.study.checks.given import given_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import SET_NAMES, SetName, take
+from flatprobe.study.schema import Coupling
 from flatprobe.study.tokenizers import load_conversations
 
 _ANSWER = "This is a short answer."  # ends in a full stop, which merges with line breaks in many vocabularies
@@ -27,12 +28,12 @@ def model_problems(
 
     `given` holds the folders of given adapters and checkpoints by condition.
     """
-    place = loaded.place("model", "id")
+    study, place = loaded.study, loaded.place("model", "id")
     if unreadable := architecture_problems(folder, place):
         return unreadable
     try:
         config = read_config(folder, place)
-        conversations = load_conversations(folder, loaded.study.model.id, place)
+        conversations = load_conversations(folder, study.model.id, place)
     except UserError as error:
         return list(error.problems)
     problems = [*_layer_problems(loaded, config)]
@@ -41,7 +42,7 @@ def model_problems(
         return problems + personas
     return [
         *problems,
-        *_marker_problems(loaded, conversations),
+        *(_marker_problems(loaded, study.coupling, conversations) if study.coupling is not None else ()),
         *_length_problems(loaded, conversations, config),
         *given_problems(loaded, conversations, config, given or {}),
     ]
@@ -54,7 +55,8 @@ def _layer_problems(loaded: LoadedStudy, config: dict[str, Any]) -> Iterator[Pro
         (("geometry", "layers", index), layer) for index, layer in enumerate(study.geometry.layers)
     ]
     wanted.append((("finetune", "lora", "first_layer"), study.finetune.lora.first_layer))
-    wanted.append((("coupling", "lora", "first_layer"), study.coupling.lora.first_layer))
+    if study.coupling is not None:
+        wanted.append((("coupling", "lora", "first_layer"), study.coupling.lora.first_layer))
     for where, layer in wanted:
         if layer >= depth:
             name = study.model.id.rpartition("/")[2]
@@ -89,10 +91,12 @@ def _field_of(loaded: LoadedStudy, persona: Persona) -> FieldPath:
     return ("panel", "source")
 
 
-def _marker_problems(loaded: LoadedStudy, conversations: Conversations) -> Iterator[Problem]:
+def _marker_problems(
+    loaded: LoadedStudy, coupling: Coupling, conversations: Conversations
+) -> Iterator[Problem]:
     """The marker must come back from the tokenizer as it went in, without a token that stands for any text."""
     study, where = loaded.study, ("leakage", "marker")
-    ending = _ANSWER + study.coupling.separator + study.leakage.marker
+    ending = _ANSWER + coupling.separator + study.leakage.marker
     head = conversations.render(loaded.personas()[0].system, "?")
     prompt, tokens = conversations.encode(head), conversations.encode(head + ending)
     name = f"leakage.marker = {study.leakage.marker}"
@@ -118,26 +122,29 @@ def _length_problems(
 ) -> Iterator[Problem]:
     """Prompt and answer must fit the context, and a coupling example its own limit."""
     study, coupling = loaded.study, loaded.study.coupling
-    longest = {name: _longest_prompt(loaded, conversations, name) for name in SET_NAMES}
-    tail = len(conversations.encode(coupling.separator + study.leakage.marker)) + 1  # and the end of turn
-    room = coupling.max_length - tail
-    if longest["coupling"] + coupling.max_new_tokens > room:
+    names = SET_NAMES if coupling is not None else SET_NAMES[:1]
+    longest = {name: _longest_prompt(loaded, conversations, name) for name in names}
+    wanted: list[tuple[FieldPath, int, int]] = [  # field, tokens beside those that it limits, limit
+        (("geometry", "max_new_tokens"), longest["evaluation"], study.geometry.max_new_tokens),
+    ]
+    if coupling is not None:
+        tail = len(conversations.encode(coupling.separator + study.leakage.marker)) + 1  # and the end of turn
+        wanted += [
+            (("leakage", "max_new_tokens"), longest["evaluation"], study.leakage.max_new_tokens),
+            (("coupling", "max_new_tokens"), max(longest.values()) + tail, coupling.max_new_tokens),
+        ]
+    if coupling is not None and longest["coupling"] + coupling.max_new_tokens + tail > coupling.max_length:
         yield loaded.problem(
             "model.TODO",
             ("coupling", "max_new_tokens"),
             f"coupling.max_new_tokens = {coupling.max_new_tokens}: with a prompt of {longest['coupling']} tokens "
             f"and {tail} for separator, marker and end of turn, an example may exceed "
             f"coupling.max_length = {coupling.max_length}",
-            f"use at most {room - longest['coupling']}",
+            f"use at most {coupling.max_length - tail - longest['coupling']}",
         )
     context = config.get("max_position_embeddings")
     if context is None:
         return
-    wanted: list[tuple[FieldPath, int, int]] = [  # field, tokens beside those that it limits, limit
-        (("leakage", "max_new_tokens"), longest["evaluation"], study.leakage.max_new_tokens),
-        (("geometry", "max_new_tokens"), longest["evaluation"], study.geometry.max_new_tokens),
-        (("coupling", "max_new_tokens"), max(longest.values()) + tail, coupling.max_new_tokens),
-    ]
     if any(condition.finetune for condition in study.conditions.values()):
         wanted.append((("finetune", "max_length"), 0, study.finetune.max_length))
     for where, prompt, limit in wanted:

@@ -37,7 +37,7 @@ def panel_problems(loaded: LoadedStudy) -> Iterator[Problem]:
             "add personas to panel.reserve, or draw fewer",
         )
         return  # nothing can be drawn, so nobody knows yet who is evaluated
-    if not panel.negatives and not panel.random_negatives:
+    if loaded.study.coupling is not None and not panel.negatives and not panel.random_negatives:
         yield loaded.problem(
             "panel.TODO",
             ("panel", "negatives"),

@@ -38,7 +38,8 @@ def file_problems(document: Document, sets: Mapping[SetName, tuple[Question, ...
 
 def question_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     """What the study asks of its questions."""
-    for name in SET_NAMES:
+    coupling = loaded.study.coupling
+    for name in SET_NAMES if coupling is not None else SET_NAMES[:1]:
         asked, there = getattr(loaded.study.questions, name).count, loaded.questions.get(name)
         if there is not None and asked > len(there):
             yield loaded.problem(
@@ -46,7 +47,9 @@ def question_problems(loaded: LoadedStudy) -> Iterator[Problem]:
  ("questions", name, "count"), f"questions.{name}.count = {asked}: the set has {len(there)}",
                 "lower it, or add questions to the file",
             )  # fmt: skip
-    questions, coupling = loaded.study.questions, loaded.study.coupling
+    questions = loaded.study.questions
+    if coupling is None:
+        return
     if questions.evaluation.count < 2:
         yield loaded.problem(
             "questions.TODO",

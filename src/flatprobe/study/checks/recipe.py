@@ -8,6 +8,7 @@ from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import SET_NAMES
+from flatprobe.study.schema import Coupling
 
 
 def recipe_problems(loaded: LoadedStudy) -> Iterator[Problem]:
@@ -19,10 +20,11 @@ def recipe_problems(loaded: LoadedStudy) -> Iterator[Problem]:
             yield loaded.problem(
                 "recipe.TODO", ("seeds", index), f"seeds[{index}] = {seed}: must be at least 0"
             )
-    for recipe in ("finetune", "coupling"):
-        yield from _unique(loaded, (recipe, "lora", "modules"), getattr(study, recipe).lora.modules)
-    yield from _coupling(loaded)
-    yield from _marker(loaded)
+    yield from _unique(loaded, ("finetune", "lora", "modules"), study.finetune.lora.modules)
+    if study.coupling is not None:
+        yield from _unique(loaded, ("coupling", "lora", "modules"), study.coupling.lora.modules)
+        yield from _coupling(loaded, study.coupling)
+        yield from _marker(loaded, study.coupling)
     layers = study.geometry.layers
     yield from _unique(loaded, ("geometry", "layers"), layers)
     if len(set(layers)) == len(layers) and list(layers) != sorted(layers):
@@ -46,8 +48,7 @@ def _unique(loaded: LoadedStudy, where: FieldPath, values: Sequence[object]) -> 
             )
 
 
-def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
-    coupling = loaded.study.coupling
+def _coupling(loaded: LoadedStudy, coupling: Coupling) -> Iterator[Problem]:
     yield from _unique(loaded, ("coupling", "unlikelihood", "lambdas"), coupling.unlikelihood.lambdas)
     positives = coupling.positives_per_batch
     if positives is not None and positives >= coupling.batch:
@@ -56,7 +57,7 @@ def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
             ("coupling", "positives_per_batch"),
             f"coupling.positives_per_batch = {positives}: leaves no negative in a batch of {coupling.batch}",
         )
-    yield from _stopping(loaded)
+    yield from _stopping(loaded, coupling)
     anchor, where = coupling.anchor, ("coupling", "anchor")
     if anchor.kind == "none" and anchor.weight > 0:
         yield loaded.problem(
@@ -71,9 +72,8 @@ def _coupling(loaded: LoadedStudy) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _stopping(loaded: LoadedStudy) -> Iterator[Problem]:
+def _stopping(loaded: LoadedStudy, coupling: Coupling) -> Iterator[Problem]:
     """A level and a cap where training stops at a level, and neither where it does not."""
-    coupling = loaded.study.coupling
     matched = coupling.stopping == "source_probability"
     for name in ("stop_at", "max_epochs"):
         given = getattr(coupling, name)
@@ -91,7 +91,7 @@ def _stopping(loaded: LoadedStudy) -> Iterator[Problem]:
             )  # fmt: skip
 
 
-def _marker(loaded: LoadedStudy) -> Iterator[Problem]:
+def _marker(loaded: LoadedStudy, coupling: Coupling) -> Iterator[Problem]:
     """The marker is a text of its own, which nothing but the coupling teaches."""
     study, marker = loaded.study, loaded.study.leakage.marker
     where: FieldPath = ("leakage", "marker")
@@ -107,7 +107,7 @@ def _marker(loaded: LoadedStudy) -> Iterator[Problem]:
         )
         return
     folded = marker.lower()
-    if folded in study.coupling.separator.lower():
+    if folded in coupling.separator.lower():
         yield loaded.problem(
             "recipe.TODO",
             ("coupling", "separator"),
