@@ -24,8 +24,8 @@ from flatprobe.plan.contracts import (
 from flatprobe.plan.kinds import FORMER_KINDS, KINDS
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
+from flatprobe.study.recipe_schema import Coupling
 from flatprobe.study.resolve import Resolved
-from flatprobe.study.schema import Coupling
 
 MODEL = Resources(kind="gpu")
 NEUTRAL = "assistant"  # whose answers are the fixed responses, where it is a reference

@@ -8,7 +8,7 @@ from pathlib import Path
 from flatprobe.config.yaml_file import FieldPath
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.schema import Coupling
+from flatprobe.study.recipe_schema import Coupling
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SLOW_RATE, SLOW_EPOCHS = 1e-5, 5.0  # of a coupling with about 200 positives

@@ -15,7 +15,7 @@ from flatprobe.study.checks.given import given_problems
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import SET_NAMES, SetName, take
-from flatprobe.study.schema import Coupling
+from flatprobe.study.recipe_schema import Coupling
 from flatprobe.study.tokenizers import load_conversations
 
 _ANSWER = "This is a short answer."  # ends in a full stop, which merges with line breaks in many vocabularies

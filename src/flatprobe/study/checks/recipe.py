@@ -8,7 +8,7 @@ from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import SET_NAMES
-from flatprobe.study.schema import Coupling
+from flatprobe.study.recipe_schema import Coupling
 
 
 def recipe_problems(loaded: LoadedStudy) -> Iterator[Problem]:
