@@ -4,10 +4,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from planted_evidence import behavioural, geometric
 
 from flatprobe.analysis.gate_statistics import source_rate, study_gates
 from flatprobe.analysis.settings import DecideSettings
-from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import Gate
 from flatprobe.study.decision_schema import Decision, Gates
 
@@ -18,7 +19,7 @@ SETTINGS = DecideSettings(
 
 
 def evidence(leakage: float | None) -> Contrast:
-    return Contrast(GeometricEvidence(0.1, 0.08, 0.12), BehaviouralEvidence(leakage, 0.2, 0.4, 0.001))
+    return Contrast(geometric(0.1, 0.08, 0.12), behavioural(leakage, 0.2, 0.4, 0.001))
 
 
 def gates(folder: Path, trained: list[str], texts: list[str], leakage: float | None = 0.3) -> dict[str, Gate]:

@@ -34,7 +34,14 @@ def planted_verdict(treated: States, cells: pl.DataFrame, bystanders: tuple[str,
     """From states and counts to the verdict, as a study goes."""
     evidence = Contrast(
         geometric_evidence(geometry(treated), RULE, NAME, headroom=None),
-        behavioural_evidence(leakage(cells, bystanders), RULE, NAME, "bystanders", 0.69, 0.72),
+        behavioural_evidence(
+            leakage(cells, bystanders),
+            RULE,
+            NAME,
+            "bystanders",
+            source_rate_treated=0.69,
+            source_rate_control=0.72,
+        ),
     )
     good = {"source_rate": 0.7, "marker_at_end": 0.9, "analysis": 1.0}
     gates = [gate(kind, arm, good.get(kind, 0.0), RULE) for kind, arm in required(RULE)]
@@ -61,7 +68,7 @@ def test_evidence_that_is_absent_is_a_defect_and_never_a_number(
     with pytest.raises(LookupError, match="cosine_difference"):
         geometric_evidence([], Decision(), NAME, headroom=0.1)
     with pytest.raises(LookupError, match="cell_bootstrap"):
-        behavioural_evidence(leakage(published, bystanders), RULE, NAME, "as_written", 0.7, 0.7)
+        behavioural_evidence(leakage(published, bystanders), RULE, NAME, "as_written")
 
 
 def test_geometric_evidence_carries_its_interval_over_bystanders() -> None:

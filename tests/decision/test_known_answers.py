@@ -3,8 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from planted_evidence import behavioural, geometric
 
-from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.decision.rule import decide
@@ -21,12 +22,12 @@ GOOD = {
     "analysis": 1.0,
 }
 THERE = Contrast(
-    GeometricEvidence(0.10, 0.08, 0.12, {6: 0.1}, headroom=0.2),
-    BehaviouralEvidence(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, 0.8, 0.8),
+    geometric(0.10, 0.08, 0.12, {6: 0.1}, headroom=0.2),
+    behavioural(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, (0.8, 0.8)),
 )
 NOTHING = Contrast(
-    GeometricEvidence(0.0, 0.0, 0.0, {6: 0.0}, headroom=0.2),
-    BehaviouralEvidence(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, 0.8, 0.8),
+    geometric(0.0, 0.0, 0.0, {6: 0.0}, headroom=0.2),
+    behavioural(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, (0.8, 0.8)),
 )
 
 
@@ -77,7 +78,7 @@ def test_an_effect_of_the_other_sign_is_no_null() -> None:
 
 def test_an_effect_that_is_merely_not_significant_is_undecided() -> None:
     wide = Contrast(
-        GeometricEvidence(0.04, -0.02, 0.10, {6: 0.04}, headroom=0.2),
+        geometric(0.04, -0.02, 0.10, {6: 0.04}, headroom=0.2),
         replace(NOTHING.behaviour, effect=0.33, ci_low=0.05, ci_high=0.61, p_value=0.02),
     )
     result = held(known("not_found", "not_found"), verdict(wide), turned(wide))

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from planted_evidence import behavioural, geometric
 
-from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+from flatprobe.decision.evidence import Contrast, Seeds
 from flatprobe.decision.gates import Gate, gate, required
-from flatprobe.decision.rule import Seeds, decide
-from flatprobe.decision.verdict import MEANINGS, Verdict
+from flatprobe.decision.rule import decide
+from flatprobe.decision.verdict import MEANINGS, KnownOutcome, Verdict
 from flatprobe.study.decision_schema import Decision, Gates, GeometricLeg
 
 RULE = Decision()
@@ -22,17 +23,17 @@ GOOD = {
     "headroom": 0.2,
     "analysis": 1.0,
 }
-GEOMETRY = GeometricEvidence(
+GEOMETRY = geometric(
     0.10, 0.08, 0.12, {6: 0.1, 10: 0.1}, headroom=0.2, persona_ci_low=0.05, persona_ci_high=0.15
 )
-LEAKAGE = BehaviouralEvidence(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, 0.82, 0.80)
+LEAKAGE = behavioural(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, (0.82, 0.80))
 PASSING = Contrast(GEOMETRY, LEAKAGE)
 NULL = Contrast(
-    GeometricEvidence(-0.01, -0.03, 0.01, {6: -0.01, 10: -0.02}, headroom=0.2),
-    BehaviouralEvidence(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, 0.82, 0.80),
+    geometric(-0.01, -0.03, 0.01, {6: -0.01, 10: -0.02}, headroom=0.2),
+    behavioural(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, (0.82, 0.80)),
 )
 BETWEEN = Contrast(
-    GeometricEvidence(0.02, 0.01, 0.03, {6: 0.02, 10: 0.02}, headroom=0.2),
+    geometric(0.02, 0.01, 0.03, {6: 0.02, 10: 0.02}, headroom=0.2),
     replace(LEAKAGE, effect=0.1, p_value=0.01),
 )
 
@@ -60,8 +61,8 @@ def test_both_legs_passing_is_flattened() -> None:
 
 def test_the_conjunction_bears_the_larger_p_of_its_legs_and_none_where_one_is_unknown() -> None:
     both = Contrast(replace(GEOMETRY, p_value=0.004), LEAKAGE)
-    assert verdict(both).numbers["conjunction_p"] == 0.004
-    assert verdict(Contrast(replace(GEOMETRY, p_value=None), LEAKAGE)).numbers["conjunction_p"] is None
+    assert verdict(both).numbers.conjunction_p == 0.004
+    assert verdict(Contrast(replace(GEOMETRY, p_value=None), LEAKAGE)).numbers.conjunction_p is None
 
 
 def test_an_effect_at_its_threshold_up_to_rounding_reaches_it() -> None:
@@ -158,7 +159,7 @@ def test_one_layer_above_zero_or_undefined_stops_the_kill() -> None:
 
 def test_contraction_is_killed_by_a_ratio_of_one_or_more_in_every_layer() -> None:
     rule = Decision(geometry=GeometricLeg(measure="contraction", threshold=0.223))
-    spread = GeometricEvidence(-0.1, -0.2, 0.0, {6: 0.0, 10: -0.2}, measure="contraction")
+    spread = geometric(-0.1, -0.2, 0.0, {6: 0.0, 10: -0.2}, measure="contraction")
     gates = [gate(kind, arm, GOOD[kind], rule) for kind, arm in required(rule)]
     assert "headroom" not in {item.name for item in gates}
     assert decide(rule, Contrast(spread, NULL.behaviour), gates).verdict == "falsified"
@@ -211,7 +212,7 @@ def test_low_reliability_warns_unless_the_study_makes_it_a_gate() -> None:
 
 
 def against_benign(geometry: tuple[float, float, float], leakage: tuple[float, float, float]) -> Contrast:
-    return Contrast(GeometricEvidence(*geometry), BehaviouralEvidence(*leakage, p_value=None))
+    return Contrast(geometric(*geometry), behavioural(*leakage, p_value=None))
 
 
 @pytest.mark.parametrize(
@@ -256,8 +257,8 @@ def plane() -> Iterator[Contrast]:
     for effect, low, layer in itertools.product(NUMBERS, [None, -0.1, 0.0, 0.01], [None, -0.1, 0.0, 0.2]):
         for leakage, p_value in itertools.product(NUMBERS, [None, 0.0002, 0.001, 0.5]):
             yield Contrast(
-                GeometricEvidence(effect, low, low, {6: layer, 10: effect}),
-                BehaviouralEvidence(leakage, None, None, p_value, p_value, p_value, None, 0.8, 0.8),
+                geometric(effect, low, low, {6: layer, 10: effect}),
+                behavioural(leakage, None, None, p_value, p_value, p_value, None, (0.8, 0.8)),
             )
 
 
@@ -314,3 +315,26 @@ def test_the_verdict_is_json_with_everything_it_was_decided_on() -> None:
     assert body["headline"].startswith("SMOKE RUN") and body["smoke"] is True
     assert "librarian" in body["scope"] and "new questions" in body["scope"]
     assert len(body["gates"]) == len(required(RULE))
+
+
+def test_a_verdict_read_from_its_json_is_the_same_verdict() -> None:
+    main = Contrast(replace(GEOMETRY, effects_by_layer={6: None, 10: 0.1}), LEAKAGE)
+    known = KnownOutcome(
+        treated="a",
+        control="b",
+        verdict="inconclusive",
+        legs={"geometry": "reversed", "leakage": "blocked"},
+        expected={"geometry": "found", "leakage": None},
+        as_expected=False,
+        evidence=main,
+        reasons=("analysis: failed",),
+    )
+    numbers = replace(verdict(main).numbers, treated_benign=NULL, manipulation={"em_first": "broad"})
+    written = replace(verdict(main), numbers=numbers, known_answers=(known,))
+    assert Verdict.from_json(json.loads(json.dumps(written.to_json()))) == written
+
+
+@pytest.mark.parametrize("change", [{"verdict": "flat"}, {"legs": None}, {"gates": [{"name": "spam"}]}])
+def test_a_json_object_that_is_no_verdict_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        Verdict.from_json(verdict(PASSING).to_json() | change)

@@ -231,7 +231,9 @@ def _verdict(rule: Decision) -> dict[str, Any]:
         rows = [row for row in _estimates() if row.lambda_ in (None, SELECTED)]
         return Contrast(
             geometric_evidence(rows, rule, name, headroom=0.25),
-            behavioural_evidence(rows, rule, name, "bystanders", 0.91, 0.88),
+            behavioural_evidence(
+                rows, rule, name, "bystanders", source_rate_treated=0.91, source_rate_control=0.88
+            ),
         )
 
     passing = [gate(kind, arm, STATISTICS.get(kind, 0.9), rule) for kind, arm in required(rule)]

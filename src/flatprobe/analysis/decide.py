@@ -22,11 +22,10 @@ from flatprobe.analysis.gate_statistics import (
 from flatprobe.analysis.leakage_estimates import BYSTANDERS, contrasts
 from flatprobe.analysis.manipulation import Rise, own_rise, reach
 from flatprobe.analysis.settings import DecideSettings
-from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
-from flatprobe.decision.gates import Gate, low_source_rate_reason
+from flatprobe.decision.evidence import Contrast, Seeds, behavioural_evidence, geometric_evidence
+from flatprobe.decision.gates import Gate, SourceReason, low_source_rate_reason
 from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
-from flatprobe.decision.reasons import SourceReason
-from flatprobe.decision.rule import Seeds, decide
+from flatprobe.decision.rule import decide
 from flatprobe.decision.verdict import Verdict
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.tables import headroom
@@ -46,7 +45,7 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         known.append(outcome(answer, one, exchanged, about.rule, lead_lost=lost))
     reached = reach(found.log_odds, settings.held_out_from, rule)
     verdict = replace(
-        verdict, numbers={**verdict.numbers, "manipulation": reached}, known_answers=tuple(known)
+        verdict, numbers=replace(verdict.numbers, manipulation=reached), known_answers=tuple(known)
     )
     (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
     (output / "facts.json").write_text(json.dumps({"headline": verdict.headline()}))
@@ -146,7 +145,8 @@ def _evidence(
         geometric_evidence(main, settings.rule, contrast, headroom(geometry)),
         behavioural_evidence(
             main, settings.rule, contrast, BYSTANDERS,
-            source_rate(settings, rates, treated), source_rate(settings, rates, control),
+            source_rate_treated=source_rate(settings, rates, treated),
+            source_rate_control=source_rate(settings, rates, control),
         ),
     )  # fmt: skip
 

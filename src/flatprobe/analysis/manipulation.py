@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import polars as pl
 from scipy import stats
 
+from flatprobe.decision.verdict import Breadth
 from flatprobe.study.decision_schema import Decision
-
-Breadth = Literal["broad", "narrow", "none", "unknown"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from flatprobe.config.blocks import Responses
 from flatprobe.pipeline.stage import Settings
-from flatprobe.study.decision_schema import Decision
+from flatprobe.study.decision_schema import Decision, Registered
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question, SetName
 
@@ -14,7 +14,6 @@ Kind = Literal[
     "checkpoint", "finetune_data", "finetune", "own", "states", "coupling_data", "couple", "selection",
     "leakage", "baseline", "manipulation", "binding", "audit", "weights",
 ]  # fmt: skip
-Registered = Literal["confirmatory", "exploratory", "deviated"]
 
 
 class Entry(Settings):

@@ -1,7 +1,7 @@
-"""Gates: conditions that a study must meet before its numbers may decide anything.
+"""Gates: requirements that a study must meet before its numbers may decide anything.
 
-`RULES` is the table: which statistic, which threshold, and what a failure blocks. A gate that was not
-evaluated counts as failed for what it blocks, because an unknown safeguard is not a safeguard.
+`RULES` lists each gate's threshold, comparison, and what a failure blocks. A gate that was not evaluated counts as
+failed, because an unknown safeguard is not a safeguard.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from flatprobe.study.decision_schema import Decision
 
 Comparison = Literal[">=", "<=", "=", ">"]
 Blocks = Literal["everything", "arm", "verdict", "behavioural leg", "geometric leg", "em_specific", "nothing"]
-Kind = Literal[
+GateName = Literal[
     "role_overlap", "question_overlap", "mask_audit", "length_median", "length_iqr", "length_support",
     "merge_kl", "merge_norm", "manipulation", "source_rate", "marker_at_end", "spam", "truncation",
     "engine_parity", "canary", "headroom", "reliability", "unfinished", "analysis",
 ]  # fmt: skip
+SourceReason = Literal["coupling_failed", "source_not_separable"]
+"""What a low source rate means."""
 STUDY = "study"
-"""The arm of gates that look at the study and not at one condition."""
+"""The arm of gates that look at the whole study instead of one condition."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gate:
-    """One gate of one arm, evaluated or not."""
+    """One gate on one arm, evaluated or not."""
 
-    name: str
-    """Kind of the gate, a key of `RULES`."""
+    name: GateName
     arm: str
-    """Condition it looks at, or `study`."""
+    """The condition that the gate looks at, or `study`."""
     statistic: float | None
-    """The number compared; None where it could not be had."""
+    """The number compared; None where it is unknown."""
     threshold: float
-    """What it is compared with."""
     comparison: Comparison
     """`statistic comparison threshold` must hold."""
     passed: bool | None
     """None means not evaluated, which counts as failed."""
     blocks: Blocks
-    """What a gate that did not pass blocks; `arm` is that arm and with it every contrast of the arm."""
+    """What a gate that did not pass blocks; `arm` is every contrast of that arm."""
     detail: str = ""
-    """What a reader must know to judge it."""
+    """What a reader needs to judge the statistic."""
 
     def to_json(self) -> dict[str, str | float | bool | None]:
         """The gate as a JSON object."""
@@ -60,11 +60,11 @@ class _Rule:
 
 
 def _ceiling(rule: Decision) -> float:
-    """Headroom that the effect needs: a cosine difference cannot exceed it, a contraction needs none."""
+    """The least headroom: a cosine difference cannot exceed it, a contraction needs none."""
     return 0.0 if rule.geometry.measure == "contraction" else rule.geometry.threshold
 
 
-RULES: dict[Kind, _Rule] = {
+RULES: dict[GateName, _Rule] = {
     "role_overlap": _Rule(lambda rule: 0.0, "=", "everything"),
     "question_overlap": _Rule(lambda rule: 0.0, "=", "everything"),
     "mask_audit": _Rule(lambda rule: 1.0, "=", "arm"),
@@ -85,47 +85,62 @@ RULES: dict[Kind, _Rule] = {
     "unfinished": _Rule(lambda rule: rule.gates.truncation, "<=", "nothing"),
     "analysis": _Rule(lambda rule: 1.0, "=", "verdict"),
 }
-"""Statistic per kind: overlaps are counts; `mask_audit` and `analysis` the shares that pass; lengths are the
-largest relative differences of any persona's answers, less one token; `length_support` the smallest share of a
-persona's examples that the common support gave of those asked for; `manipulation` the lower end of the in-domain
-log-odds rise's interval; `engine_parity` tokens agreed of tokens compared; `canary` the largest change of a logit
-by the adapter; `unfinished` the share of answers whose states are read that hit the token limit; the others as
-named."""
+"""Rule per gate. The statistics:
+
+- overlaps: counts; `mask_audit`, `analysis`: the share that passes
+- lengths: the largest relative difference of any persona's answers, less one token
+- `length_support`: the smallest share of a persona's requested examples that the common support supplied
+- `manipulation`: lower end of the interval of the in-domain log-odds rise
+- `engine_parity`: tokens that agree, of those compared; `canary`: the adapter's largest change of a logit
+- `unfinished`: share of the answers behind the states that hit the token limit
+- the others: as named.
+"""
 
 
-def gate(kind: Kind, arm: str, statistic: float | None, rule: Decision, detail: str = "") -> Gate:
-    """Compare a statistic with the rule's threshold; None (or NaN) is a gate that was not evaluated."""
-    row = RULES[kind]
+def gate(name: GateName, arm: str, statistic: float | None, rule: Decision, detail: str = "") -> Gate:
+    """Compare a statistic with the rule's threshold; None or NaN means that the gate was not evaluated."""
+    row = RULES[name]
     threshold = row.threshold(rule)
     if statistic is not None and not math.isfinite(statistic):
         statistic = None
-    passed = None if statistic is None else _holds(statistic, row.comparison, threshold)
-    return Gate(kind, arm, statistic, threshold, row.comparison, passed, blocks(kind, arm, rule), detail)
+    return Gate(
+        name=name,
+        arm=arm,
+        statistic=statistic,
+        threshold=threshold,
+        comparison=row.comparison,
+        passed=None if statistic is None else _holds(statistic, row.comparison, threshold),
+        blocks=blocks(name, arm, rule),
+        detail=detail,
+    )
 
 
-def blocks(kind: Kind, arm: str, rule: Decision) -> Blocks:
-    """What a gate of this kind blocks on this arm: in full on the two arms of the verdict, `em_specific` only
-    on the benign arm, nothing on any other."""
-    base = RULES[kind].blocks
-    if kind == "headroom" and (arm != rule.control or rule.geometry.measure == "contraction"):
-        return "nothing"  # only a difference of cosines from the control has a ceiling
-    if kind == "reliability" and (arm != rule.control or not rule.gates.reliability_blocks):
+def blocks(name: GateName, arm: str, rule: Decision) -> Blocks:
+    """What this gate blocks on this arm.
+
+    On the treated and control arms it blocks what `RULES` says, on the benign arm `em_specific` only, elsewhere
+    nothing.
+    """
+    in_full = RULES[name].blocks
+    if name == "headroom" and (arm != rule.control or rule.geometry.measure == "contraction"):
+        return "nothing"  # only a cosine difference is bounded, by the control's cosine
+    if name == "reliability" and (arm != rule.control or not rule.gates.reliability_blocks):
         return "nothing"
-    if kind == "manipulation" and arm != rule.treated:
+    if name == "manipulation" and arm != rule.treated:
         return "nothing"
-    if base == "nothing" or arm in (STUDY, rule.treated, rule.control):
-        return base
+    if in_full == "nothing" or arm in (STUDY, rule.treated, rule.control):
+        return in_full
     return "em_specific" if arm == rule.benign else "nothing"
 
 
-def required(rule: Decision) -> list[tuple[Kind, str]]:
-    """Gates that every study has, whatever its checkpoints come from: (kind, arm).
+def required(rule: Decision) -> list[tuple[GateName, str]]:
+    """The (gate, arm) pairs that every study must evaluate, wherever its checkpoints come from.
 
-    The others belong to stages that a study may not have (training, merging, a second engine).
+    The other gates belong to stages that a study may not have: training, merging, a second engine.
     """
-    readouts: tuple[Kind, ...] = ("source_rate", "marker_at_end", "spam", "truncation")
+    on_each_arm: tuple[GateName, ...] = ("source_rate", "marker_at_end", "spam", "truncation")
     arms = [arm for arm in (rule.control, rule.treated, rule.benign) if arm is not None]
-    pairs: list[tuple[Kind, str]] = [(kind, arm) for arm in arms for kind in readouts]
+    pairs: list[tuple[GateName, str]] = [(name, arm) for arm in arms for name in on_each_arm]
     if blocks("headroom", rule.control, rule) != "nothing":
         pairs.append(("headroom", rule.control))
     if rule.gates.reliability_blocks:
@@ -134,12 +149,12 @@ def required(rule: Decision) -> list[tuple[Kind, str]]:
 
 
 def complete(gates: Sequence[Gate], rule: Decision) -> tuple[Gate, ...]:
-    """The gates given, and every required one that was not given as `not evaluated`."""
-    given = {(item.name, item.arm) for item in gates}
+    """The gates, and every required one among them that is absent, as not evaluated."""
+    present = {(item.name, item.arm) for item in gates}
     absent = [
-        gate(kind, arm, None, rule, "not evaluated")
-        for kind, arm in required(rule)
-        if (kind, arm) not in given
+        gate(name, arm, None, rule, "not evaluated")
+        for name, arm in required(rule)
+        if (name, arm) not in present
     ]
     return (*gates, *absent)
 
@@ -149,14 +164,15 @@ def low_source_rate_reason(
     negative_log_p: Sequence[float],
     uncoupled_log_p: Sequence[float],
     level: float,
-) -> Literal["coupling_failed", "source_not_separable"] | None:
-    """What a low source rate means, by teacher-forced log P(s, m | own answer), one value per calibration
-    question.
+) -> SourceReason | None:
+    """What a low source rate means, from log P(separator, marker | own answer) in nats.
 
-    `source_not_separable`: the source learnt the marker (its log P rose above the uncoupled checkpoint's,
-    interval above 0) and the negatives did as much (the source's lead over their mean is not above 0).
-    `coupling_failed`: otherwise. Paired one-sample t intervals over questions; None with fewer than two
-    questions.
+    `source_not_separable`: the source learnt the marker (its log P rose above the uncoupled checkpoint's), but its
+    lead over the negatives' mean is not above 0. `coupling_failed`: otherwise. "Above" means that the paired t
+    interval at `level` over calibration questions lies above 0.
+
+    Each series has one value per calibration question. None with fewer than two questions. Raises ValueError for
+    series of different lengths.
     """
     if not len(source_log_p) == len(negative_log_p) == len(uncoupled_log_p):
         raise ValueError("one value per calibration question in each series")

@@ -1,31 +1,21 @@
-"""The registered rule as a total function: whatever comes in, exactly one verdict comes out.
+"""The registered rule as a total function: every input gives exactly one verdict.
 
-An effect that equals its threshold up to rounding reaches it: a mean of tenths that is .15 may be stored as less.
+An effect that equals its threshold up to rounding reaches it, because .15 computed as a mean can be stored as less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
-from flatprobe.decision.gates import Blocks, Gate, complete
-from flatprobe.decision.reasons import SourceReason, distances, over_personas, reasons
-from flatprobe.decision.verdict import Confidence, Leg, Name, Registered, Specific, Verdict
+from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence, Seeds
+from flatprobe.decision.gates import Blocks, Gate, SourceReason, complete
+from flatprobe.decision.reasons import distances, over_personas, reasons
+from flatprobe.decision.verdict import Confidence, LegResult, Numbers, Specific, Verdict, VerdictName
 from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.multiplicity import conjunction_p
-from flatprobe.study.decision_schema import Decision
+from flatprobe.study.decision_schema import Decision, Registered
 
-
-@dataclass(frozen=True)
-class Seeds:
-    """How many training seeds there are and whether each alone gives the same pair of legs."""
-
-    count: int = 1
-    agree: bool | None = None
-
-
-ONE_SEED = Seeds()
+ONE_SEED = Seeds(count=1)
 
 
 def decide(
@@ -43,26 +33,26 @@ def decide(
 ) -> Verdict:
     """Apply the rule to the contrast `treated - control`.
 
-    Gates that are required but not given count as not evaluated, hence as failed. `treated_benign` decides
-    `em_specific`; `benign_control` is reported beside it. `source_reason` is what a low source rate of the
-    treated arm means (`gates.low_source_rate_reason`). The conjunction of the legs is an intersection-union
-    test: no correction for two legs is due, and `conjunction_p` among the numbers is the larger of the two p.
+    Required gates that are absent from `gates` count as not evaluated, so as failed. `treated_benign` decides
+    `em_specific`; `benign_control` is only reported. `source_reason` is the meaning of a low source rate of the treated
+    condition (`gates.low_source_rate_reason`). Requiring both legs is an intersection-union test, which needs no
+    correction for two legs; its p-value is the larger of the two.
     """
     gates = complete(gates, rule)
     failed = [gate for gate in gates if gate.passed is not True]
     geometric = _geometric_leg(rule, main.geometry, failed)
     behavioural = _behavioural_leg(rule, main.behaviour, failed)
     killed = _geometry_killed(rule, main.geometry) and _leakage_killed(rule, main.behaviour)
-    name = _name(geometric, behavioural, killed)
+    name = _verdict_name(geometric, behavioural, killed)
     dose_unmatched = _dose_unmatched(rule, main.behaviour)
     specific, specific_reason = _em_specific(rule, treated_benign, failed)
-    numbers = {
-        "main": main.to_json(),
-        "treated_benign": treated_benign.to_json() if treated_benign else None,
-        "benign_control": benign_control.to_json() if benign_control else None,
-        "seeds": {"count": seeds.count, "agree": seeds.agree},
-        "conjunction_p": conjunction_p([main.geometry.p_value, main.behaviour.p_value]),
-    }
+    numbers = Numbers(
+        main=main,
+        treated_benign=treated_benign,
+        benign_control=benign_control,
+        seeds=seeds,
+        conjunction_p=conjunction_p([main.geometry.p_value, main.behaviour.p_value]),
+    )
     return Verdict(
         verdict=name,
         confidence=_confidence(rule, name, main, seeds, dose_unmatched),
@@ -84,7 +74,7 @@ def decide(
     )
 
 
-_AS_REGISTERED: dict[Name, Confidence] = {
+_AS_REGISTERED: dict[VerdictName, Confidence] = {
     "flattened": "MODERATE",
     "geometry_only": "LOW",
     "behaviour_only": "LOW",
@@ -94,7 +84,7 @@ _AS_REGISTERED: dict[Name, Confidence] = {
 _BLOCK_BOTH: tuple[Blocks, ...] = ("everything", "arm", "verdict")
 
 
-def _name(geometric: Leg, behavioural: Leg, killed: bool) -> Name:
+def _verdict_name(geometric: LegResult, behavioural: LegResult, killed: bool) -> VerdictName:
     match (geometric, behavioural):
         case ("blocked", _) | (_, "blocked"):
             return "inconclusive"
@@ -111,8 +101,8 @@ def _blocked(failed: Iterable[Gate], *kinds: Blocks) -> bool:
     return any(gate.blocks in (*_BLOCK_BOTH, *kinds) for gate in failed)
 
 
-def _geometric_leg(rule: Decision, evidence: GeometricEvidence, failed: Sequence[Gate]) -> Leg:
-    """A short effect fails whatever its interval; one that is long enough needs an interval to be judged."""
+def _geometric_leg(rule: Decision, evidence: GeometricEvidence, failed: Sequence[Gate]) -> LegResult:
+    """An effect below the threshold fails whatever its interval; one that reaches it needs an interval."""
     if evidence.effect is None or _blocked(failed, "geometric leg"):
         return "blocked"
     if evidence.effect < rule.geometry.threshold - ROUNDING:
@@ -122,7 +112,7 @@ def _geometric_leg(rule: Decision, evidence: GeometricEvidence, failed: Sequence
     return "pass" if evidence.ci_low > 0 else "not"
 
 
-def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequence[Gate]) -> Leg:
+def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequence[Gate]) -> LegResult:
     if evidence.effect is None or _blocked(failed, "behavioural leg"):
         return "blocked"
     if evidence.effect < rule.behaviour.margin - ROUNDING:
@@ -133,7 +123,7 @@ def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequ
 
 
 def _geometry_killed(rule: Decision, evidence: GeometricEvidence) -> bool:
-    """At or below the bound in every layer; an undefined layer, or none at all, is not known to be."""
+    """Whether the effect is at or below the bound in every layer; False if a layer is undefined, or without layers."""
     effects = list(evidence.effects_by_layer.values())
     return bool(effects) and all(
         effect is not None and effect <= rule.kill.geometry + ROUNDING for effect in effects
@@ -147,16 +137,14 @@ def _leakage_killed(rule: Decision, evidence: BehaviouralEvidence) -> bool:
 def _dose_unmatched(rule: Decision, evidence: BehaviouralEvidence) -> bool | None:
     if evidence.source_rate_treated is None or evidence.source_rate_control is None:
         return None
-    # Rounded, so that rates which differ by exactly the tolerance in counts are not flagged by binary
-    # fractions.
+    # Rounded: rates of counts that differ by exactly the tolerance may differ by more in binary.
     return round(abs(evidence.source_rate_treated - evidence.source_rate_control), 9) > rule.gates.dose
 
 
 def _confidence(
-    rule: Decision, name: Name, main: Contrast, seeds: Seeds, dose_unmatched: bool | None
+    rule: Decision, name: VerdictName, main: Contrast, seeds: Seeds, dose_unmatched: bool | None
 ) -> Confidence:
-    """Unknown support is no support: a missing crossed p, TOST, source rate or interval over bystanders never raises a
-    confidence."""
+    """A missing crossed p, equivalence test, source rate or interval over bystanders never raises the confidence."""
     evidence = main.behaviour
     several = seeds.count >= rule.confidence.seeds and seeds.agree is not False
     crossed = evidence.crossed_p is not None and evidence.crossed_p < rule.confidence.significance

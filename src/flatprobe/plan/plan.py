@@ -11,11 +11,11 @@ from flatprobe.analysis.settings import (
     EstimateSettings,
     GatherSettings,
     Kind,
-    Registered,
-)  # fmt: skip
+)
 from flatprobe.pipeline.stage import Stage
 from flatprobe.plan.coupling_stages import CouplingParts
 from flatprobe.plan.stages import Arm, stage
+from flatprobe.study.decision_schema import Registered
 from flatprobe.study.resolve import Resolved
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
 from flatprobe.decision.gates import Gate, gate, required
 from flatprobe.decision.rule import decide
-from flatprobe.decision.verdict import Name
+from flatprobe.decision.verdict import VerdictName
 from flatprobe.simulation.cells import Design, draw
 from flatprobe.simulation.leakage import Share, share
 from flatprobe.simulation.planted_states import SOURCE, planted_pair
@@ -30,7 +30,7 @@ from flatprobe.study.decision_schema import Decision
 JointTruth = Literal["null", "geometry", "behaviour", "both"]
 TRUTHS: tuple[JointTruth, ...] = get_args(JointTruth)
 """What is true: neither leg, one leg, or both."""
-VERDICTS: tuple[Name, ...] = get_args(Name)
+VERDICTS: tuple[VerdictName, ...] = get_args(VerdictName)
 
 DIFFERENCE = 0.30
 """Population difference of rates where the behavioural leg is true: the published experiment's 30 pp."""
@@ -101,7 +101,7 @@ def simulate_joint(cell: JointCell, generator: np.random.Generator) -> Array:
     contrast = f"{_TREATED} - {_CONTROL}"
     evidence = Contrast(
         geometric_evidence(estimates, rule, contrast, headroom=None),
-        behavioural_evidence(estimates, rule, contrast, _POOL, None, None),
+        behavioural_evidence(estimates, rule, contrast, _POOL),
     )
     outcome = decide(rule, evidence, passing_gates(rule))
     effects = (evidence.geometry.effect, evidence.behaviour.effect)

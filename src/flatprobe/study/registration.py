@@ -11,7 +11,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -20,9 +20,9 @@ from flatprobe.models.reference import Reference
 from flatprobe.pipeline.manifest import MANIFEST
 from flatprobe.pipeline.stage import canonical_json
 from flatprobe.provenance import installed_version
+from flatprobe.study.decision_schema import Registered
 from flatprobe.study.resolve import Resolved
 
-State = Literal["confirmatory", "exploratory", "deviated"]
 FILE = "registration.json"
 
 
@@ -161,7 +161,7 @@ def read_registration(run_folder: Path) -> Registration | None:
         ) from error
 
 
-def registration_state(run_folder: Path, digest: str) -> State:
+def registration_state(run_folder: Path, digest: str) -> Registered:
     """What a verdict may call itself.
 
     `exploratory` without a registration that came before every artifact's first second; `deviated` where the study
