@@ -31,7 +31,8 @@ from flatprobe import console
 from flatprobe.generation import saved_completions as chunks
 from flatprobe.generation.engine import Request, request_seed
 from flatprobe.generation.sample import complete
-from flatprobe.generation.transformers_engine.engine import TransformersEngine, ends_of
+from flatprobe.generation.stopping import end_tokens
+from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.embedded import converted_folder
 from flatprobe.models.load import held_checkpoint
 from flatprobe.pipeline.resume import Place, lasting
@@ -165,7 +166,7 @@ class _Borders:
             0, -1
         ]
         above = logits.double().softmax(-1).cumsum(-1).cpu().numpy()
-        ends = sorted(ends_of(self.loaded.model, self.loaded.conversations))
+        ends = sorted(end_tokens(self.loaded.conversations, self.loaded.model.generation_config.eos_token_id))
         drawn = [
             tokens[place : place + 1] or ends for tokens in (some, other)
         ]  # one of them may have ended here

@@ -12,8 +12,8 @@ import torch
 
 from flatprobe.generation.engine import Engine, Request, SamplingSettings
 from flatprobe.generation.sample import prompts_of
-from flatprobe.generation.stopping import ends_of_files
-from flatprobe.generation.transformers_engine.engine import TransformersEngine, ends_of
+from flatprobe.generation.stopping import end_tokens, eos_of_files
+from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, load_checkpoint, load_tokenizer
@@ -83,7 +83,7 @@ def plain(loaded: Loaded, load: Load, batch: int) -> int:
     from transformers import GenerationConfig
 
     conversations, model = loaded.conversations, loaded.model
-    ends = [] if load.forced else sorted(ends_of(model, conversations))
+    ends = [] if load.forced else sorted(end_tokens(conversations, model.generation_config.eos_token_id))
     model.generation_config = GenerationConfig()
     encoded = sorted((conversations.encode_prompt(prompt) for prompt in load.prompts), key=len)
     step, total = max(1, batch // load.samples), 0
@@ -105,7 +105,9 @@ def continuous(loaded: Loaded, load: Load) -> int:
     from transformers import GenerationConfig
 
     conversations = loaded.conversations
-    ends = [] if load.forced else sorted(ends_of(loaded.model, conversations))
+    ends = (
+        [] if load.forced else sorted(end_tokens(conversations, loaded.model.generation_config.eos_token_id))
+    )
     config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, max_new_tokens=load.max_new_tokens,
         eos_token_id=ends or -1, pad_token_id=conversations.turn_end,
@@ -169,7 +171,7 @@ def _vllm(way: str, options: Options, load: Load) -> Iterator[Run]:
     from flatprobe.generation.vllm_engine.engine import VllmEngine
 
     conversations = Conversations(load_tokenizer(options.model), options.model.name)
-    ends = frozenset[int]() if load.forced else ends_of_files(options.model, conversations)
+    ends = frozenset[int]() if load.forced else end_tokens(conversations, eos_of_files(options.model))
     machine = VllmMachine(python=options.vllm_python, enforce_eager=options.vllm_eager)
     sampler = VllmEngine(options.model, conversations, ends, options.precision, machine)
     try:

@@ -114,8 +114,7 @@ def test_a_template_that_writes_prompts_otherwise_is_refused_with_the_personas(
     assert template.read_text() != written
     refused(
         flatprobe("geometry", copy("base"), other, "--panel", panel),
-        "TREATED  its chat template (whose text differs) writes the prompts of librarian, villain, assistant "
-        "otherwise than that of BASE",
+        "TREATED  its chat template renders the prompts of librarian, villain, assistant differently from BASE",
     )
 
 
@@ -155,7 +154,7 @@ def test_a_padding_token_that_was_added_is_no_other_tokenizer(flatprobe: Run, co
     [
         ({"is_encoder_decoder": True, "model_type": "t5"}, "BASE  t5 is an encoder-decoder model"),
         ({"vision_config": {"depth": 2}, "model_type": "gemma3"}, "BASE  gemma3 is multimodal (vision)"),
-        ({"hidden_size": None, "model_type": "mamba"}, "BASE  mamba: config.json names no"),
+        ({"hidden_size": None, "model_type": "mamba"}, "BASE  mamba: config.json lacks"),
     ],
 )
 def test_models_without_a_plain_decoder_are_refused_by_name(
@@ -208,7 +207,8 @@ def test_a_folder_that_holds_no_adapter_is_refused(flatprobe: Run, copy: Copy) -
     base = copy("base")
     refused(
         flatprobe("geometry", base, "--adapter", base),
-        "--adapter  no readable adapter_config.json and adapter_model.safetensors",
+        "--adapter  no readable adapter_config.json",
+        "--adapter  no readable adapter_model.safetensors",
     )
 
 

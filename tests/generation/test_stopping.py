@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatprobe.generation.stopping import Stop, ends_of_files
-from flatprobe.generation.transformers_engine.engine import ends_of
+from flatprobe.generation.stopping import StopText, end_tokens, eos_of_files
 from flatprobe.models.load import Loaded, load_checkpoint
 
 PIECES = ["[", "z", "Z", "L", "lt", "T", "]", "[ZL", "T]", "x", "[zlt]", "é", "\n\n"]
@@ -23,12 +22,12 @@ def decode(tokens: Sequence[int]) -> str:
 def test_the_place_is_the_end_of_the_shortest_beginning_that_holds_the_text_however_it_is_read(
     tokens: list[int], step: int
 ) -> None:
-    stop = Stop("[Zlt]", decode)
+    stop = StopText("[Zlt]", decode)
     holding = [n for n in range(len(tokens) + 1) if "[zlt]" in decode(tokens[:n]).lower()]
     found = None
     for end in [*range(step, len(tokens), step), len(tokens)]:
         new = end - (end - 1) // step * step if end else 0
-        found = stop.place(tokens[:end], new)
+        found = stop.end(tokens[:end], new)
         if found is not None:
             break
     assert found == (holding[0] if holding else None)
@@ -39,9 +38,8 @@ def test_the_files_name_the_same_ends_as_the_loaded_model(
     family: str, model_folder: Callable[[str], Path], load: Callable[[str], Loaded]
 ) -> None:
     loaded = load(family)
-    assert ends_of_files(model_folder(family), loaded.conversations) == ends_of(
-        loaded.model, loaded.conversations
-    )
+    conversations, eos = loaded.conversations, loaded.model.generation_config.eos_token_id
+    assert end_tokens(conversations, eos_of_files(model_folder(family))) == end_tokens(conversations, eos)
 
 
 @pytest.mark.parametrize("own", [7, [7, 9], None, "absent"])
@@ -58,4 +56,5 @@ def test_generation_settings_come_before_the_configuration(
     else:
         settings.write_text(json.dumps({"eos_token_id": own}))
     loaded = load_checkpoint(tmp_path, "float32", torch.device("cpu"))
-    assert ends_of_files(tmp_path, loaded.conversations) == ends_of(loaded.model, loaded.conversations)
+    conversations, eos = loaded.conversations, loaded.model.generation_config.eos_token_id
+    assert end_tokens(conversations, eos_of_files(tmp_path)) == end_tokens(conversations, eos)

@@ -70,8 +70,9 @@ def test_an_adapter_of_a_wider_model_is_refused_by_name(
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = load_file(path)
     save_file({name: torch.cat([t, t], 1) if "lora_A" in name else t for name, t in tensors.items()}, path)
-    with pytest.raises(UserError, match="q_proj does not fit the checkpoint"):
+    with pytest.raises(UserError, match="q_proj") as refusal:
         measure(SETTINGS, {"checkpoint": tmp_path / "checkpoint", "adapter": tmp_path}, tmp_path)
+    assert [problem.code for problem in refusal.value.problems] == ["adapter.other_base"]
 
 
 def test_only_plain_lora_has_a_scale() -> None:

@@ -18,6 +18,7 @@ from flatprobe.activations.positions import ProbedRow
 from flatprobe.activations.record import check_decoder_only, decoder_blocks, record, run_recorded
 from flatprobe.config.blocks import Position
 from flatprobe.errors import Problem, UserError
+from flatprobe.models.fit import context_length
 from flatprobe.models.load import Loaded
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
@@ -196,7 +197,7 @@ def _longest_first(rows: Sequence[ProbedRow]) -> list[int]:
 
 def _check_context(config: Any, rows: Sequence[ProbedRow]) -> None:
     """Refuse rows that are longer than the model's context, all at once."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = context_length(config.get_text_config())
     longest = {row.persona: row for row in sorted(rows, key=lambda row: len(row.tokens))}
     problems = [
         Problem(

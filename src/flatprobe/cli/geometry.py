@@ -186,7 +186,7 @@ def _describing_folder(located: Located) -> Path:
 
 def _read_models(found: _Found) -> None:
     """Configurations and chat templates of both models, as far as they can be read."""
-    from flatprobe.study.architecture import architecture_problems
+    from flatprobe.models.fit import architecture_problems
     from flatprobe.study.tokenizers import load_conversations
 
     for name, place in (("base", "BASE"), ("treated", "TREATED")):
@@ -207,28 +207,31 @@ def _check_models(
     request: Request, found: _Found, personas: tuple[Persona, ...], questions: tuple[Question, ...]
 ) -> tuple[int, ...]:
     """Problems of the models with each other and with what is asked; returns the layers."""
-    from flatprobe.study.checks import compatibility as pair_rules
+    from flatprobe.models import fit
+    from flatprobe.study.checks import compatibility
 
     config, conversations = found.configs.get("base"), found.conversations.get("base")
     if config is None:
         return ()
     layers = options.read_layers(request.layers, config["num_hidden_layers"], found.problems)
-    found.problems += pair_rules.layer_problems(layers, config["num_hidden_layers"])
+    found.problems += compatibility.layer_problems(layers, config["num_hidden_layers"])
     if conversations is not None:
-        found.problems += pair_rules.prompt_problems(
-            conversations, personas, questions, config.get("max_position_embeddings"), request.max_new_tokens
+        found.problems += compatibility.prompt_problems(
+            conversations, personas, questions, fit.context_length(config), request.max_new_tokens
         )
     if "adapter" in found.located:
         adapter = found.located["adapter"]
         folder = Path(adapter.location) if adapter.location is not None else adapter.reference.path()
-        found.problems += pair_rules.adapter_problems(folder, config, "--adapter")
+        found.problems += fit.adapter_problems(folder, config, "--adapter", "BASE")
     if "treated" in found.configs:
-        found.problems += pair_rules.size_problems(config, found.configs["treated"], "TREATED")
+        found.problems += fit.size_problems(found.configs["treated"], config, "TREATED", "BASE")
     if conversations is not None and "treated" in found.conversations:
         treated = found.conversations["treated"]
-        problems = pair_rules.rendering_problems(conversations, treated, personas, questions, "TREATED")
+        systems = {persona.name: persona.system for persona in personas}
+        texts = [question.text for question in questions]
+        problems = fit.rendering_problems(treated, conversations, systems, texts, "TREATED", "BASE")
         found.problems += problems
-        if not problems and pair_rules.templates_differ(conversations, treated):
+        if not problems and not fit.same_template(conversations, treated):
             console.warn("the chat templates differ in their text, but write all these prompts alike")
     return layers
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Engine
-from flatprobe.generation.stopping import ends_of_files
+from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.machine.local import Local
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, held_checkpoint, load_tokenizer, pick_device
@@ -59,7 +59,7 @@ def _open(
         from flatprobe.generation.scripted_engine import ScriptedEngine
 
         return ScriptedEngine(conversations, local.scripted), conversations, False
-    ends = ends_of_files(path, conversations)
+    ends = end_tokens(conversations, eos_of_files(path))
     if local.engine == "openai":
         from flatprobe.generation.openai_engine.engine import OpenaiEngine
 

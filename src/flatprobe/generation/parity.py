@@ -12,8 +12,8 @@ import torch
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Engine, SamplingSettings, sample
+from flatprobe.generation.stopping import end_tokens
 from flatprobe.generation.transformers_engine.adapters import beside
-from flatprobe.generation.transformers_engine.engine import ends_of
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 
@@ -42,7 +42,8 @@ def plain_answers(loaded: Loaded, prompts: Sequence[Prompt], adapter: Path | Non
     `generate` runs without the checkpoint's own generation settings: a repetition penalty there would change the
     distribution that is compared.
     """
-    conversations, ends = loaded.conversations, ends_of(loaded.model, loaded.conversations)
+    conversations = loaded.conversations
+    ends = end_tokens(conversations, loaded.model.generation_config.eos_token_id)
     found = []
     with (
         nullcontext() if adapter is None else beside(loaded.model, adapter),

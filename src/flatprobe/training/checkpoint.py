@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.fit import PEFT_PREFIX, adapter_shapes
 from flatprobe.models.load import (
     checkpoint_path,
     load_checkpoint,
@@ -41,7 +41,7 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
     device = pick_device(machine.current().device)
     loaded = load_checkpoint(inputs["checkpoint"], "float32", device)
     folder = settings.given.path() if settings.given else inputs["adapter"] / "adapter"
-    names = stored_names(folder)
+    names = set(adapter_shapes(folder, f"adapter {folder.name}"))
     try:
         wrapped = PeftModel.from_pretrained(loaded.model, folder).eval()
     except (RuntimeError, ValueError, KeyError) as error:
@@ -98,22 +98,6 @@ def mean_kl(left: Tensor, right: Tensor) -> float:
     return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))  # rounding may leave a tiny negative
 
 
-def stored_names(folder: Path) -> set[str]:
-    """Names of an adapter's weights.
-
-    Raises:
-        UserError: the folder holds no safetensors adapter.
-    """
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        raise UserError.one(
-            "checkpoint.TODO", f"adapter {folder.name}", "no adapter_model.safetensors",
-            "pickled weights are never loaded: convert to safetensors",
-        )  # fmt: skip
-    with safe_open(path, framework="pt") as file:
-        return set(file.keys())
-
-
 def require_same_weights(wrapped: Any, stored: set[str], place: str) -> None:
     """Assert that an adapter's stored weights are exactly those that the model took.
 
@@ -134,7 +118,7 @@ def require_same_weights(wrapped: Any, stored: set[str], place: str) -> None:
 def _adapted_weights(wrapped: Any) -> list[tuple[str, Tensor]]:
     """Weights under an adapter, by the name they have in the merged model."""
     return [
-        (name.removeprefix("base_model.model.").replace(".base_layer", ""), parameter)
+        (name.removeprefix(PEFT_PREFIX).replace(".base_layer", ""), parameter)
         for name, parameter in wrapped.named_parameters()
         if ".base_layer.weight" in name
     ]

@@ -15,12 +15,12 @@ from safetensors import safe_open
 
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.models.fit import PEFT_PREFIX, read_lora
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import WeightsSettings
 from flatprobe.training.weights import change_of
 
-WRAPPING = "base_model.model."  # what PEFT puts before the names of the model's modules
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -40,19 +40,17 @@ def measure(settings: WeightsSettings, inputs: Mapping[str, Path], output: Path)
     device = pick_device(machine.current().device)
     model = held_checkpoint(inputs["checkpoint"], settings.precision, device).model
     weights = dict(model.named_parameters())
+    adapter = read_lora(folder, f"adapter {folder.parent.name}")
+    adapter.require_weights({name: weight.shape for name, weight in weights.items()}, "this checkpoint")
     rows: list[dict[str, Any]] = []
     with safe_open(folder / "adapter_model.safetensors", "pt", device=str(device)) as file:
         names = sorted(name for name in file.keys() if name.endswith(".lora_A.weight"))  # noqa: SIM118  # no mapping
         for count, name in enumerate(names, start=1):
-            module = name.removeprefix(WRAPPING).removesuffix(".lora_A.weight")
+            module = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
             a, b = file.get_tensor(name), file.get_tensor(name.replace(".lora_A.", ".lora_B."))
-            weight = weights.get(f"{module}.weight")
-            if weight is None or weight.shape != (b.shape[0], a.shape[1]):
-                raise UserError.one(
-                    "weights_stage.TODO", f"adapter {folder.parent.name}", f"its {module} does not fit the checkpoint",
-                    "use the adapter with the checkpoint that it was trained on",
-                )  # fmt: skip
-            change = change_of(weight, a, b, scale, leading=settings.leading, cosine=settings.cosine)
+            change = change_of(
+                weights[f"{module}.weight"], a, b, scale, leading=settings.leading, cosine=settings.cosine
+            )
             layer = _LAYER.search(name)
             rows.append(
                 {

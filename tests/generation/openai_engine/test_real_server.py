@@ -23,7 +23,7 @@ from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_m
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Request, sample
 from flatprobe.generation.openai_engine.engine import OpenaiEngine
-from flatprobe.generation.stopping import ends_of_files
+from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.machine.schema import OpenaiMachine
 
 PYTHON = os.environ.get("FLATPROBE_VLLM_PYTHON")
@@ -82,7 +82,7 @@ def checkpoint(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
 def trial(address: str, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     loaded, adapters = load_with_adapters(checkpoint, tmp_path_factory.mktemp("adapters"))
     options = OpenaiMachine(base_url=address, model="tiny", concurrency=8)
-    ends = ends_of_files(checkpoint, loaded.conversations)
+    ends = end_tokens(loaded.conversations, eos_of_files(checkpoint))
     return Trial(OpenaiEngine(checkpoint, loaded.conversations, ends, options), loaded, adapters)
 
 

@@ -9,7 +9,8 @@ import torch
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed, sample
-from flatprobe.generation.transformers_engine.engine import TransformersEngine, ends_of
+from flatprobe.generation.stopping import end_tokens
+from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.generation.transformers_engine.slots import Slots
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint
@@ -58,7 +59,8 @@ def test_an_answer_ends_at_the_model_s_own_end_of_sequence_too(
     own = common_token(loaded, prompts, share=0.5)
     turn_end = loaded.conversations.turn_end
     loaded.model.generation_config.eos_token_id = [turn_end, own] if as_list else own
-    assert ends_of(loaded.model, loaded.conversations) == {own, turn_end}
+    eos = loaded.model.generation_config.eos_token_id
+    assert end_tokens(loaded.conversations, eos) == {own, turn_end}
     ended = sample(engine(loaded), prompts, WARM, 3)
     stopped = 0
     for before, after in zip(unended, ended, strict=True):
@@ -75,7 +77,8 @@ def test_an_answer_ends_at_the_model_s_own_end_of_sequence_too(
 def test_a_model_without_an_end_of_sequence_ends_at_the_end_of_turn(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
     loaded.model.generation_config.eos_token_id = None
-    assert ends_of(loaded.model, loaded.conversations) == {loaded.conversations.turn_end}
+    eos = loaded.model.generation_config.eos_token_id
+    assert end_tokens(loaded.conversations, eos) == {loaded.conversations.turn_end}
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -32,17 +32,21 @@ def test_an_adapter_of_another_base_is_refused(
         )
     )
     attach(wider, Lora(rank=4, alpha=8.0, rank_stabilised=True), 0).save_pretrained(bench.folder / "wider")
-    with pytest.raises(UserError, match=r"another base: its model.layers.0.*proj.weight is \[.*64.*\]"):
+    with pytest.raises(UserError, match=r"model.layers.0.*proj.weight is \[.*64.*\]") as other:
         bench.engine().use(bench.folder / "wider")
+    assert [p.code for p in other.value.problems] == ["adapter.other_base"]
     head = bench.folder / "head"
     config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     wrapped = get_peft_model(load("llama").model, config)
     wrapped.save_pretrained(head)
-    with pytest.raises(UserError, match=r"updates lm_head.*engine: transformers"):
+    with pytest.raises(UserError, match=r"lm_head.*engine: transformers") as unserved:
         bench.engine().use(head)
-    (bench.folder / "empty").mkdir()
-    with pytest.raises(UserError, match="no adapter_config.json"):
-        bench.engine().use(bench.folder / "empty")
+    assert [p.code for p in unserved.value.problems] == ["adapter.not_served"]
+    empty = bench.folder / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError) as missing:
+        bench.engine().use(empty)
+    assert [(p.code, p.place) for p in missing.value.problems] == [("adapter.no_config", f"adapter {empty}")]
 
 
 def test_a_process_that_dies_is_started_once_more_for_what_is_missing(

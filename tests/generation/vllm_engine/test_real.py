@@ -23,7 +23,7 @@ from vllm_bench import STAGE
 
 from flatprobe.generation.engine import Request, sample
 from flatprobe.generation.sample import sample as sample_stage
-from flatprobe.generation.stopping import ends_of_files
+from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.generation.vllm_engine.engine import VllmEngine
 from flatprobe.machine import local as machine
 from flatprobe.machine.schema import VllmMachine
@@ -41,7 +41,7 @@ OPTIONS = VllmMachine(python=PYTHON, gpu_memory=0.2, max_model_len=256, enforce_
 
 def trial_of(checkpoint: Path, folder: Path) -> Trial:
     loaded, adapters = load_with_adapters(checkpoint, folder)
-    ends = ends_of_files(checkpoint, loaded.conversations)
+    ends = end_tokens(loaded.conversations, eos_of_files(checkpoint))
     return Trial(VllmEngine(checkpoint, loaded.conversations, ends, "float32", OPTIONS), loaded, adapters)
 
 

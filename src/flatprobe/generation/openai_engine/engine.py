@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
-from flatprobe.generation.model_files import check_shapes, context_length, longest_turn
 from flatprobe.generation.openai_engine.server import key_of, named, require_package, served
-from flatprobe.generation.stopping import Stop
+from flatprobe.generation.stopping import StopText
 from flatprobe.machine.schema import OpenaiMachine
 from flatprobe.models.conversation import Conversations
+from flatprobe.models.fit import longest_turn, read_lora, require_context_length
 
 RETRIES = 4  # of the client, with growing pauses, where the server is busy, fails or cannot be reached
 SEED_BITS = 31  # of a request's seed: what all three servers can hold
@@ -53,7 +53,7 @@ class OpenaiEngine:
     def use(self, adapter: Path | None) -> None:
         """See :class:`flatprobe.generation.engine.Engine`."""
         if adapter is not None:
-            check_shapes(self.checkpoint, adapter)
+            read_lora(adapter, f"adapter {adapter}").require_checkpoint(self.checkpoint)
         self._adapter = adapter
 
     def stream(
@@ -65,7 +65,7 @@ class OpenaiEngine:
             UserError: the server cannot be reached, refuses, holds another model, or reads another prompt.
         """
         ids = {r.prompt: self.conversations.encode_prompt(r.prompt) for r in requests}
-        length = longest_turn(ids, settings.max_new_tokens, context_length(self.checkpoint))
+        length = longest_turn(ids, settings.max_new_tokens, require_context_length(self.checkpoint))
 
         def work(client: Any, model: str, request: Request) -> Coroutine[Any, Any, Completion]:
             return self._complete(client, model, request, ids[request.prompt], settings)
@@ -182,8 +182,8 @@ class OpenaiEngine:
             )
         tokens = self._tokens(choice)
         if settings.stop_at is not None:
-            stop = Stop(settings.stop_at, self.conversations.decode)
-            if (end := stop.place(tokens, len(tokens))) is not None:
+            stop = StopText(settings.stop_at, self.conversations.decode)
+            if (end := stop.end(tokens, len(tokens))) is not None:
                 return Completion(self.conversations.decode(tokens[:end]), tuple(tokens[:end]), "marker")
         return Completion(self.conversations.decode(tokens), tuple(tokens), choice.finish_reason)
 

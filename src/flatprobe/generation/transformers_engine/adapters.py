@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from flatprobe.errors import UserError
-from flatprobe.generation.model_files import WRAPPING, adapter_size
+from flatprobe.models.fit import read_lora
 
 
 @contextmanager
@@ -49,7 +47,7 @@ class AdapterSwitch:
             return
         self._take_off()
         if adapter is not None:
-            check_shapes(self.model, adapter)
+            read_lora(adapter, f"adapter {adapter}").require_weights(_shapes(self.model), "the loaded model")
             wrapped = _wrap(self.model, adapter)
             self._wrapped, self.adapter = wrapped, adapter
             if self.model.dtype == torch.float32 and _is_sum(wrapped):
@@ -93,30 +91,12 @@ def _is_sum(wrapped: Any) -> bool:
     return config.bias == "none" and not any(extras)
 
 
-def check_shapes(model: Any, folder: Path) -> None:
-    """Assert that an adapter's updates have the shapes of the weights they are for.
+def _shapes(model: Any) -> dict[str, list[int]]:
+    """Shapes [out, in] of a model's weights by name."""
+    from transformers.pytorch_utils import Conv1D
 
-    Raises:
-        UserError: it is no LoRA adapter, or one of another base.
-    """
-    adapter_size(folder)
-    updates: dict[str, list[int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            updates |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
-    weights = dict(model.named_parameters())
-    for name in updates:
-        if not name.endswith(".lora_A.weight"):
-            continue
-        module = name.removesuffix(".lora_A.weight")
-        target = module.removeprefix(WRAPPING) + ".weight"
-        wanted = [updates[f"{module}.lora_B.weight"][0], updates[name][-1]]
-        found = list(weights[target].shape) if target in weights else None
-        if found is None or sorted(found) != sorted(wanted):
-            there = "missing here" if found is None else f"{found} here"
-            raise UserError.one(
-                "adapters.TODO",
-                f"adapter {folder}",
-                f"it was trained on another base: its {target} is {wanted}, and {there}",
-                "use the adapter with the checkpoint that it was trained on",
-            )
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, module in model.named_modules():
+        if isinstance(module, Conv1D):  # stores [in, out]
+            shapes[f"{name}.weight"].reverse()
+    return shapes

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from flatprobe.generation.engine import FinishReason, SamplingSettings
-from flatprobe.generation.stopping import Stop
+from flatprobe.generation.stopping import StopText
 from flatprobe.generation.transformers_engine.prompts import Prefilled
 from flatprobe.generation.transformers_engine.slots import Slots
 from flatprobe.generation.transformers_engine.token_steps import TokenSteps
@@ -49,7 +49,7 @@ class Decoding:
         settings: SamplingSettings,
         rows: int,
         ends: frozenset[int],
-        stop: Stop | None,
+        stop: StopText | None,
     ) -> None:
         self.prefilled, self.last_tokens, self.seeds = prefilled, last_tokens, seeds
         self.limit, self.ends, self.stop = settings.max_new_tokens, sorted(ends), stop
@@ -96,8 +96,7 @@ class Decoding:
             return False
         end = self.count[row]
         return (
-            self.stop.place(self.tokens[row, max(0, end - 1 - self.stop.overlap) : end].tolist(), 1)
-            is not None
+            self.stop.end(self.tokens[row, max(0, end - 1 - self.stop.overlap) : end].tolist(), 1) is not None
         )
 
     def _admit(self) -> None:

@@ -18,25 +18,19 @@ import transformers
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
-from flatprobe.generation.stopping import Stop
+from flatprobe.generation.stopping import StopText, end_tokens
 from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.generation.transformers_engine.decoding import Decoding
 from flatprobe.generation.transformers_engine.prompts import Prefilled
 from flatprobe.generation.transformers_engine.slots import attention_kinds
-from flatprobe.models.conversation import Conversations, Prompt
+from flatprobe.models.conversation import Prompt
+from flatprobe.models.fit import context_length, longest_turn
 from flatprobe.models.load import Loaded
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
 
 # What a lack of memory is known by where it is a plain RuntimeError.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 TARGETS = 1024  # positions whose logits are computed at once
-
-
-def ends_of(model: Any, conversations: Conversations) -> frozenset[int]:
-    """Ids of the tokens that end an answer: the template's end of turn, and the model's own end-of-sequence tokens."""
-    own = model.generation_config.eos_token_id
-    ends = [] if own is None else [own] if isinstance(own, int) else own
-    return frozenset([conversations.turn_end, *ends])
 
 
 class TransformersEngine:
@@ -51,7 +45,7 @@ class TransformersEngine:
     def __init__(self, loaded: Loaded, rows: int) -> None:
         self.model, self.conversations, self.device = loaded.model, loaded.conversations, loaded.device
         self.rows = rows
-        self.ends = ends_of(loaded.model, loaded.conversations)
+        self.ends = end_tokens(loaded.conversations, loaded.model.generation_config.eos_token_id)
         self.adapters = AdapterSwitch(loaded.model)
         self._halved: list[int] = []
         attention_kinds(loaded.model)
@@ -70,7 +64,7 @@ class TransformersEngine:
         """
         prompts = list(dict.fromkeys(request.prompt for request in requests))
         encoded = {prompt: self.conversations.encode_prompt(prompt) for prompt in prompts}
-        self._require_room(encoded, settings.max_new_tokens)
+        longest_turn(encoded, settings.max_new_tokens, context_length(self.model.config.get_text_config()))
         return self._stream(requests, encoded, settings)
 
     def _stream(
@@ -141,7 +135,7 @@ class TransformersEngine:
                 settings,
                 min(self.rows, len(order)),
                 self.ends,
-                None if settings.stop_at is None else Stop(settings.stop_at, self.conversations.decode),
+                None if settings.stop_at is None else StopText(settings.stop_at, self.conversations.decode),
             )
         run = decoding.run()
         while True:
@@ -151,19 +145,6 @@ class TransformersEngine:
                 return
             text = self.conversations.decode(ended.tokens)
             yield order[ended.request], Completion(text, tuple(ended.tokens), ended.reason)
-
-    def _require_room(self, encoded: dict[Prompt, list[int]], new: int) -> None:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is None or not encoded:
-            return
-        longest = max(encoded, key=lambda prompt: len(encoded[prompt]))
-        if (length := len(encoded[longest])) + new > context:
-            raise UserError.one(
-                "transformers_engine.TODO",
-                f"prompt of {longest.persona} to question {longest.question_id}",
-                f"{length} tokens and {new} new ones do not fit the model's context of {context}",
-                "lower max_new_tokens, or shorten the prompt",
-            )
 
     @torch.inference_mode()
     def log_probabilities(

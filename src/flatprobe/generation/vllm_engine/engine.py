@@ -14,12 +14,19 @@ from typing import Any
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, FinishReason, Request, SamplingSettings, request_seed
-from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, adapter_size, check_shapes, longest_turn
-from flatprobe.generation.stopping import Stop
+from flatprobe.generation.stopping import StopText
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
-from flatprobe.generation.vllm_engine.server import EngineFailed, Freed, Needs, VllmServer
+from flatprobe.generation.vllm_engine.server import (
+    NO_ADAPTER,
+    AdapterSize,
+    EngineFailed,
+    Freed,
+    Needs,
+    VllmServer,
+)
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Conversations, Prompt
+from flatprobe.models.fit import longest_turn, read_lora
 from flatprobe.study.recipe_schema import Precision
 
 ATTEMPTS = 2  # a process that dies is started once more, for what is missing
@@ -61,16 +68,17 @@ class VllmEngine:
         Raises:
             UserError: vLLM cannot serve it, or it is of another base.
         """
-        size = adapter_size(adapter)
-        if unserved := sorted(size.modules & UNSERVED):
+        place = f"adapter {adapter}"
+        files = read_lora(adapter, place)
+        if unserved := sorted(files.modules & UNSERVED):
             raise UserError.one(
-                "vllm_engine.TODO",
-                f"adapter {adapter}",
+                "adapter.not_served",
+                place,
                 f"it updates {', '.join(unserved)}, which vLLM leaves out of scores of given tokens",
                 "use engine: transformers",
             )
-        check_shapes(self._server.checkpoint, adapter)
-        self._room = AdapterSize(max(self._room.rank, size.rank), self._room.modules | size.modules)
+        files.require_checkpoint(self._server.checkpoint)
+        self._room = AdapterSize(max(self._room.rank, files.rank), self._room.modules | files.modules)
 
     def use(self, adapter: Path | None) -> None:
         """See :class:`flatprobe.generation.engine.Engine`."""
@@ -179,7 +187,7 @@ class VllmEngine:
         places = {prompt: place for place, prompt in enumerate(ids)}
         wanted = [requests[index] for index in waiting]
         seeds = [request_seed(settings.seed, request.prompt, request.sample_index) for request in wanted]
-        stop = None if settings.stop_at is None else Stop(settings.stop_at, self.conversations.decode)
+        stop = None if settings.stop_at is None else StopText(settings.stop_at, self.conversations.decode)
         link.send(
             command="sample", prompts=list(ids.values()),
             requests=[[places[r.prompt], s % 2**SEED_BITS] for r, s in zip(wanted, seeds, strict=True)],
@@ -194,7 +202,7 @@ class VllmEngine:
                 continue
             before = seen.pop(place, [])
             tokens = reply["tokens"] if finished else before + reply["tokens"]
-            end = stop.place(tokens, len(tokens) - len(before)) if stop else None
+            end = stop.end(tokens, len(tokens) - len(before)) if stop else None
             if end is not None:
                 cut.add(place)
                 if not finished:

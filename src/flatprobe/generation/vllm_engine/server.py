@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe.errors import FlatprobeError, UserError
-from flatprobe.generation.model_files import NO_ADAPTER, AdapterSize, context_length
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 from flatprobe.machine.schema import VllmMachine
+from flatprobe.models.fit import require_context_length
 from flatprobe.models.reference import fingerprint_folder
 from flatprobe.study.recipe_schema import Precision
 
@@ -40,6 +40,19 @@ class EngineFailed(FlatprobeError):
 
     def __str__(self) -> str:
         return f"the {self.engine} process failed twice: {self.cause}\nthe last lines it wrote:\n{self.tail}"
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """What the engine must have room for to serve an adapter."""
+
+    rank: int
+    """The largest rank of its updates."""
+    modules: frozenset[str]
+    """Names of the updated linear modules: q_proj, down_proj."""
+
+
+NO_ADAPTER = AdapterSize(0, frozenset())
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class VllmServer:
 
     def __init__(self, checkpoint: Path, precision: Precision, options: VllmMachine) -> None:
         self.checkpoint, self.precision, self.options = checkpoint.resolve(), precision, options
-        self.context = context_length(self.checkpoint)
+        self.context = require_context_length(self.checkpoint)
         self.starts = 0
         self.started: dict[str, Any] = {}
         self.freed: Freed | None = None
