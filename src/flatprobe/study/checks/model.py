@@ -127,15 +127,16 @@ def _length_problems(
             (("leakage", "max_new_tokens"), longest["evaluation"], study.leakage.max_new_tokens),
             (("coupling", "max_new_tokens"), max(longest.values()) + tail, coupling.max_new_tokens),
         ]
-    if coupling is not None and longest["coupling"] + coupling.max_new_tokens + tail > coupling.max_length:
-        yield loaded.problem(
-            "coupling.example_length",
-            ("coupling", "max_new_tokens"),
-            f"coupling.max_new_tokens = {coupling.max_new_tokens}: with a prompt of {longest['coupling']} tokens "
-            f"and {tail} for separator, marker and end of turn, an example may exceed "
-            f"coupling.max_length = {coupling.max_length}",
-            f"use at most {coupling.max_length - tail - longest['coupling']}",
-        )
+        most = coupling.max_length - tail - longest["coupling"]
+        if coupling.max_new_tokens > most:
+            yield loaded.problem(
+                "coupling.example_length",
+                ("coupling", "max_new_tokens"),
+                f"coupling.max_new_tokens = {coupling.max_new_tokens}: with a prompt of {longest['coupling']} tokens "
+                f"and {tail} for separator, marker and end of turn, an example may exceed "
+                f"coupling.max_length = {coupling.max_length}",
+                f"use at most {most}",
+            )
     context = context_length(config)
     if context is None:
         return
