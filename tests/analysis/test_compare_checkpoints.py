@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from scipy import stats
 
 from flatprobe.analysis.compare_checkpoints import compare
-from flatprobe.analysis.settings import PairSettings
+from flatprobe.plan.contracts import PairSettings
 from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.geometry.measures import MEASURES
 from flatprobe.statistics.geometry.states import States

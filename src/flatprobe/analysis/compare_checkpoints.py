@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from flatprobe.analysis.comparison_rows import (
-    BYSTANDERS,
     FINISHED,
     Row,
     described_rows,
@@ -18,14 +17,15 @@ from flatprobe.analysis.comparison_rows import (
     pool_rows,
 )
 from flatprobe.analysis.read_states import index_of, kinds, states_of, unfinished_questions
-from flatprobe.analysis.settings import Entry, PairSettings
 from flatprobe.pipeline.progress import report_progress
+from flatprobe.plan.contracts import Entry, PairSettings
 from flatprobe.statistics.geometry.contrasts import gram_contrast
 from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
 from flatprobe.statistics.geometry.massive import massive_activation_table
 from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.statistics.geometry.tables import cosine_table, geometry_table
 from flatprobe.statistics.persona_pairs import persona_pair_table
+from flatprobe.study.panel import PRIMARY_POOL
 
 SIDES = ("base", "treated")
 ENTRIES = tuple(Entry(role=side, kind="states", condition=side, seed=None) for side in SIDES)
@@ -98,7 +98,7 @@ def _rows(settings: PairSettings, states: Mapping[str, States], kind: StateKind)
     others = [name for name in states["base"].personas if name != settings.source]
     everyone = _grams(settings, states, others, parts=())  # the cosines read no more
     return [
-        *_of_pool(settings, states, kind, BYSTANDERS),
+        *_of_pool(settings, states, kind, PRIMARY_POOL),
         *persona_rows(
             everyone,
             position=kind.position,

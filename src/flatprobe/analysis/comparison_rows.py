@@ -14,8 +14,8 @@ from flatprobe.statistics.geometry.contrasts import gram_contrasts
 from flatprobe.statistics.geometry.grams import ConditionGrams, PairGrams
 from flatprobe.statistics.geometry.levels import measure_levels
 from flatprobe.statistics.geometry.measures import RATIOS
+from flatprobe.study.panel import PRIMARY_POOL
 
-BYSTANDERS = "bystanders"
 FINISHED = "bystanders, finished answers only"
 PER_PERSONA = ("cosine_difference", "crossvalidated_cosine_difference")
 DESCRIBED = ("headroom", "reliability", "separability", "mean_norm")
@@ -103,7 +103,7 @@ def described_rows(base: pl.DataFrame, treated: pl.DataFrame, *, personas: int, 
             rows.append(
                 Row(
                     measure=name, layer=layer, position=sides[0][0]["position"],
-                    responses=sides[0][0]["responses"], pool=BYSTANDERS, persona=None, base=before,
+                    responses=sides[0][0]["responses"], pool=PRIMARY_POOL, persona=None, base=before,
                     treated=after, difference=None if before is None or after is None else after - before,
                     effect="difference", ci_low=None, ci_high=None, p_value=None, adjusted_p=None,
                     estimator=None, scope=None, n_personas=personas, n_questions=questions,

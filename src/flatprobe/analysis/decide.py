@@ -19,17 +19,18 @@ from flatprobe.analysis.gate_statistics import (
     training_gates,
     unfinished_gates,
 )
-from flatprobe.analysis.leakage_estimates import BYSTANDERS, contrasts
+from flatprobe.analysis.leakage_estimates import contrasts
 from flatprobe.analysis.manipulation import Rise, own_rise, reach
-from flatprobe.analysis.settings import DecideSettings
 from flatprobe.decision.evidence import Contrast, Seeds, behavioural_evidence, geometric_evidence
 from flatprobe.decision.gates import Gate, SourceReason, low_source_rate_reason
 from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.decision.rule import decide
 from flatprobe.decision.verdict import Verdict
+from flatprobe.plan.contracts import DecideSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.tables import headroom
 from flatprobe.study.decision_schema import KnownAnswer
+from flatprobe.study.panel import PRIMARY_POOL
 
 
 def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -140,11 +141,11 @@ def _evidence(
     """Both probes' numbers on one contrast, of all seeds together or of one alone."""
     treated, control = pair
     contrast = f"{treated} - {control}"
-    main = [row for row in estimates if row.pool == BYSTANDERS and row.seed == seed]
+    main = [row for row in estimates if row.pool == PRIMARY_POOL and row.seed == seed]
     return Contrast(
         geometric_evidence(main, settings.rule, contrast, headroom(geometry)),
         behavioural_evidence(
-            main, settings.rule, contrast, BYSTANDERS,
+            main, settings.rule, contrast, PRIMARY_POOL,
             source_rate_treated=source_rate(settings, rates, treated),
             source_rate_control=source_rate(settings, rates, control),
         ),

@@ -12,8 +12,8 @@ from flatprobe.analysis import dose_estimates as dose_rows
 from flatprobe.analysis import geometry_estimates as geometry_rows
 from flatprobe.analysis import leakage_estimates as leakage_rows
 from flatprobe.analysis.read_states import kinds, states_of
-from flatprobe.analysis.settings import EstimateSettings
 from flatprobe.pipeline.progress import report_progress
+from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate, estimates_frame, write_json
 from flatprobe.statistics.geometry.massive import massive_activation_table
 from flatprobe.statistics.geometry.tables import cosine_table, geometry_table

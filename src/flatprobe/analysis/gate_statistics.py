@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 
 from flatprobe.analysis.manipulation import Rise
-from flatprobe.analysis.settings import DecideSettings
 from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import Gate, gate
 from flatprobe.generation.canary import told_apart
+from flatprobe.plan.contracts import DecideSettings
 from flatprobe.statistics.geometry.tables import headroom, reliability
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.questions import normalised

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.analysis.settings import Entry, GatherSettings, Kind
 from flatprobe.errors import UserError
+from flatprobe.plan.contracts import Entry, EntryKind, GatherSettings
 from flatprobe.statistics.leakage.rates import cells, rates
 from flatprobe.statistics.markers import score
 
@@ -134,10 +134,10 @@ class _Reader:
     ) -> None:
         self.entries, self.inputs, self.lambdas = entries, inputs, lambdas
 
-    def has(self, kind: Kind) -> bool:
+    def has(self, kind: EntryKind) -> bool:
         return any(entry.kind == kind for entry in self.entries)
 
-    def all(self, kind: Kind, table: str) -> pl.DataFrame:
+    def all(self, kind: EntryKind, table: str) -> pl.DataFrame:
         frames = []
         seen: set[tuple[str, str | None]] = set()
         for entry in self.entries:
@@ -155,7 +155,7 @@ class _Reader:
         return pl.concat(frames, how="diagonal_relaxed")
 
 
-def _first_of_each_condition(entries: Sequence[Entry], kind: Kind) -> list[Entry]:
+def _first_of_each_condition(entries: Sequence[Entry], kind: EntryKind) -> list[Entry]:
     found: dict[str | None, Entry] = {}
     for entry in entries:
         if entry.kind == kind:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flatprobe.analysis.leakage_estimates import BYSTANDERS, estimated
+from flatprobe.analysis.leakage_estimates import estimated
 from flatprobe.analysis.read_states import index_of, states_of, unfinished_questions
-from flatprobe.analysis.settings import EstimateSettings
+from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts
 from flatprobe.statistics.geometry.grams import pair_grams
@@ -20,6 +20,7 @@ from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.statistics.inference import Options, by_t
 from flatprobe.statistics.leakage.crossed import one_way
 from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
+from flatprobe.study.panel import PRIMARY_POOL
 
 
 def geometry_rows(
@@ -106,7 +107,7 @@ def over_positions(
             [grams[kind.position]] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
     return max_t_over_positions(
         grams, leg.measure, responses=leg.responses, resamples=settings.geometry_resamples, seed=settings.seed,
-        level=leg.level, pool=BYSTANDERS,
+        level=leg.level, pool=PRIMARY_POOL,
     )  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def without_one(settings: EstimateSettings, inputs: Mapping[str, Path]) -> pl.Da
 
 
 def _deciding(
-    settings: EstimateSettings, states: Mapping[str, States], pool: str = BYSTANDERS
+    settings: EstimateSettings, states: Mapping[str, States], pool: str = PRIMARY_POOL
 ) -> list[Estimate]:
     rule, leg = settings.rule, settings.rule.geometry
     return geometry_contrast(

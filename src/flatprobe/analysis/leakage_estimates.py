@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from flatprobe.analysis.settings import EstimateSettings
+from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.cells import pair_cells
 from flatprobe.statistics.leakage.estimators import leakage_contrast
@@ -17,8 +17,7 @@ from flatprobe.statistics.leakage.seeds import over_seeds, seed_contrast
 from flatprobe.statistics.leakage.specifications import specification_curve
 from flatprobe.statistics.multiplicity import leakage_over_lambdas
 from flatprobe.study.decision_schema import Decision
-
-BYSTANDERS = "bystanders"
+from flatprobe.study.panel import PRIMARY_POOL
 
 
 def contrasts(rule: Decision) -> list[tuple[str, str]]:
@@ -43,7 +42,7 @@ def coupled_at(cells: pl.DataFrame, lambda_: float) -> pl.DataFrame:
 def pools_of(settings: EstimateSettings, cells: pl.DataFrame) -> dict[str, Sequence[str]]:
     """The bystanders, and the named pools whose personas the study evaluates."""
     evaluated = set(cells["persona"])
-    pools = {BYSTANDERS: settings.bystanders, **settings.pools}
+    pools = {PRIMARY_POOL: settings.bystanders, **settings.pools}
     return {name: personas for name, personas in pools.items() if set(personas) <= evaluated}
 
 
@@ -59,13 +58,13 @@ def leakage_rows(settings: EstimateSettings, cells: pl.DataFrame, selected: floa
         return
     for treated, control in estimated(rule):
         yield from seed_contrast(
-            chosen, treated, control, settings.bystanders, pool=BYSTANDERS, level=rule.behaviour.level,
+            chosen, treated, control, settings.bystanders, pool=PRIMARY_POOL, level=rule.behaviour.level,
             margin=rule.behaviour.margin, equivalence_margin=rule.kill.leakage,
         )  # fmt: skip
     deciding = (rule.treated, rule.control)
     for seed in seeds:
         own = chosen.filter(pl.col("seed") == seed)
-        for row in _contrast(settings, own, deciding, BYSTANDERS, settings.bystanders):
+        for row in _contrast(settings, own, deciding, PRIMARY_POOL, settings.bystanders):
             yield replace(row, seed=seed)
 
 
@@ -117,7 +116,7 @@ def over_lambdas(settings: EstimateSettings, cells: pl.DataFrame) -> list[Estima
         for method in ("max-T", "Holm")
         for row in leakage_over_lambdas(
             paired, resamples=rule.behaviour.resamples, seed=settings.seed, level=rule.behaviour.level,
-            method=method, treated=rule.treated, control=rule.control, pool=BYSTANDERS,
+            method=method, treated=rule.treated, control=rule.control, pool=PRIMARY_POOL,
         )
     ]  # fmt: skip
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from flatprobe.analysis.settings import Entry
 from flatprobe.config.blocks import Responses
+from flatprobe.plan.contracts import Entry
 from flatprobe.statistics.geometry.states import StateKind, States
 
 

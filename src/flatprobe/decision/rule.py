@@ -13,7 +13,7 @@ from flatprobe.decision.reasons import distances, over_personas, reasons
 from flatprobe.decision.verdict import Confidence, LegResult, Numbers, Specific, Verdict, VerdictName
 from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.multiplicity import conjunction_p
-from flatprobe.study.decision_schema import Decision, Registered
+from flatprobe.study.decision_schema import Decision, RegistrationState
 
 ONE_SEED = Seeds(count=1)
 
@@ -28,7 +28,7 @@ def decide(
     seeds: Seeds = ONE_SEED,
     source_reason: SourceReason | None = None,
     source: str = "",
-    registered: Registered = "exploratory",
+    registered: RegistrationState = "exploratory",
     smoke: bool = False,
 ) -> Verdict:
     """Apply the rule to the contrast `treated - control`.

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from flatprobe.decision.evidence import Contrast, Seeds
 from flatprobe.decision.gates import Gate
-from flatprobe.study.decision_schema import KnownLeakage, Registered
+from flatprobe.study.decision_schema import KnownLeakage, RegistrationState
 
 VerdictName = Literal["flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"]
 Confidence = Literal["HIGH", "MODERATE", "LOW"]
@@ -125,7 +125,7 @@ class Verdict:
     em_specific_reason: str
     scope: str
     """What the deciding intervals generalise to."""
-    registered: Registered
+    registered: RegistrationState
     smoke: bool
     """Whether it comes from a smoke run, which supports no claim."""
     geometric_leg: LegResult

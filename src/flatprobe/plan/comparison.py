@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flatprobe.analysis.settings import PairSettings
 from flatprobe.pipeline.stage import Stage
-from flatprobe.plan.contracts import CheckpointSettings, MergeSettings, SampleSettings, StatesSettings
+from flatprobe.plan.contracts import (
+    CheckpointSettings,
+    MergeSettings,
+    PairSettings,
+    SampleSettings,
+    StatesSettings,
+)
 from flatprobe.plan.stages import MODEL, NEUTRAL, stage
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona

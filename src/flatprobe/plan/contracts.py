@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flatprobe.config.blocks import Position
+from flatprobe.config.blocks import Position, Responses
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Settings
+from flatprobe.study.decision_schema import Decision, RegistrationState
 from flatprobe.study.panel import Persona
-from flatprobe.study.questions import Question
+from flatprobe.study.questions import Question, SetName
 from flatprobe.study.recipe_schema import CouplingRecipe, Finetune, Precision
 from flatprobe.study.schema import FinetuneData
+
+EntryKind = Literal[
+    "checkpoint", "finetune_data", "finetune", "own", "states", "coupling_data", "couple", "selection",
+    "leakage", "baseline", "manipulation", "binding", "audit", "weights",
+]  # fmt: skip
 
 
 class CheckpointSettings(Settings):
@@ -167,3 +173,67 @@ class ManipulationSettings(Settings):
     precision: Precision
     out_of_domain: str | None
     """sha256 of a JSONL file of (prompt, aligned, misaligned) triples."""
+
+
+class Entry(Settings):
+    """What one input of the analysis is; its role in the stage's inputs is `role`."""
+
+    role: str
+    kind: EntryKind
+    condition: str | None
+    seed: int | None
+    couple: str | None = None
+    """Role of the coupling that a leakage input was sampled with; its facts hold lambda."""
+
+
+class GatherSettings(Settings):
+    """`analysis.gather:gather`: all observations as tables."""
+
+    marker: str
+    personas: tuple[Persona, ...]
+    questions: dict[SetName, tuple[Question, ...]]
+    entries: tuple[Entry, ...]
+
+
+class EstimateSettings(Settings):
+    """`analysis.estimate:estimate`: every contrast and description, with intervals."""
+
+    rule: Decision
+    source: str
+    bystanders: tuple[str, ...]
+    pools: dict[str, tuple[str, ...]]
+    trained: tuple[str, ...]
+    """Personas that no pool may hold without being called contaminated."""
+    geometry_resamples: int
+    reliability_splits: int
+    seed: int
+    stop_at: float | None
+    """The source's registered level in nats, of matched acquisition; null without it."""
+    entries: tuple[Entry, ...]
+
+
+class PairSettings(Settings):
+    """`analysis.checkpoint_pair:compare`: two checkpoints' states against each other, outside a study."""
+
+    source: str
+    bystanders: tuple[str, ...]
+    responses: tuple[Responses, ...]
+    level: float
+    resamples: int
+    reliability_splits: int
+    seed: int
+
+
+class DecideSettings(Settings):
+    """`analysis.decide:decide_study`: gates and the registered rule."""
+
+    rule: Decision
+    source: str
+    bystanders: tuple[str, ...]
+    registered: RegistrationState
+    smoke: bool
+    finetuned: tuple[str, ...]
+    """Conditions that were merged from an adapter."""
+    held_out_from: dict[str, str]
+    """By condition whose finetune holds texts out, the condition under whose name they were scored: another one where
+    both are trained on the same rows."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flatprobe.analysis.settings import (
+from flatprobe.pipeline.stage import Stage
+from flatprobe.plan.contracts import (
     DecideSettings,
     Entry,
+    EntryKind,
     EstimateSettings,
     GatherSettings,
-    Kind,
 )
-from flatprobe.pipeline.stage import Stage
 from flatprobe.plan.coupling_stages import CouplingParts
 from flatprobe.plan.stages import Arm, stage
-from flatprobe.study.decision_schema import Registered
+from flatprobe.study.decision_schema import RegistrationState
 from flatprobe.study.resolve import Resolved
 
 
@@ -36,7 +36,7 @@ class Plan:
         return self.verdict or self.estimates
 
 
-def plan(resolved: Resolved, registered: Registered) -> Plan:
+def plan(resolved: Resolved, registered: RegistrationState) -> Plan:
     """The stages of a study. Nothing is run, and no model library is imported."""
     return _Planner(resolved).plan(registered)
 
@@ -50,7 +50,7 @@ class _Planner:
         self.inputs: dict[str, Stage] = {}
         self.data: dict[str, Stage] = {}
 
-    def plan(self, registered: Registered) -> Plan:
+    def plan(self, registered: RegistrationState) -> Plan:
         """Data first, whose faults cost nothing yet; then the control up to its headroom; then what is dear."""
         study, rule = self.study, self.study.decision
         order = [rule.control, *(name for name in study.conditions if name != rule.control)]
@@ -151,7 +151,7 @@ class _Planner:
 
     # --- analysis
 
-    def _analysis(self, registered: Registered, control_states: Stage) -> Plan:
+    def _analysis(self, registered: RegistrationState, control_states: Stage) -> Plan:
         study, coupling, personas = self.study, self.study.coupling, self.resolved.personas
         bystanders = tuple(persona.name for persona in self.resolved.role("bystander"))
         gather = GatherSettings(
@@ -181,7 +181,7 @@ class _Planner:
 
     def _enter(
         self,
-        kind: Kind,
+        kind: EntryKind,
         condition: str | None,
         entered: Stage,
         couple: str | None = None,

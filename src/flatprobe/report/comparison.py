@@ -14,9 +14,9 @@ from flatprobe.models.reference import Reference
 from flatprobe.pipeline.manifest import read_manifest
 from flatprobe.provenance import installed_version
 from flatprobe.study.pair import Pair, chosen_position
+from flatprobe.study.panel import PRIMARY_POOL
 
 REGISTERED = "question_bootstrap"
-POOL = "bystanders"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Compared:
             if (row["measure"], row["position"], row["responses"], row["estimator"])
             == (measure, position, responses, estimator)
             and row["persona"] is None
-            and row["pool"] == POOL
+            and row["pool"] == PRIMARY_POOL
         }
 
     def facts(self) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import polars as pl
 
 from flatprobe.report.analysis_folder import Analysis
+from flatprobe.study.panel import PRIMARY_POOL
 
 DECIDING_GEOMETRIC_ESTIMATOR = "question_bootstrap"
-BYSTANDERS = "bystanders"
 REGISTERED_DETECTOR = "strict"
 LEFT_OUT_ESTIMATOR = "crossed_anova"
 """Of the leakage estimators that are repeated with one left out, the one whose interval has the widest scope."""
@@ -61,12 +61,12 @@ def geometric(
         & (pl.col("estimator") == estimator)
         & (pl.col("position") == analysis.position)
         & (pl.col("responses") == analysis.responses)
-        & (pl.col("pool") == BYSTANDERS)
+        & (pl.col("pool") == PRIMARY_POOL)
         & _of_all_seeds_and_personas()
     )
 
 
-def leakage(analysis: Analysis, treated: str, control: str, pool: str = BYSTANDERS) -> pl.DataFrame:
+def leakage(analysis: Analysis, treated: str, control: str, pool: str = PRIMARY_POOL) -> pl.DataFrame:
     """Estimates of the leakage difference at the selected lambda, all estimators, of one pool, seeds pooled."""
     return analysis.estimates.filter(
         (pl.col("quantity") == "leakage_difference")
@@ -82,7 +82,7 @@ def specifications(analysis: Analysis, treated: str, control: str) -> pl.DataFra
     """Every specification of a contrast, with a column `registered` that is true for the one that decides."""
     registered = (
         (pl.col("estimator") == analysis.study["decision"]["behaviour"]["estimator"])
-        & (pl.col("pool") == BYSTANDERS)
+        & (pl.col("pool") == PRIMARY_POOL)
         & ~pl.col("contaminated")
         & (pl.col("lambda") == analysis.selected_lambda)
         & (pl.col("detector") == REGISTERED_DETECTOR)

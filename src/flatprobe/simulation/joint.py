@@ -26,6 +26,7 @@ from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.leakage.estimators import contrast_cells
 from flatprobe.study.decision_schema import Decision
+from flatprobe.study.panel import PRIMARY_POOL
 
 JointTruth = Literal["null", "geometry", "behaviour", "both"]
 TRUTHS: tuple[JointTruth, ...] = get_args(JointTruth)
@@ -44,7 +45,7 @@ GEOMETRY_RESAMPLES = 400
 """Question resamples behind the geometric interval: the rule looks at the sign of its lower end only."""
 _LAYERS, _HIDDEN, _COMMON, _NOISE = 2, 32, 1.2, 1.0
 """Planted states with control cosines near .6: the registered threshold of +.05 is attainable."""
-_TREATED, _CONTROL, _POOL = "treated", "control", "bystanders"
+_TREATED, _CONTROL = "treated", "control"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def simulate_joint(cell: JointCell, generator: np.random.Generator) -> Array:
     contrast = f"{_TREATED} - {_CONTROL}"
     evidence = Contrast(
         geometric_evidence(estimates, rule, contrast, headroom=None),
-        behavioural_evidence(estimates, rule, contrast, _POOL),
+        behavioural_evidence(estimates, rule, contrast, PRIMARY_POOL),
     )
     outcome = decide(rule, evidence, passing_gates(rule))
     effects = (evidence.geometry.effect, evidence.behaviour.effect)
@@ -181,5 +182,5 @@ def _leakage(cell: JointCell, rule: Decision, generator: np.random.Generator) ->
         estimators=sorted({rule.behaviour.estimator, "crossed_anova"}),
         treated=_TREATED,
         control=_CONTROL,
-        pool=_POOL,
+        pool=PRIMARY_POOL,
     )

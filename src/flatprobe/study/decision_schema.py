@@ -8,7 +8,7 @@ from flatprobe.config.blocks import Block, Count, Position, Positive, Probabilit
 
 Known = Literal["found", "not_found"]
 KnownLeakage = Literal["found", "not_found", "not_separable"]
-Registered = Literal["confirmatory", "exploratory", "deviated"]
+RegistrationState = Literal["confirmatory", "exploratory", "deviated"]
 """How a run relates to its registration: registered before its first stage; not registered before it; registered as
 another study."""
 

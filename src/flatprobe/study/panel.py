@@ -15,6 +15,8 @@ from flatprobe.study import resources
 from flatprobe.study.schema import Panel
 
 Role = Literal["source", "negative", "bystander", "reference"]
+PRIMARY_POOL = "bystanders"
+"""Name of the pool that the verdict is about. No other pool may take it."""
 
 
 class Persona(BaseModel):

@@ -20,7 +20,7 @@ from flatprobe.models.reference import Reference
 from flatprobe.pipeline.manifest import MANIFEST
 from flatprobe.pipeline.stage import canonical_json
 from flatprobe.provenance import installed_version
-from flatprobe.study.decision_schema import Registered
+from flatprobe.study.decision_schema import RegistrationState
 from flatprobe.study.resolve import Resolved
 
 FILE = "registration.json"
@@ -161,7 +161,7 @@ def read_registration(run_folder: Path) -> Registration | None:
         ) from error
 
 
-def registration_state(run_folder: Path, digest: str) -> Registered:
+def registration_state(run_folder: Path, digest: str) -> RegistrationState:
     """What a verdict may call itself.
 
     `exploratory` without a registration that came before every artifact's first second; `deviated` where the study

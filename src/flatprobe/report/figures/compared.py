@@ -7,13 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.report.comparison import POOL, REGISTERED, Compared
+from flatprobe.report.comparison import REGISTERED, Compared
 from flatprobe.report.figures.cosine_pairs import draw_cosine_pairs
 from flatprobe.report.figures.persona_map import draw_persona_map
 from flatprobe.report.figures.personas import MAIN, profiles_of
 from flatprobe.report.figures.profiles import Profile, draw_profiles
 from flatprobe.report.figures.theme import Figure
 from flatprobe.statistics.geometry.measures import MEASURES
+from flatprobe.study.panel import PRIMARY_POOL
 
 SIDES = ("base", "treated")
 LEVELS = (
@@ -65,7 +66,7 @@ def _profiles(compared: Compared, measures: Sequence[str], name: str) -> Figure 
         _row("treated", row["measure"], row["layer"], row["difference"], row["ci_low"], row["ci_high"])
         for row in compared.rows
         if row["measure"] in wanted and row["layer"] is not None and row["persona"] is None
-        and (row["pool"], row["estimator"]) == (POOL, REGISTERED)
+        and (row["pool"], row["estimator"]) == (PRIMARY_POOL, REGISTERED)
         and (row["position"], row["responses"]) == (compared.position, compared.responses)
     ]  # fmt: skip
     return draw_profiles(

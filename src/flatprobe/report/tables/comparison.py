@@ -13,6 +13,7 @@ from flatprobe.report.comparison import REGISTERED, Compared
 from flatprobe.report.tables.table import Column, Table, build
 from flatprobe.report.words import MEASURES
 from flatprobe.statistics.geometry.measures import MEASURES as KNOWN
+from flatprobe.study.panel import PRIMARY_POOL
 
 JACKKNIFE = "question_jackknife_t"
 _four = partial(numbers.decimal, digits=4)
@@ -72,7 +73,7 @@ def measures(compared: Compared, *, every_estimator: bool) -> Table:
         if row["layer"] is None and row["persona"] is None and row["position"] == compared.position
         and row["responses"] == compared.responses
         and (every_estimator or row["estimator"] in (REGISTERED, None))
-        and (every_estimator or row["pool"] == "bystanders")
+        and (every_estimator or row["pool"] == PRIMARY_POOL)
     ]  # fmt: skip
     columns = [
         Column("measure", _measure),

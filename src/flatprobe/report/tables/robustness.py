@@ -12,6 +12,7 @@ from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables.table import Column, Table, Write, build, scope, seed
 from flatprobe.report.words import DETECTORS, MEASURES
 from flatprobe.statistics.bootstrap import ROUNDING
+from flatprobe.study.panel import PRIMARY_POOL
 
 
 class Leg(NamedTuple):
@@ -197,7 +198,7 @@ def seeds(analysis: Analysis) -> Table | None:
     here = (
         (pl.col("treated") == analysis.treated)
         & (pl.col("control") == analysis.control)
-        & (pl.col("pool") == select.BYSTANDERS)
+        & (pl.col("pool") == PRIMARY_POOL)
         & pl.col("persona").is_null()
     )
     across = pl.col("estimator").is_in(list(select.SEED_ESTIMATORS))

@@ -12,6 +12,7 @@ from flatprobe.statistics.geometry.inference import inferences, with_max_t
 from flatprobe.statistics.geometry.measures import NEEDS
 from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.geometry.values import Values, measure_values
+from flatprobe.study.panel import PRIMARY_POOL
 
 
 def geometry_contrast(
@@ -25,7 +26,7 @@ def geometry_contrast(
     resamples: int,
     seed: int,
     level: float = 0.95,
-    pool: str = "bystanders",
+    pool: str = PRIMARY_POOL,
     measures: Sequence[str] | None = None,
 ) -> list[Estimate]:
     """Estimate the measures of `treated - control`; as `geometry_contrasts`, for one pair of states."""
@@ -47,7 +48,7 @@ def geometry_contrasts(
     resamples: int,
     seed: int,
     level: float = 0.95,
-    pool: str = "bystanders",
+    pool: str = PRIMARY_POOL,
     measures: Sequence[str] | None = None,
 ) -> list[Estimate]:
     """Estimate the measures of every (treated, control) pair of keys of `states`, as `gram_contrasts`.
@@ -71,7 +72,7 @@ def gram_contrast(
     resamples: int,
     seed: int,
     level: float = 0.95,
-    pool: str = "bystanders",
+    pool: str = PRIMARY_POOL,
     measures: Sequence[str] | None = None,
 ) -> list[Estimate]:
     """As `gram_contrasts`, for the stored Gram matrices of one pair."""
@@ -89,7 +90,7 @@ def gram_contrasts(
     resamples: int,
     seed: int,
     level: float = 0.95,
-    pool: str = "bystanders",
+    pool: str = PRIMARY_POOL,
     measures: Sequence[str] | None = None,
 ) -> list[Estimate]:
     """Estimate the measures named (default: all of `MEASURES`) of every pair, per layer and over layers.

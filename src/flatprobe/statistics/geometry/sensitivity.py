@@ -16,6 +16,7 @@ from flatprobe.statistics.geometry.grams import PairGrams
 from flatprobe.statistics.geometry.inference import inferences, with_max_t
 from flatprobe.statistics.geometry.measures import RATIOS
 from flatprobe.statistics.geometry.values import Values, measure_values
+from flatprobe.study.panel import PRIMARY_POOL
 
 
 def geometry_leave_one_out(grams: PairGrams, measures: Sequence[str] | None = None) -> pl.DataFrame:
@@ -76,7 +77,7 @@ def max_t_over_positions(
     resamples: int,
     seed: int,
     level: float = 0.95,
-    pool: str = "bystanders",
+    pool: str = PRIMARY_POOL,
 ) -> list[Estimate]:
     """One measure's `question_bootstrap` at every position (key of `grams`) and layer, adjusted for the choice.
 

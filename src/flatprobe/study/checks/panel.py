@@ -9,7 +9,7 @@ from flatprobe.config.suggest import did_you_mean
 from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.panel import drawn_negatives
+from flatprobe.study.panel import PRIMARY_POOL, drawn_negatives
 from flatprobe.study.questions import normalised
 from flatprobe.study.schema import Panel
 
@@ -18,8 +18,6 @@ ROLES: dict[Named, str] = {
     "source": "the source", "negatives": "a negative", "reserve": "in the reserve",
     "bystanders": "a bystander", "references": "a reference",
 }  # fmt: skip
-PRIMARY_POOL = "bystanders"
-"""Name of the pool that the verdict is about; no other pool may take it."""
 
 
 def panel_problems(loaded: LoadedStudy) -> Iterator[Problem]:
