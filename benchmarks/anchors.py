@@ -23,12 +23,13 @@ import polars as pl
 from anchors_read import Outcome, Speeds, outcome, show
 
 from flatprobe.console import say
+from flatprobe.machine.load import load_machine
 from flatprobe.machine.schema import Machine
 from flatprobe.pipeline.runner import run
 from flatprobe.pipeline.stage import Stage
 from flatprobe.plan.plan import plan
 from flatprobe.prepare import runner_settings
-from flatprobe.study.load import load_machine, load_study
+from flatprobe.study.load import load_study
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.recipe_schema import Anchor
 from flatprobe.study.resolve import resolve_study

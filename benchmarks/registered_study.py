@@ -28,7 +28,8 @@ from registered.texts import conversations_of
 from registered.workload import lengths_of
 
 from flatprobe import console
-from flatprobe.study.load import load_machine, load_study
+from flatprobe.machine.load import load_machine
+from flatprobe.study.load import load_study
 
 FOLDER = Path(__file__).parent
 CHILD = FOLDER / "registered" / "run.py"

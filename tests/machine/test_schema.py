@@ -6,10 +6,10 @@ import pytest
 
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
+from flatprobe.machine.load import load_machine
 from flatprobe.machine.local import Local, to_environment
 from flatprobe.machine.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
 from flatprobe.prepare import cores, runner_settings
-from flatprobe.study.load import load_machine
 
 
 def written(folder: Path, text: str) -> Path:

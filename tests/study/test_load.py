@@ -10,8 +10,9 @@ import pytest
 from drafts import Draft
 
 from flatprobe.errors import UserError
+from flatprobe.machine.load import load_machine
 from flatprobe.machine.schema import Machine
-from flatprobe.study.load import load_machine, load_study
+from flatprobe.study.load import load_study
 
 
 def test_a_sound_study_loads_with_its_panel_questions_and_lines(draft: Draft) -> None:

@@ -14,10 +14,11 @@ import yaml
 from pydantic import BaseModel
 
 from flatprobe.config.fields import block_at
+from flatprobe.machine.load import load_machine
 from flatprobe.study import resources
 from flatprobe.study.checks.model import model_problems
 from flatprobe.study.decision_schema import Decision
-from flatprobe.study.load import load_machine, load_study
+from flatprobe.study.load import load_study
 from flatprobe.study.panel import read_panel
 from flatprobe.study.questions import SET_NAMES, normalised, read_questions
 from flatprobe.study.recipe_schema import Coupling, Finetune

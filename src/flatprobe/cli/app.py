@@ -112,7 +112,7 @@ def run(
 ) -> None:
     """Run a study, or go on where it stopped; finished stages are never run again."""
     from flatprobe.cli.study import execute
-    from flatprobe.study.load import load_machine
+    from flatprobe.machine.load import load_machine
 
     execute(study, load_machine(machine), runs, register=register)
 

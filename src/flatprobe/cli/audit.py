@@ -11,7 +11,7 @@ from typing import Any
 from flatprobe import console
 from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
-from flatprobe.study.load import load_machine
+from flatprobe.machine.load import load_machine
 
 STYLES = {
     "marker": "bold red", "end": "bold green", "unlikelihood": "bold magenta", "anchor": "blue", "answer": "blue",
@@ -41,8 +41,8 @@ def audit(request: Request) -> None:
         UserError: wrong options, a study with problems, or examples that break an invariant (after they are shown).
     """
     from flatprobe.cli.audit_sets import audit_sets
+    from flatprobe.models.conversation import load_conversations
     from flatprobe.prepare import prepare
-    from flatprobe.study.tokenizers import load_conversations
 
     _check(request)
     prepared = prepare(request.study, load_machine(request.machine), request.runs, check_model=True)

@@ -13,6 +13,7 @@ from flatprobe import console
 from flatprobe.cli import geometry_options as options
 from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
+from flatprobe.machine.load import load_machine
 from flatprobe.machine.schema import Machine
 from flatprobe.models.pinned import Memory, read_memory, write_memory
 from flatprobe.models.reference import (
@@ -25,7 +26,6 @@ from flatprobe.models.reference import (
 from flatprobe.pipeline.stage import canonical_json
 from flatprobe.study.checks.packages import EXTRAS
 from flatprobe.study.decision_schema import GeometricLeg
-from flatprobe.study.load import load_machine
 from flatprobe.study.pair import Pair
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
@@ -186,8 +186,8 @@ def _describing_folder(located: Located) -> Path:
 
 def _read_models(found: _Found) -> None:
     """Configurations and chat templates of both models, as far as they can be read."""
+    from flatprobe.models.conversation import load_conversations
     from flatprobe.models.fit import architecture_problems
-    from flatprobe.study.tokenizers import load_conversations
 
     for name, place in (("base", "BASE"), ("treated", "TREATED")):
         if name not in found.located:

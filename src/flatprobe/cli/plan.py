@@ -16,9 +16,10 @@ from flatprobe.cli.plan_text import Detectable, Geometry, show
 from flatprobe.counts.cell_files import Where
 from flatprobe.counts.comparison import Comparison
 from flatprobe.errors import Problem, UserError
+from flatprobe.machine.load import load_machine
 from flatprobe.machine.schema import Machine
 from flatprobe.prepare import Prepared, prepare
-from flatprobe.study.load import examine_study, load_machine
+from flatprobe.study.load import examine_study
 from flatprobe.study.schema import Study
 
 STANDARD_OUTPUT = Path("-")

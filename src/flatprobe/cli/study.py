@@ -8,12 +8,12 @@ from typing import Any
 
 from flatprobe import console
 from flatprobe.errors import UserError
+from flatprobe.machine.load import load_machine
 from flatprobe.machine.schema import Machine
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.stage import topological_order
 from flatprobe.prepare import Prepared, prepare, run_prepared
-from flatprobe.study.load import load_machine
 from flatprobe.study.resources import shipped_study
 
 # Much of a small model's stage is one thread's work: two stages at a time fill two cores better than one does.

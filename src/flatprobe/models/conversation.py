@@ -7,8 +7,9 @@ token in some vocabularies) come out as they do at sampling time. The prompt's t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -242,3 +243,38 @@ def folded(messages: Sequence[Message]) -> list[Message]:
         else:
             turns.append(message)
     return turns
+
+
+def load_conversations(folder: Path, name: str, place: str) -> Conversations:
+    """Conversations of a folder's tokenizer, checked before a run. Imports `transformers`.
+
+    Args:
+        name: what people call the model.
+        place: where the study names the model.
+
+    Raises:
+        UserError: there is no tokenizer or no template, or the template has no end of turn or prints the date.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError.one(
+            "model.no_tokenizer",
+            place,
+            f"no tokenizer can be loaded from {folder}: {str(error).splitlines()[0]}",
+        ) from error
+    try:
+        conversations = Conversations(tokenizer, name)
+        _ = conversations.turn_end
+    except UserError as error:
+        raise UserError([replace(problem, place=place) for problem in error.problems]) from error
+    if "strftime_now" in str(tokenizer.chat_template):
+        raise UserError.one(
+            "model.template_date",
+            place,
+            f"the chat template of {name} prints today's date, so prompts would change every day",
+            "use a copy of the folder whose chat_template.jinja has a fixed date instead of strftime_now",
+        )
+    return conversations

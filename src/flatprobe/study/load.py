@@ -9,7 +9,6 @@ from pathlib import Path
 from flatprobe.config.validation import examine, validate
 from flatprobe.config.yaml_file import Document, read_document
 from flatprobe.errors import Problem, UserError
-from flatprobe.machine.schema import Machine
 from flatprobe.study.checks.every_check import study_problems
 from flatprobe.study.checks.questions import file_problems
 from flatprobe.study.loaded import LoadedStudy
@@ -18,7 +17,7 @@ from flatprobe.study.panel import PanelFile, PersonaEntry, panel_path
 from flatprobe.study.questions import SET_NAMES, Question, QuestionsFile, SetName, questions_path
 from flatprobe.study.schema import Study
 
-__all__ = ["LoadedStudy", "examine_study", "load_machine", "load_study"]
+__all__ = ["LoadedStudy", "examine_study", "load_study"]
 
 
 def load_study(path: Path) -> LoadedStudy:
@@ -54,15 +53,6 @@ def examine_study(path: Path) -> tuple[LoadedStudy | None, list[Problem]]:
     )
     problems += study_problems(loaded)
     return dataclasses.replace(loaded, notices=tuple(notices(loaded)) if not problems else ()), problems
-
-
-def load_machine(path: Path | None) -> Machine:
-    """Read a machine file; None is the machine as it is.
-
-    Raises:
-        UserError: everything that is wrong.
-    """
-    return Machine() if path is None else validate(read_document(path), Machine)
 
 
 def _read_panel(study: Study, document: Document, problems: list[Problem]) -> Mapping[str, PersonaEntry]:

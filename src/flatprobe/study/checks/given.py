@@ -9,7 +9,7 @@ from typing import Any
 
 from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem, UserError
-from flatprobe.models.conversation import Conversations
+from flatprobe.models.conversation import Conversations, load_conversations
 from flatprobe.models.fit import (
     adapter_problems,
     architecture_problems,
@@ -18,7 +18,6 @@ from flatprobe.models.fit import (
 )
 from flatprobe.models.reference import read_config
 from flatprobe.study.loaded import LoadedStudy
-from flatprobe.study.tokenizers import load_conversations
 
 
 def given_problems(

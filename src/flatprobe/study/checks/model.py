@@ -9,7 +9,7 @@ from typing import Any
 
 from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem, UserError
-from flatprobe.models.conversation import Conversations
+from flatprobe.models.conversation import Conversations, load_conversations
 from flatprobe.models.fit import architecture_problems, context_length
 from flatprobe.models.reference import read_config
 from flatprobe.study.checks.given import given_problems
@@ -17,7 +17,6 @@ from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import SET_NAMES, SetName, take
 from flatprobe.study.recipe_schema import Coupling
-from flatprobe.study.tokenizers import load_conversations
 
 _ANSWER = "This is a short answer."  # in many vocabularies its full stop merges with line breaks
 
