@@ -29,7 +29,7 @@ from sampling_ways import Load, loads
 
 from flatprobe import console
 from flatprobe.generation import saved_completions as chunks
-from flatprobe.generation.engine import Request, request_seed
+from flatprobe.generation.engine import CompletionRequest, request_seed
 from flatprobe.generation.sample import complete
 from flatprobe.generation.stopping import end_tokens
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
@@ -203,7 +203,7 @@ def sample_resumably(options: argparse.Namespace) -> None:
     )  # fmt: skip
     stream = engine.stream
 
-    def watched(requests: list[Request], how: Any) -> Any:
+    def watched(requests: list[CompletionRequest], how: Any) -> Any:
         sys.stdout.write(json.dumps({"asked": len(requests)}) + "\n")
         sys.stdout.flush()
         for index, completion in stream(requests, how):
@@ -261,7 +261,7 @@ def kill_and_resume(options: argparse.Namespace) -> None:
 
 
 def _texts(folder: Path) -> dict[chunks.Key, str]:
-    return {key: row.text for key, row in chunks.Chunks(folder).rows.items()}
+    return {key: row.text for key, row in chunks.CompletionStore(folder).rows.items()}
 
 
 if __name__ == "__main__":

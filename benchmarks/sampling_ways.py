@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flatprobe.generation.engine import Engine, Request, SamplingSettings
+from flatprobe.generation.engine import Engine, CompletionRequest, SamplingSettings
 from flatprobe.generation.sample import prompts_of
 from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
@@ -38,8 +38,8 @@ class Load:
     """Every completion has `max_new_tokens` tokens: ends are ignored."""
 
     @property
-    def requests(self) -> list[Request]:
-        return [Request(prompt, index) for prompt in self.prompts for index in range(self.samples)]
+    def requests(self) -> list[CompletionRequest]:
+        return [CompletionRequest(prompt, index) for prompt in self.prompts for index in range(self.samples)]
 
     @property
     def settings(self) -> SamplingSettings:

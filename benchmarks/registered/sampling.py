@@ -11,7 +11,7 @@ from typing import Any
 from bench import Bench, adapted, trained_weights
 from results import Measured, Unit
 
-from flatprobe.generation.engine import Request, SamplingSettings
+from flatprobe.generation.engine import CompletionRequest, SamplingSettings
 from flatprobe.generation.sample import prompts_of
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.study.questions import take
@@ -49,7 +49,7 @@ def _sampled(bench: Bench, part: str, rows: int, adapter: Path | None, weights: 
     study, new = bench.study.study, bench.options.answer
     questions = take(bench.study.questions["evaluation"], study.questions.evaluation)
     prompts = prompts_of(bench.study.personas(), questions)
-    requests = [Request(p, index) for p in prompts for index in range(study.leakage.samples)][:rows]
+    requests = [CompletionRequest(p, index) for p in prompts for index in range(study.leakage.samples)][:rows]
     lengths = [len(bench.loaded.conversations.encode_prompt(request.prompt)) for request in requests]
     flops, moved = bench.size.decoding(lengths, new, weights)
     engine = TransformersEngine(bench.loaded, rows)

@@ -8,7 +8,7 @@ import pytest
 from adapter_files import adapter
 
 from flatprobe.errors import UserError
-from flatprobe.generation.canary import Canary, canary_facts, told_apart
+from flatprobe.generation.canary import Canary, canary_facts, smallest_change
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
@@ -32,20 +32,20 @@ def test_adapters_read_unlike_the_base_and_each_other_and_the_base_reads_like_it
         engine.use(None)
         found.append(canary_facts(base, adapted, canary.read(engine)))
     assert all(canary["max_log_p_change"] > 0.01 and canary["base_again_change"] == 0.0 for canary in found)
-    told = told_apart(found, found)
+    told = smallest_change(found, found)
     assert told is not None and told > 0.01
 
 
 def test_an_adapter_that_computes_what_another_does_is_not_told_apart() -> None:
     one, two = facts([-1.0, -2.0]), facts([-1.0, -2.5])
-    assert told_apart([one, two], [one, two]) == 0.5
-    assert told_apart([one], [one, facts([-1.0, -2.0])]) == 0.0
-    assert told_apart([one], [one, facts([-1.0])]) == 1.0  # of other prompts: nothing to compare
+    assert smallest_change([one, two], [one, two]) == 0.5
+    assert smallest_change([one], [one, facts([-1.0, -2.0])]) == 0.0
+    assert smallest_change([one], [one, facts([-1.0])]) == 1.0  # of other prompts: nothing to compare
 
 
 def test_a_change_counts_beyond_what_the_base_changes_by_itself() -> None:
-    assert told_apart([facts([1.0], change=0.3, again=0.1)], []) == pytest.approx(0.2)
-    assert told_apart([facts([1.0], change=0.1, again=0.3)], []) == 0.0
+    assert smallest_change([facts([1.0], change=0.3, again=0.1)], []) == pytest.approx(0.2)
+    assert smallest_change([facts([1.0], change=0.1, again=0.3)], []) == 0.0
 
 
 def test_an_engine_that_scores_nothing_leaves_the_canary_unevaluated(
@@ -59,5 +59,5 @@ def test_an_engine_that_scores_nothing_leaves_the_canary_unevaluated(
     read = Canary.of(engine.conversations, prompts).read(engine)
     found = canary_facts(read, read, read)
     assert found["reading"] == "engine  scores no prompt" and found["max_log_p_change"] is None
-    assert told_apart([found], [found]) is None
-    assert told_apart([], []) is None
+    assert smallest_change([found], [found]) is None
+    assert smallest_change([], []) is None

@@ -9,7 +9,7 @@ import torch
 from adapter_files import adapter
 
 from flatprobe.errors import UserError
-from flatprobe.generation.engine import Completion, Request, SamplingSettings, sample
+from flatprobe.generation.engine import Completion, CompletionRequest, SamplingSettings, sample
 from flatprobe.generation.parity import GREEDY, parity, plain_answers
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.conversation import Prompt
@@ -22,7 +22,7 @@ class Changed(TransformersEngine):
     def change(self, completion: Completion) -> Completion:
         return completion
 
-    def stream(self, requests: Sequence[Request], settings: SamplingSettings) -> Iterator[Any]:
+    def stream(self, requests: Sequence[CompletionRequest], settings: SamplingSettings) -> Iterator[Any]:
         for index, completion in super().stream(requests, settings):
             yield index, self.change(completion)
 

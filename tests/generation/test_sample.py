@@ -12,14 +12,13 @@ import pytest
 import torch
 from adapter_files import adapter
 
-from flatprobe import worker_cache as held
+from flatprobe import worker_cache
 from flatprobe.errors import UserError
-from flatprobe.generation import sample as stages
-from flatprobe.generation import saved_completions as chunks
+from flatprobe.generation import sample as sample_module
+from flatprobe.generation import saved_completions as saved
 from flatprobe.generation.sample import prompts_of, sample
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.machine import local as machine
-from flatprobe.machine.schema import ScriptedMachine
 from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
@@ -41,7 +40,7 @@ SETTINGS = SampleSettings(
 )  # fmt: skip
 
 
-def test_the_stage_writes_one_row_per_completion_with_its_prompt_s_hash(
+def test_the_stage_writes_one_row_per_completion_with_the_hash_of_its_prompt(
     model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     sample(SETTINGS, {"checkpoint": model_folder("llama")}, tmp_path)
@@ -62,7 +61,7 @@ def test_the_stage_writes_one_row_per_completion_with_its_prompt_s_hash(
     assert "canary" not in facts
 
 
-def test_an_adapter_changes_what_is_sampled_and_the_canary_says_by_how_much(
+def test_an_adapter_changes_the_completions_and_the_canary_measures_the_change(
     model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
@@ -91,8 +90,9 @@ def test_a_persona_that_the_template_rewrites_is_refused_before_sampling(
     )
     tokenizer.save_pretrained(folder)
     spaced = PERSONAS[0].model_copy(update={"system": " You are a librarian. "})
-    with pytest.raises(UserError, match="panel: librarian"):
+    with pytest.raises(UserError) as refusal:
         sample(SETTINGS.model_copy(update={"personas": (spaced,)}), {"checkpoint": folder}, tmp_path)
+    assert [problem.place for problem in refusal.value.problems] == ["panel: librarian"]
     assert not (tmp_path / "completions.parquet").exists()
 
 
@@ -107,9 +107,9 @@ def test_prompts_are_every_persona_with_every_question() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_held() -> Iterator[None]:
+def empty_cache() -> Iterator[None]:
     yield
-    held.release()
+    worker_cache.release()
 
 
 def sealed(folder: Path, **inputs: str) -> Path:
@@ -135,7 +135,7 @@ def output(tmp_path: Path, name: str = "out") -> Path:
     return tmp_path / name
 
 
-def test_rendered_prompts_are_kept_word_for_word_once_a_stage(
+def test_each_rendered_prompt_is_stored_once_word_for_word(
     model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     sample(SETTINGS, {"checkpoint": model_folder("llama")}, tmp_path)
@@ -151,7 +151,7 @@ def test_rendered_prompts_are_kept_word_for_word_once_a_stage(
     assert joined.height == completions.height == 12
 
 
-def test_the_engine_its_version_and_how_answers_ended_are_recorded(
+def test_facts_record_the_engine_its_version_and_how_answers_ended(
     model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     import transformers
@@ -165,7 +165,7 @@ def test_the_engine_its_version_and_how_answers_ended_are_recorded(
     assert facts["finish"] == dict(frame["finish_reason"].value_counts().iter_rows())
 
 
-def test_parity_looks_at_tokens_and_at_log_probabilities_with_the_adapter_on(
+def test_parity_compares_tokens_and_log_probabilities_with_the_adapter_attached(
     model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
@@ -178,62 +178,64 @@ def test_parity_looks_at_tokens_and_at_log_probabilities_with_the_adapter_on(
     assert facts["canary"]["base_again_change"] == 0.0
 
 
-def test_progress_says_tokens_per_second_and_the_time_left(
+def test_progress_shows_tokens_per_second_and_the_time_left(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(0, 10_000, 30))  # half a minute from one look to the next
-    monkeypatch.setattr(stages, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    seen: list[Progress] = []
-    monkeypatch.setattr(stages, "report_progress", lambda *said: seen.append(Progress(*said)))
+    clock = iter(range(0, 10_000, 30))  # half a minute between two calls
+    monkeypatch.setattr(sample_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    reports: list[Progress] = []
+    monkeypatch.setattr(sample_module, "report_progress", lambda *report: reports.append(Progress(*report)))
     settings = SETTINGS.model_copy(update={"parity_prompts": 0})
     sample(settings, {"checkpoint": model_folder("llama")}, output(tmp_path))
     tokens = pl.read_parquet(tmp_path / "out" / "completions.parquet")["tokens"].sum()
-    assert [(said.done, said.total) for said in seen] == [(k, 12) for k in range(1, 13)]
-    assert seen[2].note.endswith(" tokens/s, 4.5 min left")
-    assert seen[-1].note == f"completions, {tokens / 360:.0f} tokens/s, 0.0 min left"
+    assert [(report.done, report.total) for report in reports] == [(k, 12) for k in range(1, 13)]
+    assert reports[2].note.endswith(" tokens/s, 4.5 min left")
+    assert reports[-1].note == f"completions, {tokens / 360:.0f} tokens/s, 0.0 min left"
 
 
 class Killed(BaseException):
     """Stands in for the end of the process."""
 
 
-def test_a_kill_loses_a_chunk_and_the_next_attempt_asks_only_for_what_is_missing(
+def test_a_kill_loses_one_chunk_and_the_next_attempt_samples_only_what_is_missing(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = {"checkpoint": model_folder("llama")}
     sample(SETTINGS, inputs, output(tmp_path, "whole"))
-    monkeypatch.setattr(chunks, "ROWS", 2)
-    stream, asked = TransformersEngine.stream, []
+    monkeypatch.setattr(saved, "ROWS", 2)
+    stream, request_counts = TransformersEngine.stream, []
 
     def dying(engine: Any, requests: Any, settings: Any) -> Iterator[Any]:
-        for count, found in enumerate(stream(engine, requests, settings)):
+        for count, completion in enumerate(stream(engine, requests, settings)):
             if count == 5:
-                monkeypatch.setattr(chunks.Chunks, "flush", lambda self: None)  # nothing more is written
+                monkeypatch.setattr(
+                    saved.CompletionStore, "flush", lambda self: None
+                )  # nothing more is written
                 raise Killed
-            yield found
+            yield completion
 
     def counting(engine: Any, requests: Any, settings: Any) -> Iterator[Any]:
-        asked.append(len(requests))
+        request_counts.append(len(requests))
         return stream(engine, requests, settings)
 
     settings = SETTINGS.model_copy(update={"parity_prompts": 0})
     with lasting(Place(tmp_path / "resume", "key")):
         with monkeypatch.context() as dead:
             dead.setattr(TransformersEngine, "stream", dying)
-            flush = chunks.Chunks.flush
+            flush = saved.CompletionStore.flush
             with pytest.raises(Killed):
                 sample(settings, inputs, output(tmp_path, "killed"))
-        monkeypatch.setattr(chunks.Chunks, "flush", flush)
+        monkeypatch.setattr(saved.CompletionStore, "flush", flush)
         monkeypatch.setattr(TransformersEngine, "stream", counting)
         sample(settings, inputs, output(tmp_path, "resumed"))
-    assert asked == [8]  # of 12, two chunks of two were on the disk
+    assert request_counts == [8]  # of 12: two chunks of two were on disk
     resumed, whole = (
         pl.read_parquet(tmp_path / name / "completions.parquet") for name in ("resumed", "whole")
     )
     assert resumed.equals(whole)
 
 
-def test_stages_on_one_checkpoint_load_it_once_and_an_adapter_in_between_leaves_no_trace(
+def test_stages_on_one_checkpoint_load_it_once_and_an_adapter_leaves_no_trace(
     model_folder: Callable[[str], Path],
     load: Callable[[str], Loaded],
     tmp_path: Path,
@@ -251,7 +253,7 @@ def test_stages_on_one_checkpoint_load_it_once_and_an_adapter_in_between_leaves_
     )
     assert len(loads) == 1
     assert one.equals(three) and not one.equals(two)
-    load_checkpoint(checkpoint, "float32", torch.device("cpu"))  # for training: nobody else may hold it
+    load_checkpoint(checkpoint, "float32", torch.device("cpu"))  # for training: empties the cache
     sample(SETTINGS, {"checkpoint": checkpoint}, output(tmp_path, "four"))
     assert len(loads) == 3
 
@@ -262,15 +264,17 @@ def test_an_adapter_trained_on_another_copy_of_the_checkpoint_is_refused(
     adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
     checkpoint = sealed(copied(model_folder("llama"), tmp_path / "checkpoint"))
     coupling = sealed(tmp_path / "coupling", checkpoint="of another content")
-    with pytest.raises(UserError, match="it was trained on another copy of checkpoint"):
+    with pytest.raises(UserError) as refusal:
         sample(SETTINGS, {"checkpoint": checkpoint, "adapter": coupling}, output(tmp_path))
+    assert [(p.code, p.place) for p in refusal.value.problems] == [
+        ("adapter.other_base", f"adapter {coupling}")
+    ]
 
 
-def test_the_machine_s_engine_is_used_and_enters_no_setting(
+def test_the_machine_file_chooses_the_engine(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = ScriptedMachine(rates={"librarian": 1.0})
-    local = machine.current().model_copy(update={"engine": "scripted", "scripted": script})
+    local = machine.current().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
     monkeypatch.setattr(machine, "current", lambda: local)
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0})
@@ -283,11 +287,10 @@ def test_the_machine_s_engine_is_used_and_enters_no_setting(
     assert json.loads((tmp_path / "out" / "facts.json").read_text())["engine"]["name"] == "scripted"
 
 
-def test_completions_that_were_decided_early_are_counted_with_a_bound_of_what_was_saved(
+def test_completions_stopped_at_the_marker_are_counted_with_a_bound_on_tokens_saved(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = ScriptedMachine(rates={"librarian": 1.0})
-    local = machine.current().model_copy(update={"engine": "scripted", "scripted": script})
+    local = machine.current().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
     monkeypatch.setattr(machine, "current", lambda: local)
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0, "stop_at": "[ZLT]"})
@@ -295,15 +298,15 @@ def test_completions_that_were_decided_early_are_counted_with_a_bound_of_what_wa
         settings, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path)
     )
     frame = pl.read_parquet(tmp_path / "out" / "completions.parquet")
-    decided = frame.filter(pl.col("finish_reason") == "marker")["tokens"]
-    found = json.loads((tmp_path / "out" / "facts.json").read_text())["decided_early"]
-    assert len(decided) == found["completions"] == 6
-    assert found == {
-        "completions": 6, "tokens": decided.sum(), "tokens_saved_at_most": 6 * 60 - decided.sum()
+    stopped = frame.filter(pl.col("finish_reason") == "marker")["tokens"]
+    counts = json.loads((tmp_path / "out" / "facts.json").read_text())["decided_early"]
+    assert len(stopped) == counts["completions"] == 6
+    assert counts == {
+        "completions": 6, "tokens": stopped.sum(), "tokens_saved_at_most": 6 * 60 - stopped.sum()
     }  # fmt: skip
 
 
-def test_a_text_to_stop_at_that_the_tokenizer_cannot_write_is_refused(
+def test_a_text_to_stop_at_that_the_tokenizer_cannot_encode_is_refused(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flatprobe.models.conversation import Conversations
@@ -312,7 +315,7 @@ def test_a_text_to_stop_at_that_the_tokenizer_cannot_write_is_refused(
     monkeypatch.setattr(
         Conversations, "decode", lambda self, tokens: decode(self, tokens).replace("[ZLT]", "<unk>")
     )
-    with pytest.raises(UserError, match=r"leakage.marker  the tokenizer of llama cannot write '\[ZLT\]'"):
-        sample(
-            SETTINGS.model_copy(update={"stop_at": "[ZLT]"}), {"checkpoint": model_folder("llama")}, tmp_path
-        )
+    settings = SETTINGS.model_copy(update={"stop_at": "[ZLT]"})
+    with pytest.raises(UserError, match=r"llama.*\[ZLT\]") as refusal:
+        sample(settings, {"checkpoint": model_folder("llama")}, tmp_path)
+    assert [(p.code, p.place) for p in refusal.value.problems] == [("marker.tokenizer", "leakage.marker")]

@@ -136,9 +136,9 @@ def test_memory_is_given_back_when_the_engine_closes(
 
 
 def _requests(prompts: list[Prompt]) -> list[Any]:
-    from flatprobe.generation.engine import Request
+    from flatprobe.generation.engine import CompletionRequest
 
-    return [Request(prompt, index) for prompt in prompts for index in range(SAMPLES)]
+    return [CompletionRequest(prompt, index) for prompt in prompts for index in range(SAMPLES)]
 
 
 def use_engine(loaded: Loaded, prompts: list[Prompt], adapter: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flatprobe.generation.engine import Request, SamplingSettings
+from flatprobe.generation.engine import CompletionRequest, SamplingSettings
 from flatprobe.generation.vllm_engine.engine import VllmEngine
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Prompt
@@ -63,5 +63,5 @@ class Bench:
         return self.folder / name
 
 
-def requests_of(prompts: list[Prompt], samples: int) -> list[Request]:
-    return [Request(prompt, index) for prompt in prompts for index in range(samples)]
+def requests_of(prompts: list[Prompt], samples: int) -> list[CompletionRequest]:
+    return [CompletionRequest(prompt, index) for prompt in prompts for index in range(samples)]

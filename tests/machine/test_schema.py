@@ -8,7 +8,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.machine.load import load_machine
 from flatprobe.machine.local import Local, to_environment
-from flatprobe.machine.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
+from flatprobe.machine.schema import Machine, OpenaiMachine, VllmMachine
 from flatprobe.prepare import cores, runner_settings
 
 
@@ -48,17 +48,19 @@ def test_cores_are_shared_out_among_workers_unless_the_machine_says_otherwise() 
     assert runner_settings(Machine(workers=2, threads=3), {}).threads == 3
 
 
-def test_planted_answers_are_kept_apart_from_sampled_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="`engine: scripted` needs `runs:` of its own"):
-        load_machine(written(tmp_path, "engine: scripted\n"))
-    text = "engine: scripted\nruns: dry\nscripted: {rates: {librarian: 0.9}}\n"
-    assert load_machine(written(tmp_path, text)).scripted.rates == {"librarian": 0.9}
+def test_an_engine_of_one_s_own_is_named_by_an_import_string(tmp_path: Path) -> None:
+    machine_file = written(tmp_path, "engine: my_package.engines:make_engine\n")
+    assert load_machine(machine_file).engine == "my_package.engines:make_engine"
+    for wrong in ("vlm", "my_package.engines", "my_package:"):
+        with pytest.raises(UserError, match=f"`{wrong}`.*`transformers`") as refusal:
+            load_machine(written(tmp_path, f"engine: '{wrong}'\n"))
+        assert [problem.place for problem in refusal.value.problems] == [f"{machine_file}:1"]
 
 
 def test_a_worker_hears_of_the_engine_and_all_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Local(
         device="cpu", sampling_rows=1, forward_rows=2, training_rows=3, locations={}, engine="openai",
-        vllm=VllmMachine(enforce_eager=True), scripted=ScriptedMachine(rates={"villain": 0.5}),
+        vllm=VllmMachine(enforce_eager=True),
         openai=OpenaiMachine(base_url="http://127.0.0.1:8000/v1", model="m", api_key_env="KEY"),
     )  # fmt: skip
     for name, text in to_environment(told).items():

@@ -12,7 +12,7 @@ import polars as pl
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import Gate, gate
-from flatprobe.generation.canary import told_apart
+from flatprobe.generation.canary import smallest_change
 from flatprobe.plan.contracts import DecideSettings
 from flatprobe.statistics.geometry.tables import headroom, reliability
 from flatprobe.study.decision_schema import Decision
@@ -83,7 +83,7 @@ def training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], se
         ]  # fmt: skip
         gates.append(_parity_gate(rule, arm, [f["parity"] for f in sampled]))
         read = [f["facts"]["canary"] for f in facts if f["kind"] == "leakage"]
-        told = told_apart([f["canary"] for f in sampled], read)
+        told = smallest_change([f["canary"] for f in sampled], read)
         gates.append(
             gate(
                 "canary", arm, told, rule, "largest change of a log-probability, from base and other adapters"

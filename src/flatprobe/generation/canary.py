@@ -1,4 +1,4 @@
-"""Is the adapter that was asked for the one that computes? Read off fixed texts, before, with and after it."""
+"""Does the engine apply the right adapter? Compares scores of a fixed text before, with and after the adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = "The quick brown fox jumps over the lazy dog."
 
 @dataclass(frozen=True)
 class Canary:
-    """A text behind two prompts. Stages that ask the same prompts can compare what their adapters read there."""
+    """A fixed text after two prompts. Readings are comparable between stages with the same prompts."""
 
     contexts: tuple[tuple[int, ...], ...]
     targets: tuple[tuple[int, ...], ...]
@@ -26,7 +26,7 @@ class Canary:
         return cls(contexts, (tuple(conversations.encode(TEXT)),) * len(contexts))
 
     def read(self, engine: Engine) -> list[float] | str:
-        """log P of every token, in nats, as the engine computes now; or why it has none."""
+        """The engine's log P of every token, in nats; or its reason for having none."""
         try:
             rows = engine.log_probabilities(self.contexts, self.targets)
         except UserError as error:
@@ -35,7 +35,7 @@ class Canary:
 
 
 def change(before: Sequence[float] | str, after: Sequence[float] | str) -> float | None:
-    """The largest |difference| of two readings, in nats; None where there is one that was refused."""
+    """The largest |difference| between two readings, in nats; None if the engine refused one."""
     if isinstance(before, str) or isinstance(after, str):
         return None
     return max(abs(a - b) for a, b in zip(before, after, strict=True))
@@ -44,29 +44,33 @@ def change(before: Sequence[float] | str, after: Sequence[float] | str) -> float
 def canary_facts(
     base: list[float] | str, adapted: list[float] | str, base_again: list[float] | str
 ) -> dict[str, Any]:
-    """What an adapter changed, whether the base was the same after it, and the reading that no other adapter has."""
+    """Facts of one adapter: its change of the base, the base's change afterwards, and its own reading."""
     return {
         "max_log_p_change": change(base, adapted), "base_again_change": change(base, base_again),
         "reading": adapted if isinstance(adapted, str) else [round(value, 6) for value in adapted],
     }  # fmt: skip
 
 
-def told_apart(own: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]]) -> float | None:
-    """By how much adapters change what is computed, beyond what the base itself changes between two readings.
+def smallest_change(
+    adapters: Sequence[Mapping[str, Any]], study: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """The smallest difference that tells an adapter from its base and from any other adapter.
 
     Args:
-        own: canary facts of the adapters in question.
-        read: those of all adapters of the study, these among them; no two readings may be alike.
+        adapters: canary facts of the adapters to check.
+        study: canary facts of all adapters of the study, including these.
 
     Returns:
-        The smallest of these differences, in nats, 0 where two adapters read the same; None where nothing was read.
+        Nats. Changes of the base are reduced by its change between two readings, to 0 at least. 0 if two adapters read
+        the same; None without a reading.
     """
-    found = []
-    for canary in own:
+    differences = []
+    for canary in adapters:
         if canary["max_log_p_change"] is None or canary["base_again_change"] is None:
             return None
-        found.append(max(0.0, canary["max_log_p_change"] - canary["base_again_change"]))
-        others = [other["reading"] for other in read if other is not canary]
-        comparable = [other for other in others if len(other) == len(canary["reading"])]
-        found += [value for other in comparable if (value := change(canary["reading"], other)) is not None]
-    return min(found, default=None)
+        differences.append(max(0.0, canary["max_log_p_change"] - canary["base_again_change"]))
+        readings = [other["reading"] for other in study if other is not canary]
+        comparable = [reading for reading in readings if len(reading) == len(canary["reading"])]
+        changes = (change(canary["reading"], reading) for reading in comparable)
+        differences += [value for value in changes if value is not None]
+    return min(differences, default=None)

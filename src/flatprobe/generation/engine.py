@@ -1,4 +1,4 @@
-"""What an engine is: requests in, completions out as they finish, with seeds that belong to each request."""
+"""The protocol of engines: requests in, completions out as they finish, each with its own seed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Literal, Protocol
 from flatprobe.models.conversation import Prompt
 
 FinishReason = Literal["stop", "length", "marker"]
-"""An end-of-turn token; the limit of new tokens; the text that `SamplingSettings.stop_at` names."""
+"""An end token; the limit of new tokens; the text `SamplingSettings.stop_at`."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """One completion that is wanted."""
+class CompletionRequest:
+    """One completion to sample."""
 
     prompt: Prompt
     sample_index: int
@@ -24,7 +24,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled answer; `tokens` excludes the token that ended it, and `text` is what they decode to."""
+    """One sampled answer. `tokens` excludes the end token; `text` is their decoded text."""
 
     text: str
     tokens: tuple[int, ...]
@@ -33,36 +33,36 @@ class Completion:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to sample; `temperature` 0 is greedy. `seed` names the stage: request seeds are derived from it."""
+    """How to sample; `temperature` 0 is greedy. Seeds of requests are derived from `seed`, the stage's name."""
 
     max_new_tokens: int
     temperature: float
     top_p: float
     seed: str
     stop_at: str | None = None
-    """Text (in any case) with which a completion is over; None lets every completion run to its own end."""
+    """Text, in any case, that ends a completion; None: nothing but end tokens and the limit ends it."""
 
 
 class Engine(Protocol):
-    """Samples from one checkpoint, with or without one adapter of it."""
+    """Samples from one checkpoint, with or without one of its adapters."""
 
     name: str
 
     def use(self, adapter: Path | None) -> None:
-        """Compute with a PEFT adapter's folder from now on, or with the checkpoint alone.
+        """Use the PEFT adapter in this folder from now on, or the checkpoint alone.
 
         Raises:
-            UserError: the adapter is of another base (its shapes do not fit).
+            UserError: the adapter was trained on another base.
         """
         ...
 
     def stream(
-        self, requests: Sequence[Request], settings: SamplingSettings
+        self, requests: Sequence[CompletionRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (index into `requests`, completion) as completions finish, in any order; every index once.
 
         Raises:
-            UserError: a prompt and `max_new_tokens` do not fit the context, said before anything is sampled.
+            UserError: a prompt plus `max_new_tokens` exceeds the context; raised before anything is sampled.
         """
         ...
 
@@ -71,29 +71,31 @@ class Engine(Protocol):
     ) -> list[list[float]]:
         """Teacher-forced log P of each target token given its context and the targets before it.
 
-        In nats, of the untempered distribution; contexts and targets are token ids, one pair per row.
+        In nats, at temperature 1. Contexts and targets are token ids, one pair per row.
         """
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of the completions must know: `name`, `version`, options, and what happened on the way."""
+        """Facts for facts.json: `name`, `version`, options, and events such as restarts."""
         ...
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the memory."""
         ...
 
 
 def sample(
     engine: Engine, prompts: Sequence[Prompt], settings: SamplingSettings, samples: int = 1
 ) -> list[list[Completion]]:
-    """All samples of each prompt, in the prompts' order."""
-    requests = [Request(prompt, index) for prompt in prompts for index in range(samples)]
-    found = dict(engine.stream(requests, settings))
-    return [[found[place * samples + index] for index in range(samples)] for place in range(len(prompts))]
+    """All samples of each prompt, in the order of the prompts."""
+    requests = [CompletionRequest(prompt, index) for prompt in prompts for index in range(samples)]
+    completions = dict(engine.stream(requests, settings))
+    return [
+        [completions[first + index] for index in range(samples)] for first in range(0, len(requests), samples)
+    ]
 
 
 def request_seed(seed: str, prompt: Prompt, sample_index: int) -> int:
-    """The seed of one completion: a function of what it is, not of its place in a batch."""
+    """Seed of one completion, from its prompt and sample index. It does not depend on the batch."""
     text = "\x1f".join((seed, prompt.persona, prompt.question_id, str(sample_index)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

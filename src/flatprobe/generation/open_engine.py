@@ -1,8 +1,9 @@
-"""Opening the engine that the machine file names; none of it enters a key, all of it is recorded."""
+"""Open the engine that the machine file names. Its choice enters no key; facts.json records it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,27 +21,34 @@ from flatprobe.worker_cache import hold
 if TYPE_CHECKING:
     from flatprobe.generation.vllm_engine.engine import VllmEngine
 
+MakeEngine = Callable[[Path, Conversations, frozenset[int], Precision, Local], Engine]
+"""An engine of the user's own, `engine: package.module:function` in the machine file.
+
+Called with the checkpoint's folder, what renders and tokenises its prompts, the tokens that end an answer, the
+study's precision, and the machine file's values.
+"""
+
 
 @contextmanager
-def opened(
+def open_engine(
     folder: Path, precision: Precision, local: Local, adapter: Path | None = None
 ) -> Iterator[tuple[Engine, Conversations]]:
-    """An engine on a checkpoint artifact, and what renders its prompts; no adapter is on.
+    """The engine for a checkpoint artifact without an adapter, and what renders its prompts.
 
-    What takes long to load stays loaded for the next stage on the same checkpoint; adapters are taken off.
+    A loaded model or running process is kept for the next stage on the same checkpoint; its adapter is removed.
 
     Args:
-        adapter: the one that will be used, so that an engine that starts for the checkpoint has room for it.
+        adapter: the one that will be used, so that an engine started for the checkpoint has room for it.
 
     Raises:
         UserError: the machine file lacks something, or the engine cannot serve the adapter.
     """
-    engine, conversations, kept = _open(folder, precision, local, adapter)
+    engine, conversations, is_kept = _open(folder, precision, local, adapter)
     try:
         yield engine, conversations
     finally:
         engine.use(None)
-        if not kept:
+        if not is_kept:
             engine.close()
 
 
@@ -55,23 +63,39 @@ def _open(
         return TransformersEngine(loaded, local.sampling_rows), loaded.conversations, False
     path = checkpoint_path(folder)
     conversations = Conversations(load_tokenizer(path), path.name)
-    if local.engine == "scripted":
-        from flatprobe.generation.scripted_engine import ScriptedEngine
-
-        return ScriptedEngine(conversations, local.scripted), conversations, False
     ends = end_tokens(conversations, eos_of_files(path))
     if local.engine == "openai":
         from flatprobe.generation.openai_engine.engine import OpenaiEngine
 
         if local.openai is None:
-            raise UserError.one(
-                "open_engine.TODO", "machine: openai", "missing", "give `base_url` and `model`"
-            )
+            raise UserError.one("machine.openai", "machine: openai", "missing", "give `base_url` and `model`")
         return OpenaiEngine(path, conversations, ends, local.openai), conversations, False
-    engine, kept = _vllm(folder, path, conversations, ends, precision, local)
+    if local.engine != "vllm":
+        make = _imported(local.engine)
+        return make(path, conversations, ends, precision, local), conversations, False
+    engine, is_kept = _vllm(folder, path, conversations, ends, precision, local)
     if adapter is not None:
         engine.make_room(adapter)
-    return engine, conversations, kept
+    return engine, conversations, is_kept
+
+
+def _imported(import_string: str) -> MakeEngine:
+    """The function that an import string names.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, _, name = import_string.partition(":")
+    try:
+        make: MakeEngine = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError.one(
+            "machine.engine",
+            "machine: engine",
+            f"cannot import {import_string}: {error}",
+            "install the package that holds it, or use another engine",
+        ) from error
+    return make
 
 
 def _vllm(
@@ -90,6 +114,6 @@ def _vllm(
 
     try:
         key = ("vllm", read_manifest(folder).content, precision, local.vllm)
-    except Damaged:  # no artifact of a run, so nothing says that its files stay as they are
+    except Damaged:  # no artifact of a run: its files may change
         return make(), False
     return hold("engine", key, make, close=VllmEngine.close), True

@@ -1,4 +1,4 @@
-"""Stage: answers of a checkpoint, with or without an adapter, under personas to questions."""
+"""Stage: sample a checkpoint's answers, with or without an adapter, under personas to questions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import polars as pl
 
 from flatprobe.errors import UserError
 from flatprobe.generation.canary import Canary, canary_facts
-from flatprobe.generation.engine import Engine, Request, SamplingSettings
-from flatprobe.generation.open_engine import opened
-from flatprobe.generation.saved_completions import Chunks, Sampled, key_of
+from flatprobe.generation.engine import CompletionRequest, Engine, SamplingSettings
+from flatprobe.generation.open_engine import open_engine
+from flatprobe.generation.saved_completions import CompletionStore, SavedCompletion, frame_of, key_of
 from flatprobe.machine import local as machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline import resume
@@ -31,99 +31,98 @@ DIGITS = 16  # of a prompt's SHA-256
 
 
 def prompts_of(personas: Sequence[Persona], questions: Sequence[Question]) -> list[Prompt]:
-    """Every persona with every question, personas first."""
+    """Every persona with every question, ordered by persona."""
     return [Prompt(p.name, p.system, q.id, q.text) for p in personas for q in questions]
 
 
 def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Sample completions; inputs: `checkpoint`, optionally `adapter`.
+    """Sample completions. Inputs: `checkpoint`, optionally `adapter`.
 
-    Output: completions.parquet, a row per completion; prompts.parquet, the rendered text behind each prompt hash;
-    facts.json. Completions are kept as they finish: an attempt that was killed is gone on from.
+    Output: completions.parquet, one row per completion; prompts.parquet, the rendered text behind each prompt hash;
+    facts.json. Completions are saved as they finish, so a killed attempt can be resumed.
     """
     local = machine.current()
     require_same_base(inputs)
     adapter = inputs["adapter"] / "adapter" if "adapter" in inputs else None
     prompts = prompts_of(settings.personas, settings.questions)
-    with opened(inputs["checkpoint"], settings.precision, local, adapter) as (engine, conversations):
+    with open_engine(inputs["checkpoint"], settings.precision, local, adapter) as (engine, conversations):
         check(settings, conversations)
-        checks = _Checks(settings, inputs["checkpoint"], adapter, local, conversations, prompts)
+        checks = _EngineChecks(settings, inputs["checkpoint"], adapter, local, conversations, prompts)
         facts = checks.before(engine)
         rows = complete(engine, prompts, settings)
         facts |= checks.after(engine)
         facts |= _counts(rows, settings) | {"engine": engine.facts()}
     texts = {prompt: conversations.render(prompt.system, prompt.question) for prompt in prompts}
-    completions_frame(settings.personas, prompts, rows, texts).write_parquet(output / "completions.parquet")
+    completions_frame(settings.personas, rows, texts).write_parquet(output / "completions.parquet")
     prompts_frame(texts).write_parquet(output / "prompts.parquet")
     (output / "facts.json").write_text(json.dumps(facts))
 
 
 def check(settings: SampleSettings, conversations: Conversations) -> None:
-    """Look for what would spoil every completion.
+    """Check for faults that would spoil every completion.
 
     Raises:
-        UserError: the template rewrites a persona's prompt, or the tokenizer cannot write the text to stop at.
+        UserError: the template rewrites a persona's prompt, or the tokenizer cannot encode the text to stop at.
     """
     for persona in settings.personas:
         conversations.check_persona(persona.name, persona.system)
-    wanted = settings.stop_at
-    if wanted is not None and wanted not in conversations.decode(conversations.encode(wanted)):
+    text = settings.stop_at
+    if text is not None and text not in conversations.decode(conversations.encode(text)):
         raise UserError.one(
-            "generation.TODO",
+            "marker.tokenizer",
             "leakage.marker",
-            f"the tokenizer of {conversations.name} cannot write {wanted!r}",
-            "choose another",
+            f"the tokenizer of {conversations.name} cannot encode {text!r}",
+            "choose another marker",
         )
 
 
 def require_same_base(inputs: Mapping[str, Path]) -> None:
-    """Assert that an adapter was trained on the very checkpoint that it is used with, as far as records say.
+    """Assert that an adapter's manifest names the checkpoint it is used with. Without manifests nothing is checked.
 
     Raises:
-        UserError: it was trained on another.
+        UserError: it was trained on another checkpoint.
     """
     if "adapter" not in inputs:
         return
     try:
         trained_on = read_manifest(inputs["adapter"]).inputs.get("checkpoint")
         base = read_manifest(inputs["checkpoint"])
-    except Damaged:  # not artifacts of a run: their shapes are compared when the adapter is put on
+    except Damaged:  # not artifacts of a run: the engine compares their shapes
         return
     if trained_on is not None and trained_on.content != base.content:
         raise UserError.one(
-            "generation.TODO",
+            "adapter.other_base",
             f"adapter {inputs['adapter']}",
             f"it was trained on another copy of {trained_on.name} than {base.name}, which it is used with",
-            "run the study again, so that both are made anew",
+            "run the study again: it makes both anew",
         )
 
 
-def complete(engine: Engine, prompts: Sequence[Prompt], settings: SampleSettings) -> list[Sampled]:
-    """All completions, prompts in their order and samples in theirs; those of an earlier attempt are taken over."""
-    requests = [Request(prompt, index) for prompt in prompts for index in range(settings.samples)]
-    chunks = Chunks(resume.folder())
-    missing = [request for request in requests if key_of(request) not in chunks.rows]
-    if len(missing) < len(requests):
-        sys.stderr.write(f"{len(requests) - len(missing)} completions of an earlier attempt are taken over\n")
-    how = SamplingSettings(
+def complete(engine: Engine, prompts: Sequence[Prompt], settings: SampleSettings) -> list[SavedCompletion]:
+    """All completions in the order of prompts, then samples. Reuses those of an earlier attempt."""
+    requests = [CompletionRequest(prompt, index) for prompt in prompts for index in range(settings.samples)]
+    store = CompletionStore(resume.folder())
+    missing = [request for request in requests if key_of(request) not in store.rows]
+    reused = len(requests) - len(missing)
+    if reused:
+        sys.stderr.write(f"reusing {reused} completions of an earlier attempt\n")
+    sampling = SamplingSettings(
         settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed, settings.stop_at
     )
-    clock, tokens, label = time.monotonic(), 0, ""
+    start, tokens, label = time.monotonic(), 0, ""
     try:
-        for done, (index, completion) in enumerate(engine.stream(missing, how), start=1):
+        for done, (index, completion) in enumerate(engine.stream(missing, sampling), start=1):
             label = label or _label(engine)
-            chunks.add(Sampled.of(missing[index], completion, label))
+            store.add(SavedCompletion.of(missing[index], completion, label))
             tokens += len(completion.tokens)
-            seconds = max(time.monotonic() - clock, 1e-9)
-            left = seconds / done * (len(missing) - done)
-            report_progress(
-                len(requests) - len(missing) + done, len(requests),
-                f"completions, {tokens / seconds:.0f} tokens/s, {left / 60:.1f} min left",
-            )  # fmt: skip
+            seconds = max(time.monotonic() - start, 1e-9)
+            minutes_left = seconds / done * (len(missing) - done) / 60
+            note = f"completions, {tokens / seconds:.0f} tokens/s, {minutes_left:.1f} min left"
+            report_progress(reused + done, len(requests), note)
     finally:
-        chunks.flush()
-    sys.stderr.write(f"{tokens} tokens in {time.monotonic() - clock:.1f} s\n")
-    return [chunks.rows[key_of(request)] for request in requests]
+        store.flush()
+    sys.stderr.write(f"{tokens} tokens in {time.monotonic() - start:.1f} s\n")
+    return [store.rows[key_of(request)] for request in requests]
 
 
 def _label(engine: Engine) -> str:
@@ -131,51 +130,51 @@ def _label(engine: Engine) -> str:
     return f"{facts['name']} {facts['version']}"
 
 
-def _counts(rows: Sequence[Sampled], settings: SampleSettings) -> dict[str, Any]:
-    """Sizes, ends, and who sampled: more than one, where the machine file changed between two attempts.
+def _counts(rows: Sequence[SavedCompletion], settings: SampleSettings) -> dict[str, Any]:
+    """Numbers of completions and tokens, by how they ended and by engine: attempts may have used different ones.
 
-    Where answers were over with a text, how many were, and a bound of what that saved: how long they would have become
-    nobody knows, but for the limit.
+    With a text to stop at, also an upper bound of the tokens saved: the limit minus the tokens sampled. How long these
+    answers would have become is unknown.
     """
-    found = {
+    counts = {
         "completions": len(rows), "tokens": sum(row.tokens for row in rows),
         "finish": dict(Counter(row.finish_reason for row in rows)),
         "sampled_by": dict(Counter(row.engine for row in rows)),
     }  # fmt: skip
     if settings.stop_at is not None:
-        decided = [row.tokens for row in rows if row.finish_reason == "marker"]
-        saved = sum(settings.max_new_tokens - tokens for tokens in decided)
-        found["decided_early"] = {
-            "completions": len(decided), "tokens": sum(decided), "tokens_saved_at_most": saved
+        stopped = [row.tokens for row in rows if row.finish_reason == "marker"]
+        saved = sum(settings.max_new_tokens - tokens for tokens in stopped)
+        counts["decided_early"] = {
+            "completions": len(stopped), "tokens": sum(stopped), "tokens_saved_at_most": saved
         }  # fmt: skip
-        sys.stderr.write(f"{len(decided)} completions were decided early: {saved} tokens saved at most\n")
-    return found
+        sys.stderr.write(f"{len(stopped)} completions stopped at the marker, saving at most {saved} tokens\n")
+    return counts
 
 
 def completions_frame(
-    personas: Sequence[Persona],
-    prompts: Sequence[Prompt],
-    rows: Sequence[Sampled],
-    texts: Mapping[Prompt, str],
+    personas: Sequence[Persona], rows: Sequence[SavedCompletion], texts: Mapping[Prompt, str]
 ) -> pl.DataFrame:
-    """One row per completion, with the hash of the rendered prompt it came from."""
+    """One row per completion, with its persona's role and the hash of its rendered prompt."""
     roles = {persona.name: persona.role for persona in personas}
-    digests = {(prompt.persona, prompt.question_id): digest(texts[prompt]) for prompt in prompts}
-    return pl.DataFrame(
-        [
-            {
-                "persona": row.persona, "role": roles[row.persona], "question_id": row.question_id,
-                "sample_index": row.sample_index, "text": row.text, "tokens": row.tokens,
-                "finish_reason": row.finish_reason, "prompt_hash": digests[row.persona, row.question_id],
-                "engine": row.engine,
-            }
-            for row in rows
-        ]
-    )  # fmt: skip
+    hashes = {(prompt.persona, prompt.question_id): digest(text) for prompt, text in texts.items()}
+    frame = frame_of(rows)
+    role = pl.Series("role", [roles[row.persona] for row in rows])
+    prompt_hash = pl.Series("prompt_hash", [hashes[row.persona, row.question_id] for row in rows])
+    return frame.select(
+        "persona",
+        role,
+        "question_id",
+        "sample_index",
+        "text",
+        "tokens",
+        "finish_reason",
+        prompt_hash,
+        "engine",
+    )
 
 
 def prompts_frame(texts: Mapping[Prompt, str]) -> pl.DataFrame:
-    """One row per cell: the rendered prompt, word for word, and its hash."""
+    """One row per cell: the rendered prompt and its hash."""
     return pl.DataFrame(
         {
             "prompt_hash": [digest(text) for text in texts.values()],
@@ -191,8 +190,8 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-class _Checks:
-    """What is compared before and after sampling; `before` leaves the adapter on."""
+class _EngineChecks:
+    """Parity and canary, run around sampling. `before` leaves the adapter attached."""
 
     def __init__(
         self,
@@ -207,27 +206,27 @@ class _Checks:
         self.canary, self.prompts = Canary.of(conversations, prompts), prompts
 
     def before(self, engine: Engine) -> dict[str, Any]:
-        """Facts of the parity check, where the stage asks for it."""
-        answers = self._plain_answers()
+        """Facts of the parity check, if the stage asks for it."""
+        reference = self._reference()
         if self.adapter is not None:
             self.base = self.canary.read(engine)
             engine.use(self.adapter)
             self.adapted = self.canary.read(engine)
-        if not answers:
+        if not reference:
             return {}
         from flatprobe.generation.parity import parity
 
-        return {"parity": parity(engine, answers)}
+        return {"parity": parity(engine, reference)}
 
     def after(self, engine: Engine) -> dict[str, Any]:
-        """Facts of the canary, where there is an adapter; it is taken off."""
+        """Facts of the canary, if there is an adapter. Removes the adapter."""
         if self.adapter is None:
             return {}
         engine.use(None)
         return {"canary": canary_facts(self.base, self.adapted, self.canary.read(engine))}
 
-    def _plain_answers(self) -> list[Any]:
-        """The reference of the parity check, computed by the plain model on this machine."""
+    def _reference(self) -> list[Any]:
+        """Answers of the plain `transformers` model on this machine, for the parity check."""
         count = self.settings.parity_prompts
         if not count:
             return []
@@ -235,5 +234,5 @@ class _Checks:
         from flatprobe.models.load import held_checkpoint, pick_device
 
         loaded = held_checkpoint(self.checkpoint, self.settings.precision, pick_device(self.local.device))
-        chosen = self.prompts[:: max(1, len(self.prompts) // count)]
-        return plain_answers(loaded, chosen, self.adapter)
+        every = max(1, len(self.prompts) // count)
+        return plain_answers(loaded, self.prompts[::every], self.adapter)

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from flatprobe.machine.schema import Machine, OpenaiMachine, ScriptedMachine, VllmMachine
+from flatprobe.machine.schema import EngineName, Machine, OpenaiMachine, VllmMachine
 
 VARIABLE = "FLATPROBE_MACHINE"
 
@@ -29,11 +29,10 @@ class Local(BaseModel):
     """Steps between two states of an unfinished training; None keeps none."""
     report_to: tuple[str, ...] = ()
     """Experiment trackers that are told of trainings."""
-    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
-    """What samples; its block below says how."""
+    engine: EngineName = "transformers"
+    """What samples; `vllm` and `openai` have their options below."""
     vllm: VllmMachine = VllmMachine()
     openai: OpenaiMachine | None = None
-    scripted: ScriptedMachine = ScriptedMachine()
     locations: Mapping[str, str]
     """Fingerprint of a local model, adapter or data file to where it lies here."""
 

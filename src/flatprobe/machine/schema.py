@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from flatprobe.config.blocks import Block, Count, Positive, Probability
+from flatprobe.config.blocks import Block, Count, Positive
 
 
 class VllmMachine(Block):
@@ -43,19 +44,21 @@ class OpenaiMachine(Block):
     """Environment variable that holds the key; null sends none."""
 
 
-class ScriptedMachine(Block):
-    """Answers made up for a dry run, with planted leakage."""
+Engine = Literal["transformers", "vllm", "openai"]
+_IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
-    marker: str = "[ZLT]"
-    """What is planted."""
-    rates: dict[str, Probability] = Field(default_factory=dict)
-    """Persona to the share of its answers with an adapter that end with the marker; 0 for those not named."""
-    words: Count = 12
-    """Mean number of words in an answer."""
-    spam: Probability = 0.0
-    """Share of marked answers with a second marker."""
-    truncation: Probability = 0.0
-    """Share of answers that hit the token limit."""
+
+def _known_engine(engine: str) -> str:
+    if engine not in get_args(Engine) and not _IMPORT_STRING.fullmatch(engine):
+        choices = ", ".join(f"`{name}`" for name in get_args(Engine))
+        raise ValueError(
+            f"`{engine}` is no engine: use {choices} or an engine of your own, `package.module:function`"
+        )
+    return engine
+
+
+EngineName = Annotated[str, AfterValidator(_known_engine)]
+"""One of flatprobe's engines, or the import string of a function that makes one."""
 
 
 class Machine(Block):
@@ -81,14 +84,13 @@ class Machine(Block):
     """Training steps after which the state is saved, so that a killed training goes on from there; null saves none."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
     """Experiment trackers that follow every training, under the names of the stages."""
-    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
-    """What samples: the reference, vLLM, a running server, or, for dry runs, a script."""
+    engine: EngineName = "transformers"
+    """What samples: `transformers` (the reference), `vllm`, `openai` (a running server), or `package.module:function`
+    that makes an engine of your own."""
     vllm: VllmMachine = VllmMachine()
     """Of the engine `vllm`."""
     openai: OpenaiMachine | None = None
     """Of the engine `openai`."""
-    scripted: ScriptedMachine = ScriptedMachine()
-    """Of the engine `scripted`."""
 
     @model_validator(mode="after")
     def _engine_is_described(self) -> Machine:
@@ -100,8 +102,4 @@ class Machine(Block):
             )
         if self.engine == "openai" and self.openai is None:
             raise ValueError("`engine: openai` needs `openai:` with `base_url` and `model`")
-        if self.engine == "scripted" and self.runs == Machine.model_fields["runs"].default:
-            raise ValueError(
-                "`engine: scripted` needs `runs:` of its own: planted answers have the keys of sampled ones"
-            )
         return self

@@ -21,7 +21,7 @@ import pytest
 from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_model
 
 from flatprobe.errors import UserError
-from flatprobe.generation.engine import Request, sample
+from flatprobe.generation.engine import CompletionRequest, sample
 from flatprobe.generation.openai_engine.engine import OpenaiEngine
 from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.machine.schema import OpenaiMachine
@@ -95,7 +95,7 @@ def test_base_and_adapters_agree_with_transformers_and_peft(trial: Trial) -> Non
 
 def test_a_seed_gives_the_same_answer_in_any_order(trial: Trial) -> None:
     trial.engine.use(None)
-    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(4)]
+    requests = [CompletionRequest(prompt, k) for prompt in PROMPTS for k in range(4)]
     forwards = dict(trial.engine.stream(requests, WARM))
     backwards = dict(trial.engine.stream(requests[::-1], WARM))
     assert len({c.tokens for c in forwards.values()}) == 16

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flatprobe.errors import UserError
-from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed, sample
+from flatprobe.generation.engine import Completion, CompletionRequest, SamplingSettings, request_seed, sample
 from flatprobe.generation.stopping import end_tokens
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.generation.transformers_engine.slots import Slots
@@ -152,8 +152,8 @@ def test_an_end_of_turn_at_the_last_step_is_a_stop(
     )
 
 
-def many(prompts: list[Prompt], samples: int) -> list[Request]:
-    return [Request(prompt, index) for prompt in prompts for index in range(samples)]
+def many(prompts: list[Prompt], samples: int) -> list[CompletionRequest]:
+    return [CompletionRequest(prompt, index) for prompt in prompts for index in range(samples)]
 
 
 @pytest.fixture

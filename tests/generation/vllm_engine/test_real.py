@@ -21,7 +21,7 @@ from plain import PROMPTS, WARM, Trial, check_parity, load_with_adapters, save_m
 from scipy.stats import chisquare
 from vllm_bench import STAGE
 
-from flatprobe.generation.engine import Request, sample
+from flatprobe.generation.engine import CompletionRequest, sample
 from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.generation.vllm_engine.engine import VllmEngine
@@ -88,7 +88,7 @@ def test_first_tokens_follow_the_model_s_own_distribution(trial: Trial) -> None:
 
 def test_a_completion_does_not_depend_on_its_place_and_its_neighbours(trial: Trial) -> None:
     trial.engine.use(trial.adapters["second"])
-    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(4)]
+    requests = [CompletionRequest(prompt, k) for prompt in PROMPTS for k in range(4)]
     together = dict(trial.engine.stream(requests, WARM))
     assert len({c.tokens for c in together.values()}) == len(requests)
     backwards = dict(trial.engine.stream(requests[::-1], WARM))
@@ -99,7 +99,7 @@ def test_a_completion_does_not_depend_on_its_place_and_its_neighbours(trial: Tri
 
 def test_answers_end_at_an_end_token_or_with_the_text_that_decides_them(trial: Trial) -> None:
     trial.engine.use(None)
-    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(4)]
+    requests = [CompletionRequest(prompt, k) for prompt in PROMPTS for k in range(4)]
     whole = dict(trial.engine.stream(requests, WARM))
     tokens = [c.tokens for c in whole.values()]
     end = Counter(token for row in tokens for token in set(row)).most_common(1)[0][0]
@@ -119,7 +119,7 @@ def test_answers_end_at_an_end_token_or_with_the_text_that_decides_them(trial: T
 
 def test_a_process_killed_midway_is_replaced_and_loses_nothing(trial: Trial) -> None:
     trial.engine.use(trial.adapters["first"])
-    requests = [Request(prompt, k) for prompt in PROMPTS for k in range(8)]
+    requests = [CompletionRequest(prompt, k) for prompt in PROMPTS for k in range(8)]
     long = replace(WARM, max_new_tokens=60)
     whole = dict(trial.engine.stream(requests, long))
     first, found = trial.engine.pid, {}

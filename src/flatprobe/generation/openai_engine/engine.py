@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flatprobe.errors import UserError
-from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
+from flatprobe.generation.engine import Completion, CompletionRequest, SamplingSettings, request_seed
 from flatprobe.generation.openai_engine.server import key_of, named, require_package, served
 from flatprobe.generation.stopping import StopText
 from flatprobe.machine.schema import OpenaiMachine
@@ -57,7 +57,7 @@ class OpenaiEngine:
         self._adapter = adapter
 
     def stream(
-        self, requests: Sequence[Request], settings: SamplingSettings
+        self, requests: Sequence[CompletionRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """See :class:`flatprobe.generation.engine.Engine`. With `stop_at` answers are cut when they are whole.
 
@@ -67,7 +67,7 @@ class OpenaiEngine:
         ids = {r.prompt: self.conversations.encode_prompt(r.prompt) for r in requests}
         length = longest_turn(ids, settings.max_new_tokens, require_context_length(self.checkpoint))
 
-        def work(client: Any, model: str, request: Request) -> Coroutine[Any, Any, Completion]:
+        def work(client: Any, model: str, request: CompletionRequest) -> Coroutine[Any, Any, Completion]:
             return self._complete(client, model, request, ids[request.prompt], settings)
 
         return self._all(requests, work, length)
@@ -145,7 +145,7 @@ class OpenaiEngine:
         return str(self._served["name"])
 
     async def _complete(
-        self, client: Any, model: str, request: Request, ids: list[int], settings: SamplingSettings
+        self, client: Any, model: str, request: CompletionRequest, ids: list[int], settings: SamplingSettings
     ) -> Completion:
         """One completion, after a look at what the server read and why it ended."""
         as_text = self.options.prompt == "text"

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from flatprobe.errors import UserError
-from flatprobe.generation.engine import Completion, Request, SamplingSettings, request_seed
+from flatprobe.generation.engine import Completion, CompletionRequest, SamplingSettings, request_seed
 from flatprobe.generation.stopping import StopText, end_tokens
 from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.generation.transformers_engine.decoding import Decoding
@@ -55,7 +55,7 @@ class TransformersEngine:
         self.adapters.use(adapter)
 
     def stream(
-        self, requests: Sequence[Request], settings: SamplingSettings
+        self, requests: Sequence[CompletionRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """See :class:`flatprobe.generation.engine.Engine`.
 
@@ -68,7 +68,10 @@ class TransformersEngine:
         return self._stream(requests, encoded, settings)
 
     def _stream(
-        self, requests: Sequence[Request], encoded: dict[Prompt, list[int]], settings: SamplingSettings
+        self,
+        requests: Sequence[CompletionRequest],
+        encoded: dict[Prompt, list[int]],
+        settings: SamplingSettings,
     ) -> Iterator[tuple[int, Completion]]:
         waiting = set(range(len(requests)))
         while waiting:
@@ -110,7 +113,7 @@ class TransformersEngine:
 
     def _decode(
         self,
-        requests: Sequence[Request],
+        requests: Sequence[CompletionRequest],
         waiting: Sequence[int],
         encoded: dict[Prompt, list[int]],
         settings: SamplingSettings,

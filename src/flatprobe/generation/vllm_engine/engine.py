@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe.errors import UserError
-from flatprobe.generation.engine import Completion, FinishReason, Request, SamplingSettings, request_seed
+from flatprobe.generation.engine import (
+    Completion,
+    CompletionRequest,
+    FinishReason,
+    SamplingSettings,
+    request_seed,
+)
 from flatprobe.generation.stopping import StopText
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
 from flatprobe.generation.vllm_engine.server import (
@@ -87,7 +93,7 @@ class VllmEngine:
         self._adapter = adapter
 
     def stream(
-        self, requests: Sequence[Request], settings: SamplingSettings
+        self, requests: Sequence[CompletionRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """See :class:`flatprobe.generation.engine.Engine`.
 
@@ -179,7 +185,7 @@ class VllmEngine:
         self,
         link: Link,
         waiting: list[int],
-        requests: Sequence[Request],
+        requests: Sequence[CompletionRequest],
         ids: dict[Prompt, list[int]],
         settings: SamplingSettings,
     ) -> Numbered:
