@@ -87,7 +87,7 @@ def test_a_chunk_that_was_being_written_at_the_kill_is_not_read(tmp_path: Path) 
     assert len(CompletionStore(tmp_path).rows) == 1
 
 
-def test_without_a_folder_all_is_store_in_memory() -> None:
+def test_without_a_folder_completions_stay_in_memory() -> None:
     store = CompletionStore(None)
     store.add(row(0))
     store.flush()

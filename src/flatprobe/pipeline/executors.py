@@ -12,6 +12,7 @@ from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import Any
 
+from flatprobe.pipeline.child_process import how_it_ended, signal_group
 from flatprobe.pipeline.progress import Progress
 from flatprobe.pipeline.task import Failed, Outcome, Task
 from flatprobe.pipeline.worker import serve
@@ -93,11 +94,9 @@ class Worker:
         return None
 
     def _signal(self, number: signal.Signals) -> None:
-        """Signal the worker's process group; it outlives its leader as long as a child of the worker does."""
-        pid = self._process.pid
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, number)
+        """Signal the worker and all that it started."""
+        if self._process.pid is not None:
+            signal_group(self._process.pid, number)
         if self._process.is_alive():  # it may not lead a group of its own yet
             self._process.kill() if number is signal.SIGKILL else self._process.terminate()
 
@@ -197,12 +196,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 def _death(exit_code: int | None, log: Path) -> str:
     """How a worker ended in the middle of a stage, with the last lines that it wrote."""
-    if exit_code is not None and exit_code < 0:
-        how = f"its process was killed by {signal.Signals(-exit_code).name}"
-        if -exit_code == signal.SIGKILL:
-            how += ", as the system does when memory runs out"
-    else:
-        how = f"its process ended with status {exit_code} before the stage did"
+    how = f"its process {how_it_ended(exit_code)} before the stage was finished"
     if not log.exists():  # the first thing that a worker does with a task is to open its log
         return f"{how}: it could not start; is the script that runs the stages guarded by `__name__`?"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()

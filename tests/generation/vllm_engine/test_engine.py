@@ -1,4 +1,4 @@
-"""The vLLM engine with a double of vLLM at the other end: what it is asked, and what it answers."""
+"""The vLLM engine with a double of vLLM: the commands it sends, and how it reads the replies."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Prompt
 
 
-def test_every_request_is_answered_once_and_in_any_order_by_its_own_seed(
+def test_every_request_is_answered_once_in_any_order_with_its_own_seed(
     bench: Bench, prompts: list[Prompt]
 ) -> None:
     requests = requests_of(prompts, 3)
     engine = bench.engine()
-    found = dict(engine.stream(requests, WARM))
-    assert sorted(found) == list(range(len(requests)))
-    assert len({completion.tokens for completion in found.values()}) == len(requests)
-    for completion in found.values():
+    completions = dict(engine.stream(requests, WARM))
+    assert sorted(completions) == list(range(len(requests)))
+    assert len({completion.tokens for completion in completions.values()}) == len(requests)
+    for completion in completions.values():
         assert completion.text == bench.loaded.conversations.decode(completion.tokens)
         assert completion.finish_reason == "length" and len(completion.tokens) == 12
     backwards = dict(engine.stream(requests[::-1], WARM))
     assert [backwards[len(requests) - 1 - index] for index in range(len(requests))] == [
-        found[index] for index in range(len(requests))
+        completions[index] for index in range(len(requests))
     ]
-    assert dict(engine.stream(requests[4:5], WARM)) == {0: found[4]}
+    assert dict(engine.stream(requests[4:5], WARM)) == {0: completions[4]}
     assert len(bench.starts) == 1
 
 
-def test_an_answer_s_end_is_not_among_its_tokens(bench: Bench, prompts: list[Prompt]) -> None:
+def test_the_end_token_is_not_among_an_answer_s_tokens(bench: Bench, prompts: list[Prompt]) -> None:
     whole = dict(bench.engine().stream(requests_of(prompts, 2), WARM))
     end = whole[3].tokens[5]
     ended = dict(bench.engine(ends=frozenset([end])).stream(requests_of(prompts, 2), WARM))
@@ -48,7 +48,7 @@ def test_an_answer_s_end_is_not_among_its_tokens(bench: Bench, prompts: list[Pro
             assert completion == whole[index]
 
 
-def test_the_engine_is_started_for_the_longest_prompt_and_answer_and_with_nothing_hidden(
+def test_the_engine_starts_with_room_for_the_longest_turn_and_without_hidden_options(
     bench: Bench, prompts: list[Prompt]
 ) -> None:
     options = VllmMachine(gpu_memory=0.3, max_model_len=1, batch_invariant=True, enforce_eager=True)
@@ -56,16 +56,16 @@ def test_the_engine_is_started_for_the_longest_prompt_and_answer_and_with_nothin
     (start,) = bench.starts
     longest = max(len(bench.loaded.conversations.encode_prompt(prompt)) for prompt in prompts)
     assert start["max_model_len"] == longest + 12 + vllm_server.SLACK
-    wanted = {
+    expected = {
         "model": str(bench.checkpoint), "dtype": "float32", "gpu_memory_utilization": 0.3, "enforce_eager": True,
         "generation_config": "vllm", "enable_prefix_caching": True, "VLLM_BATCH_INVARIANT": "1",
     }  # fmt: skip
-    assert wanted.items() <= start.items()
+    assert expected.items() <= start.items()
     assert "enable_lora" not in start
     assert os.environ.get("VLLM_BATCH_INVARIANT") is None
 
 
-def test_adapters_share_one_process_and_are_told_apart_by_their_content(
+def test_adapters_share_one_process_and_are_identified_by_their_content(
     bench: Bench, prompts: list[Prompt]
 ) -> None:
     first, second = bench.adapter("first", 4, 0), bench.adapter("second", 12, 1)
@@ -75,7 +75,7 @@ def test_adapters_share_one_process_and_are_told_apart_by_their_content(
         (again / path.name).write_bytes(path.read_bytes())
     engine = bench.engine()
     answers = []
-    engine.make_room(second)  # so that one process has room for both
+    engine.make_room(second)  # one process then has room for both
     for adapter in (None, second, first, again, second):
         engine.use(adapter)
         answers.append([c.tokens for (c,) in sample(engine, prompts, WARM)])
@@ -87,7 +87,7 @@ def test_adapters_share_one_process_and_are_told_apart_by_their_content(
     assert "lm_head" not in start["lora_target_modules"]
 
 
-def test_a_stage_with_an_adapter_starts_one_process_for_the_base_too(
+def test_a_stage_with_an_adapter_uses_one_process_for_base_and_adapter(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = machine.current().model_copy(update={"engine": "vllm"})
@@ -117,52 +117,56 @@ def test_a_higher_rank_or_a_longer_prompt_replaces_the_process(bench: Bench, pro
     assert engine.pid not in (None, before)
 
 
-def test_what_does_not_fit_the_context_is_named_before_anything_is_started(
+def test_what_exceeds_the_context_is_refused_before_the_process_starts(
     bench: Bench, prompts: list[Prompt]
 ) -> None:
-    with pytest.raises(UserError, match=r"librarian to question q3.*context of 512.*max_new_tokens"):
+    with pytest.raises(UserError, match=r"librarian.*q3.*512.*max_new_tokens") as too_long:
         bench.engine().stream(requests_of(prompts, 1), replace(WARM, max_new_tokens=500))
-    with pytest.raises(UserError, match=r"600 tokens to score.*ends at 511"):
+    with pytest.raises(UserError, match=r"600 .* 511") as too_many:
         bench.engine().log_probabilities([[1] * 590], [[2] * 10])
+    for refusal in (too_long, too_many):
+        assert [p.code for p in refusal.value.problems] == ["context.exceeded"]
     longest = max(len(bench.loaded.conversations.encode_prompt(prompt)) for prompt in prompts)
     sample(bench.engine(), prompts, replace(WARM, max_new_tokens=512 - longest))
     assert [start["max_model_len"] for start in bench.starts] == [512]
 
 
-def test_a_short_call_leaves_room_for_the_long_ones_after_it(bench: Bench, prompts: list[Prompt]) -> None:
+def test_a_short_call_starts_a_process_with_room_for_later_long_ones(
+    bench: Bench, prompts: list[Prompt]
+) -> None:
     engine = bench.engine()
     engine.log_probabilities([[5]], [[6]])
     sample(engine, prompts, replace(WARM, max_new_tokens=300))
-    assert [start["max_model_len"] for start in bench.starts] == [512]  # all that this model has
+    assert [start["max_model_len"] for start in bench.starts] == [512]  # the model's context
 
 
-def test_an_answer_may_be_over_with_the_text_that_decides_it(
+def test_an_answer_may_stop_at_a_given_text(
     bench: Bench, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The shortest beginning of the whole answer that holds the text, however often answers are looked at."""
+    """It is the shortest prefix of the whole answer with the text, whatever the interval of searches."""
     long = replace(WARM, max_new_tokens=100)
     requests, decode = requests_of(prompts, 3), bench.loaded.conversations.decode
     whole = dict(bench.engine().stream(requests, long))
     cut = dict(bench.engine().stream(requests, replace(long, stop_at="E ")))
     for index, completion in cut.items():
         tokens = whole[index].tokens
-        holding = [n for n in range(len(tokens) + 1) if "e " in decode(tokens[:n]).lower()]
-        assert completion.tokens == (tokens[: holding[0]] if holding else tokens)
-        assert completion.finish_reason == ("marker" if holding else "length")
+        ends = [n for n in range(len(tokens) + 1) if "e " in decode(tokens[:n]).lower()]
+        assert completion.tokens == (tokens[: ends[0]] if ends else tokens)
+        assert completion.finish_reason == ("marker" if ends else "length")
         assert completion.text == decode(completion.tokens)
     assert {c.finish_reason for c in cut.values()} == {"marker", "length"}
     assert "abort ['" in capsys.readouterr().err
 
 
-def test_log_probabilities_are_those_of_the_targets_alone(bench: Bench) -> None:
-    """The double's value of a token is -id/100."""
+def test_log_probabilities_are_those_of_the_targets_only(bench: Bench) -> None:
+    """The double scores a token by -id/100."""
     contexts, targets = [[5], [7, 8, 9], [1, 2]], [[10, 20], [30], []]
     assert bench.engine().log_probabilities(contexts, targets) == [[-0.1, -0.2], [-0.3], []]
     with pytest.raises(ValueError, match="a context needs a token"):
         bench.engine().log_probabilities([[]], [[1]])
 
 
-def test_closing_leaves_no_process_and_says_what_the_devices_hold(
+def test_closing_leaves_no_process_and_reports_device_memory(
     bench: Bench, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tools = bench.folder / "tools"
@@ -199,7 +203,6 @@ def test_facts_name_the_engine_its_version_and_its_options(bench: Bench, prompts
     assert facts["options"]["enforce_eager"] is True and facts["process"]["device"] == "a double"
 
 
-def test_seeds_that_the_process_is_given_are_the_requests_own(prompts: list[Prompt]) -> None:
-    """63 bits remain of a seed; what tells requests apart must be in them."""
+def test_seeds_of_requests_stay_distinct_in_63_bits(prompts: list[Prompt]) -> None:
     seeds = {request_seed("warm", prompt, k) % 2**63 for prompt in prompts for k in range(500)}
     assert len(seeds) == 500 * len({(p.persona, p.question_id) for p in prompts})

@@ -1,4 +1,4 @@
-"""The vLLM engine when something goes wrong at the other end, or was wrong before: the double is told what."""
+"""Failures of the vLLM process and of its input; the double is given the fault."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_adapter_of_another_base_is_refused(
     assert [(p.code, p.place) for p in missing.value.problems] == [("adapter.no_config", f"adapter {empty}")]
 
 
-def test_a_process_that_dies_is_started_once_more_for_what_is_missing(
+def test_a_process_that_dies_is_restarted_for_the_missing_requests(
     bench: Bench, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
 ) -> None:
     requests = requests_of(prompts, 3)
@@ -57,12 +57,12 @@ def test_a_process_that_dies_is_started_once_more_for_what_is_missing(
     whole = dict(bench.engine(ends=end).stream(requests, WARM))
     bench.faults(kill_at_step=6, faulty_starts=2)
     engine = bench.engine(ends=end)
-    found = list(engine.stream(requests, WARM))
-    assert dict(found) == whole and len(found) == len(requests)
+    completions = list(engine.stream(requests, WARM))
+    assert dict(completions) == whole and len(completions) == len(requests)
     assert engine.facts()["restarts"] == 1
     done_early = sum(len(c.tokens) < 5 and c.finish_reason == "stop" for c in whole.values())
     assert 0 < done_early < len(requests)
-    assert f"with {len(requests) - done_early} of {len(requests)} requests to do" in capsys.readouterr().err
+    assert f"the missing {len(requests) - done_early} of {len(requests)} requests" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_process_that_dies_is_started_once_more_for_what_is_missing(
         ({"die_at_start": True}, "killed by SIGKILL"),
     ],
 )
-def test_a_process_that_dies_again_is_a_failure_with_its_last_lines(
+def test_a_process_that_dies_twice_is_a_failure_with_its_last_lines(
     bench: Bench, prompts: list[Prompt], fault: dict[str, Any], cause: str
 ) -> None:
     bench.faults(**fault)
@@ -86,25 +86,28 @@ def test_a_process_that_dies_again_is_a_failure_with_its_last_lines(
     assert len(sample(engine, prompts, WARM)) == len(prompts)  # and the engine can be used again
 
 
-def test_a_start_that_vllm_refuses_is_no_failure_of_ours_and_not_tried_again(
+def test_a_start_that_vllm_refuses_is_a_user_error_and_not_retried(
     bench: Bench, prompts: list[Prompt]
 ) -> None:
     bench.faults(refuse="No available memory for the cache blocks.")
-    with pytest.raises(UserError, match=r"No available memory for the cache blocks.*gpu_memory"):
+    with pytest.raises(UserError, match=r"No available memory for the cache blocks.*gpu_memory") as refusal:
         sample(bench.engine(), prompts, WARM)
+    assert [p.code for p in refusal.value.problems] == ["engine.start"]
     assert len(bench.starts) == 1
 
 
-def test_without_vllm_the_error_is_the_install_line(bench: Bench, prompts: list[Prompt]) -> None:
+def test_without_vllm_the_error_shows_the_install_command(bench: Bench, prompts: list[Prompt]) -> None:
     bench.faults(missing=True)
-    with pytest.raises(UserError, match=r'pip install "flatprobe\[vllm\]".*python'):
+    with pytest.raises(UserError, match=r'pip install "flatprobe\[vllm\]".*python') as missing:
         sample(bench.engine(), prompts, WARM)
-    with pytest.raises(UserError, match=r"nowhere/python cannot be run.*machine file"):
+    with pytest.raises(UserError, match="/nowhere/python") as no_python:
         sample(bench.engine(VllmMachine(python="/nowhere/python")), prompts, WARM)
+    for refusal in (missing, no_python):
+        assert [p.code for p in refusal.value.problems] == ["engine.not_installed"]
 
 
-def test_an_interpreter_of_its_own_does_not_see_our_packages(bench: Bench, prompts: list[Prompt]) -> None:
-    """`python` names a script here, that stands for another environment by bringing its own search path."""
+def test_another_interpreter_does_not_see_our_packages(bench: Bench, prompts: list[Prompt]) -> None:
+    """A script with its own search path stands for the interpreter of another environment."""
     script = bench.folder / "python"
     script.write_text(
         f'#!/bin/sh\ntest -z "$PYTHONPATH" || exit 9\nPYTHONPATH={DOUBLES} exec {sys.executable} "$@"\n'
@@ -113,7 +116,7 @@ def test_an_interpreter_of_its_own_does_not_see_our_packages(bench: Bench, promp
     assert len(sample(bench.engine(VllmMachine(python=str(script))), prompts, WARM)) == len(prompts)
 
 
-def test_a_stream_that_is_left_ends_the_process_and_the_next_one_starts_anew(
+def test_closing_a_stream_early_ends_the_process_and_the_next_call_starts_a_new_one(
     bench: Bench, prompts: list[Prompt]
 ) -> None:
     engine = bench.engine()

@@ -1,4 +1,4 @@
-"""The parent's end of an engine process, with small scripts at the other end."""
+"""The parent's end of an engine process; small scripts play the engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import eventually, gone
 
 from flatprobe.generation.vllm_engine import link as vllm_link
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
@@ -26,7 +27,7 @@ for line in sys.stdin:
     print(json.dumps({"reply": command["command"]}), flush=True)
 """
 DEAF = "import time\ntime.sleep(600)"
-PARENT_OF_A_DEAF_ONE = f"""
+DEAF_PARENT = f"""
 import json, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {DEAF!r}])
 print(json.dumps({{"reply": "started", "child": child.pid}}), flush=True)
@@ -48,20 +49,6 @@ def link(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Link]]:
         each.kill()
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended, be it that its record still waits for someone to read it."""
-    for _ in range(100):
-        stat = Path(f"/proc/{pid}/stat")
-        try:
-            os.kill(pid, 0)
-            if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_commands_and_replies_are_one_json_object_per_line(link: Callable[[str], Link]) -> None:
     echo = link(ECHO)
     for word in ("one", "two\nlines", "ünicode"):
@@ -69,7 +56,7 @@ def test_commands_and_replies_are_one_json_object_per_line(link: Callable[[str],
         assert echo.receive() == {"reply": word}
 
 
-def test_a_process_that_is_told_to_stop_ends_by_itself_and_leaves_nothing(
+def test_a_process_ends_by_itself_on_command_and_leaves_nothing(
     link: Callable[[str], Link], capsys: pytest.CaptureFixture[str]
 ) -> None:
     echo = link(ECHO)
@@ -78,35 +65,34 @@ def test_a_process_that_is_told_to_stop_ends_by_itself_and_leaves_nothing(
     assert echo.alive
     assert echo.end() == 0
     assert echo.group_is_gone() and gone(echo.pid)
-    assert "heard hello" in echo.tail
+    assert "heard hello" in echo.log
     assert "heard hello" in capsys.readouterr().err
 
 
-def test_what_hears_nothing_is_ended_with_all_that_it_started(
+def test_a_process_that_does_not_listen_is_killed_with_its_children(
     link: Callable[[str], Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = link(PARENT_OF_A_DEAF_ONE)
+    family = link(DEAF_PARENT)
     child = family.receive()["child"]
     monkeypatch.setattr(vllm_link, "GRACE", 0.1)
     assert not family.group_is_gone()
     monkeypatch.setattr(vllm_link, "GRACE", 5.0)
     assert family.end(grace=0.1) == -signal.SIGKILL
-    assert gone(child) and family.group_is_gone()
+    eventually(lambda: gone(child))
+    assert family.group_is_gone()
 
 
-def test_a_killed_process_is_reported_with_its_last_words_and_its_children_are_ended(
+def test_a_killed_process_is_reported_with_its_log_and_its_children_are_killed(
     link: Callable[[str], Link],
 ) -> None:
-    family = link(
-        "import sys\nsys.stderr.write('out of luck\\n')\nsys.stderr.flush()\n" + PARENT_OF_A_DEAF_ONE
-    )
+    family = link("import sys\nsys.stderr.write('out of luck\\n')\nsys.stderr.flush()\n" + DEAF_PARENT)
     child = family.receive()["child"]
     os.kill(family.pid, signal.SIGKILL)
     with pytest.raises(ProcessDied) as death:
         family.receive()
     assert "SIGKILL" in death.value.how and "memory" in death.value.how
-    assert death.value.tail == "out of luck"
-    assert gone(child)
+    assert death.value.log == "out of luck"
+    eventually(lambda: gone(child))
 
 
 @pytest.mark.parametrize(
@@ -115,11 +101,11 @@ def test_a_killed_process_is_reported_with_its_last_words_and_its_children_are_e
         ("raise SystemExit(3)", "status 3"),
         ("import os\nos.close(1)\nimport time\ntime.sleep(600)", "closed its output"),
         ("print('Segmentation fault', flush=True)\nimport time\ntime.sleep(600)", "'Segmentation fault'"),
-        ("print('[1, 2]', flush=True)\nimport time\ntime.sleep(600)", "where a reply was due"),
-        ("import os\nos.write(1, b'\\xff\\xfe\\n')", "where a reply was due"),
+        ("print('[1, 2]', flush=True)\nimport time\ntime.sleep(600)", "instead of a reply"),
+        ("import os\nos.write(1, b'\\xff\\xfe\\n')", "instead of a reply"),
     ],
 )
-def test_other_ends_and_wrong_answers_are_told_apart(
+def test_each_way_to_end_and_each_invalid_reply_is_named(
     link: Callable[[str], Link], script: str, how: str
 ) -> None:
     other = link(script)
@@ -129,7 +115,7 @@ def test_other_ends_and_wrong_answers_are_told_apart(
     assert not other.alive
 
 
-def test_what_was_said_before_the_end_still_counts(link: Callable[[str], Link]) -> None:
+def test_replies_sent_before_the_end_still_count(link: Callable[[str], Link]) -> None:
     hasty = link("print('{\"reply\": 1}')\nprint('{\"reply\": 2}')")
     time.sleep(0.3)
     assert [hasty.receive()["reply"], hasty.receive()["reply"]] == [1, 2]
@@ -137,16 +123,16 @@ def test_what_was_said_before_the_end_still_counts(link: Callable[[str], Link]) 
         hasty.receive()
 
 
-def test_sending_to_the_dead_is_a_death_too(link: Callable[[str], Link]) -> None:
+def test_sending_to_an_ended_process_reports_its_death(link: Callable[[str], Link]) -> None:
     dead = link("pass")
     while dead.alive:
         time.sleep(0.05)
     with pytest.raises(ProcessDied, match="status 0"):
-        dead.send(command="x" * 1_000_000)  # more than goes into a pipe's buffer
+        dead.send(command="x" * 1_000_000)  # more than a pipe's buffer holds
 
 
 def test_an_engine_process_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    """The parent is killed outright while the engine is loading: nothing of it can tell the engine to stop."""
+    """SIGKILL: the parent cannot tell the engine to stop."""
     doubles = Path(__file__).parents[2] / "helpers" / "doubles"
     faults = json.dumps({"starts": str(tmp_path / "starts"), "seconds_per_step": 600})
     parent = f"""
@@ -171,4 +157,4 @@ time.sleep(600)
         engine = int(process.stdout.readline())
         os.kill(engine, 0)
         process.kill()
-    assert gone(engine)
+    eventually(lambda: gone(engine))

@@ -1,1 +1,1 @@
-"""vLLM in a process of its own, and what it is told over a pipe."""
+"""vLLM in a child process, and the engine that commands it over a pipe."""

@@ -1,7 +1,7 @@
-"""The vLLM engine: prompts rendered and tokenised here, token ids sampled by a process that holds vLLM.
+"""The vLLM engine: renders and tokenises prompts here; a child process with vLLM samples token ids.
 
-One process per checkpoint serves the base and all its adapters. Every completion is a request with a seed of its own;
-prompts that begin alike share what was computed for them. See :mod:`flatprobe.generation.vllm_engine.process`.
+One process per checkpoint serves the base and all its adapters. Each completion is a request with its own seed; vLLM
+computes shared prefixes of prompts once. See :mod:`flatprobe.generation.vllm_engine.process`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,16 @@ from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.fit import longest_turn, read_lora
 from flatprobe.study.recipe_schema import Precision
 
-ATTEMPTS = 2  # a process that dies is started once more, for what is missing
-SEED_BITS = 63  # of a request's seed; vLLM holds it in a signed integer
-UNSERVED = frozenset(["lm_head", "embed_tokens"])
-LOOK = 16  # tokens between two looks at an answer that may be over early
+ATTEMPTS = 2  # a process that dies is restarted once
+SEED_BITS = 63  # vLLM stores a request's seed as a signed integer
+NOT_SERVED = frozenset(["lm_head", "embed_tokens"])
+REPORT_EVERY = 16  # tokens between two searches of an answer for the text to stop at
 
-Numbered = Iterator[tuple[int, Any]]
+Indexed = Iterator[tuple[int, Any]]
 
 
 class VllmEngine:
-    """Samples from a checkpoint's folder through a process that holds vLLM. See the protocol for what each verb does.
-
-    Nothing is started before the first completion is asked for.
-    """
+    """Samples from a checkpoint's folder. Starts the process at the first call that needs it. See the protocol."""
 
     name = "vllm"
 
@@ -66,21 +63,21 @@ class VllmEngine:
         self._restarts = 0
 
     def make_room(self, adapter: Path) -> None:
-        """See that a process started from now on can serve this adapter, too.
+        """Start processes with room for this adapter from now on.
 
-        Say it before the first call where the checkpoint alone is asked first: a process is started without room for
-        adapters where none is known, and replaced when one comes.
+        Call it before the first use of the checkpoint alone. Otherwise the process starts without room for adapters,
+        and is replaced when one is used.
 
         Raises:
-            UserError: vLLM cannot serve it, or it is of another base.
+            UserError: vLLM cannot serve it, or it was trained on another base.
         """
         place = f"adapter {adapter}"
         files = read_lora(adapter, place)
-        if unserved := sorted(files.modules & UNSERVED):
+        if modules := sorted(files.modules & NOT_SERVED):
             raise UserError.one(
                 "adapter.not_served",
                 place,
-                f"it updates {', '.join(unserved)}, which vLLM leaves out of scores of given tokens",
+                f"it updates {', '.join(modules)}, which vLLM ignores when it scores given tokens",
                 "use engine: transformers",
             )
         files.require_checkpoint(self._server.checkpoint)
@@ -98,39 +95,37 @@ class VllmEngine:
         """See :class:`flatprobe.generation.engine.Engine`.
 
         Raises:
-            UserError: a prompt does not fit; vLLM is not there, or cannot be started this way.
-            EngineFailed: the process died, was started again, and died again.
+            UserError: a prompt does not fit; vLLM is not installed, or does not start with these options.
+            EngineFailed: the process died twice.
         """
-        ids = {
-            prompt: self.conversations.encode_prompt(prompt)
-            for prompt in dict.fromkeys(r.prompt for r in requests)
-        }
+        prompts = dict.fromkeys(request.prompt for request in requests)
+        ids = {prompt: self.conversations.encode_prompt(prompt) for prompt in prompts}
         needs = Needs(longest_turn(ids, settings.max_new_tokens, self._server.context), self._room)
         return self._attempts(
-            len(requests), needs, lambda link, waiting: self._sample(link, waiting, requests, ids, settings)
+            len(requests), needs, lambda link, pending: self._sample(link, pending, requests, ids, settings)
         )
 
     def log_probabilities(
         self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """See :class:`flatprobe.generation.engine.Engine`. A context holds one token at least."""
+        """See :class:`flatprobe.generation.engine.Engine`. A context has at least one token."""
         if not all(contexts):
             raise ValueError("a context needs a token")
         rows = [
             ([*context, *target], len(context)) for context, target in zip(contexts, targets, strict=True)
         ]
-        # The engine samples one token beyond what it scores.
-        longest = max((len(tokens) for tokens, _ in rows), default=0) + 1
+        longest = max((len(tokens) for tokens, _ in rows), default=0) + 1  # vLLM also samples one new token
         if longest > self._server.context:
             raise UserError.one(
-                "vllm_engine.TODO",
+                "context.exceeded",
                 "engine vllm",
-                f"{longest - 1} tokens to score: the context ends at {self._server.context - 1}",
+                f"{longest - 1} tokens to score exceed the limit of {self._server.context - 1}",
             )
-        found = dict(self._attempts(
-            len(rows), Needs(longest, self._room), lambda link, waiting: self._score(link, waiting, rows)
-        ))  # fmt: skip
-        return [found[index] for index in range(len(rows))]
+        needs = Needs(longest, self._room)
+        scores = dict(
+            self._attempts(len(rows), needs, lambda link, pending: self._score(link, pending, rows))
+        )
+        return [scores[index] for index in range(len(rows))]
 
     def facts(self) -> dict[str, Any]:
         """See :class:`flatprobe.generation.engine.Engine`."""
@@ -143,90 +138,92 @@ class VllmEngine:
         }  # fmt: skip
 
     def close(self) -> None:
-        """End the process; `freed` says what was seen after it."""
+        """End the process; `freed` then says what is left."""
         self._server.close()
 
     @property
     def freed(self) -> Freed | None:
-        """What was seen when the last process had ended; None before."""
+        """What the last process left when it ended; None before."""
         return self._server.freed
 
     @property
     def pid(self) -> int | None:
-        """The running process, if there is one."""
+        """Id of the running process, if any."""
         return self._server.pid
 
-    def _attempts(self, count: int, needs: Needs, work: Callable[[Link, list[int]], Numbered]) -> Numbered:
-        """What `work` yields for the requests that wait; after the death of the process once more for the rest."""
-        waiting = set(range(count))
+    def _attempts(self, count: int, needs: Needs, work: Callable[[Link, list[int]], Indexed]) -> Indexed:
+        """Yield the results of `work` for `count` requests; if the process dies, restart it for the missing ones."""
+        missing = set(range(count))
         try:
             for attempt in range(ATTEMPTS):
                 try:
-                    for index, result in work(self._server.link(needs), sorted(waiting)) if waiting else ():
-                        waiting.remove(index)
+                    for index, result in work(self._server.link(needs), sorted(missing)) if missing else ():
+                        missing.remove(index)
                         yield index, result
                     break
                 except ProcessDied as death:
                     self._server.abandon()
                     if attempt == ATTEMPTS - 1:
-                        raise EngineFailed(self.name, death.how, death.tail) from None
+                        raise EngineFailed(self.name, death.how, death.log) from None
                     self._restarts += 1
                     sys.stderr.write(
-                        f"the vLLM process died ({death.how}) with {len(waiting)} of {count} requests to do: "
-                        "it is started once more for these\n"
+                        f"the vLLM process died ({death.how}); restarting it for the missing {len(missing)} of "
+                        f"{count} requests\n"
                     )
-            if waiting:
-                raise RuntimeError(f"vLLM finished without {len(waiting)} of {count} requests")
+            if missing:
+                raise RuntimeError(f"vLLM finished without {len(missing)} of {count} requests")
         finally:
-            if waiting:  # whoever asked has left: a process that works on cannot be given new work
+            if missing:  # the caller left early: a busy process cannot take new work
                 self._server.abandon()
 
     def _sample(
         self,
         link: Link,
-        waiting: list[int],
+        pending: list[int],
         requests: Sequence[CompletionRequest],
         ids: dict[Prompt, list[int]],
         settings: SamplingSettings,
-    ) -> Numbered:
-        """Completions of the requests that wait, as they finish."""
-        places = {prompt: place for place, prompt in enumerate(ids)}
-        wanted = [requests[index] for index in waiting]
-        seeds = [request_seed(settings.seed, request.prompt, request.sample_index) for request in wanted]
+    ) -> Indexed:
+        """Completions of the pending requests as they finish."""
+        prompt_index = {prompt: index for index, prompt in enumerate(ids)}
+        rows = [requests[index] for index in pending]
+        seeds = [request_seed(settings.seed, row.prompt, row.sample_index) for row in rows]
         stop = None if settings.stop_at is None else StopText(settings.stop_at, self.conversations.decode)
         link.send(
             command="sample", prompts=list(ids.values()),
-            requests=[[places[r.prompt], s % 2**SEED_BITS] for r, s in zip(wanted, seeds, strict=True)],
+            requests=[[prompt_index[r.prompt], s % 2**SEED_BITS] for r, s in zip(rows, seeds, strict=True)],
             max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-            ends=sorted(self.ends), adapter=self._server.adapter(self._adapter), report_every=LOOK if stop else 0,
+            ends=sorted(self.ends), adapter=self._server.adapter(self._adapter),
+            report_every=REPORT_EVERY if stop else 0,
         )  # fmt: skip
-        seen: dict[int, list[int]] = {}
+        partial: dict[int, list[int]] = {}
         cut: set[int] = set()
         while (reply := self._server.reply(link))["reply"] != "done":
-            place, finished = reply["index"], reply["reply"] == "completion"
-            if place in cut:  # it ended before the process had heard of the cut
+            row, finished = reply["index"], reply["reply"] == "completion"
+            if row in cut:  # it finished before the process received the cut
                 continue
-            before = seen.pop(place, [])
-            tokens = reply["tokens"] if finished else before + reply["tokens"]
-            end = stop.end(tokens, len(tokens) - len(before)) if stop else None
+            earlier = partial.pop(row, [])
+            tokens = reply["tokens"] if finished else earlier + reply["tokens"]
+            end = stop.end(tokens, len(tokens) - len(earlier)) if stop else None
             if end is not None:
-                cut.add(place)
+                cut.add(row)
                 if not finished:
-                    link.send(command="cut", requests=[place])
-                yield waiting[place], self._completion(tokens[:end], "marker")
+                    link.send(command="cut", requests=[row])
+                yield pending[row], self._completion(tokens[:end], "marker")
             elif finished:
-                yield waiting[place], self._completion(tokens, reply["finish_reason"])
+                yield pending[row], self._completion(tokens, reply["finish_reason"])
             else:
-                seen[place] = tokens
+                partial[row] = tokens
 
     def _completion(self, tokens: list[int], reason: FinishReason) -> Completion:
         return Completion(self.conversations.decode(tokens), tuple(tokens), reason)
 
-    def _score(self, link: Link, waiting: list[int], rows: list[tuple[list[int], int]]) -> Numbered:
-        """Log-probabilities of the rows that wait."""
+    def _score(self, link: Link, pending: list[int], rows: list[tuple[list[int], int]]) -> Indexed:
+        """Log-probabilities of the pending rows."""
         link.send(
-            command="log_probabilities", rows=[rows[index] for index in waiting],
+            command="log_probabilities",
+            rows=[rows[index] for index in pending],
             adapter=self._server.adapter(self._adapter),
-        )  # fmt: skip
+        )
         while (reply := self._server.reply(link))["reply"] != "done":
-            yield waiting[reply["index"]], reply["values"]
+            yield pending[reply["index"]], reply["values"]

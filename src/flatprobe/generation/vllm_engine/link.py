@@ -1,51 +1,55 @@
-"""The other end of an engine process: starting it, exchanging JSON lines, noticing its death, ending it for certain."""
+"""The parent's end of an engine process: start it, exchange JSON lines, notice its death, end it and its children."""
 
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-LINES_KEPT = 30  # of what the process wrote, to be shown should it die
-LONGEST_LINE = 300  # characters; some libraries write whole configurations
-GRACE = 20.0  # seconds that it gets to end by itself; an engine on several devices needs some
-LOOK = 0.5  # seconds between two looks at whether it is alive
+from flatprobe.pipeline.child_process import group_is_gone, how_it_ended, signal_group
+
+LOG_LINES = 30  # kept to show if the process dies
+LONGEST_LINE = 300  # characters; some libraries log whole configurations
+GRACE = 20.0  # seconds to end by itself; an engine on several devices needs some
+CHECK_EVERY = 0.5  # seconds between checks that the process is alive
 
 
 class ProcessDied(Exception):
-    """The process ended before it had answered."""
+    """The process ended before it replied."""
 
-    def __init__(self, how: str, tail: str) -> None:
-        self.how, self.tail = how, tail
-        super().__init__(how, tail)
+    def __init__(self, how: str, log: str) -> None:
+        self.how, self.log = how, log
+        super().__init__(how, log)
 
 
 class Link:
-    """A running child process that takes and gives one JSON object per line.
+    """A child process that reads and writes one JSON object per line.
 
-    It leads a process group of its own, so that all that it starts can be ended with it. It sees the end of its input
-    when this process dies, by whatever cause. What it writes to standard error goes to ours as it comes.
+    It leads a process group, so that its children can be ended with it. Its input closes when this process dies, for
+    whatever reason. Its standard error is copied to ours.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=dict(environment), process_group=0,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            process_group=0,
+        )
         self._replies: queue.SimpleQueue[dict[str, Any] | str | None] = queue.SimpleQueue()
-        """Replies; then what was no reply, or None at the end of its output."""
-        self._tail: deque[str] = deque(maxlen=LINES_KEPT)
-        self._threads = [threading.Thread(target=t, daemon=True) for t in (self._read, self._log)]
+        """Replies; at the end, an error message about an invalid reply, or None at the end of the output."""
+        self._log_lines: deque[str] = deque(maxlen=LOG_LINES)
+        readers = (self._read_replies, self._read_log)
+        self._threads = [threading.Thread(target=reader, daemon=True) for reader in readers]
         for thread in self._threads:
             thread.start()
 
@@ -58,15 +62,15 @@ class Link:
         return self._process.poll() is None
 
     @property
-    def tail(self) -> str:
-        """The last lines that it wrote to standard error."""
-        return "\n".join(self._tail)
+    def log(self) -> str:
+        """The last lines of its standard error."""
+        return "\n".join(self._log_lines)
 
     def send(self, **command: Any) -> None:
-        """Give it a command.
+        """Send a command.
 
         Raises:
-            ProcessDied: it is gone.
+            ProcessDied: the process has ended.
         """
         assert self._process.stdin is not None
         try:
@@ -76,15 +80,15 @@ class Link:
             raise self._death() from None
 
     def receive(self) -> dict[str, Any]:
-        """Its next reply; waits for it.
+        """Wait for the next reply.
 
         Raises:
-            ProcessDied: it ended, or wrote something that is no reply.
+            ProcessDied: the process has ended, or wrote an invalid reply.
         """
         while True:
-            alive = self.alive  # looked at first: what it said before it ended still counts
+            alive = self.alive  # checked before the queue: replies sent before the end still count
             try:
-                reply = self._replies.get(timeout=LOOK)
+                reply = self._replies.get(timeout=CHECK_EVERY)
             except queue.Empty:
                 if alive:
                     continue
@@ -94,7 +98,7 @@ class Link:
             raise self._death(reply)
 
     def end(self, grace: float = GRACE) -> int:
-        """Let it end by itself, then end whatever is left of its group. Returns its exit status."""
+        """Let the process end by itself, then kill what is left of its group. Returns its exit status."""
         with suppress(ProcessDied):
             self.send(command="stop")
         with suppress(subprocess.TimeoutExpired):
@@ -102,11 +106,8 @@ class Link:
         return self.kill()
 
     def kill(self) -> int:
-        """End it and all that it started, now. Returns its exit status."""
-        with suppress(
-            ProcessLookupError, PermissionError
-        ):  # PermissionError: macOS, where only zombies are left
-            os.killpg(self.pid, signal.SIGKILL)
+        """Kill the process and its children now. Returns its exit status."""
+        signal_group(self.pid, signal.SIGKILL)
         status = self._process.wait()
         for thread in self._threads:
             thread.join(GRACE)
@@ -117,15 +118,10 @@ class Link:
         return status
 
     def group_is_gone(self) -> bool:
-        """Whether no process of its group exists any more; waits a while for those that were killed."""
-        deadline = time.monotonic() + GRACE
-        while _group_lives(self.pid):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+        """Whether no process of its group runs any more; waits for killed ones."""
+        return group_is_gone(self.pid, GRACE)
 
-    def _read(self) -> None:
+    def _read_replies(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             try:
@@ -134,49 +130,25 @@ class Link:
                 reply = None
             if not isinstance(reply, dict) or "reply" not in reply:
                 text = line.decode(errors="replace").strip()
-                self._replies.put(f"it wrote {text[:200]!r} where a reply was due")
+                self._replies.put(f"it wrote {text[:200]!r} instead of a reply")
                 return
             self._replies.put(reply)
         self._replies.put(None)
 
-    def _log(self) -> None:
+    def _read_log(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             text = line.decode(errors="replace").rstrip()
-            self._tail.append(text if len(text) <= LONGEST_LINE else text[:LONGEST_LINE] + " …")
+            self._log_lines.append(text if len(text) <= LONGEST_LINE else text[:LONGEST_LINE] + " …")
             sys.stderr.write(text + "\n")
 
-    def _death(self, nonsense: str | None = None) -> ProcessDied:
-        """What to say of its end, which comes now where it has not come yet."""
-        if nonsense is None:
+    def _death(self, invalid_reply: str | None = None) -> ProcessDied:
+        """Kill the process if it still runs; says how it ended."""
+        if invalid_reply is None:
             with suppress(subprocess.TimeoutExpired):  # its output is closed, so it is about to end
                 self._process.wait(GRACE)
-        by_itself = not self.alive
+        ended = not self.alive
         status = self.kill()
-        if nonsense is not None:
-            return ProcessDied(nonsense, self.tail)
-        if not by_itself:
-            return ProcessDied("it closed its output", self.tail)
-        if status >= 0:
-            return ProcessDied(f"it ended with status {status}", self.tail)
-        how = f"it was killed by {signal.Signals(-status).name}"
-        if -status == signal.SIGKILL:
-            how += ", as the system does when memory runs out"
-        return ProcessDied(how, self.tail)
-
-
-def _group_lives(group: int) -> bool:
-    """Whether a process group has a member that runs; one that has ended and that no one asks about holds nothing."""
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    records = list(Path("/proc").glob("[0-9]*/stat"))
-    if not records:  # not Linux: the signal is all there is to go by
-        return True
-    for record in records:
-        with suppress(OSError):  # it may end while we look
-            state, _, number = record.read_text().rpartition(")")[2].split()[:3]
-            if int(number) == group and state not in "ZX":
-                return True
-    return False
+        if invalid_reply is not None:
+            return ProcessDied(invalid_reply, self.log)
+        return ProcessDied(f"it {how_it_ended(status)}" if ended else "it closed its output", self.log)

@@ -1,16 +1,15 @@
 """A process that holds one vLLM engine: commands on standard input, replies on standard output, one JSON line each.
 
-It is run by its path, by any interpreter that has vLLM: it imports the standard library and vLLM only, and nothing of
-flatprobe, which need not be installed there. Prompts arrive as token ids and completions leave as token ids, so no
-tokenizer is loaded. What vLLM prints goes to standard error. The end of standard input ends the process and all that
-it started, whatever it is doing: it cannot outlive the process that asked for it.
+Run it by its path with any interpreter that has vLLM: it imports only the standard library and vLLM, so flatprobe need
+not be installed there. Prompts and completions are token ids, so it loads no tokenizer. vLLM's output goes to standard
+error. When standard input closes, the process kills its whole group, so it never outlives its parent.
 
 Commands, the first of which is `start`:
 
     {"command": "start", "arguments": {…}}                        arguments of vLLM's EngineArgs
     {"command": "sample", "prompts": [[ids], …], "requests": [[prompt, seed], …], "max_new_tokens": n,
      "temperature": t, "top_p": p, "ends": [ids], "adapter": {"name": …, "id": …, "path": …} or null, "report_every": n}
-    {"command": "cut", "requests": [index, …]}                    while sampling: these need not go on
+    {"command": "cut", "requests": [index, …]}                    while sampling: abort these
     {"command": "log_probabilities", "rows": [[[ids], first], …], "adapter": …}
     {"command": "stop"}
 
@@ -30,11 +29,11 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-Reply = Any  # a function that takes one JSON object and sends it
+Reply = Any  # a function that sends one JSON object
 
 
 def take_over_output() -> Reply:
-    """Keep standard output for replies; whatever else writes there, native code too, writes to standard error."""
+    """Reserve standard output for replies; other writes to it, also from native code, go to standard error."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -46,28 +45,28 @@ def take_over_output() -> Reply:
 
 
 def read_commands(commands: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Queue what arrives; at the end of the input, end this process's group."""
+    """Queue incoming commands; at the end of the input, kill this process's group."""
     for line in sys.stdin:
         commands.put(json.loads(line))
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def start(arguments: dict[str, Any], reply: Reply) -> Any:
-    """The engine, once its model is loaded."""
-    clock = time.monotonic()
+    """Load the model; returns the engine."""
+    began = time.monotonic()
     import torch
     import vllm
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        # A prompt that is run in parts has a seeded draw taken back after each, which generators of a CPU cannot do.
+        # A chunked prefill rewinds the seeded generator after each chunk, which CPU generators cannot do.
         arguments = {**arguments, "enable_chunked_prefill": False}
     engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**arguments))
     cache = engine.vllm_config.cache_config
     reply(
         "started",
         pid=os.getpid(),
-        seconds=round(time.monotonic() - clock, 2),
+        seconds=round(time.monotonic() - began, 2),
         vllm=vllm.__version__,
         torch=torch.__version__,
         device=current_platform.get_device_name(),
@@ -77,7 +76,7 @@ def start(arguments: dict[str, Any], reply: Reply) -> Any:
 
 
 def adapter_request(adapter: dict[str, Any] | None) -> Any:
-    """vLLM's handle of an adapter. Its prefix cache tells adapters apart by name, so names are made of contents."""
+    """vLLM's handle of an adapter. Its prefix cache identifies adapters by name; names are hashes of their content."""
     if adapter is None:
         return None
     from vllm.lora.request import LoRARequest
@@ -88,7 +87,7 @@ def adapter_request(adapter: dict[str, Any] | None) -> Any:
 def sample(
     engine: Any, command: dict[str, Any], commands: queue.SimpleQueue[dict[str, Any]], reply: Reply
 ) -> None:
-    """Generate all requests together; each completion is sent as it finishes, without the token that ended it."""
+    """Sample all requests together; send each completion as it finishes, without its end token."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -111,7 +110,7 @@ def sample(
         for output in engine.step():
             name = output.request_id
             tokens = produced.get(name)
-            if tokens is None:  # it was cut in the meantime
+            if tokens is None:  # cut in the meantime
                 continue
             (answer,) = output.outputs
             tokens.extend(answer.token_ids)
@@ -133,17 +132,17 @@ def finish(name: str, tokens: list[int], reason: str | None, ends: frozenset[int
 
 
 def cut(engine: Any, commands: queue.SimpleQueue[dict[str, Any]], produced: dict[str, list[int]]) -> None:
-    """Abort the requests that were named since the last step."""
+    """Abort the requests named by commands since the last step."""
     while not commands.empty():
         command = commands.get()
         if command["command"] != "cut":
             raise ValueError(f"{command['command']} while sampling")
-        named = [str(index) for index in command["requests"]]
-        engine.abort_request([name for name in named if produced.pop(name, None) is not None])
+        names = [str(index) for index in command["requests"]]
+        engine.abort_request([name for name in names if produced.pop(name, None) is not None])
 
 
 def log_probabilities(engine: Any, command: dict[str, Any], reply: Reply) -> None:
-    """Send log P of each token from `first` on, given those before it; nats, of the untempered distribution."""
+    """Send log P of each token from `first` on given those before it, in nats, at temperature 1."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -156,16 +155,16 @@ def log_probabilities(engine: Any, command: dict[str, Any], reply: Reply) -> Non
         engine.add_request(str(index), {"prompt_token_ids": tokens}, parameters, lora_request=adapter)
     while engine.has_unfinished_requests():
         for output in engine.step():
-            index = int(output.request_id)
-            tokens, first = command["rows"][index]
+            row = int(output.request_id)
+            tokens, first = command["rows"][row]
             values = output.prompt_logprobs
-            scored = [values[place][tokens[place]].logprob for place in range(first, len(tokens))]
-            reply("row", index=index, values=scored)
+            scores = [values[index][tokens[index]].logprob for index in range(first, len(tokens))]
+            reply("row", index=row, values=scores)
     reply("done")
 
 
 def end_on_errors(reply: Reply) -> None:
-    """Let an error that nothing catches be reported and end the process, threads of vLLM and all."""
+    """Report an uncaught error and end the process with all threads of vLLM."""
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         traceback.print_exception(kind, error, trace)
@@ -178,7 +177,7 @@ def end_on_errors(reply: Reply) -> None:
 
 
 def main() -> None:
-    """Obey until told to stop."""
+    """Run commands until `stop`."""
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     reply = take_over_output()
@@ -193,12 +192,12 @@ def main() -> None:
             sample(engine, command, commands, reply)
         elif command["command"] == "log_probabilities":
             log_probabilities(engine, command, reply)
-        elif command["command"] != "cut":  # one that came too late is no error
+        elif command["command"] != "cut":  # a late cut is no error
             raise ValueError(f"unknown command {command['command']!r}")
     if engine is not None:
         engine.engine_core.shutdown()
     sys.stderr.flush()
-    os._exit(0)  # whatever threads or finalizers are left
+    os._exit(0)  # skips remaining threads and finalizers
 
 
 if __name__ == "__main__":

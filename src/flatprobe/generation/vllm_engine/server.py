@@ -1,4 +1,4 @@
-"""The vLLM process of one checkpoint: when it starts, with what, whether it can serve, and what is left after it."""
+"""The vLLM process of one checkpoint: how it starts, when it is replaced by a larger one, and what it leaves."""
 
 from __future__ import annotations
 
@@ -18,33 +18,30 @@ from flatprobe.models.reference import fingerprint_folder
 from flatprobe.study.recipe_schema import Precision
 
 SCRIPT = Path(__file__).with_name("process.py")
-INSTALL = (
-    'pip install "flatprobe[vllm]", or name an interpreter that has it in the machine file (vllm: python: …)'
-)
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the largest ranks that vLLM can be started for
-# Tokens beyond what a call needs, so that scoring a marker behind the longest answer needs no restart.
-SLACK = 64
-# Tokens that it is started for at least, or the short calls of a stage's checks would start a process that its sampling
-# must replace. Keys and values are taken by pages, so the room costs nothing.
+INSTALL = 'pip install "flatprobe[vllm]", or name another interpreter in the machine file (vllm: python: …)'
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM accepts as the largest rank
+SLACK = 64  # tokens beyond what a call needs: scoring a marker after the longest answer then needs no restart
+# Least context to start with. Otherwise the short calls of a stage's checks would start a process that its sampling
+# must replace. vLLM allocates keys and values by pages, so this costs no memory.
 FLOOR = 4096
-NOISE = 64  # MiB that may come and go on a device without anyone's doing
-ADAPTERS_KEPT = 8  # in the memory of the host, so that switching between them reads no file
+NOISE = 64  # MiB of device memory that may change by itself
+ADAPTERS_IN_MEMORY = 8  # of the host, so that switching adapters reads no file
 
 
 class EngineFailed(FlatprobeError):
-    """The engine's process ended before the work did, again after a restart."""
+    """The engine's process died, and again after its restart."""
 
-    def __init__(self, engine: str, cause: str, tail: str) -> None:
-        self.engine, self.cause, self.tail = engine, cause, tail
-        super().__init__(engine, cause, tail)
+    def __init__(self, engine: str, cause: str, log: str) -> None:
+        self.engine, self.cause, self.log = engine, cause, log
+        super().__init__(engine, cause, log)
 
     def __str__(self) -> str:
-        return f"the {self.engine} process failed twice: {self.cause}\nthe last lines it wrote:\n{self.tail}"
+        return f"the {self.engine} process failed twice: {self.cause}\nits last lines:\n{self.log}"
 
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """What the engine must have room for to serve an adapter."""
+    """The room that an engine needs to serve an adapter."""
 
     rank: int
     """The largest rank of its updates."""
@@ -57,33 +54,33 @@ NO_ADAPTER = AdapterSize(0, frozenset())
 
 @dataclass(frozen=True)
 class Needs:
-    """What a call asks of a running engine."""
+    """The size of engine that a call needs."""
 
     length: int
-    """Tokens of the longest prompt with its answer."""
+    """Tokens of the longest prompt plus its answer."""
     adapter: AdapterSize = NO_ADAPTER
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What was seen after the process had ended."""
+    """What the process left after it ended."""
 
     processes_gone: bool
-    """Whether nothing of its process group is left."""
+    """Whether all processes of its group have ended."""
     used_before: tuple[int, ...] | None
-    """MiB in use on each NVIDIA device before the process was started; None where there is none."""
+    """MiB in use on each NVIDIA device before the process started; None without such devices."""
     used_after: tuple[int, ...] | None
-    """The same, after it had ended."""
+    """The same after it ended."""
 
     @property
     def left_in_use(self) -> int:
-        """MiB by which some device holds more than before, by whomever; 0 where there is none."""
+        """The largest increase of a device's memory in use, in MiB, whoever uses it."""
         pairs = zip(self.used_before or (), self.used_after or (), strict=False)
         return max((max(0, after - before) for before, after in pairs), default=0)
 
 
 class VllmServer:
-    """One checkpoint, one process, started when it is first needed and again when it must be larger."""
+    """One process for one checkpoint, started at its first use and replaced when a call needs a larger one."""
 
     def __init__(self, checkpoint: Path, precision: Precision, options: VllmMachine) -> None:
         self.checkpoint, self.precision, self.options = checkpoint.resolve(), precision, options
@@ -98,22 +95,22 @@ class VllmServer:
 
     @property
     def pid(self) -> int | None:
-        """The running process, if there is one."""
+        """Id of the running process, if any."""
         return None if self._link is None else self._link.pid
 
     def suffices(self, needs: Needs) -> bool:
-        """Whether the running process can serve a call as it is."""
+        """Whether the running process is large enough for a call."""
         running = self._link is not None and self._link.alive
-        wanted, has = needs.adapter, self._size.adapter
-        fits = needs.length <= self._size.length and wanted.rank <= has.rank and wanted.modules <= has.modules
-        return running and fits
+        adapter, room = needs.adapter, self._size.adapter
+        fits = adapter.rank <= room.rank and adapter.modules <= room.modules
+        return running and needs.length <= self._size.length and fits
 
     def link(self, needs: Needs) -> Link:
-        """The running process, started or replaced by a larger one where needed.
+        """The running process; starts it or replaces it by a larger one if needed.
 
         Raises:
-            UserError: vLLM is not there, or cannot be started this way.
-            ProcessDied: it died while it started.
+            UserError: vLLM is not installed, or does not start with these options.
+            ProcessDied: it died while starting.
         """
         if self._link is not None and self.suffices(needs):
             return self._link
@@ -131,59 +128,61 @@ class VllmServer:
         return self._link
 
     def _grown(self, needs: Needs) -> Needs:
-        """What to start for: room for this call and for those that were served before."""
+        """The size to start with: enough for this call and all earlier ones."""
         length = max(needs.length + SLACK, self.options.max_model_len or FLOOR, self._size.length)
-        has = self._size.adapter
-        rank = max(_legal_rank(needs.adapter.rank), has.rank)
-        return Needs(min(self.context, length), AdapterSize(rank, has.modules | needs.adapter.modules))
+        room = self._size.adapter
+        rank = max(_accepted_rank(needs.adapter.rank), room.rank)
+        return Needs(min(self.context, length), AdapterSize(rank, room.modules | needs.adapter.modules))
 
     def reply(self, link: Link, *, starting: bool = False) -> dict[str, Any]:
         """The next reply.
 
         Raises:
-            UserError: it says that vLLM is not there, or, `starting`, that it cannot be started this way.
-            ProcessDied: the process died, or is about to: it reported an error.
+            UserError: it reports that vLLM is not installed or, while `starting`, does not start.
+            ProcessDied: it died, or reported any other error.
         """
         reply = link.receive()
         if reply["reply"] != "failed":
             return reply
         self.abandon()
-        tail = link.tail  # only now is all of its log sure to have arrived
+        log = link.log  # complete now that the process has ended
         if reply["missing"]:
             raise UserError.one(
-                "vllm_engine.TODO",
+                "engine.not_installed",
                 f"engine vllm: {self._python()}",
-                f"no vLLM there ({reply['message']})",
+                f"vLLM is not installed ({reply['message']})",
                 INSTALL,
             )
         if starting:
             raise UserError.one(
-                "vllm_engine.TODO",
+                "engine.start",
                 f"engine vllm: {self.checkpoint.name}",
-                f"vLLM cannot be started: {reply['message']}",
-                "see the stage's log; where memory is short, lower `gpu_memory` or end what else uses the device",
+                f"vLLM does not start: {reply['message']}",
+                "see the stage's log; if memory is short, lower `gpu_memory` or end other users of the device",
             )
-        raise ProcessDied(reply["message"], tail)
+        raise ProcessDied(reply["message"], log)
 
     def adapter(self, folder: Path | None) -> dict[str, Any] | None:
-        """How the process is told of an adapter: its name is made of its content.
+        """Name, id and path of an adapter for the process. Its name is a hash of its content.
 
-        vLLM keeps what it computed for a prompt under the adapter's name, and loads an adapter once per id: two
-        adapters that shared either would be taken for each other. Ids hold 32 bits, too few for a hash, so they count.
+        vLLM caches prefixes by the adapter's name and weights by its id, so two adapters must share neither. Ids have
+        32 bits, too few for a hash, so adapters are numbered.
         """
         if folder is None:
             return None
-        known = self._adapters.setdefault(folder, {"path": str(folder.resolve())})
-        known.setdefault("name", f"adapter-{fingerprint_folder(folder)[:32]}")
+        if folder not in self._adapters:
+            name = f"adapter-{fingerprint_folder(folder)[:32]}"
+            self._adapters[folder] = {"path": str(folder.resolve()), "name": name}
+        adapter = self._adapters[folder]
         names = list(dict.fromkeys(other["name"] for other in self._adapters.values()))
-        return {**known, "id": names.index(known["name"]) + 1}
+        return {**adapter, "id": names.index(adapter["name"]) + 1}
 
     def close(self) -> Freed | None:
-        """End the process, if there is one, and look at what is left. Returns what was seen."""
+        """End the process, if any; returns what it left."""
         return self._end(graceful=True)
 
     def abandon(self) -> None:
-        """End the process at once, in the middle of whatever it does."""
+        """Kill the process at once."""
         self._end(graceful=False)
 
     def _end(self, *, graceful: bool) -> Freed | None:
@@ -196,10 +195,10 @@ class VllmServer:
             link.kill()
         self.freed = Freed(link.group_is_gone(), self._used_before, used_memory())
         if not self.freed.processes_gone:
-            sys.stderr.write(f"processes of the vLLM engine {link.pid} are still there\n")
+            sys.stderr.write(f"processes of the vLLM engine {link.pid} still run\n")
         if self.freed.left_in_use > NOISE:
             sys.stderr.write(
-                f"a device has {self.freed.left_in_use} MiB more in use than before the vLLM engine was started\n"
+                f"a device has {self.freed.left_in_use} MiB more in use than before the vLLM engine started\n"
             )
         return self.freed
 
@@ -209,13 +208,13 @@ class VllmServer:
     def _start(self) -> Link:
         environment = dict(os.environ)
         if self.options.python is not None:
-            environment.pop("PYTHONPATH", None)  # it names packages of another interpreter
+            environment.pop("PYTHONPATH", None)  # its packages are for another interpreter
         environment |= {
-            "PYTHONSAFEPATH": "1",  # or the script's folder would be searched for modules
+            "PYTHONSAFEPATH": "1",  # do not import from the script's folder
             "VLLM_LOGGING_STREAM": "ext://sys.stderr",
             "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",  # the checkpoint is here
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, and scheduling that does not depend on timing
+            "HF_HUB_OFFLINE": "1",  # the checkpoint is local
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # schedule independently of timing
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_BATCH_INVARIANT": str(int(self.options.batch_invariant)),
         }
@@ -224,14 +223,14 @@ class VllmServer:
             return Link([python, str(SCRIPT)], environment)
         except OSError as error:
             raise UserError.one(
-                "vllm_engine.TODO",
+                "engine.not_installed",
                 "engine vllm",
-                f"{python} cannot be run: {error.strerror}",
-                "mend `python` in the machine file",
+                f"cannot run {python}: {error.strerror}",
+                "correct `python` in the machine file",
             ) from error
 
     def _arguments(self, size: Needs) -> dict[str, Any]:
-        """Arguments of vLLM's engine: nothing that changes a distribution is left to its defaults."""
+        """Arguments of vLLM's engine. Everything that affects the distribution is set, not left to defaults."""
         arguments = {
             "model": str(self.checkpoint), "dtype": self.precision, "max_model_len": size.length,
             "gpu_memory_utilization": self.options.gpu_memory, "enforce_eager": self.options.enforce_eager,
@@ -240,42 +239,43 @@ class VllmServer:
             "load_format": "safetensors", "disable_log_stats": True,
         }  # fmt: skip
         if size.adapter.rank:
-            # Were the output matrix among the modules, scores of given tokens would fail or be wrong: vLLM looks up
-            # adapters by request there, and not by token.
+            # Not the output head: there vLLM looks adapters up by request instead of by token, so scores of given
+            # tokens would fail or be wrong.
             arguments |= {
                 "enable_lora": True, "max_lora_rank": size.adapter.rank, "max_loras": 1,
-                "max_cpu_loras": ADAPTERS_KEPT, "lora_target_modules": sorted(size.adapter.modules),
+                "max_cpu_loras": ADAPTERS_IN_MEMORY, "lora_target_modules": sorted(size.adapter.modules),
             }  # fmt: skip
         return arguments
 
 
-def _legal_rank(rank: int) -> int:
-    """The smallest rank that vLLM can be started for and that holds an adapter of this one; 0 for none.
+def _accepted_rank(rank: int) -> int:
+    """The smallest rank that vLLM accepts for an adapter of this rank; 0 without one.
 
     Raises:
-        UserError: there is none.
+        UserError: the rank is too high.
     """
     if rank == 0:
         return 0
     if rank > RANKS[-1]:
         raise UserError.one(
-            "vllm_engine.TODO",
+            "adapter.not_served",
             "engine vllm",
-            f"an adapter of rank {rank}: vLLM takes {RANKS[-1]} at most",
+            f"an adapter has rank {rank}: vLLM accepts at most {RANKS[-1]}",
             "use engine: transformers",
         )
-    return next(legal for legal in RANKS if legal >= rank)
+    return next(accepted for accepted in RANKS if accepted >= rank)
 
 
 def used_memory() -> tuple[int, ...] | None:
-    """MiB in use on each NVIDIA device as the driver sees it, without opening one here; None where there is none."""
+    """MiB in use on each NVIDIA device, from the driver (opens no device here); None without such devices."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     command = [tool, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
-        seen = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except subprocess.TimeoutExpired:  # a driver in trouble; the engine will say so itself
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:  # the driver hangs; the engine will report it
         return None
-    numbers = seen.stdout.split()
-    return tuple(map(int, numbers)) if seen.returncode == 0 and all(n.isdigit() for n in numbers) else None
+    numbers = result.stdout.split()
+    valid = result.returncode == 0 and all(number.isdigit() for number in numbers)
+    return tuple(map(int, numbers)) if valid else None
