@@ -1,4 +1,4 @@
-"""What the two supervisors of child processes share. Each child leads a process group, to be ended with its children."""
+"""What the two supervisors of child processes share. Each child leads a group, to be ended with its children."""
 
 from __future__ import annotations
 
