@@ -26,14 +26,14 @@ import ways
 from rich.table import Table
 
 from flatprobe.console import console
-from flatprobe.statistics.geometry.contrasts import gram_contrasts
+from flatprobe.statistics.geometry.contrasts import GeometryOptions, gram_contrasts
 from flatprobe.statistics.geometry.values import measure_values
 from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
 from flatprobe.statistics.leakage.estimators import contrast_cells
 from flatprobe.statistics.leakage.cells import PairedCells
 from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.leakage.resampling import cell_draws
-from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.states import StateKind, States
 
 QUESTIONS, LAYERS, SEED = 20, 6, 1
 CONDITIONS = ("em_first", "base_first", "benign_first")
@@ -117,7 +117,9 @@ def _cosine_draws(grams: Sequence[PairGrams], resamples: int) -> np.ndarray[Any,
 
 
 def _everything(grams: Sequence[PairGrams], resamples: int) -> None:
-    gram_contrasts(grams, position="last_response_token", responses="own", resamples=resamples, seed=SEED)
+    kind = StateKind("own", "last_response_token")
+    options = GeometryOptions(kind=kind, pool="bystanders", resamples=resamples, seed=SEED, level=0.95)
+    gram_contrasts(grams, options)
 
 
 def _geometry(personas: int, options: argparse.Namespace) -> Iterator[Row]:

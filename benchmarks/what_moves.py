@@ -1,9 +1,9 @@
-"""What moves when: every geometric measure against known causes, as a table and a figure.
+"""Which known causes move each geometric measure, as a table and a figure.
 
     python benchmarks/what_moves.py --write docs/geometry.md
 
-takes half a minute on one core, replaces what stands between the page's markers, and draws the figure beside the page,
-in figures/what_moves.svg.
+takes one to three minutes on one core. It replaces the text between the page's markers and draws figures/what_moves.svg
+beside the page.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DRAWN = (
 )  # fmt: skip
 COLUMNS = (
     "contraction",
-    "shift, length kept",
-    "shift along",
+    "translation, length kept",
+    "translation along",
     "rotation",
     "scale",
     "less noise",

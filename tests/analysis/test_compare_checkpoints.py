@@ -16,9 +16,10 @@ from scipy import stats
 
 from flatprobe.analysis.compare_checkpoints import compare
 from flatprobe.plan.contracts import PairSettings
-from flatprobe.statistics.geometry.contrasts import geometry_contrast
+from flatprobe.statistics.estimate import Estimate
+from flatprobe.statistics.geometry.contrasts import GeometryOptions, geometry_contrasts
 from flatprobe.statistics.geometry.measures import MEASURES
-from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.states import StateKind, States
 
 PERSONAS = ("librarian", "archivist", "villain", "assistant")
 QUESTIONS = ("q0", "q1", "q2", "q3", "q4")
@@ -77,17 +78,23 @@ def only(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
+def contrast(
+    treated: States_PQLD, base: States_PQLD, questions: tuple[str, ...] = QUESTIONS, **changes: Any
+) -> list[Estimate]:
+    states = {
+        name: States(name, PERSONAS, questions, LAYERS, values)
+        for name, values in (("treated", treated), ("base", base))
+    }
+    options = GeometryOptions(
+        kind=StateKind("own", "response_mean"), pool="bystanders", resamples=200, seed=3, level=0.9, **changes
+    )
+    return geometry_contrasts(states, [("treated", "base")], "librarian", ["archivist", "villain"], options)
+
+
 def test_rows_of_the_pool_are_the_experiments_own_estimates(compared: Compare) -> None:
     base, treated = planted(1), planted(2, persona=0.6)
     rows, _ = compared(base, treated)
-    sides = [
-        States(name, PERSONAS, QUESTIONS, LAYERS, values)
-        for name, values in (("treated", treated), ("base", base))
-    ]
-    estimates = geometry_contrast(
-        *sides, "librarian", ["archivist", "villain"], position="response_mean", responses="own",
-        resamples=200, seed=3, level=0.9,
-    )  # fmt: skip
+    estimates = contrast(treated, base)
     found = only(rows, persona=None, position="response_mean", responses="own", pool="bystanders")
     found = [row for row in found if row["estimator"] is not None]
     assert len(found) == len(estimates) == 3 * len(MEASURES) * 3
@@ -182,12 +189,7 @@ def test_questions_with_an_unfinished_answer_are_left_out_of_rows_of_their_own(c
     assert {row["responses"] for row in finished} == {"own"}
     kept = [0, 2, 4]  # q0 stays: the assistant is in no pool
     names = tuple(QUESTIONS[q] for q in kept)
-    expected = geometry_contrast(
-        States("treated", PERSONAS, names, LAYERS, treated[:, kept]),
-        States("base", PERSONAS, names, LAYERS, base[:, kept]),
-        "librarian", ["archivist", "villain"], position="response_mean", responses="own", resamples=2, seed=3,
-        measures=["contraction"],
-    )  # fmt: skip
+    expected = contrast(treated[:, kept], base[:, kept], names, measures=("contraction",))
     [row] = only(finished, measure="contraction", layer=None, position="response_mean")
     assert row["difference"] == next(e for e in expected if e.layer is None).estimate
     assert row["n_questions"] == 3

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from planted_states import BYSTANDERS, planted_states
+from planted_states import contrast_of, planted_states
 
 from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometric_evidence
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.rule import decide
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.leakage.estimators import leakage_contrast
 from flatprobe.study.decision_schema import Decision, GeometricLeg
@@ -18,10 +17,7 @@ NAME = "em_first - base_first"
 
 
 def geometry(treated: States) -> list[Estimate]:
-    return geometry_contrast(
-        treated, planted_states("base_first"), "source", BYSTANDERS,
-        position="last_response_token", responses="own", resamples=400, seed=1,
-    )  # fmt: skip
+    return contrast_of(treated, planted_states("base_first"), resamples=400)
 
 
 def leakage(cells: pl.DataFrame, bystanders: tuple[str, ...]) -> list[Estimate]:

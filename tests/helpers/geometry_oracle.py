@@ -20,9 +20,8 @@ def oracle(treated_PQD: Array, control_PQD: Array, drawn: Sequence[int]) -> dict
     cosine = mean_cosine(treated.centroids_PD) - mean_cosine(control.centroids_PD)
     crossvalidated = treated.crossvalidated_cosine() - control.crossvalidated_cosine()
     factor = (control.norm() / treated.norm()) ** 2
-    scatter, pairs, noise = (
-        np.log(getattr(treated, name)() / getattr(control, name)())
-        for name in ("scatter", "pair_scatter", "noise")
+    scatter, noise = (
+        np.log(getattr(treated, name)() / getattr(control, name)()) for name in ("scatter", "noise")
     )
     return {
         "cosine_difference": cosine,
@@ -30,13 +29,10 @@ def oracle(treated_PQD: Array, control_PQD: Array, drawn: Sequence[int]) -> dict
         "translation_share": translation,
         "cosine_difference_minus_translation": cosine - translation,
         "noise_share": cosine - crossvalidated,
-        "centred_cosine_difference": centred_cosine(treated.centroids_PD)
-        - centred_cosine(control.centroids_PD),
         "trimmed_cosine_difference": mean_cosine(trimmed[0].centroids_PD)
         - mean_cosine(trimmed[1].centroids_PD),
         "contraction": -scatter - np.log(factor),
         "scatter_ratio": scatter + np.log(factor),
-        "pair_scatter_ratio": pairs + np.log(factor),
         "noise_ratio": noise + np.log(factor),
         "contraction_minus_noise": noise - scatter,
         "unscaled_scatter_ratio": scatter,
@@ -49,10 +45,6 @@ def oracle(treated_PQD: Array, control_PQD: Array, drawn: Sequence[int]) -> dict
 def mean_cosine(vectors_PD: Array) -> float:
     unit = vectors_PD / np.linalg.norm(vectors_PD, axis=1, keepdims=True)
     return float(np.mean([unit[0] @ other for other in unit[1:]]))
-
-
-def centred_cosine(vectors_PD: Array) -> float:
-    return mean_cosine(vectors_PD - vectors_PD.mean(axis=0))
 
 
 class Side:
@@ -86,12 +78,8 @@ class Side:
     def scatter(self) -> float:
         return float(np.mean([self.distance(0, p) for p in range(1, self.personas)]))
 
-    def pair_scatter(self) -> float:
-        every = range(self.personas)
-        return float(np.mean([self.distance(a, b) for a in every for b in every if a < b]))
-
     def noise(self) -> float:
-        """Half the squared distance of two distinct questions, of states free of the question's mean."""
+        """Half the squared distance of two distinct questions, of states minus the question's mean."""
         x_PQD = self.h_PQD - self.h_PQD.mean(axis=0)
         halves = [((x_PQD[:, q] - x_PQD[:, r]) ** 2).sum() / 2 for q, r in self.apart]
         return float(np.mean(halves)) / (self.personas - 1)

@@ -20,7 +20,7 @@ from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import StatesSettings
 from flatprobe.probes.states import capture
-from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.statistics.geometry.tables import geometry_table
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
@@ -178,9 +178,7 @@ def test_headroom_is_what_the_geometry_table_says(captured: Callable[..., Path])
             "base", tuple(p.name for p in PERSONAS), ("q0", "q1"), SETTINGS.layers,
             load_file(output / "states.safetensors")[f"own.{position}"],
         )  # fmt: skip
-        table = geometry_table(
-            states, "librarian", ["villain"], position=position, responses="own", seed=0, splits=2
-        )
+        table = geometry_table(states, "librarian", ["villain"], StateKind("own", position), seed=0, splits=2)
         expected = {str(row["layer"]): row["headroom"] for row in table.iter_rows(named=True)}
         assert facts["headroom"][position] == pytest.approx(expected, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""What moves each measure: the claims that the docs make, against states with a known cause of every difference."""
+"""The claims of the docs about what moves each measure, tested on states with known causes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BY_NAME = {cause.name: cause for cause in CAUSES}
 @functools.cache
 def mean_responses(cause: Cause, largest: bool = True) -> dict[str, float | None]:
     """Mean of every measure over planted pairs, at noise SD 3 and a noise-free cosine of 25/26."""
-    found = responses(cause, cause.doses[-1 if largest else 0], draws=8)
-    return {name: float(np.mean(values)) if values else None for name, values in found.items()}
+    by_measure = responses(cause, cause.doses[-1 if largest else 0], draws=8, seed=0)
+    return {name: float(np.mean(values)) if values else None for name, values in by_measure.items()}
 
 
 def bounds(measure: str) -> tuple[float, float]:
-    """How much is a move at least, and how much is none at most."""
+    """The smallest effect of a cause that moves the measure, and the largest of one that does not."""
     if measure == "participation_ratio_difference":
         return 0.12, 0.05
     return (0.2, 0.06) if measure in LOGS else (0.003, 0.0025)
@@ -48,16 +48,16 @@ def test_the_first_dose_of_a_cause_changes_nothing(cause: Cause) -> None:
     assert np.array_equal(ours, plain)
 
 
-def test_raw_cosine_rises_under_a_pure_shift_and_under_less_noise_while_distances_stay() -> None:
-    for name in ("shift across", "shift along", "less noise"):
-        found = mean_responses(BY_NAME[name])
-        assert found["cosine_difference"] is not None and found["cosine_difference"] > 0.01
-        assert found["unscaled_scatter_ratio"] == pytest.approx(0, abs=0.06)
+def test_raw_cosine_rises_under_a_pure_translation_and_under_less_noise_while_distances_stay() -> None:
+    for name in ("translation across", "translation along", "less noise"):
+        effects = mean_responses(BY_NAME[name])
+        assert effects["cosine_difference"] is not None and effects["cosine_difference"] > 0.01
+        assert effects["unscaled_scatter_ratio"] == pytest.approx(0, abs=0.06)
 
 
 def test_effects_have_the_sizes_that_were_planted() -> None:
     contracted, translated, quiet, scaled = (
-        mean_responses(BY_NAME[name]) for name in ("contraction", "shift across", "less noise", "scale")
+        mean_responses(BY_NAME[name]) for name in ("contraction", "translation across", "less noise", "scale")
     )
     assert contracted["unscaled_scatter_ratio"] == pytest.approx(np.log(0.25), abs=0.05)
     assert contracted["crossvalidated_cosine_difference"] == pytest.approx(25 / 25.25 - 25 / 26, abs=0.003)
@@ -74,23 +74,21 @@ def test_effects_have_the_sizes_that_were_planted() -> None:
         assert effects["contraction"] == pytest.approx(-scatter, abs=1e-12)
 
 
-def test_a_shift_along_the_states_lengthens_them_by_exactly_that_and_counts_as_contraction_by_twice_its_log() -> (
-    None
-):
-    found = mean_responses(BY_NAME["shift along"])
-    assert found["norm_ratio"] == pytest.approx(np.log((10**2 + 1) / (5**2 + 1)) / 2, abs=0.03)
-    assert found["contraction"] == pytest.approx(2 * (found["norm_ratio"] or 0.0), abs=0.03)
+def test_a_translation_along_the_states_counts_as_contraction_by_twice_the_log_of_the_norm_ratio() -> None:
+    effects = mean_responses(BY_NAME["translation along"])
+    assert effects["norm_ratio"] == pytest.approx(np.log((10**2 + 1) / (5**2 + 1)) / 2, abs=0.03)
+    assert effects["contraction"] == pytest.approx(2 * (effects["norm_ratio"] or 0.0), abs=0.03)
 
 
 def test_the_same_states_on_fewer_questions_differ_as_the_bias_of_the_raw_cosine_says() -> None:
     """A centroid of q questions is longer by noise^2 / q: S falls from 25 / (26 + 9/20) to 25 / (26 + 9/5)."""
-    found = mean_responses(BY_NAME["fewer questions"])
+    effects = mean_responses(BY_NAME["fewer questions"])
     question = 1.0  # the question effect is shared by all personas, and lengthens their common part alike
     expected = (25 + question / 5) / (26 + (question + 9) / 5) - (25 + question / 20) / (
         26 + (question + 9) / 20
     )
-    assert found["cosine_difference"] == pytest.approx(expected, abs=0.004)
-    assert found["noise_share"] == pytest.approx(expected, abs=0.004)
+    assert effects["cosine_difference"] == pytest.approx(expected, abs=0.004)
+    assert effects["noise_share"] == pytest.approx(expected, abs=0.004)
 
 
 def test_equal_numbers_of_questions_give_the_measures_of_every_study() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,11 @@ from flatprobe.analysis.comparison_rows import (
 from flatprobe.analysis.read_states import index_of, kinds, states_of, unfinished_questions
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import Entry, PairSettings
-from flatprobe.statistics.geometry.contrasts import gram_contrast
+from flatprobe.statistics.geometry.contrasts import GeometryOptions, gram_contrasts
 from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
 from flatprobe.statistics.geometry.massive import massive_activation_table
 from flatprobe.statistics.geometry.states import StateKind, States
-from flatprobe.statistics.geometry.tables import cosine_table, geometry_table
-from flatprobe.statistics.persona_pairs import persona_pair_table
+from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, persona_pair_table
 from flatprobe.study.panel import PRIMARY_POOL
 
 SIDES = ("base", "treated")
@@ -81,31 +81,28 @@ def _describe(
     described = {}
     for side, own in states.items():
         described[side] = geometry_table(
-            own, settings.source, settings.bystanders, position=kind.position, responses=kind.responses,
-            seed=settings.seed, splits=settings.reliability_splits,
-        )  # fmt: skip
-        tables["geometry"].append(described[side])
-        tables["cosines"].append(
-            cosine_table(own, settings.source, position=kind.position, responses=kind.responses)
+            own,
+            settings.source,
+            settings.bystanders,
+            kind,
+            seed=settings.seed,
+            splits=settings.reliability_splits,
         )
+        tables["geometry"].append(described[side])
+        tables["cosines"].append(cosine_table(own, settings.source, kind))
         for name, table in (("massive", massive_activation_table), ("persona_pairs", persona_pair_table)):
-            tables[name].append(table(own, pool, position=kind.position, responses=kind.responses))
+            tables[name].append(table(own, pool, kind))
     return described
 
 
 def _rows(settings: PairSettings, states: Mapping[str, States], kind: StateKind) -> list[Row]:
     """Every measure over the pool, and the cosines of every persona, references too."""
     others = [name for name in states["base"].personas if name != settings.source]
-    everyone = _grams(settings, states, others, parts=())  # the cosines read no more
+    everyone = _grams(settings, states, others, parts=())  # the cosines read no part
+    options = _options(settings, kind, PRIMARY_POOL)
     return [
         *_of_pool(settings, states, kind, PRIMARY_POOL),
-        *persona_rows(
-            everyone,
-            position=kind.position,
-            responses=kind.responses,
-            seed=settings.seed,
-            level=settings.level,
-        ),
+        *persona_rows(everyone, options),
     ]
 
 
@@ -128,14 +125,17 @@ def _of_pool(
     states: Mapping[str, States],
     kind: StateKind,
     pool: str,
-    measures: Sequence[str] | None = None,
+    measures: tuple[str, ...] | None = None,
 ) -> list[Row]:
     grams = _grams(settings, states, settings.bystanders)
-    estimates = gram_contrast(
-        grams, position=kind.position, responses=kind.responses, resamples=settings.resamples, seed=settings.seed,
-        level=settings.level, pool=pool, measures=measures,
-    )  # fmt: skip
-    return pool_rows(grams, estimates)
+    options = replace(_options(settings, kind, pool), measures=measures)
+    return pool_rows(grams, gram_contrasts([grams], options))
+
+
+def _options(settings: PairSettings, kind: StateKind, pool: str) -> GeometryOptions:
+    return GeometryOptions(
+        kind=kind, pool=pool, resamples=settings.resamples, seed=settings.seed, level=settings.level
+    )
 
 
 def _grams(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.geometry.contrasts import gram_contrasts
+from flatprobe.statistics.geometry.condition_values import ByLayer, condition_values
+from flatprobe.statistics.geometry.contrasts import GeometryOptions, gram_contrasts
 from flatprobe.statistics.geometry.grams import ConditionGrams, PairGrams
-from flatprobe.statistics.geometry.levels import measure_levels
 from flatprobe.statistics.geometry.measures import RATIOS
 from flatprobe.study.panel import PRIMARY_POOL
 
@@ -65,27 +65,24 @@ class Row:
 
 
 def pool_rows(grams: PairGrams, estimates: Iterable[Estimate]) -> list[Row]:
-    """The estimates of every measure over the pool, with the levels that they compare."""
-    levels = measure_levels(grams)
-    return [_row(estimate, levels.get(estimate.quantity, {})) for estimate in estimates]
+    """The estimates of every measure over the pool, with the two values that each compares."""
+    values = condition_values(grams)
+    return [_row(estimate, values.get(estimate.quantity, {})) for estimate in estimates]
 
 
-def persona_rows(grams: PairGrams, *, position: str, responses: str, seed: int, level: float) -> list[Row]:
+def persona_rows(grams: PairGrams, options: GeometryOptions) -> list[Row]:
     """The source's cosine with every other persona of the Gram matrices, with its jackknife over questions."""
     others = range(1, len(grams.control.personas))
     singles = [_source_and(grams, index) for index in others]
-    # One resample, because only the jackknife is kept: it needs none.
-    estimates = gram_contrasts(
-        singles, position=position, responses=responses, resamples=1, seed=seed, level=level,
-        measures=PER_PERSONA,
-    )  # fmt: skip
+    # One resample, because the jackknife needs none.
+    estimates = gram_contrasts(singles, replace(options, resamples=1, measures=PER_PERSONA))
     per_single = len(estimates) // len(singles)
     rows = []
     for number, single in enumerate(singles):
-        levels, persona = measure_levels(single, PER_PERSONA), single.control.personas[1]
+        values, persona = condition_values(single, PER_PERSONA), single.control.personas[1]
         for estimate in estimates[number * per_single : (number + 1) * per_single]:
             if estimate.estimator == _JACKKNIFE:
-                rows.append(_row(estimate, levels[estimate.quantity], persona))
+                rows.append(_row(estimate, values[estimate.quantity], persona))
     return rows
 
 
@@ -115,10 +112,10 @@ def described_rows(base: pl.DataFrame, treated: pl.DataFrame, *, personas: int, 
 
 def _row(
     estimate: Estimate,
-    levels: Mapping[int | None, tuple[float | None, float | None]],
+    values: ByLayer,
     persona: str | None = None,
 ) -> Row:
-    base, treated = levels.get(estimate.layer, (None, None))
+    base, treated = values.get(estimate.layer, (None, None))
     assert estimate.position is not None and estimate.responses is not None
     assert estimate.n_personas is not None and estimate.n_questions is not None
     return Row(

@@ -16,8 +16,7 @@ from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate, estimates_frame, write_json
 from flatprobe.statistics.geometry.massive import massive_activation_table
-from flatprobe.statistics.geometry.tables import cosine_table, geometry_table
-from flatprobe.statistics.persona_pairs import persona_pair_table
+from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, persona_pair_table
 
 
 def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -65,17 +64,19 @@ def _geometry(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pa
     for number, kind in enumerate(found, start=1):
         states = states_of(inputs, settings.entries, kind)
         for condition in states.values():
-            tables["cosines"].append(
-                cosine_table(condition, settings.source, position=kind.position, responses=kind.responses)
-            )
+            tables["cosines"].append(cosine_table(condition, settings.source, kind))
             tables["geometry"].append(
                 geometry_table(
-                    condition, settings.source, settings.bystanders, position=kind.position, responses=kind.responses,
-                    seed=settings.seed, splits=settings.reliability_splits,
+                    condition,
+                    settings.source,
+                    settings.bystanders,
+                    kind,
+                    seed=settings.seed,
+                    splits=settings.reliability_splits,
                 )
-            )  # fmt: skip
+            )
             for name, table in (("massive", massive_activation_table), ("persona_pairs", persona_pair_table)):
-                tables[name].append(table(condition, pool, position=kind.position, responses=kind.responses))
+                tables[name].append(table(condition, pool, kind))
         estimates += geometry_rows.geometry_rows(settings, states, kind)
         report_progress(number, len(found), str(kind))
     for name, parts in tables.items():

@@ -13,7 +13,7 @@ from flatprobe.analysis.leakage_estimates import estimated
 from flatprobe.analysis.read_states import index_of, states_of, unfinished_questions
 from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts
+from flatprobe.statistics.geometry.contrasts import GeometryOptions, geometry_contrasts
 from flatprobe.statistics.geometry.grams import pair_grams
 from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions
 from flatprobe.statistics.geometry.states import StateKind, States
@@ -28,10 +28,12 @@ def geometry_rows(
 ) -> list[Estimate]:
     """Every measure of every contrast, on one kind of states."""
     return geometry_contrasts(
-        states, estimated(settings.rule), settings.source, settings.bystanders, position=kind.position,
-        responses=kind.responses, resamples=settings.geometry_resamples, seed=settings.seed,
-        level=settings.rule.geometry.level,
-    )  # fmt: skip
+        states,
+        estimated(settings.rule),
+        settings.source,
+        settings.bystanders,
+        _options(settings, kind, PRIMARY_POOL),
+    )
 
 
 def finished_only(settings: EstimateSettings, inputs: Mapping[str, Path]) -> list[Estimate]:
@@ -104,11 +106,15 @@ def over_positions(
         if kind.responses == leg.responses:
             states = states_of(inputs, settings.entries, kind)
             pair = [(rule.treated, rule.control)]
-            [grams[kind.position]] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
+            [grams[kind]] = pair_grams(states, pair, settings.source, settings.bystanders, parts=())
     return max_t_over_positions(
-        grams, leg.measure, responses=leg.responses, resamples=settings.geometry_resamples, seed=settings.seed,
-        level=leg.level, pool=PRIMARY_POOL,
-    )  # fmt: skip
+        grams,
+        leg.measure,
+        resamples=settings.geometry_resamples,
+        seed=settings.seed,
+        level=leg.level,
+        pool=PRIMARY_POOL,
+    )
 
 
 def without_one(settings: EstimateSettings, inputs: Mapping[str, Path]) -> pl.DataFrame:
@@ -124,11 +130,19 @@ def _deciding(
     settings: EstimateSettings, states: Mapping[str, States], pool: str = PRIMARY_POOL
 ) -> list[Estimate]:
     rule, leg = settings.rule, settings.rule.geometry
-    return geometry_contrast(
-        states[rule.treated], states[rule.control], settings.source, settings.bystanders, position=leg.position,
-        responses=leg.responses, resamples=settings.geometry_resamples, seed=settings.seed, level=leg.level,
+    options = _options(settings, StateKind(leg.responses, leg.position), pool)
+    pairs = [(rule.treated, rule.control)]
+    return geometry_contrasts(states, pairs, settings.source, settings.bystanders, options)
+
+
+def _options(settings: EstimateSettings, kind: StateKind, pool: str) -> GeometryOptions:
+    return GeometryOptions(
+        kind=kind,
         pool=pool,
-    )  # fmt: skip
+        resamples=settings.geometry_resamples,
+        seed=settings.seed,
+        level=settings.rule.geometry.level,
+    )
 
 
 def _seed_t(blank: Estimate, values: np.ndarray[tuple[int], np.dtype[np.float64]], level: float) -> Estimate:

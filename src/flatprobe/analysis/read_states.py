@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,21 @@ def states_of(
     depends on no seed is the same in each.
     """
     named = sorted(entries, key=lambda entry: str(entry.condition))
-    found: dict[str, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
+    parts: dict[str, list[States]] = {}
     for condition, group in groupby(named, key=lambda entry: str(entry.condition)):
-        own = list(group)
-        wanted = own if seed is None or len(own) == 1 else [entry for entry in own if entry.seed == seed]
-        found[condition] = [_load(inputs[entry.role], kind) for entry in wanted]
-    most = max(len(arrays) for arrays in found.values())
-    index = index_of(inputs[entries[0].role])
+        runs = list(group)
+        if seed is not None and len(runs) > 1:
+            runs = [entry for entry in runs if entry.seed == seed]
+        parts[condition] = [States.load(inputs[entry.role], kind, condition=condition) for entry in runs]
+    most = max(len(runs) for runs in parts.values())
     return {
-        condition: States(
-            condition, tuple(index["personas"]), tuple(index["questions"]), tuple(index["layers"]),
-            np.concatenate(arrays * (most // len(arrays)), axis=-1), seeds=most,
+        condition: replace(
+            runs[0],
+            h_PQLD=np.concatenate([run.h_PQLD for run in runs] * (most // len(runs)), axis=-1),
+            seeds=most,
         )
-        for condition, arrays in found.items()
-    }  # fmt: skip
+        for condition, runs in parts.items()
+    }
 
 
 def index_of(folder: Path) -> dict[str, Any]:
@@ -58,8 +60,3 @@ def unfinished_questions(index: Mapping[str, Any], responses: Responses, pool: S
     if responses == "fixed":
         return set(index["unfinished_fixed"])
     return {question for persona, question in index["unfinished"] if persona in pool}
-
-
-def _load(folder: Path, kind: StateKind) -> np.ndarray[Any, np.dtype[np.float32]]:
-    array: np.ndarray[Any, np.dtype[np.float32]] = load_file(folder / "states.safetensors")[str(kind)]
-    return array

@@ -22,7 +22,7 @@ KINDS = {
     "couple": StageKind("flatprobe.training.couple:couple", 5),
     "coupling_data": StageKind("flatprobe.data.coupling_set:build", 4),
     "decide": StageKind("flatprobe.analysis.decide:decide_study", 9),
-    "estimate": StageKind("flatprobe.analysis.estimate:estimate", 7),
+    "estimate": StageKind("flatprobe.analysis.estimate:estimate", 8),
     "finetune": StageKind("flatprobe.training.finetune:finetune", 3),
     "finetune_data": StageKind("flatprobe.data.finetuning:prepare", 3),
     "gather": StageKind("flatprobe.analysis.gather:gather", 6),
@@ -33,7 +33,7 @@ KINDS = {
     "select_lambda": StageKind("flatprobe.probes.select_lambda:select_lambda", 2),
     "states": StageKind("flatprobe.probes.states:capture", 4),
     "weights": StageKind("flatprobe.training.weights_stage:measure", 1),
-    "compare": StageKind("flatprobe.analysis.compare_checkpoints:compare", 2),
+    "compare": StageKind("flatprobe.analysis.compare_checkpoints:compare", 3),
 }
 
 FORMER_KINDS = {

@@ -23,7 +23,8 @@ from flatprobe.simulation.planted_states import SOURCE, planted_pair
 from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.geometry.contrasts import geometry_contrast
+from flatprobe.statistics.geometry.contrasts import GeometryOptions, geometry_contrasts
+from flatprobe.statistics.geometry.states import StateKind
 from flatprobe.statistics.leakage.estimators import contrast_cells
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.panel import PRIMARY_POOL
@@ -158,18 +159,16 @@ def _geometry(cell: JointCell, rule: Decision, generator: np.random.Generator) -
         common=_COMMON,
     )
     bystanders = [persona for persona in treated.personas if persona != SOURCE]
-    return geometry_contrast(
-        treated,
-        control,
-        SOURCE,
-        bystanders,
-        position=rule.geometry.position,
-        responses=rule.geometry.responses,
+    options = GeometryOptions(
+        kind=StateKind(rule.geometry.responses, rule.geometry.position),
+        pool=PRIMARY_POOL,
         resamples=GEOMETRY_RESAMPLES,
         seed=int(generator.integers(2**32)),
         level=rule.geometry.level,
         measures=(rule.geometry.measure,),
     )
+    states = {_TREATED: treated, _CONTROL: control}
+    return geometry_contrasts(states, [(_TREATED, _CONTROL)], SOURCE, bystanders, options)
 
 
 def _leakage(cell: JointCell, rule: Decision, generator: np.random.Generator) -> list[Estimate]:

@@ -99,6 +99,11 @@ class Estimate:
         return cls(**{f"{name}_" if name == "lambda" else name: value for name, value in row.items()})  # type: ignore[arg-type]
 
 
+def finite(value: float) -> float | None:
+    """The number as a Python float; None for NaN and infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
 def _plain(value: Value) -> Value:
     """numpy scalars pass the dataclass but not json: make them Python's own."""
     item = getattr(value, "item", None)

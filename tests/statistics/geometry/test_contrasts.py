@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_states import BYSTANDERS, LAYERS, PERSONAS, QUESTIONS, planted_states
+from planted_states import BYSTANDERS, LAYERS, PERSONAS, QUESTIONS, contrast_of, options, planted_states
 from scipy import stats
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import draw_weights
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.geometry.measures import MEASURES
 from flatprobe.statistics.geometry.states import States
 
@@ -20,10 +19,7 @@ BASE = planted_states("base_first")
 def contrast(
     treated: States, control: States = BASE, resamples: int = 300
 ) -> dict[tuple[str, str, int | None], Estimate]:
-    estimates = geometry_contrast(
-        treated, control, "source", BYSTANDERS,
-        position="last_response_token", responses="own", resamples=resamples, seed=1,
-    )  # fmt: skip
+    estimates = contrast_of(treated, control, resamples=resamples)
     return {(row.quantity, row.estimator, row.layer): row for row in estimates}
 
 
@@ -47,7 +43,7 @@ def test_contraction_moves_contraction_and_cosines_but_not_noise_or_translation(
     values = aggregate(planted_states("em_first", persona=0.5))
     assert values["contraction"] == pytest.approx(np.log(4), abs=0.15)
     assert values["scatter_ratio"] == pytest.approx(np.exp(-values["contraction"]))
-    assert values["pair_scatter_ratio"] == pytest.approx(0.25, abs=0.03)
+    assert values["scatter_ratio"] == pytest.approx(0.25, abs=0.03)
     assert values["cosine_difference"] > 0.03 and values["crossvalidated_cosine_difference"] > 0.03
     assert abs(values["noise_share"]) < 0.1 * values["cosine_difference"]
     assert abs(values["translation_share"]) < 0.05 * values["cosine_difference"]
@@ -55,7 +51,7 @@ def test_contraction_moves_contraction_and_cosines_but_not_noise_or_translation(
 
 
 def test_translation_moves_cosines_and_is_wholly_their_translation_share() -> None:
-    values = aggregate(planted_states("em_first", shift=0.5))
+    values = aggregate(planted_states("em_first", translation=0.5))
     assert values["cosine_difference"] > 0.02
     assert values["cosine_difference_minus_translation"] == pytest.approx(0, abs=1e-6)
     assert abs(values["noise_share"]) < 0.15 * values["cosine_difference"]
@@ -193,10 +189,8 @@ def test_every_measure_has_a_persona_jackknife() -> None:
 
 
 def test_one_bystander_gives_estimates_without_a_persona_jackknife() -> None:
-    rows = geometry_contrast(
-        planted_states("em_first", persona=0.5), BASE, "source", ("near",),
-        position="p", responses="own", resamples=20, seed=1, measures=["cosine_difference", "noise_ratio"],
-    )  # fmt: skip
+    measures = ("cosine_difference", "noise_ratio")
+    rows = contrast_of(planted_states("em_first", persona=0.5), BASE, ("near",), measures=measures)
     alone = [row for row in rows if row.estimator == "persona_jackknife_t"]
     assert {row.quantity for row in alone} == {"cosine_difference", "noise_ratio"}
     for row in alone:
@@ -236,18 +230,35 @@ def test_one_question_gives_cosines_without_inference() -> None:
 
 
 def test_conditions_with_different_questions_are_refused() -> None:
-    with pytest.raises(UserError, match="questions differ"):
+    with pytest.raises(UserError) as raised:
         contrast(planted_states("em_first").without(["q03"]))
+    assert codes(raised.value) == [("states.questions_differ", "states of em_first and base_first")]
     left_out = contrast(planted_states("em_first", persona=0.5).without(["q03"]), BASE.without(["q03"]))
     assert left_out["contraction", "question_jackknife_t", None].df == 10
 
 
 def test_a_persona_without_states_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="nobody"):
-        geometry_contrast(
-            planted_states("em_first"), BASE, "source", ("near", "nobody"),
-            position="last_response_token", responses="own", resamples=10, seed=1,
-        )  # fmt: skip
+    with pytest.raises(UserError, match="nobody") as raised:
+        contrast_of(planted_states("em_first"), BASE, ("near", "nobody"))
+    assert codes(raised.value) == [("states.persona_missing", "states of em_first")]
+
+
+@pytest.mark.parametrize("bystanders", [(), ("near", "near"), ("near", "source")])
+def test_no_bystander_and_a_persona_named_twice_are_refused(bystanders: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as raised:
+        contrast_of(planted_states("em_first"), BASE, bystanders)
+    assert codes(raised.value) == [("panel.bystanders", "bystanders")]
+
+
+@pytest.mark.parametrize("change", [{"resamples": 0}, {"level": 1.0}, {"level": 0.0}])
+def test_resamples_and_levels_out_of_range_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(UserError) as raised:
+        options(**change)
+    assert [problem.place for problem in raised.value.problems] == list(change)
+
+
+def codes(error: UserError) -> list[tuple[str, str]]:
+    return [(problem.code, problem.place) for problem in error.problems]
 
 
 def test_states_with_the_wrong_shape_or_a_nan_are_refused() -> None:
@@ -255,5 +266,6 @@ def test_states_with_the_wrong_shape_or_a_nan_are_refused() -> None:
         replace(BASE, questions=QUESTIONS[:-1])
     broken = BASE.h_PQLD.copy()
     broken[0, 0, 0, 0] = np.nan
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError) as raised:
         replace(BASE, h_PQLD=broken)
+    assert codes(raised.value) == [("states.not_finite", "states of base_first")]

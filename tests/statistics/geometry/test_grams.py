@@ -5,22 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted_states import BYSTANDERS, PERSONAS, planted_states
+from planted_states import BYSTANDERS, PERSONAS, contrast_of, options, planted_states
 from safetensors.numpy import save_file
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.geometry.contrasts import geometry_contrast, geometry_contrasts, gram_contrast
+from flatprobe.statistics.geometry.contrasts import geometry_contrasts, gram_contrasts
 from flatprobe.statistics.geometry.grams import PairGrams, pair_grams
 from flatprobe.statistics.geometry.states import States
 
 STATES = {
-    "em_first": planted_states("em_first", persona=0.7, shift=0.2, seed=6),
+    "em_first": planted_states("em_first", persona=0.7, translation=0.2, seed=6),
     "base_first": planted_states("base_first"),
     "benign_first": planted_states("benign_first", noise=0.5, seed=7),
 }
 PAIR = ("em_first", "base_first")
-KIND = {"position": "last_response_token", "responses": "own", "resamples": 50, "seed": 2}
+OPTIONS = options(seed=2)
 
 
 def grams_of(states: dict[str, States]) -> PairGrams:
@@ -30,27 +30,28 @@ def grams_of(states: dict[str, States]) -> PairGrams:
 def test_stored_gram_matrices_give_the_same_estimates_as_the_states(tmp_path: Path) -> None:
     grams_of(STATES).save(tmp_path / "pair.safetensors")
     stored = PairGrams.load(tmp_path / "pair.safetensors")
-    direct = geometry_contrast(STATES["em_first"], STATES["base_first"], "source", BYSTANDERS, **KIND)
-    assert gram_contrast(stored, **KIND) == direct
+    direct = contrast_of(STATES["em_first"], STATES["base_first"], seed=2)
+    assert gram_contrasts([stored], OPTIONS) == direct
     assert stored.control.personas == ("source", *BYSTANDERS) and stored.control.layers == (3, 7)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     save_file({"treated": np.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="not a file of Gram matrices"):
-        PairGrams.load(tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("not even tensors")
-    with pytest.raises(UserError, match="not a file of Gram matrices"):
-        PairGrams.load(tmp_path / "text.safetensors")
+    for name in ("other", "text"):
+        path = tmp_path / f"{name}.safetensors"
+        with pytest.raises(UserError) as raised:
+            PairGrams.load(path)
+        assert [(problem.code, problem.place) for problem in raised.value.problems] == [
+            ("grams.file", str(path))
+        ]
 
 
 def test_contrasts_made_together_are_those_made_one_by_one() -> None:
     pairs = [PAIR, ("em_first", "benign_first"), ("benign_first", "base_first")]
-    together = geometry_contrasts(STATES, pairs, "source", BYSTANDERS, **KIND)
+    together = geometry_contrasts(STATES, pairs, "source", BYSTANDERS, OPTIONS)
     alone = [
-        row
-        for treated, control in pairs
-        for row in geometry_contrast(STATES[treated], STATES[control], "source", BYSTANDERS, **KIND)
+        row for treated, control in pairs for row in contrast_of(STATES[treated], STATES[control], seed=2)
     ]
     assert together == alone
 
@@ -66,7 +67,7 @@ def test_states_of_another_hidden_size_with_equal_inner_products_give_equal_esti
         for name, states in STATES.items()
     }
     for wide, narrow in zip(
-        gram_contrast(grams_of(padded), **KIND), gram_contrast(grams_of(STATES), **KIND), strict=True
+        gram_contrasts([grams_of(padded)], OPTIONS), gram_contrasts([grams_of(STATES)], OPTIONS), strict=True
     ):
         assert_same_numbers(wide, narrow)
 
@@ -77,9 +78,9 @@ def assert_same_numbers(one: Estimate, other: Estimate) -> None:
 
 
 def test_many_resamples_are_drawn_in_blocks_that_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = gram_contrast(grams_of(STATES), **KIND)
+    whole = gram_contrasts([grams_of(STATES)], OPTIONS)
     monkeypatch.setattr("flatprobe.statistics.geometry.values.BLOCK_VALUES", 500)
-    for small, large in zip(gram_contrast(grams_of(STATES), **KIND), whole, strict=True):
+    for small, large in zip(gram_contrasts([grams_of(STATES)], OPTIONS), whole, strict=True):
         assert_same_numbers(small, large)
 
 
@@ -91,14 +92,14 @@ def test_the_trimmed_cosine_is_free_of_a_massive_dimension_that_the_control_has(
             h_PQLD = STATES[name].h_PQLD.copy()
             h_PQLD[..., 9:12] = factor * size
             states[name] = replace(STATES[name], h_PQLD=h_PQLD)
-        found = gram_contrast(
-            grams_of(states), **KIND, measures=["cosine_difference", "trimmed_cosine_difference"]
+        estimates = gram_contrasts(
+            [grams_of(states)], replace(OPTIONS, measures=("cosine_difference", "trimmed_cosine_difference"))
         )
-        rows[size] = {row.quantity: row.estimate for row in found if row.layer is None}
-    without = geometry_contrast(
+        rows[size] = {row.quantity: row.estimate for row in estimates if row.layer is None}
+    without = contrast_of(
         *(replace(STATES[name], h_PQLD=np.delete(STATES[name].h_PQLD, [9, 10, 11], axis=3)) for name in PAIR),
-        "source", BYSTANDERS, **KIND, measures=["cosine_difference"],
-    )  # fmt: skip
+        measures=("cosine_difference",),
+    )
     exact = next(row.estimate for row in without if row.layer is None)
     assert rows[400.0]["trimmed_cosine_difference"] == pytest.approx(exact, abs=1e-7)
     assert rows[400.0]["cosine_difference"] == pytest.approx(0, abs=1e-3) and abs(exact or 0) > 5e-3
@@ -106,15 +107,18 @@ def test_the_trimmed_cosine_is_free_of_a_massive_dimension_that_the_control_has(
 
 def test_no_dimension_is_left_of_a_hidden_size_of_three() -> None:
     tiny = {name: replace(states, h_PQLD=states.h_PQLD[..., :3]) for name, states in STATES.items()}
-    [row, *_] = gram_contrast(grams_of(tiny), **KIND, measures=["trimmed_cosine_difference"])
+    trimmed = replace(OPTIONS, measures=("trimmed_cosine_difference",))
+    [row, *_] = gram_contrasts([grams_of(tiny)], trimmed)
     assert row.estimate is None and "not positive" in (row.note or "")
 
 
-def test_pairs_without_states_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match="no states of nobody"):
-        pair_grams(STATES, [("em_first", "nobody")], "source", BYSTANDERS)
-    with pytest.raises(UserError, match="no states of any pair"):
-        pair_grams(STATES, [], "source", PERSONAS[1:])
+@pytest.mark.parametrize(("pairs", "named"), [([("em_first", "nobody")], "nobody"), ([], "any pair")])
+def test_pairs_without_states_are_refused_by_name(pairs: list[tuple[str, str]], named: str) -> None:
+    with pytest.raises(UserError, match=named) as raised:
+        pair_grams(STATES, pairs, "source", PERSONAS[1:])
+    assert [(problem.code, problem.place) for problem in raised.value.problems] == [
+        ("states.condition_missing", "states")
+    ]
 
 
 def test_seeds_that_do_not_divide_the_hidden_axis_are_refused() -> None:
@@ -127,9 +131,12 @@ def test_a_measure_that_reads_only_the_conditions_needs_no_other_part(tmp_path: 
     lean.save(tmp_path / "lean.safetensors")
     for grams in (lean, PairGrams.load(tmp_path / "lean.safetensors")):
         assert grams.onto_move_LPQPQ is None and grams.trimmed_treated_LPQPQ is None
-        found = gram_contrast(grams, **KIND, measures=["cosine_difference", "contraction"])
-        assert found == gram_contrast(grams_of(STATES), **KIND, measures=["cosine_difference", "contraction"])
+        without_parts = replace(OPTIONS, measures=("cosine_difference", "contraction"))
+        assert gram_contrasts([grams], without_parts) == gram_contrasts([grams_of(STATES)], without_parts)
         with pytest.raises(
             UserError, match=r"translation_share \(moves\), trimmed_cosine_difference \(trimmed\)"
-        ):
-            gram_contrast(grams, **KIND, measures=["translation_share", "trimmed_cosine_difference"])
+        ) as raised:
+            gram_contrasts(
+                [grams], replace(OPTIONS, measures=("translation_share", "trimmed_cosine_difference"))
+            )
+        assert [problem.code for problem in raised.value.problems] == ["grams.part_missing"]

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_states import BYSTANDERS, planted_states
+from planted_states import BYSTANDERS, KIND, planted_states
 
 from flatprobe.statistics.geometry.massive import massive_activation_table, top_dimensions
 
-KIND = {"position": "last_response_token", "responses": "own"}
 POOL = ("source", *BYSTANDERS)
 
 
@@ -16,7 +15,7 @@ def test_a_planted_massive_dimension_is_found_with_its_share_and_ratio() -> None
     states = planted_states("base_first")
     h_PQLD = states.h_PQLD.copy()
     h_PQLD[:, :, 1, 40] = -500.0
-    table = massive_activation_table(replace(states, h_PQLD=h_PQLD), POOL, **KIND)
+    table = massive_activation_table(replace(states, h_PQLD=h_PQLD), POOL, KIND)
     assert table.height == 2 * 3 and table["rank"].to_list() == [1, 2, 3, 1, 2, 3]
     first = table.row(3, named=True)
     absolute = np.abs(h_PQLD[:5, :, 1].astype(np.float64))
@@ -36,7 +35,7 @@ def test_seeds_side_by_side_share_their_largest_dimensions() -> None:
 
 def test_silent_states_have_neither_share_nor_ratio() -> None:
     states = planted_states("base_first")
-    table = massive_activation_table(replace(states, h_PQLD=0 * states.h_PQLD), POOL, **KIND)
+    table = massive_activation_table(replace(states, h_PQLD=0 * states.h_PQLD), POOL, KIND)
     assert (
         table["share_of_squared_norm"].null_count() == table["ratio_to_median"].null_count() == table.height
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from geometry_oracle import oracle
+from planted_states import contrast_of
 
 from flatprobe.errors import UserError
 from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.bootstrap import draw_weights
-from flatprobe.statistics.geometry.contrasts import geometry_contrast
 from flatprobe.statistics.geometry.grams import pair_grams
 from flatprobe.statistics.geometry.kernels import QuestionWeights
 from flatprobe.statistics.geometry.measures import MEASURES
@@ -28,12 +28,12 @@ def values_of(
     states: dict[str, States], resamples: int = 0, seed: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
     personas = states["control"].personas
-    [found] = measure_values(
+    [by_measure] = measure_values(
         pair_grams(states, [("treated", "control")], personas[0], personas[1:]),
         resamples=resamples,
         seed=seed,
     )
-    return {name: vars(values) for name, values in found.items()}
+    return {name: vars(values) for name, values in by_measure.items()}
 
 
 def expected(drawn: list[int], kept: tuple[int, ...] = (0, 1, 2, 3, 4)) -> dict[str, list[float]]:
@@ -48,36 +48,36 @@ def expected(drawn: list[int], kept: tuple[int, ...] = (0, 1, 2, 3, 4)) -> dict[
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, dict[str, np.ndarray]]:
+def values() -> dict[str, dict[str, np.ndarray]]:
     return values_of(CASE, resamples=4, seed=11)
 
 
-def test_every_measure_agrees_with_explicit_loops(found: dict[str, dict[str, np.ndarray]]) -> None:
-    wanted = expected(list(range(7)))
+def test_every_measure_agrees_with_explicit_loops(values: dict[str, dict[str, np.ndarray]]) -> None:
+    by_loops = expected(list(range(7)))
     for name in MEASURES:
-        assert found[name]["estimate_L"] == pytest.approx(wanted[name], abs=1e-9), name
+        assert values[name]["estimate_L"] == pytest.approx(by_loops[name], abs=1e-9), name
 
 
 def test_every_measure_agrees_with_explicit_loops_on_resamples(
-    found: dict[str, dict[str, np.ndarray]],
+    values: dict[str, dict[str, np.ndarray]],
 ) -> None:
     for index, weights in enumerate(draw_weights(7, 4, np.random.default_rng(11))):
-        wanted = expected(np.repeat(np.arange(7), weights.astype(int)).tolist())
+        by_loops = expected(np.repeat(np.arange(7), weights.astype(int)).tolist())
         for name in MEASURES:
-            assert found[name]["draws_LR"][:, index] == pytest.approx(wanted[name], abs=1e-9), name
+            assert values[name]["draws_LR"][:, index] == pytest.approx(by_loops[name], abs=1e-9), name
 
 
-def test_leaving_a_question_out_is_measuring_without_it(found: dict[str, dict[str, np.ndarray]]) -> None:
-    wanted = expected([0, 1, 2, 4, 5, 6])
+def test_leaving_a_question_out_is_measuring_without_it(values: dict[str, dict[str, np.ndarray]]) -> None:
+    by_loops = expected([0, 1, 2, 4, 5, 6])
     for name in MEASURES:
-        assert found[name]["without_question_LQ"][:, 3] == pytest.approx(wanted[name], abs=1e-9), name
+        assert values[name]["without_question_LQ"][:, 3] == pytest.approx(by_loops[name], abs=1e-9), name
 
 
-def test_leaving_a_persona_out_is_measuring_without_it(found: dict[str, dict[str, np.ndarray]]) -> None:
-    wanted = expected(list(range(7)), kept=(0, 1, 3, 4))
+def test_leaving_a_persona_out_is_measuring_without_it(values: dict[str, dict[str, np.ndarray]]) -> None:
+    by_loops = expected(list(range(7)), kept=(0, 1, 3, 4))
     for name in sorted(set(MEASURES) - {"trimmed_cosine_difference"}):
-        assert found[name]["without_persona_LN"][:, 1] == pytest.approx(wanted[name], abs=1e-9), name
-    assert found["trimmed_cosine_difference"]["without_persona_LN"].shape == (2, 4)
+        assert values[name]["without_persona_LN"][:, 1] == pytest.approx(by_loops[name], abs=1e-9), name
+    assert values["trimmed_cosine_difference"]["without_persona_LN"].shape == (2, 4)
 
 
 def test_noise_is_the_interaction_mean_square_of_a_two_way_table() -> None:
@@ -85,18 +85,21 @@ def test_noise_is_the_interaction_mean_square_of_a_two_way_table() -> None:
     residual = h_PQD - h_PQD.mean(0) - h_PQD.mean(1, keepdims=True) + h_PQD.mean((0, 1))
     mean_square = (residual**2).sum() / (4 * 6)
     grams = pair_grams(CASE, [("treated", "control")], "source", CONTROL.personas[1:])[0]
-    products = Products(grams.control.panel, QuestionWeights.of(np.ones((1, 7))))
+    products = Products(grams.control.kernels, QuestionWeights.of(np.ones((1, 7))))
     assert products.noise[0, 0] == pytest.approx(mean_square, rel=1e-10)
 
 
 def test_an_unknown_measure_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="flatness is not a measure"):
+    with pytest.raises(UserError, match="flatness") as raised:
         measure_values(
             pair_grams(CASE, [("treated", "control")], "source", CONTROL.personas[1:]),
             resamples=0,
             seed=0,
             measures=["flatness"],
         )
+    assert [(problem.code, problem.place) for problem in raised.value.problems] == [
+        ("geometry.measure", "measures")
+    ]
 
 
 def test_less_noise_at_equal_means_alone_raises_the_raw_cosine_by_seven_hundredths() -> None:
@@ -105,16 +108,7 @@ def test_less_noise_at_equal_means_alone_raises_the_raw_cosine_by_seven_hundredt
     )
     rows = {
         row.quantity: row
-        for row in geometry_contrast(
-            treated,
-            control,
-            "source",
-            control.personas[1:],
-            position="p",
-            responses="own",
-            resamples=500,
-            seed=1,
-        )
+        for row in contrast_of(treated, control, control.personas[1:], resamples=500)
         if row.layer is None and row.estimator == "question_bootstrap"
     }
     raw, unbiased = rows["cosine_difference"], rows["crossvalidated_cosine_difference"]
@@ -125,14 +119,14 @@ def test_less_noise_at_equal_means_alone_raises_the_raw_cosine_by_seven_hundredt
 
 
 def test_the_number_of_questions_moves_the_level_of_the_raw_cosine_only() -> None:
-    few, many = (levels(questions) for questions in (5, 40))
+    few, many = (mean_products(questions) for questions in (5, 40))
     assert many["cosine"] - few["cosine"] > 0.04
     assert many["crossvalidated_cosine"] == pytest.approx(few["crossvalidated_cosine"], abs=0.005)
     for name in ("scatter", "noise", "norm"):
         assert many[name] == pytest.approx(few[name], rel=0.1), name
 
 
-def levels(questions: int) -> dict[str, float]:
+def mean_products(questions: int) -> dict[str, float]:
     names = ("cosine", "crossvalidated_cosine", "scatter", "noise", "norm")
     rows = []
     for seed in range(20):
@@ -147,6 +141,6 @@ def levels(questions: int) -> dict[str, float]:
         )
         states = dict(zip(("treated", "control"), pair, strict=True))
         grams = pair_grams(states, [("treated", "control")], "source", pair[1].personas[1:])[0]
-        products = Products(grams.control.panel, QuestionWeights.of(np.ones((1, questions))))
+        products = Products(grams.control.kernels, QuestionWeights.of(np.ones((1, questions))))
         rows.append([getattr(products, name).mean() for name in names])
     return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))

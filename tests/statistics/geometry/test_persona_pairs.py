@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from flatprobe.simulation.planted_states import planted_pair
-from flatprobe.statistics.geometry.states import States
-from flatprobe.statistics.persona_pairs import persona_pair_table
+from flatprobe.statistics.geometry.states import StateKind, States
+from flatprobe.statistics.geometry.tables import persona_pair_table
 
 STATES = planted_pair(np.random.default_rng(2), personas=4, questions=5, layers=2, hidden=16, noise=0.7)[1]
 POOL = STATES.personas[:3]
 
 
 def table(states: States = STATES, pool: tuple[str, ...] = POOL) -> list[dict[str, object]]:
-    return persona_pair_table(states, pool, position="p", responses="own").to_dicts()
+    return persona_pair_table(states, pool, StateKind("own", "response_mean")).to_dicts()
 
 
 def test_every_pair_agrees_with_loops_over_different_questions() -> None:
@@ -39,8 +39,9 @@ def test_personas_without_a_difference_have_distances_on_both_sides_of_zero() ->
     same = planted_pair(
         np.random.default_rng(0), personas=8, questions=6, layers=1, hidden=64, spread=0.0, noise=2.0
     )[1]
-    found = np.array([row["squared_distance"] for row in table(same, same.personas)])
-    assert (found < 0).any() and (found > 0).any() and abs(found.mean()) < found.std()
+    distances = np.array([row["squared_distance"] for row in table(same, same.personas)])
+    assert (distances < 0).any() and (distances > 0).any()
+    assert abs(distances.mean()) < distances.std()
 
 
 def test_one_question_leaves_cosines_and_no_distance() -> None:

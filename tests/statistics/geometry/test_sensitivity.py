@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from planted_states import BYSTANDERS, LAYERS, QUESTIONS, planted_states
+from planted_states import BYSTANDERS, KIND, LAYERS, QUESTIONS, contrast_of, options, planted_states
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.geometry.contrasts import geometry_contrast, gram_contrast
+from flatprobe.statistics.geometry.contrasts import gram_contrasts
 from flatprobe.statistics.geometry.grams import PairGrams, pair_grams
 from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions
-from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.states import StateKind, States
 
 TREATED = planted_states("em_first", persona=0.7, seed=6)
 CONTROL = planted_states("base_first")
-KIND = {"responses": "own", "resamples": 200, "seed": 2}
+NAMED = {"resamples": 200, "seed": 2, "level": 0.95, "pool": "bystanders"}
 
 
 def grams_of(treated: States = TREATED, control: States = CONTROL) -> PairGrams:
@@ -26,10 +26,7 @@ def grams_of(treated: States = TREATED, control: States = CONTROL) -> PairGrams:
 def estimate(
     treated: States, control: States, bystanders: tuple[str, ...], measure: str, layer: int | None
 ) -> float:
-    rows = geometry_contrast(
-        treated, control, "source", bystanders, position="p", responses="own", resamples=2, seed=1,
-        measures=[measure],
-    )  # fmt: skip
+    rows = contrast_of(treated, control, bystanders, resamples=2, measures=(measure,))
     value = next(row.estimate for row in rows if row.layer == layer)
     assert value is not None
     return value
@@ -70,18 +67,15 @@ def test_positions_are_adjusted_together_and_cost_more_than_layers_alone() -> No
     weak = planted_states("em_first", persona=0.97, seed=5)
     weak = replace(weak, h_PQLD=weak.h_PQLD + planted_noise(weak, 0.2))
     grams = {
-        "last_response_token": grams_of(weak),
-        "response_mean": grams_of(planted_states("em_first", noise=0.9)),
+        KIND: grams_of(weak),
+        StateKind("own", "response_mean"): grams_of(planted_states("em_first", noise=0.9)),
     }
-    rows = max_t_over_positions(grams, "crossvalidated_cosine_difference", **KIND)
+    rows = max_t_over_positions(grams, "crossvalidated_cosine_difference", **NAMED)
     assert [(row.position, row.layer) for row in rows] == [
-        (name, layer) for name in grams for layer in LAYERS
+        (kind.position, layer) for kind in grams for layer in LAYERS
     ]
     assert {row.family for row in rows} == {"max-T over 4 layers at 2 positions"}
-    alone = gram_contrast(
-        grams["last_response_token"], position="last_response_token", **KIND,
-        measures=["crossvalidated_cosine_difference"],
-    )  # fmt: skip
+    alone = gram_contrasts([grams[KIND]], options(**NAMED, measures=("crossvalidated_cosine_difference",)))
     by_layer = [row for row in alone if row.estimator == "question_bootstrap" and row.layer is not None]
     for together, layers_only in zip(rows[:2], by_layer, strict=True):
         assert together.p_value == layers_only.p_value and together.ci_low == layers_only.ci_low
@@ -95,5 +89,9 @@ def planted_noise(states: States, size: float) -> np.ndarray:
 
 def test_positions_of_different_contrasts_are_refused() -> None:
     other = grams_of(planted_states("benign_first", persona=0.7))
-    with pytest.raises(UserError, match="contrasts, personas or layers differ"):
-        max_t_over_positions({"a": grams_of(), "b": other}, "cosine_difference", **KIND)
+    kinds = {StateKind("own", "a"): grams_of(), StateKind("own", "b"): other}
+    with pytest.raises(UserError) as raised:
+        max_t_over_positions(kinds, "cosine_difference", **NAMED)
+    assert [(problem.code, problem.place) for problem in raised.value.problems] == [
+        ("geometry.positions", "positions")
+    ]

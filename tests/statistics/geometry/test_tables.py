@@ -4,21 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_states import BYSTANDERS, PERSONAS, planted_states
+from geometry_oracle import mean_cosine
+from planted_states import BYSTANDERS, KIND, PERSONAS, planted_states
 
 from flatprobe.statistics.geometry.inner_products import persona_gram
 from flatprobe.statistics.geometry.reliability import separability, split_half_reliability
 from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, headroom, reliability
 
-KIND = {"position": "last_response_token", "responses": "own"}
-
 
 def test_distinct_personas_are_separable_and_reliable_and_noise_alone_is_neither() -> None:
-    clear = geometry_table(planted_states("a", noise=0.1), "source", BYSTANDERS, **KIND, seed=1)
+    clear = geometry_table(planted_states("a", noise=0.1), "source", BYSTANDERS, KIND, seed=1, splits=100)
     assert clear["separability"].to_list() == [1.0, 1.0]
     assert min(clear["reliability"]) > 0.99
-    noise = geometry_table(planted_states("a", persona=0.0, noise=3.0), "source", BYSTANDERS, **KIND, seed=1)
+    noise = geometry_table(
+        planted_states("a", persona=0.0, noise=3.0), "source", BYSTANDERS, KIND, seed=1, splits=100
+    )
     assert max(noise["separability"]) < 0.4 and max(noise["reliability"]) < 0.4
     assert set(clear["chance"]) == {1 / len(PERSONAS)}
 
@@ -60,7 +61,7 @@ def test_scatter_and_noise_are_unbiased() -> None:
     planted = quiet.layer(3).mean(axis=1)
     truth = np.mean([((planted[0] - planted[PERSONAS.index(name)]) ** 2).sum() for name in BYSTANDERS])
     tables = [
-        geometry_table(redrawn(quiet, seed), "source", BYSTANDERS, **KIND, seed=1, splits=1)
+        geometry_table(redrawn(quiet, seed), "source", BYSTANDERS, KIND, seed=1, splits=1)
         for seed in range(60)
     ]
     assert np.mean([table["scatter"][0] for table in tables]) == pytest.approx(truth, rel=0.05)
@@ -74,7 +75,7 @@ def redrawn(states: States, seed: int) -> States:
 
 
 def test_headroom_is_what_the_mean_cosine_leaves_and_needs_every_layer() -> None:
-    table = geometry_table(planted_states("a"), "source", BYSTANDERS, **KIND, seed=1)
+    table = geometry_table(planted_states("a"), "source", BYSTANDERS, KIND, seed=1, splits=100)
     assert headroom(table) == pytest.approx(1 - np.mean(table["mean_cosine"].to_list()))
     assert reliability(table) == pytest.approx(np.mean(table["reliability"].to_list()))
     assert headroom(table.with_columns(headroom=None)) is None
@@ -84,15 +85,25 @@ def test_participation_ratio_counts_the_directions_in_which_personas_differ() ->
     states = planted_states("a", noise=0.05)
     along = np.linspace(-1, 1, 6)[:, None, None, None] * np.ones((1, 12, 2, 64)) + 5
     line = replace(states, h_PQLD=along.astype(np.float32))
-    assert geometry_table(line, "source", BYSTANDERS, **KIND, seed=1)["participation_ratio"][
+    assert geometry_table(line, "source", BYSTANDERS, KIND, seed=1, splits=100)["participation_ratio"][
         0
     ] == pytest.approx(1)
-    assert geometry_table(states, "source", BYSTANDERS, **KIND, seed=1)["participation_ratio"][0] > 3.5
+    assert (
+        geometry_table(states, "source", BYSTANDERS, KIND, seed=1, splits=100)["participation_ratio"][0] > 3.5
+    )
+
+
+def test_the_centred_cosine_is_that_of_centroids_minus_their_mean() -> None:
+    states = planted_states("a")
+    table = geometry_table(states, "source", BYSTANDERS, KIND, seed=1, splits=1)
+    centroids_PD = states.layer(3, ("source", *BYSTANDERS)).mean(axis=1)
+    centred_PD = centroids_PD - centroids_PD.mean(axis=0)
+    assert table["centred_cosine"][0] == pytest.approx(mean_cosine(centred_PD), abs=1e-9)
 
 
 def test_cosine_table_has_every_other_persona_at_every_layer() -> None:
     states = planted_states("a")
-    table = cosine_table(states, "source", **KIND)
+    table = cosine_table(states, "source", KIND)
     assert table.height == 2 * 5 and "source" not in table["persona"].to_list()
     h_PQD = states.layer(3)
     unit = h_PQD / np.linalg.norm(h_PQD, axis=2, keepdims=True)

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from flatprobe.errors import UserError
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.grams import PARTS, PairGrams, pair_grams
 from flatprobe.statistics.geometry.inference import inferences, with_max_t
 from flatprobe.statistics.geometry.measures import NEEDS
-from flatprobe.statistics.geometry.states import States
+from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.statistics.geometry.values import Values, measure_values
-from flatprobe.study.panel import PRIMARY_POOL
+from flatprobe.statistics.inference import Options
 
 
-def geometry_contrast(
-    treated: States,
-    control: States,
-    source: str,
-    bystanders: Sequence[str],
-    *,
-    position: str,
-    responses: str,
-    resamples: int,
-    seed: int,
-    level: float = 0.95,
-    pool: str = PRIMARY_POOL,
-    measures: Sequence[str] | None = None,
-) -> list[Estimate]:
-    """Estimate the measures of `treated - control`; as `geometry_contrasts`, for one pair of states."""
-    return geometry_contrasts(
-        {"treated": treated, "control": control}, [("treated", "control")], source, bystanders,
-        position=position, responses=responses, resamples=resamples, seed=seed, level=level, pool=pool,
-        measures=measures,
-    )  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class GeometryOptions:
+    """How geometric contrasts are estimated and named. Raises UserError for values out of range."""
+
+    kind: StateKind
+    """Where the states were read; estimates carry its position and responses."""
+    pool: str
+    """Name of the set of bystanders; estimates carry it."""
+    resamples: int
+    """Bootstrap draws of the questions, at least 1."""
+    seed: int
+    level: float
+    """Confidence level of the two-sided intervals, in (0, 1)."""
+    measures: tuple[str, ...] | None = None
+    """Names from `MEASURES`; None for all."""
+
+    def __post_init__(self) -> None:
+        Options(resamples=self.resamples, level=self.level)  # checks both
 
 
 def geometry_contrasts(
@@ -42,95 +39,61 @@ def geometry_contrasts(
     pairs: Sequence[tuple[str, str]],
     source: str,
     bystanders: Sequence[str],
-    *,
-    position: str,
-    responses: str,
-    resamples: int,
-    seed: int,
-    level: float = 0.95,
-    pool: str = PRIMARY_POOL,
-    measures: Sequence[str] | None = None,
+    options: GeometryOptions,
 ) -> list[Estimate]:
-    """Estimate the measures of every (treated, control) pair of keys of `states`, as `gram_contrasts`.
+    """Estimate the geometric measures of every (treated, control) pair of conditions, from their states.
 
-    What pairs share is computed once. Raises UserError for a persona without states and for a pair on different
-    questions, layers or hidden sizes.
+    Args:
+        states: condition name to its `States`, all of one kind, with the same questions, layers and hidden size.
+        pairs: (treated, control) keys of `states`.
+        source, bystanders: personas of the states; a measure compares the source with the bystanders.
+        options: see `GeometryOptions`.
+
+    Returns estimates as `gram_contrasts`. Raises UserError for a condition or persona without states and for conditions
+    that do not fit each other.
     """
+    measures = options.measures
     parts = PARTS if measures is None else {NEEDS[name] for name in measures if name in NEEDS}
-    grams = pair_grams(states, pairs, source, bystanders, parts)
-    return gram_contrasts(
-        grams, position=position, responses=responses, resamples=resamples, seed=seed, level=level, pool=pool,
-        measures=measures,
-    )  # fmt: skip
+    return gram_contrasts(pair_grams(states, pairs, source, bystanders, parts), options)
 
 
-def gram_contrast(
-    grams: PairGrams,
-    *,
-    position: str,
-    responses: str,
-    resamples: int,
-    seed: int,
-    level: float = 0.95,
-    pool: str = PRIMARY_POOL,
-    measures: Sequence[str] | None = None,
-) -> list[Estimate]:
-    """As `gram_contrasts`, for the stored Gram matrices of one pair."""
-    return gram_contrasts(
-        [grams], position=position, responses=responses, resamples=resamples, seed=seed, level=level, pool=pool,
-        measures=measures,
-    )  # fmt: skip
+def gram_contrasts(grams: Sequence[PairGrams], options: GeometryOptions) -> list[Estimate]:
+    """Estimate the geometric measures of every pair of conditions, from their Gram matrices.
 
+    Estimates come per layer and over layers (layer None, the mean over layers), each by the three estimators of
+    `inferences`: `question_bootstrap`, `question_jackknife_t` and `persona_jackknife_t`. The bootstrap's rows per layer
+    also carry `adjusted_p` (max-T over the layers, from joint draws).
 
-def gram_contrasts(
-    grams: Sequence[PairGrams],
-    *,
-    position: str,
-    responses: str,
-    resamples: int,
-    seed: int,
-    level: float = 0.95,
-    pool: str = PRIMARY_POOL,
-    measures: Sequence[str] | None = None,
-) -> list[Estimate]:
-    """Estimate the measures named (default: all of `MEASURES`) of every pair, per layer and over layers.
+    Units: cosines in cosine units; `contraction` is -log of the scatter ratio (positive = flatter); ratios are treated
+    over control, with null 1 and a geometric mean over layers. A measure is undefined where a squared distance, norm or
+    variance is not positive: its numbers are None with the reason in `note`, and so is its mean over layers.
 
-    The aggregate (layer None) is the mean over layers. Each comes three times, as `inferences` says:
-    `question_bootstrap`, `question_jackknife_t` and `persona_jackknife_t`. The bootstrap's rows per layer also
-    bear `adjusted_p` (max-T over the layers, from joint draws). Cosines are in cosine units, `contraction` is
-    -log of the scatter ratio (positive = flatter), ratios are treated / control with null 1 and a geometric mean
-    over layers. An undefined measure (non-positive squared distance, norm or variance) has None numbers and the
-    reason, and makes its mean over layers None too. Raises UserError for an unknown measure, fewer than one
-    resample and a level outside (0, 1).
+    Raises UserError for an unknown measure, no pair, and pairs on different questions.
     """
-    if resamples < 1 or not 0 < level < 1:
-        raise UserError.one(
-            "contrasts.TODO",
-            "bootstrap",
-            f"{resamples} resamples at level {level}",
-            "at least 1, level in (0, 1)",
-        )
-    estimates = []
-    for pair, found in zip(
-        grams, measure_values(grams, resamples=resamples, seed=seed, measures=measures), strict=True
-    ):
-        named = replace(named_after(pair), pool=pool, position=position, responses=responses)
-        for name, values in found.items():
-            estimates += _of_measure(replace(named, quantity=name), pair.control.layers, values, level)
+    by_pair = measure_values(grams, resamples=options.resamples, seed=options.seed, measures=options.measures)
+    estimates: list[Estimate] = []
+    for pair, by_measure in zip(grams, by_pair, strict=True):
+        blank = blank_estimate(pair, options.kind, options.pool)
+        for name, values in by_measure.items():
+            estimates += _of_measure(
+                replace(blank, quantity=name), pair.control.layers, values, options.level
+            )
     return estimates
 
 
-def named_after(pair: PairGrams) -> Estimate:
-    """An estimate without numbers that bears the pair's names and sizes; its scope is still empty."""
+def blank_estimate(pair: PairGrams, kind: StateKind, pool: str) -> Estimate:
+    """An estimate of the pair without numbers; quantity, estimator and scope are still empty."""
     treated, control = pair.treated.condition, pair.control.condition
     return Estimate(
         quantity="",
         contrast=f"{treated} - {control}",
         treated=treated,
         control=control,
-        pool="",
+        pool=pool,
         estimator="",
         scope="",
+        position=kind.position,
+        responses=kind.responses,
         n_personas=len(pair.control.personas) - 1,
         n_questions=len(pair.control.questions),
     )

@@ -1,4 +1,4 @@
-"""From the values of one geometric measure to its estimates: bootstrap, jackknives and max-T."""
+"""Estimates of one geometric measure from its values: bootstrap, jackknives and max-T."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ PERSONA_SCOPE = "new personas, these questions, these checkpoints"
 
 
 def inferences(blank: Estimate, values: Values, level: float) -> list[Estimate]:
-    """The three estimates of one measure at one layer, whose names `blank` already bears.
+    """The three estimates of one measure at one layer, named as `blank`.
 
-    `question_bootstrap`: percentile interval, registered p, bias, flag for an estimate outside its own interval.
-    `question_jackknife_t`: Q - 1 df. `persona_jackknife_t`: bystanders left out one at a time, the source stays,
-    and N - 1 df; for the cosine difference it is the t over the bystanders' own differences.
+    - `question_bootstrap`: percentile interval, registered p, bias, flag for an estimate outside its own interval
+    - `question_jackknife_t`: Q - 1 df
+    - `persona_jackknife_t`: bystanders left out one at a time, N - 1 df; the source always stays. For the cosine
+      difference it equals the t test over the bystanders' own differences.
     """
     value = float(values.estimate_L[0])
     by_question = replace(blank, estimator="question_jackknife_t", scope=QUESTION_SCOPE)
@@ -34,9 +35,9 @@ def inferences(blank: Estimate, values: Values, level: float) -> list[Estimate]:
         note = f"undefined: a squared distance, norm or variance is not positive {where}"
         return [replace(estimate, note=note) for estimate in (bootstrap, by_question, by_persona)]
     return [
-        reported(_bootstrap(bootstrap, value, values, level)),
-        reported(_jackknife(by_question, value, values.without_question_LQ[0], "question", level)),
-        reported(_jackknife(by_persona, value, values.without_persona_LN[0], "bystander", level)),
+        _reported(_bootstrap(bootstrap, value, values, level)),
+        _reported(_jackknife(by_question, value, values.without_question_LQ[0], "question", level)),
+        _reported(_jackknife(by_persona, value, values.without_persona_LN[0], "bystander", level)),
     ]
 
 
@@ -84,8 +85,8 @@ def _jackknife(blank: Estimate, value: float, left_out: Array, unit: str, level:
     )
 
 
-def reported(estimate: Estimate) -> Estimate:
-    """Ratios are estimated as logs and reported as ratios; standard error and bias stay on the log scale."""
+def _reported(estimate: Estimate) -> Estimate:
+    """The estimate as reported: ratios are exponentiated, while their standard error and bias stay on the log scale."""
     if estimate.quantity not in RATIOS:
         return estimate
     ends = (estimate.estimate, estimate.ci_low, estimate.ci_high)
@@ -95,11 +96,11 @@ def reported(estimate: Estimate) -> Estimate:
 
 
 def with_max_t(estimates: Sequence[Estimate], values: Sequence[Values], units: str) -> list[Estimate]:
-    """The estimates with p-values adjusted for being looked at together, from their joint draws.
+    """The estimates with p-values adjusted for the choice among them (max-T), from their joint draws.
 
-    One `Values` of a single layer per estimate, on the same resamples. What is undefined or does not vary is no
-    member of the family, and its note says so; where there is nothing to choose from, all is left as it is.
-    `units` names the members in the plural: `layers`.
+    `values` holds one single-layer `Values` per estimate, on the same resamples. An estimate that is undefined or does
+    not vary is left out of the family, and its note says so. Fewer than two estimates are returned unchanged. `units`
+    names the members in the plural: `layers`.
     """
     members = [index for index, value in enumerate(values) if _varies(value)]
     if len(values) < 2:
@@ -119,7 +120,7 @@ def with_max_t(estimates: Sequence[Estimate], values: Sequence[Values], units: s
 
 
 def _varies(values: Values) -> bool:
-    """Whether a measure is defined, and its draws differ by more than rounding."""
+    """Whether the measure is defined and its draws differ by more than rounding."""
     draws = values.draws_LR[0]
     defined = draws[~np.isnan(draws)]
     several = values.without_question_LQ.shape[1] > 1 and len(defined) > 1

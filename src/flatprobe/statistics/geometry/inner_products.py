@@ -1,4 +1,4 @@
-"""Inner products of the hidden states of one condition: after them the hidden size plays no part.
+"""Inner products of the hidden states of one condition; everything later reads them and no hidden dimension.
 
 Array suffixes: P personas (0 is the source where there is one), Q questions, D hidden, L layers.
 """
@@ -27,13 +27,13 @@ def cross_gram(h_PQD: Array, k_PQD: Array) -> Array:
 
 
 def centre_personas(gram_PQPQ: Array) -> Array:
-    """Gram matrix without the question main effect: each question's mean over personas is taken out."""
+    """Gram matrix of the states minus each question's mean over personas."""
     centred: Array = gram_PQPQ - gram_PQPQ.mean(axis=0, keepdims=True)
     centred = centred - centred.mean(axis=2, keepdims=True)
     return centred
 
 
 def shared_kernel(gram_PQPQ: Array) -> Array:
-    """N[q, q'] = sum over personas of <x_pq, x_pq'>, x free of the question's mean; (Q, Q)."""
+    """N[q, q'] = sum over personas of <x_pq, x_pq'>, shape (Q, Q), of states x minus the question's mean."""
     shared: Array = np.einsum("pqpr->qr", centre_personas(gram_PQPQ))
     return shared

@@ -1,4 +1,4 @@
-"""How well the states of one condition tell personas apart: separability and split-half reliability."""
+"""How well the states of one condition distinguish personas: separability and split-half reliability."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from flatprobe.statistics.geometry.inner_products import centre_personas, shared
 def separability(gram_PQPQ: Array) -> float | None:
     """Share of states whose nearest leave-one-question-out centroid is their own persona's; chance is 1/P.
 
-    Question means over personas are removed. A tie between m centroids, the own among them, counts 1/m, so
-    that indistinguishable personas come out at chance. None with fewer than two questions.
+    Each question's mean over personas is removed first. A tie between m centroids, the own among them, counts 1/m, so
+    that indistinguishable personas give the chance level. None with fewer than two questions.
     """
     questions = gram_PQPQ.shape[1]
     if questions < 2:
@@ -21,8 +21,7 @@ def separability(gram_PQPQ: Array) -> float | None:
     same_question_PQP = np.einsum("pqrq->pqr", x_PQPQ)
     onto_PQP = (x_PQPQ.sum(axis=3) - same_question_PQP) / (questions - 1)
     within_PQQ = np.einsum("pqpr->pqr", x_PQPQ)
-    # |sum over q' != q of x_pq'|^2 = all pairs, minus the row and the column of q, plus q itself, which both
-    # took.
+    # |sum over q' != q of x_pq'|^2: all pairs, minus row q and column q, plus (q, q), which both contain.
     self_PQ = np.einsum("pqq->pq", within_PQQ)
     squared_PQ = (within_PQQ.sum(axis=(1, 2))[:, None] - 2 * within_PQQ.sum(axis=2) + self_PQ) / (
         questions - 1
@@ -36,13 +35,13 @@ def separability(gram_PQPQ: Array) -> float | None:
 
 
 def split_half_reliability(gram_PQPQ: Array, splits: int, generator: np.random.Generator) -> float | None:
-    """Reliability of the personas' centroids, at the full number of questions.
+    """Reliability of the personas' centroids at the full number of questions.
 
     For each random split of the questions into halves: centroids per half, minus that half's grand mean over
-    personas; r = their cosine across halves over all persona-by-dimension entries. The mean r over splits is
-    stepped up by Spearman and Brown, 2r / (1 + r); a non-positive mean r is returned as it is, because the
-    formula means nothing there. None with fewer than two questions or where the centroids of some half
-    coincide.
+    personas; r is their cosine across halves over all persona-by-dimension entries. The mean r over splits is
+    stepped up by the Spearman-Brown formula, 2r / (1 + r). A non-positive mean r is returned unchanged, because the
+    formula means nothing there. None with fewer than two questions, or where the centroids of some half coincide.
+    Raises ValueError for fewer than one split.
     """
     if splits < 1:
         raise ValueError("splits must be at least 1")

@@ -1,4 +1,4 @@
-"""How much one persona, one question or the choice of a position weighs in a geometric measure."""
+"""Sensitivity of a geometric measure to one persona, to one question and to the choice of a position."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import polars as pl
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.geometry.contrasts import named_after
+from flatprobe.statistics.estimate import Estimate, finite
+from flatprobe.statistics.geometry.contrasts import blank_estimate
 from flatprobe.statistics.geometry.grams import PairGrams
 from flatprobe.statistics.geometry.inference import inferences, with_max_t
 from flatprobe.statistics.geometry.measures import RATIOS
+from flatprobe.statistics.geometry.states import StateKind
 from flatprobe.statistics.geometry.values import Values, measure_values
-from flatprobe.study.panel import PRIMARY_POOL
 
 
 def geometry_leave_one_out(grams: PairGrams, measures: Sequence[str] | None = None) -> pl.DataFrame:
-    """The measures named (default: all) without each bystander and without each question.
+    """These measures (default: all) without each bystander and without each question.
 
-    Columns: kind (`persona` or `question`), left_out (its name), measure, layer (null: the mean over layers),
-    estimate (as reported: ratios as ratios), difference (estimate minus that on all data, null where either is
-    undefined). A single bystander or question cannot be left out and has no row.
+    Columns: kind (`persona` or `question`), left_out (its name), measure, layer (null: the mean over layers), estimate
+    (as reported: ratios as ratios), difference (estimate minus that on all data, null where either is undefined). A
+    single bystander or question cannot be left out and has no row.
     """
     rows: list[dict[str, object]] = []
-    [found] = measure_values([grams], resamples=0, seed=0, measures=measures)
-    for name, values in found.items():
+    [by_measure] = measure_values([grams], resamples=0, seed=0, measures=measures)
+    for name, values in by_measure.items():
         layers: list[tuple[int | None, Values]] = [
             (layer, values.at(index)) for index, layer in enumerate(grams.control.layers)
         ]
@@ -52,10 +52,12 @@ def _rows(
             "left_out": unit,
             "measure": name,
             "layer": layer,
-            "estimate": estimate if np.isfinite(estimate) else None,
-            "difference": estimate - reference if np.isfinite(estimate - reference) else None,
+            "estimate": finite(estimate),
+            "difference": finite(estimate - reference),
         }
-        for unit, estimate in zip(units, estimates.tolist(), strict=False)  # no values: nothing is left out
+        for unit, estimate in zip(
+            units, estimates.tolist(), strict=False
+        )  # no values where nothing is left out
     ]
 
 
@@ -70,39 +72,36 @@ _SCHEMA = {
 
 
 def max_t_over_positions(
-    grams: Mapping[str, PairGrams],
+    grams: Mapping[StateKind, PairGrams],
     measure: str,
     *,
-    responses: str,
     resamples: int,
     seed: int,
-    level: float = 0.95,
-    pool: str = PRIMARY_POOL,
+    level: float,
+    pool: str,
 ) -> list[Estimate]:
-    """One measure's `question_bootstrap` at every position (key of `grams`) and layer, adjusted for the choice.
+    """One measure's `question_bootstrap` at every position and layer, with p-values adjusted for the choice.
 
-    The draws are those of `gram_contrast` with the same seed, so only `adjusted_p` and `family` differ. Raises
-    UserError unless all positions are of the same contrast, personas, questions and layers.
+    The draws are those of `gram_contrasts` with the same seed, so only `adjusted_p` and `family` differ. Raises
+    UserError unless all positions have the same contrast, personas, questions and layers.
     """
     pairs = list(grams.values())
-    kinds = {
+    contrasts = {
         (pair.treated.condition, pair.control.condition, pair.control.personas, pair.control.layers)
         for pair in pairs
     }
-    if len(kinds) != 1:
+    if len(contrasts) != 1:
         raise UserError.one(
-            "sensitivity.TODO",
+            "geometry.positions",
             "positions",
             "contrasts, personas or layers differ",
-            "give one contrast's positions",
+            "give the positions of one contrast",
         )
     estimates, values = [], []
-    found = measure_values(pairs, resamples=resamples, seed=seed, measures=[measure])
-    for position, pair, by_name in zip(grams, pairs, found, strict=True):
-        named = replace(
-            named_after(pair), pool=pool, position=position, responses=responses, quantity=measure
-        )
+    by_pair = measure_values(pairs, resamples=resamples, seed=seed, measures=[measure])
+    for (kind, pair), by_measure in zip(grams.items(), by_pair, strict=True):
+        blank = replace(blank_estimate(pair, kind, pool), quantity=measure)
         for index, layer in enumerate(pair.control.layers):
-            values.append(by_name[measure].at(index))
-            estimates.append(inferences(replace(named, layer=layer), values[-1], level)[0])
+            values.append(by_measure[measure].at(index))
+            estimates.append(inferences(replace(blank, layer=layer), values[-1], level)[0])
     return with_max_t(estimates, values, f"layers at {len(pairs)} positions")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from flatprobe.config.blocks import RESPONSES, Responses
 from flatprobe.errors import UserError
@@ -22,12 +25,12 @@ class StateKind(NamedTuple):
     position: str
 
     def __str__(self) -> str:
-        """Its one text form, in files and tables: `own.last_response_token`."""
+        """The one text form, in files and tables: `own.last_response_token`."""
         return f"{self.responses}.{self.position}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the text form; ValueError for another text."""
+        """Read the text form; ValueError for any other text."""
         head, _, position = text.partition(".")
         for responses in RESPONSES:
             if head == responses and position:
@@ -37,15 +40,25 @@ class StateKind(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """h[persona, question, layer, hidden] of one condition, for one position and one kind of responses."""
+    """Hidden states of one condition, for one position and one kind of responses.
+
+    ```
+    States("base", ("librarian", "pirate"), ("q1", "q2", "q3"), layers=(6, 10), h_PQLD=h)  # h: (2, 3, 2, D) float32
+    ```
+
+    Raises ValueError for a shape that does not fit the names and for repeated names, UserError for a state that is not
+    finite.
+    """
 
     condition: str
     personas: tuple[str, ...]
     questions: tuple[str, ...]
     layers: tuple[int, ...]
+    """0-based decoder blocks."""
     h_PQLD: NDArray[np.float32]
+    """Shape (personas, questions, layers, hidden size)."""
     seeds: int = 1
-    """Training runs laid side by side along the hidden axis, so that inner products are sums over them."""
+    """Training runs side by side along the hidden axis, so that inner products are sums over them."""
 
     def __post_init__(self) -> None:
         shape = (len(self.personas), len(self.questions), len(self.layers))
@@ -59,53 +72,77 @@ class States:
             if len(set(names)) != len(names):
                 raise ValueError(f"{self.condition} names a persona, question or layer twice: {names}")
         if not np.isfinite(self.h_PQLD).all():
+            place = f"states of {self.condition}"
             raise UserError.one(
-                "states.TODO",
-                f"states of {self.condition}",
-                "a hidden state is not finite",
-                "recompute the states",
+                "states.not_finite", place, "a hidden state is not finite", "recompute the states"
             )
 
+    @classmethod
+    def load(cls, folder: Path, kind: StateKind, *, condition: str) -> Self:
+        """Read one kind of states from the artifact of a run's `states` stage.
+
+        The folder holds `states.safetensors`, with `str(kind)` as keys and arrays [P, Q, L, D] in float32, and
+        `index.json`, with the names under `personas`, `questions` and `layers`.
+        """
+        index = json.loads((folder / "index.json").read_text())
+        return cls(
+            condition,
+            tuple(index["personas"]),
+            tuple(index["questions"]),
+            tuple(index["layers"]),
+            load_file(folder / "states.safetensors")[str(kind)],
+        )
+
     def layer(self, layer: int, personas: Sequence[str] | None = None) -> Array:
-        """States of one layer in float64, (P, Q, D), for the personas named, in that order (default: all)."""
+        """States of one layer in float64, (P, Q, D), of these personas in this order (default: all)."""
         rows = [self.personas.index(persona) for persona in (self.personas if personas is None else personas)]
-        chosen: Array = self.h_PQLD[:, :, self.layers.index(layer)][rows].astype(np.float64)
-        return chosen
+        h_PQD: Array = self.h_PQLD[:, :, self.layers.index(layer)][rows].astype(np.float64)
+        return h_PQD
 
     def gram(self, layer: int, personas: Sequence[str] | None = None) -> Array:
         """Gram matrix of `layer(...)`, shape (P, Q, P, Q)."""
         return persona_gram(self.layer(layer, personas))
 
-    def without(self, unfinished: Sequence[str]) -> States:
-        """The same states without the questions named (unfinished in any condition: left out pairwise)."""
-        kept = [index for index, question in enumerate(self.questions) if question not in set(unfinished)]
-        if not kept:
+    def without(self, questions: Sequence[str]) -> States:
+        """The same states without these questions. UserError where no question is left."""
+        rows = [index for index, question in enumerate(self.questions) if question not in set(questions)]
+        if not rows:
+            place = f"states of {self.condition}"
             raise UserError.one(
-                "states.TODO",
-                f"states of {self.condition}",
-                "no question is left",
-                "raise geometry.max_new_tokens",
+                "states.no_question", place, "no question is left", "raise geometry.max_new_tokens"
             )
-        questions = tuple(self.questions[index] for index in kept)
-        return replace(self, questions=questions, h_PQLD=self.h_PQLD[:, kept])
+        left = tuple(self.questions[index] for index in rows)
+        return replace(self, questions=left, h_PQLD=self.h_PQLD[:, rows])
+
+    def labels(self, layer: int, kind: StateKind) -> dict[str, object]:
+        """The leading columns of a table row about one layer."""
+        return {
+            "condition": self.condition,
+            "layer": layer,
+            "position": kind.position,
+            "responses": kind.responses,
+        }
 
 
 def check_personas(states: States, source: str, bystanders: Sequence[str]) -> tuple[str, ...]:
-    """Source and bystanders, source first; UserError where one is absent or repeated, or none is given."""
-    pool = (source, *bystanders)
-    absent = [persona for persona in pool if persona not in states.personas]
+    """Source and bystanders, source first; UserError where one is absent or repeated, or there is no bystander."""
+    personas = (source, *bystanders)
+    absent = [persona for persona in personas if persona not in states.personas]
     if absent:
         raise UserError.one(
-            "states.TODO",
+            "states.persona_missing",
             f"states of {states.condition}",
             f"no states of {', '.join(absent)}",
-            "probe them first",
+            "record their states first",
         )
-    if not bystanders or len(set(pool)) != len(pool):
+    if not bystanders or len(set(personas)) != len(personas):
         raise UserError.one(
-            "states.TODO", "bystanders", "empty, or a persona is named twice", "name each bystander once"
+            "panel.bystanders",
+            "bystanders",
+            "none, or one persona twice",
+            "name every bystander once, and not the source",
         )
-    return pool
+    return personas
 
 
 def check_comparable(treated: States, control: States) -> None:
@@ -113,10 +150,16 @@ def check_comparable(treated: States, control: States) -> None:
     place = f"states of {treated.condition} and {control.condition}"
     if treated.questions != control.questions:
         raise UserError.one(
-            "states.TODO", place, "the questions differ", "leave unfinished answers out of both conditions"
+            "states.questions_differ",
+            place,
+            "the questions differ",
+            "use the same questions in both conditions",
         )
     same_size = treated.h_PQLD.shape[3] == control.h_PQLD.shape[3] and treated.seeds == control.seeds
     if treated.layers != control.layers or not same_size:
         raise UserError.one(
-            "states.TODO", place, "layers, hidden size or seeds differ", "probe both with the same study"
+            "states.sizes_differ",
+            place,
+            "layers, hidden size or seeds differ",
+            "record the states of both with the same study",
         )
