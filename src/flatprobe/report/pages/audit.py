@@ -6,38 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from flatprobe.report import numbers
 from flatprobe.report.examples import Piece, TokenLine, visible
+from flatprobe.report.pages.environment import write_html
 from flatprobe.report.tables.masks import in_a_line, invariants_table, shares_table
 from flatprobe.report.tables.table import Column, Table, build
 
 
 def write_page(audit: Mapping[str, Any], output: Path) -> None:
     """Write one self-contained HTML file. Raises jinja2.UndefinedError where the page shows what is not there."""
-    page = (
-        _environment()
-        .get_template("audit.html.j2")
-        .render(audit=audit, sets=[_set(s) for s in audit["sets"]])
-    )
-    output.write_text(page, encoding="utf-8")
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flatprobe.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plain=numbers.plain, svg=Markup, comparison=str)  # all that the macros name
-    environment.globals["style"] = Markup(
-        (Path(__file__).parents[1] / "style.css").read_text(encoding="utf-8")
-    )
-    return environment
+    values = {"audit": audit, "sets": [_set(one) for one in audit["sets"]]}
+    write_html("audit.html.j2", values, output)
 
 
 def _set(one: Mapping[str, Any]) -> dict[str, Any]:

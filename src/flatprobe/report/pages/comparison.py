@@ -5,39 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from flatprobe.report import comparison_words as words
-from flatprobe.report import numbers
 from flatprobe.report.comparison import Compared
 from flatprobe.report.examples import WINDOW, Piece, TokenLine, visible
 from flatprobe.report.figures.compared import figures
 from flatprobe.report.figures.persona_map import NO_MAP
 from flatprobe.report.headroom import headroom_words
+from flatprobe.report.pages.environment import write_html
 from flatprobe.report.tables import comparison as tables
 
 
 def write_page(compared: Compared, output: Path) -> None:
     """Write one self-contained HTML file. Raises jinja2.UndefinedError where the page shows what is not there."""
-    output.write_text(
-        _environment().get_template("geometry.html.j2").render(_context(compared)), encoding="utf-8"
-    )
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flatprobe.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plain=numbers.plain, duration=numbers.duration, svg=Markup, comparison=str)
-    environment.globals["style"] = Markup(
-        (Path(__file__).parents[1] / "style.css").read_text(encoding="utf-8")
-    )
-    return environment
+    write_html("geometry.html.j2", _context(compared), output)
 
 
 def _context(compared: Compared) -> dict[str, Any]:

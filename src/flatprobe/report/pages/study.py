@@ -10,12 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
-from markupsafe import Markup
 
 from flatprobe.decision.verdict import MEANINGS
-from flatprobe.report import examples, numbers, select, words
+from flatprobe.report import examples, select, words
 from flatprobe.report import gates as gating
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import (
@@ -31,6 +29,7 @@ from flatprobe.report.figures import (
     training,
 )
 from flatprobe.report.figures.persona_map import NO_MAP
+from flatprobe.report.pages.environment import write_html
 from flatprobe.report.tables import binding as tables_binding
 from flatprobe.report.tables import coupling as tables_coupling
 from flatprobe.report.tables import geometry as tables_geometry
@@ -49,30 +48,7 @@ def render(folder: Path, output: Path) -> None:
     Raises UserError naming every missing file, column or key of the folder, and jinja2.UndefinedError where
     a row lacks a value that the page shows.
     """
-    page = _environment().get_template("template.html.j2").render(_context(read(folder)))
-    output.write_text(page, encoding="utf-8")
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flatprobe.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    writers = (
-        numbers.decimal, numbers.signed, numbers.percent, numbers.points, numbers.p_value, numbers.plain,
-        numbers.duration, gating.comparison,
-    )  # fmt: skip
-    environment.filters.update({writer.__name__: writer for writer in writers})
-    environment.filters["svg"] = Markup
-    environment.globals["style"] = Markup(_style())
-    return environment
-
-
-def _style() -> str:
-    return (Path(__file__).parents[1] / "style.css").read_text(encoding="utf-8")
+    write_html("study.html.j2", _context(read(folder)), output)
 
 
 def _context(analysis: Analysis) -> dict[str, Any]:
