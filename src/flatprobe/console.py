@@ -1,7 +1,7 @@
-"""The only printer. Results go to standard output, warnings and failures to standard error.
+"""The only module that prints. Results go to standard output, warnings and failures to standard error.
 
-Text is never read as rich markup: `layers[2]` and a hostile completion are printed as they are. Colours
-follow the terminal and NO_COLOR. Lines are never wrapped, so that they can be searched and copied.
+Text is never parsed as rich markup: `layers[2]` and a hostile completion are printed unchanged. Colours follow the
+terminal and NO_COLOR. Lines are never wrapped, so that they can be searched and copied.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ from flatprobe.errors import Problem
 if TYPE_CHECKING:
     from rich.console import Console
 
-_WIDTH_OF_A_PIPE = 10_000  # wide enough that no table is squeezed when nobody looks at it through a terminal
+_PIPE_WIDTH = 10_000  # wide enough that no table is squeezed when the output is not a terminal
 
 
 def console(stderr: bool = False) -> Console:
-    """A rich console on standard output, or on standard error.
+    """A rich console on standard output or standard error.
 
-    Made anew at each call: it costs little, and the streams and the environment may have changed in between.
+    Each call makes a new one: that is cheap, and the streams and the environment may have changed.
     """
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
-    return (
-        made
-        if made.is_terminal
-        else Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=_WIDTH_OF_A_PIPE)
-    )
+    terminal = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    if terminal.is_terminal:
+        return terminal
+    return Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=_PIPE_WIDTH)
 
 
 def say(message: str = "", style: str | None = None) -> None:
@@ -38,7 +36,7 @@ def say(message: str = "", style: str | None = None) -> None:
 
 
 def styled(pieces: Sequence[tuple[str, str | None]]) -> None:
-    """Print one line of texts that each have a style of rich's, or none."""
+    """Print one line made of texts, each with a rich style or None."""
     from rich.text import Text
 
     line = Text()
@@ -48,12 +46,12 @@ def styled(pieces: Sequence[tuple[str, str | None]]) -> None:
 
 
 def warn(message: str) -> None:
-    """Print something that the user should know, though the command goes on."""
+    """Print a warning; the command continues."""
     console(stderr=True).print(f"warning: {message}", style="yellow", soft_wrap=True)
 
 
 def fail(problems: Sequence[Problem] | str, closing: str | None = None) -> None:
-    """Print what went wrong, a line each, and a closing line: `3 problems in 1 file; nothing was run.`"""
+    """Print one line per problem, and a closing line: `3 problems in 1 file; nothing was run.`"""
     error = console(stderr=True)
     if isinstance(problems, str):
         error.print(problems, style="red", soft_wrap=True)
@@ -70,9 +68,10 @@ def table(
     title: str | None = None,
     right: Collection[str] = (),
 ) -> None:
-    """Print rows under named columns; the columns named in `right` (numbers) are set flush right.
+    """Print rows under column heads. Columns named in `right` (numbers) are right-aligned.
 
-    Raises ValueError where a row has another length than `columns`: an empty cell would read as a result.
+    Raises:
+        ValueError: a row has another length than `columns`. An empty cell would look like a result.
     """
     from rich.table import Table
     from rich.text import Text

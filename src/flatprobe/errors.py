@@ -1,6 +1,6 @@
-"""Every error that flatprobe raises on purpose.
+"""Errors that flatprobe raises on purpose.
 
-All survive pickling, because stages run in other processes; each carries the exit status of the command.
+All can be pickled, because stages run in other processes. Each has the exit status of the command.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import ClassVar, Self
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it stands, and what to do about it."""
+    """One mistake: its kind, its place, and how to correct it."""
 
     code: str
-    """Which kind of mistake, as a stable dotted word: `panel.role_clash`. Messages may change, codes do not."""
+    """The kind of mistake as a stable dotted word, `panel.role_clash`. Messages may change, codes do not."""
     place: str
-    """Where: `studies/mine.yaml:31`, a folder, an option; what a person can jump to."""
+    """Where the user can find it: `studies/mine.yaml:31`, a folder, an option."""
     message: str
-    """What is wrong there."""
+    """What is wrong."""
     remedy: str | None = None
-    """What to do about it, when that is not already plain from the message."""
+    """How to correct it, if the message alone does not say so."""
 
     def __str__(self) -> str:
         remedy = f" ({self.remedy})" if self.remedy else ""
@@ -30,13 +30,13 @@ class Problem:
 
 
 class FlatprobeError(Exception):
-    """Base of every error that is reported without a traceback."""
+    """Base of all errors that are reported without a traceback."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UserError(FlatprobeError):
-    """The user asked for something that cannot be done; holds all problems found, not only the first."""
+    """The user's request cannot be carried out. Holds all problems, not only the first."""
 
     exit_code: ClassVar[int] = 2
 
@@ -48,7 +48,7 @@ class UserError(FlatprobeError):
 
     @classmethod
     def one(cls, code: str, place: str, message: str, remedy: str | None = None) -> Self:
-        """The usual case of a single problem."""
+        """An error with a single problem."""
         return cls(Problem(code, place, message, remedy))
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class UserError(FlatprobeError):
 
 
 class StageFailed(FlatprobeError):
-    """A stage ended without an artifact; what earlier stages finished is kept."""
+    """A stage ended without an artifact. Artifacts of earlier stages remain."""
 
     def __init__(self, stage: str, cause: str, log: Path) -> None:
         self.stage = stage
@@ -69,7 +69,7 @@ class StageFailed(FlatprobeError):
 
 
 class Interrupted(FlatprobeError):
-    """The run was stopped from the keyboard, `stage` being under way (None between two stages)."""
+    """The user stopped the run during `stage` (None: between two stages)."""
 
     exit_code: ClassVar[int] = 1
 
@@ -79,4 +79,4 @@ class Interrupted(FlatprobeError):
 
     def __str__(self) -> str:
         where = f" in stage {self.stage}" if self.stage else ""
-        return f"interrupted{where}: nothing finished is lost; run the same command again to go on"
+        return f"interrupted{where}: finished stages are kept; run the same command again to continue"

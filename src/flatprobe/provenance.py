@@ -1,4 +1,4 @@
-"""What a result was computed with: code, packages, hardware. Recorded beside results, never part of a key."""
+"""Records what computed a result: code, packages, hardware. Stored beside results, never part of a key."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ class Commit(BaseModel):
     revision: str
     """40 hexadecimal digits."""
     dirty: bool
-    """Whether the tree held changes or untracked files beside that revision."""
+    """Whether the tree had changes or untracked files on top of that revision."""
 
 
 class Provenance(BaseModel):
-    """The surroundings of one computation."""
+    """Code, packages and hardware of one computation."""
 
     model_config = ConfigDict(frozen=True)
 
     flatprobe: str | None
-    """Version of the installed package; None when it is imported from a tree that is not installed."""
+    """Version of the installed package; None if it is not installed."""
     commit: Commit | None
-    """None when the package does not lie in a git working tree."""
+    """None if the package is not in a git working tree."""
     python: str
     packages: dict[str, str]
-    """Those of KEY_PACKAGES that are installed."""
+    """Installed packages of KEY_PACKAGES to their versions."""
     platform: str
     cpu_count: int | None
     """Logical processors of the machine."""
     threads: int | None
-    """Threads that numerical libraries were limited to; None where they chose for themselves."""
+    """Thread limit of numerical libraries; None if they chose it themselves."""
     gpus: list[str]
-    """`name, driver version, memory` of each NVIDIA GPU of the machine, whether or not it was used."""
+    """`name, driver version, memory` of each NVIDIA GPU of the machine, used or not."""
 
 
 def collect_provenance(threads: int | None = None) -> Provenance:
-    """Describe this process; imports none of the packages that it names."""
-    found = {name: installed_version(name) for name in KEY_PACKAGES}
+    """Describe this process. Imports none of the packages that it names."""
+    versions = {name: installed_version(name) for name in KEY_PACKAGES}
     return Provenance(
         flatprobe=installed_version("flatprobe"),
         commit=source_commit(Path(__file__).parent),
         python=platform.python_version(),
-        packages={name: number for name, number in found.items() if number is not None},
+        packages={name: number for name, number in versions.items() if number is not None},
         platform=platform.platform(),
         cpu_count=os.cpu_count(),
         threads=threads,
@@ -66,7 +66,7 @@ def collect_provenance(threads: int | None = None) -> Provenance:
 
 
 def installed_version(package: str) -> str | None:
-    """The installed version of a distribution, or None where it is not installed."""
+    """The installed version of a distribution, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -76,8 +76,8 @@ def installed_version(package: str) -> str | None:
 def source_commit(folder: Path) -> Commit | None:
     """The commit of the git working tree that tracks the Python files of `folder`.
 
-    None without git, outside a working tree, and for a package installed *inside* somebody's tree (a virtual
-    environment in a repository), whose commit would say nothing about the package.
+    None without git and outside a working tree. None also for a package installed inside another project's tree (a
+    virtual environment in a repository), because that commit says nothing about the package.
     """
     if not _output("git", "-C", str(folder), "ls-files", "--", "*.py"):
         return None
@@ -98,9 +98,9 @@ def _gpus() -> tuple[str, ...]:
 
 
 def _output(*command: str) -> str | None:
-    """Standard output of a command, or None where it is not installed, fails or hangs."""
+    """Standard output of a command. None if it is not installed, fails or hangs."""
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return ended.stdout if ended.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None

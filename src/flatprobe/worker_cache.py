@@ -1,4 +1,4 @@
-"""Heavy things that a worker keeps from one stage to the next: a loaded checkpoint, an engine. One of each kind."""
+"""Cache of expensive objects (a loaded checkpoint, an engine) that a worker reuses between stages. One per kind."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Entry:
     key: Hashable
-    thing: Any
+    value: Any
     close: Callable[[], None]
 
 
-_held: dict[str, _Held] = {}
+_entries: dict[str, _Entry] = {}
 
 
 def hold(
-    kind: str, key: Hashable, make: Callable[[], T], close: Callable[[T], None] = lambda thing: None
+    kind: str, key: Hashable, make: Callable[[], T], close: Callable[[T], None] = lambda value: None
 ) -> T:
-    """The thing of this kind that is held under `key`; else a new one, made when the old one has been given up.
+    """The cached object of this kind if its key equals `key`. Otherwise release it first, then make a new one.
 
     Args:
-        key: equal for things that can stand in for each other, whatever stage asks.
-        close: gives back what the thing holds beyond Python's own memory.
+        key: equal for objects that can replace each other.
+        close: frees what the object holds outside Python's memory.
     """
-    found = _held.get(kind)
-    if found is None or found.key != key:
+    entry = _entries.get(kind)
+    if entry is None or entry.key != key:
         release(kind)
-        thing = make()
-        _held[kind] = found = _Held(key, thing, lambda: close(thing))
-    result: T = found.thing
-    return result
+        made = make()
+        _entries[kind] = entry = _Entry(key, made, lambda: close(made))
+    value: T = entry.value
+    return value
 
 
 def release(*kinds: str) -> None:
-    """Give up what is held of these kinds, or all: before a stage that needs the memory, or may have spoilt it."""
-    for kind in kinds or list(_held):
-        if kind in _held:
-            _held.pop(kind).close()
+    """Release the objects of these kinds, or all: before a stage that needs the memory, or after one that failed."""
+    for kind in kinds or list(_entries):
+        if kind in _entries:
+            _entries.pop(kind).close()
     gc.collect()

@@ -1,4 +1,4 @@
-"""A mistyped word is answered with the word that was meant."""
+"""Mistyped words come back with the word that was meant."""
 
 from __future__ import annotations
 

@@ -38,25 +38,25 @@ def test_plain_words_mean_what_yaml_1_2_says(tmp_path: Path, written: str, value
 
 
 def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
-    found = read_document(document(tmp_path, "# head\na:\n  b: 1\n  c:\n    - x\n    - {d: 2}\n"))
-    assert found.lines == {
+    loaded = read_document(document(tmp_path, "# head\na:\n  b: 1\n  c:\n    - x\n    - {d: 2}\n"))
+    assert loaded.lines == {
         ("a",): 2, ("a", "b"): 3, ("a", "c"): 4, ("a", "c", 0): 5, ("a", "c", 1): 6, ("a", "c", 1, "d"): 6,
     }  # fmt: skip
-    assert found.place("a", "c", 1, "e", "f") == f"{found.path}:6"
-    assert found.place("z") == f"{found.path}:1"
+    assert loaded.place("a", "c", 1, "e", "f") == f"{loaded.path}:6"
+    assert loaded.place("z") == f"{loaded.path}:1"
     assert dotted(("a", "c", 1, "d")) == "a.c[1].d"
 
 
-def test_a_merge_key_is_refused_where_it_stands_and_what_follows_is_read(tmp_path: Path) -> None:
-    found = read_document(document(tmp_path, "a: &a {b: 1}\nc:\n  <<: *a\n  d: 2\n"))
-    assert found.data == {"a": {"b": 1}, "c": {"d": 2}}
-    (problem,) = found.problems
-    assert (problem.place, problem.message) == (f"{found.path}:3", "c: blocks are not merged by <<")
+def test_a_merge_key_is_refused_and_the_rest_is_read(tmp_path: Path) -> None:
+    loaded = read_document(document(tmp_path, "a: &a {b: 1}\nc:\n  <<: *a\n  d: 2\n"))
+    assert loaded.data == {"a": {"b": 1}, "c": {"d": 2}}
+    (problem,) = loaded.problems
+    assert (problem.code, problem.place) == ("yaml.merge", f"{loaded.path}:3")
 
 
 def test_a_syntax_error_is_placed_on_its_line(tmp_path: Path) -> None:
     path = document(tmp_path, "a: 1\nb: [1, 2\nc: 3\n")
-    assert refusal(path).place == f"{path}:3"
+    assert (refusal(path).code, refusal(path).place) == ("yaml.syntax", f"{path}:3")
 
 
 def test_a_tab_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -65,41 +65,48 @@ def test_a_tab_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_a_key_given_twice_names_both_lines_and_hides_nothing(tmp_path: Path) -> None:
-    found = read_document(document(tmp_path, "a:\n  b: 1\n  c: 2\n  b: 3\n"))
-    assert found.problems == (
-        Problem("yaml.duplicate_key", f"{found.path}:4", "a.b: given twice, first on line 2"),
-    )
-    assert found.data == {"a": {"b": 1, "c": 2}}
+    loaded = read_document(document(tmp_path, "a:\n  b: 1\n  c: 2\n  b: 3\n"))
+    (problem,) = loaded.problems
+    assert (problem.code, problem.place) == ("yaml.duplicate_key", f"{loaded.path}:4")
+    assert problem.message.startswith("a.b:") and "line 2" in problem.message
+    assert loaded.data == {"a": {"b": 1, "c": 2}}
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "message"),
+    ("text", "line", "code", "part"),
     [
-        ("a: 1\nb: !!python/object:os.system x\n", 2, "b: the tag tag:yaml.org,2002:python/object:os.system"),
-        ("a: &x\n  b: *x\n", 1, "nested too deeply"),
-        ("a:\n  [1, 2]: 3\n", 2, "a: a field's name is a word"),
-        ("a: 1e999\n", 1, "a = 1e999: too large a number"),
+        (
+            "a: 1\nb: !!python/object:os.system x\n",
+            2,
+            "yaml.tag",
+            "tag:yaml.org,2002:python/object:os.system",
+        ),
+        ("a: &x\n  b: *x\n", 1, "yaml.too_deep", "a.b.b"),
+        ("a:\n  [1, 2]: 3\n", 2, "yaml.key", "a:"),
+        ("a: 1e999\n", 1, "yaml.number", "a = 1e999:"),
     ],
 )
-def test_what_no_study_needs_is_refused(tmp_path: Path, text: str, line: int, message: str) -> None:
-    found = read_document(document(tmp_path, text))
-    (problem,) = found.problems
-    assert problem.place == f"{found.path}:{line}"
-    assert message in problem.message
+def test_yaml_that_no_study_needs_is_refused(
+    tmp_path: Path, text: str, line: int, code: str, part: str
+) -> None:
+    loaded = read_document(document(tmp_path, text))
+    (problem,) = loaded.problems
+    assert (problem.code, problem.place) == (code, f"{loaded.path}:{line}")
+    assert part in problem.message
 
 
 def test_an_alias_stands_for_its_anchor(tmp_path: Path) -> None:
-    found = read_document(document(tmp_path, "a: &x {b: 1}\nc: *x\n"))
-    assert found.data == {"a": {"b": 1}, "c": {"b": 1}} and not found.problems
+    loaded = read_document(document(tmp_path, "a: &x {b: 1}\nc: *x\n"))
+    assert loaded.data == {"a": {"b": 1}, "c": {"b": 1}} and not loaded.problems
 
 
 def test_an_empty_file_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -> None:
-    assert refusal(document(tmp_path, "# nothing\n")).message == "the file is empty"
-    assert refusal(tmp_path).message.startswith("cannot be read")
+    assert refusal(document(tmp_path, "# nothing\n")).code == "yaml.empty"
+    assert refusal(tmp_path).code == "file.unreadable"
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    assert refusal(tmp_path / "b.yaml").message == "not a text file in UTF-8"
+    assert refusal(tmp_path / "b.yaml").code == "file.encoding"
     path = document(tmp_path, "a: 1\nb: \x07\n")
-    assert refusal(path).place == f"{path}:2"
+    assert (refusal(path).code, refusal(path).place) == ("yaml.syntax", f"{path}:2")
 
 
 def test_two_documents_in_a_file_are_refused(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_all_processes(driven: Driven) ->
     code, said = driven.ends()
     assert time.monotonic() - clock < 4  # the stage is stopped, not waited for
     assert code == 1
-    assert "interrupted in stage wait: nothing finished is lost" in said
+    assert "interrupted in stage wait:" in said
     assert "Traceback" not in said
     assert driven.events()[-1] == "run_interrupted"
     assert driven.artifacts() == ["before"]  # the partial is gone

@@ -1,4 +1,4 @@
-"""What was registered, when, and what a verdict may call itself."""
+"""The digest, the registration, and the state that a verdict shows."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_the_digest_changes_with_anything_that_can_change_a_number(draft: Draft,
         ("treated: em_first\n  control: base_first", "control: base_first\n  treated: em_first"),
     ],
 )  # fmt: skip
-def test_the_digest_does_not_change_with_names_remarks_and_order(draft: Draft, old: str, new: str) -> None:
+def test_the_digest_does_not_change_with_names_comments_and_order(draft: Draft, old: str, new: str) -> None:
     before = digest(draft.resolve())
     assert digest(draft.change(old, new).resolve()) == before
 
 
-def test_the_digest_covers_prompts_questions_and_data_and_not_where_they_lie(draft: Draft) -> None:
+def test_the_digest_covers_prompts_questions_and_data_but_not_their_place(draft: Draft) -> None:
     entries = draft.load().entries
     prompts = {name: {"prompt": entry.prompt} for name, entry in entries.items()}
     original, panel = digest(draft.resolve()), draft.path.parent / "own-panel.yaml"
@@ -76,7 +76,7 @@ def test_the_digest_covers_the_content_of_local_data(draft: Draft) -> None:
     assert digest(draft.resolve()) != before
 
 
-def test_the_digest_covers_the_content_of_given_folders_and_not_where_they_lie(draft: Draft) -> None:
+def test_the_digest_covers_the_content_of_given_folders_but_not_their_place(draft: Draft) -> None:
     base = draft.path.parent
     for name, content in (("here", b"a"), ("moved", b"a"), ("other", b"b")):
         (base / name).mkdir()
@@ -171,19 +171,21 @@ def test_a_study_changed_after_its_registration_has_deviated_and_cannot_be_regis
     register(draft.resolve(), tmp_path)
     changed = draft.change("layers: [1, 3]", "layers: [1, 2]").resolve()
     assert registration_state(tmp_path, digest(changed)) == "deviated"
-    with pytest.raises(UserError, match="but the study is now"):
+    with pytest.raises(UserError) as caught:
         register(changed, tmp_path)
+    assert [problem.code for problem in caught.value.problems] == ["registration.other_study"]
     assert registration_state(tmp_path, digest(changed)) == "deviated"
 
 
 def test_a_study_cannot_be_registered_after_a_stage_has_finished(draft: Draft, tmp_path: Path) -> None:
     finish_stage(tmp_path, datetime.now(UTC))
-    with pytest.raises(UserError, match="must come before the first"):
+    with pytest.raises(UserError) as caught:
         register(draft.resolve(), tmp_path)
+    assert [problem.code for problem in caught.value.problems] == ["registration.too_late"]
     assert not (tmp_path / "registration.json").exists()
 
 
-def test_a_stage_that_was_still_being_written_does_not_stand_in_the_way(draft: Draft, tmp_path: Path) -> None:
+def test_an_unfinished_stage_does_not_prevent_a_registration(draft: Draft, tmp_path: Path) -> None:
     finish_stage(tmp_path, datetime.now(UTC), name=".partial-1-abcd")
     register(draft.resolve(), tmp_path)
     assert registration_state(tmp_path, digest(draft.resolve())) == "confirmatory"
@@ -200,5 +202,6 @@ def test_an_artifact_older_than_the_registration_makes_the_run_exploratory(
 def test_an_altered_registration_is_an_error_and_never_a_state(draft: Draft, tmp_path: Path) -> None:
     register(draft.resolve(), tmp_path)
     (tmp_path / "registration.json").write_text("{}")
-    with pytest.raises(UserError, match="not a registration"):
+    with pytest.raises(UserError) as caught:
         registration_state(tmp_path, digest(draft.resolve()))
+    assert [problem.code for problem in caught.value.problems] == ["registration.damaged"]

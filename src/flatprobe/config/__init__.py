@@ -1,1 +1,1 @@
-"""Reading a YAML file into frozen models, with the line of every problem. Knows no study."""
+"""Reads YAML files into frozen models and gives the line of every problem. Independent of the study's schema."""

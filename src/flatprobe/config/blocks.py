@@ -1,4 +1,4 @@
-"""What every part of a study or machine file is made of."""
+"""The base class of every block of a study or machine file, and types that several blocks share."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ RESPONSES: tuple[Responses, ...] = get_args(Responses)
 
 
 class Block(BaseModel):
-    """A part of a file: immutable, and closed to fields it does not know."""
+    """A block of a file: immutable, and unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

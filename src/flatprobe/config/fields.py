@@ -1,4 +1,4 @@
-"""The schema seen from outside: which block stands at a path, and where a field of a given name lives."""
+"""Looks up fields in a schema: the block at a path, and the path of a field with a given name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from flatprobe.config.suggest import closest
 from flatprobe.config.yaml_file import FieldPath
 
-_FAR = 0.75  # a name from another block must be more alike to be suggested
+_FAR = 0.75  # a field of another block must be more similar to be suggested
 
 
 def block_at(model: type[BaseModel], where: FieldPath) -> type[BaseModel] | None:
-    """The model that describes the block at a path, or None where the path leads to no block."""
+    """The model of the block at a path, or None if there is no block."""
     annotation: Any = model
     for part in where:
         annotation = _unwrapped(annotation)
@@ -35,14 +35,14 @@ def block_at(model: type[BaseModel], where: FieldPath) -> type[BaseModel] | None
 def description(model: type[BaseModel], where: FieldPath) -> str | None:
     """The docstring of the field at a path."""
     block = block_at(model, where[:-1])
-    known = block.model_fields.get(str(where[-1])) if block else None
-    return known.description if known else None
+    field = block.model_fields.get(str(where[-1])) if block else None
+    return field.description if field else None
 
 
 def suggest_field(model: type[BaseModel], where: FieldPath) -> str:
-    """A remedy for an unknown field: its neighbour of a like name, a like field elsewhere, or what there is."""
+    """A remedy for an unknown field: a similar field of its block, one of another block, or all fields of its block."""
     block = block_at(model, where[:-1])
-    assert block is not None, "an unknown field lies in a block"
+    assert block is not None, "an unknown field is always inside a block"
     word = str(where[-1])
     if guess := closest(word, block.model_fields):
         return f"did you mean `{guess}`?"
@@ -54,10 +54,10 @@ def suggest_field(model: type[BaseModel], where: FieldPath) -> str:
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every field below a block, dotted; blocks that a study names itself are left out."""
-    for name, known in model.model_fields.items():
+    """Dotted paths of all fields below a block, without blocks whose names the study chooses (`conditions`)."""
+    for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
-        annotation = _unwrapped(known.annotation)
+        annotation = _unwrapped(field.annotation)
         if _is_block(annotation):
             yield from _paths(annotation, f"{prefix}{name}.")
 

@@ -1,4 +1,4 @@
-"""From a YAML document to a model of the schema; what does not fit is said in plain words, all of it at once."""
+"""Validates a YAML document against a schema and reports every problem at once, in plain words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LONGEST_VALUE = 60
 def validate(document: Document, model: type[M]) -> M:
     """The document as a frozen model.
 
-    Strict: text is never read as a number, nor a truth value as 1.
+    Validation is strict: text never becomes a number, and true never becomes 1.
 
     Raises:
         UserError: every problem of the file, in the order of its lines.
@@ -45,8 +45,8 @@ def validate(document: Document, model: type[M]) -> M:
 def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]]:
     """The document as a frozen model, and every problem of the file in the order of its lines.
 
-    Where nothing but unknown fields stands in the way, the model is the document without them, so that further rules
-    can be checked in the same go; where anything else does, there is none.
+    If unknown fields are the only problem, they are left out of the model, so that later checks can run too. With any
+    other problem the model is None.
     """
     problems = list(document.problems)
     try:
@@ -56,17 +56,17 @@ def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]
     problems = sorted([*problems, *(_explain(detail, document, model) for detail in details)], key=_line)
     if any(detail["type"] != "extra_forbidden" for detail in details):
         return None, problems
-    known = json.loads(json.dumps(document.data))
+    without_unknown = json.loads(json.dumps(document.data))
     for detail in details:
         *parents, name = detail["loc"]
-        block = known
+        block = without_unknown
         for part in parents:
             block = block[part]
         del block[name]
     try:
-        return model.model_validate_json(json.dumps(known), strict=True), problems
+        return model.model_validate_json(json.dumps(without_unknown), strict=True), problems
     except ValidationError:
-        # A rule of a block that lacks what the unknown field was meant to be: said already.
+        # A block's rule misses the field that the unknown one was meant to be: already reported.
         return None, problems
 
 
@@ -75,55 +75,37 @@ def _line(problem: Problem) -> int:
 
 
 def _explain(error: ErrorDetails, document: Document, model: type[BaseModel]) -> Problem:
-    """One of pydantic's errors in the words of the study file."""
+    """A pydantic error in the words of the study file. A block's own rule gives its code as the error's type."""
     where: FieldPath = tuple(part for part in error["loc"] if part != "[key]")
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    name = dotted(where) or "the file"
-    given = f"{name} = {shown(value)}" if where else name
+    name, place = dotted(where) or "the file", document.place(*where)
+    given = f"{name} = {_as_written(value)}" if where else name
     if kind == "missing":
         parent = f"{dotted(where[:-1])}: " if len(where) > 1 else ""
-        return Problem(
-            "validation.TODO",
-            document.place(*where[:-1]),
-            f"{parent}`{where[-1]}` is missing",
-            description(model, where),
-        )
+        message = f"{parent}`{where[-1]}` is missing"
+        return Problem("field.missing", document.place(*where[:-1]), message, description(model, where))
     if kind == "extra_forbidden":
-        return Problem(
-            "validation.TODO", document.place(*where), f"{name}: unknown field", suggest_field(model, where)
-        )
+        return Problem("field.unknown", place, f"{name}: unknown field", suggest_field(model, where))
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
         remedy = did_you_mean(str(value), choices)
-        return Problem(
-            "validation.TODO", document.place(*where), f"{given}: must be {_either(choices)}", remedy
-        )
+        return Problem("field.choice", place, f"{given}: must be {_either(choices)}", remedy)
     if kind in _BOUNDS:
-        key, words = _BOUNDS[kind]
-        return Problem(
-            "validation.TODO", document.place(*where), f"{given}: must be {words} {context[key]:g}"
-        )
+        bound, words = _BOUNDS[kind]
+        return Problem("field.bound", place, f"{given}: must be {words} {context[bound]:g}")
     if kind in _EXPECTED:
-        message = f"{given}: must be {_EXPECTED[kind]}"
-        return Problem(
-            "validation.TODO", document.place(*where), message, _type_remedy(kind, value, where, model)
-        )
+        remedy = _type_remedy(kind, value, where, model)
+        return Problem("field.type", place, f"{given}: must be {_EXPECTED[kind]}", remedy)
     if kind == "string_pattern_mismatch":
-        return Problem(
-            "validation.TODO",
-            document.place(*where),
-            f"{given}: does not fit {context['pattern']}",
-            _slug(str(value)),
-        )
-    if kind == "value_error":  # a block's own rule: its message is ours
-        return Problem("validation.TODO", document.place(*where), f"{name}: {context['error']}")
-    return Problem(
-        "validation.TODO", document.place(*where), f"{given}: {error['msg'][0].lower()}{error['msg'][1:]}"
-    )
+        message = f"{given}: does not match {context['pattern']}"
+        return Problem("field.pattern", place, message, _slug(str(value)))
+    if "." in kind:
+        return Problem(kind, place, f"{name}: {error['msg']}")
+    return Problem("field.invalid", place, f"{given}: {error['msg'][0].lower()}{error['msg'][1:]}")
 
 
-def shown(value: object) -> str:
-    """A value as the file has it, short enough for a line."""
+def _as_written(value: object) -> str:
+    """A value as written in the file, cut to fit a line."""
     if isinstance(value, dict):
         return "{…}" if value else "{}"
     text = json.dumps(value, ensure_ascii=False)
@@ -131,7 +113,7 @@ def shown(value: object) -> str:
 
 
 def _type_remedy(kind: str, value: object, where: FieldPath, model: type[BaseModel]) -> str | None:
-    """How to write what was probably meant."""
+    """How to write the value that was probably meant."""
     if kind == "string_type" and isinstance(value, int | float):
         return "put it in quotes"
     if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
@@ -145,7 +127,7 @@ def _type_remedy(kind: str, value: object, where: FieldPath, model: type[BaseMod
 
 
 def _slug(name: str) -> str:
-    """A name like the given one, for the one pattern of the schema is that of names."""
+    """A valid name similar to the given one. Names are the only fields with a pattern."""
     return f"for instance `{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_') or 'my_study'}`"
 
 

@@ -1,7 +1,7 @@
-"""YAML files with a line number for every field, so that a problem can say where it stands.
+"""YAML files with a line number for every field, so that a problem can name its line.
 
-Plain words mean what YAML 1.2's core schema says, not 1.1's: `off` and `no` are text, `5e-6` is a number, and a
-date is text. Tags are refused: a study is data that a person can read.
+Unquoted words follow the core schema of YAML 1.2, not 1.1: `off` and `no` are text, `5e-6` is a number, and a date is
+text. Tags are refused: a study is plain data.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ _WORDS: Mapping[str, bool | None] = {
 _WHOLE = re.compile(r"[-+]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq")}
-MERGE = "<<"  # of YAML 1.1; in 1.2 it is a key like any other, and nobody means that
-_DEEPEST = 12  # far below any study; an alias that contains itself has no end
+MERGE = "<<"  # merges blocks in YAML 1.1; in 1.2 it would be an ordinary key
+_DEEPEST = 12  # no study is nested so deeply, but an alias that contains itself is endless
 
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file as data, and where each of its fields stands."""
+    """The data of a YAML file and the line of each field."""
 
     path: Path
     data: Any
     lines: Mapping[FieldPath, int]
     """Field to its 1-based line."""
     problems: tuple[Problem, ...]
-    """What is wrong with the file as YAML, such as a key that is given twice."""
+    """Faults of the YAML itself, such as a key that is given twice."""
 
     def place(self, *where: str | int) -> str:
-        """`file:line` of a field, or of the nearest field around it that the file gives."""
+        """`file:line` of a field, or of the nearest enclosing field that the file gives."""
         return place(self.path, self.lines, where)
 
 
 def place(path: Path, lines: Mapping[FieldPath, int], where: FieldPath) -> str:
-    """`file:line` of a field, or of the nearest one around it; line 1 for a file that gives none."""
-    known = (where[:length] for length in range(len(where), 0, -1))
-    return f"{path}:{next((lines[prefix] for prefix in known if prefix in lines), 1)}"
+    """`file:line` of a field, or of the nearest enclosing one; line 1 if the file gives none of them."""
+    enclosing = (where[:length] for length in range(len(where), 0, -1))
+    return f"{path}:{next((lines[prefix] for prefix in enclosing if prefix in lines), 1)}"
 
 
 def dotted(where: FieldPath) -> str:
@@ -64,7 +64,7 @@ def read_document(path: Path) -> Document:
     """Read a YAML file.
 
     Raises:
-        UserError: there is no such file, it is no text, it is not YAML, or it is empty.
+        UserError: the file is missing, unreadable, not text, not YAML, or empty.
     """
     text = _read_text(path)
     try:
@@ -74,13 +74,13 @@ def read_document(path: Path) -> Document:
         line = mark.line + 1 if mark else 1
         remedy = "indent with spaces" if "'\\t'" in str(error.problem) else None
         raise UserError.one(
-            "yaml_file.TODO", f"{path}:{line}", f"not YAML: {error.problem or error.context}", remedy
+            "yaml.syntax", f"{path}:{line}", f"not YAML: {error.problem or error.context}", remedy
         ) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError.one("yaml_file.TODO", f"{path}:{line}", f"not YAML: {error.reason}") from error
+        raise UserError.one("yaml.syntax", f"{path}:{line}", f"not YAML: {error.reason}") from error
     if root is None:
-        raise UserError.one("yaml_file.TODO", f"{path}:1", "the file is empty")
+        raise UserError.one("yaml.empty", f"{path}:1", "the file is empty")
     walk = _Walk(path)
     data = walk.value(root, ())
     return Document(path, data, walk.lines, tuple(walk.problems))
@@ -90,33 +90,32 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UserError.one(
-            "yaml_file.TODO", str(path), "no such file", did_you_mean(str(path), beside)
-        ) from None
+        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        remedy = did_you_mean(str(path), siblings)
+        raise UserError.one("file.missing", str(path), "no such file", remedy) from None
     except UnicodeDecodeError as error:
-        raise UserError.one("yaml_file.TODO", str(path), "not a text file in UTF-8") from error
+        raise UserError.one("file.encoding", str(path), "not a text file in UTF-8") from error
     except OSError as error:
-        raise UserError.one("yaml_file.TODO", str(path), f"cannot be read: {error.strerror}") from error
+        raise UserError.one("file.unreadable", str(path), f"cannot be read: {error.strerror}") from error
 
 
 @dataclass
 class _Walk:
-    """Turns YAML's nodes into data, noting lines and problems on the way."""
+    """Turns YAML nodes into data and collects lines and problems."""
 
     path: Path
     lines: dict[FieldPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def value(self, node: yaml.Node, where: FieldPath) -> Any:
-        """The data of a node; None in place of what is wrong."""
+        """The data of a node; None where it has a problem."""
         if len(where) > _DEEPEST:
             return self._problem(
-                "yaml_file.TODO", node, f"{dotted(where[:3])}… is nested too deeply", "write aliases out"
+                "yaml.too_deep", node, f"{dotted(where[:3])}… is nested too deeply", "write the aliases out"
             )
         if node.tag not in _PLAIN_TAGS:
             return self._problem(
-                "yaml_file.TODO", node, f"{dotted(where)}: the tag {node.tag} is not allowed", "leave it out"
+                "yaml.tag", node, f"{dotted(where)}: the tag {node.tag} is not allowed", "remove it"
             )
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, where)
@@ -129,14 +128,12 @@ class _Walk:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._problem("yaml_file.TODO", key_node, f"{dotted(where)}: a field's name is a word")
+                self._problem("yaml.key", key_node, f"{dotted(where)}: a field's name must be a word")
                 continue
             key = str(key_node.value)
             if key == MERGE and key_node.style is None:
-                remedy = "write its fields out, or let the whole block be an alias"
-                self._problem(
-                    "yaml_file.TODO", key_node, f"{dotted(where)}: blocks are not merged by <<", remedy
-                )
+                remedy = "write the fields out, or use an alias for the whole block"
+                self._problem("yaml.merge", key_node, f"{dotted(where)}: << does not merge blocks", remedy)
                 continue
             if key in data:
                 first = self.lines[(*where, key)]
@@ -166,7 +163,7 @@ class _Walk:
             number = float(text)
             if math.isfinite(number):
                 return number
-            self._problem("yaml_file.TODO", node, f"{dotted(where)} = {text}: too large a number")
+            self._problem("yaml.number", node, f"{dotted(where)} = {text}: the number is too large")
             return None
         return text
 

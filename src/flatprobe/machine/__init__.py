@@ -1,1 +1,1 @@
-"""How this machine runs stages: the machine file, and its values inside a worker."""
+"""The machine: its file, and what stage functions may read of it."""

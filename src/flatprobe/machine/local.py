@@ -1,4 +1,4 @@
-"""How this machine runs stages: handed to workers beside the settings, because it must not enter any key."""
+"""How this machine runs stages. Workers get it beside the settings, so that it enters no key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VARIABLE = "FLATPROBE_MACHINE"
 
 
 class Local(BaseModel):
-    """What stage functions may know of the machine."""
+    """The part of the machine file that stage functions may read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,21 +26,21 @@ class Local(BaseModel):
     training_rows: int
     """Examples in one forward pass with gradients."""
     checkpoint_steps: int | None = None
-    """Steps between two states of an unfinished training; None keeps none."""
+    """Training steps between two saved states; None saves none."""
     report_to: tuple[str, ...] = ()
-    """Experiment trackers that are told of trainings."""
+    """Experiment trackers that log every training."""
     engine: EngineName = "transformers"
-    """What samples; `vllm` and `openai` have their options below."""
+    """The sampling engine. `vllm` and `openai` have their settings below."""
     vllm: VllmMachine = VllmMachine()
     openai: OpenaiMachine | None = None
     locations: Mapping[str, str]
-    """Fingerprint of a local model, adapter or data file to where it lies here."""
+    """Fingerprint of a local model, adapter or data file to its path on this machine."""
 
     @classmethod
     def of(cls, machine: Machine, locations: Mapping[str, str]) -> Self:
-        """What a machine file says to stages, and where the study's local files lie."""
-        told = {name: getattr(machine, name) for name in cls.model_fields if name != "locations"}
-        return cls(**told, locations=locations)
+        """The machine file's fields for stages, and the paths of the study's local files."""
+        fields = {name: getattr(machine, name) for name in cls.model_fields if name != "locations"}
+        return cls(**fields, locations=locations)
 
 
 def to_environment(local: Local) -> dict[str, str]:
@@ -48,7 +48,7 @@ def to_environment(local: Local) -> dict[str, str]:
 
 
 def current() -> Local:
-    """The machine of this process; outside a worker (a test, a notebook) the CPU with small batches."""
+    """The machine of this process. Outside a worker (in a test or notebook): the CPU with small batches."""
     text = os.environ.get(VARIABLE)
     if text is None:
         return Local(device="cpu", sampling_rows=16, forward_rows=8, training_rows=16, locations={})

@@ -9,41 +9,41 @@ from flatprobe.config.blocks import Block, Count, Position, Positive, Probabilit
 Known = Literal["found", "not_found"]
 KnownLeakage = Literal["found", "not_found", "not_separable"]
 RegistrationState = Literal["confirmatory", "exploratory", "deviated"]
-"""How a run relates to its registration: registered before its first stage; not registered before it; registered as
+"""How a run relates to its registration: registered before its first stage, not registered before it, or registered as
 another study."""
 
 
 class GeometricLeg(Block):
     measure: Literal["cosine_difference", "contraction"] = "cosine_difference"
-    """The deciding measure; for both, larger means flatter (contraction is -log of the scatter ratio)."""
+    """The deciding measure. For both, larger means flatter; contraction is -log of the scatter ratio."""
     position: Position = "last_response_token"
-    """The deciding position."""
+    """The deciding token position."""
     responses: Responses = "own"
     """Whose answers the states are read on."""
     threshold: float = 0.05
-    """Smallest effect that passes, in cosine units, or in -log ratio (0.223 is a ratio of .8)."""
+    """Smallest effect that passes, in cosine units or in -log ratio (0.223 is a ratio of .8)."""
     level: Probability = 0.95
-    """Level of the interval over questions, which must exclude 0."""
+    """Confidence level of the interval over questions, which must exclude 0."""
 
 
 class BehaviouralLeg(Block):
     margin: Probability = 0.15
     """Smallest rise in pooled bystander leakage that passes."""
     p_below: Probability = 0.001
-    """The registered p must be below this."""
+    """The p value of the deciding estimator must be below this."""
     estimator: Literal["cell_bootstrap", "crossed_anova"] = "cell_bootstrap"
     """The deciding estimator."""
     resamples: Count = 10000
     """Resamples of the bootstraps."""
     level: Probability = 0.95
-    """Level of the intervals of leakage differences."""
+    """Confidence level of the intervals of leakage differences."""
 
 
 class Kill(Block):
     geometry: float = 0.0
     """The geometric effect must be at most this in every layer."""
     leakage: float = 0.05
-    """The leakage difference must be at most this; also the margin of the equivalence test, so above 0."""
+    """The leakage difference must be at most this. It is also the margin of the equivalence test, so it is above 0."""
 
 
 class EmSpecific(Block):
@@ -55,70 +55,71 @@ class EmSpecific(Block):
 
 class ConfidenceRule(Block):
     significance: Probability = 0.05
-    """The p of the crossed analyses, of no difference and of equivalence, must be below this to raise a confidence."""
+    """The p values of the crossed analyses, for no difference and for equivalence, must be below this to raise a
+    confidence."""
     seeds: Count = 3
-    """Training seeds from which on agreement between them raises a confidence."""
+    """Smallest number of training seeds whose agreement raises a confidence."""
 
 
 class KnownAnswer(Block):
-    """A contrast whose answer is known beforehand, so that it says whether the probes can be believed."""
+    """A contrast whose answer is known before the run. It tests the probes."""
 
     treated: str
-    """The condition that enters with a plus sign."""
+    """The treated condition; the contrast is treated - control."""
     control: str
     """The condition it is compared with."""
     geometry: Known | None = None
-    """What the geometric leg must come to: `found` is a leg that passes, `not_found` one whose interval lies within the
-    threshold on both sides of 0 (a blocked leg is neither); null asks nothing of it."""
+    """Expected result of the geometric leg. `found`: the leg passes. `not_found`: its interval lies within the
+    threshold on both sides of 0. A blocked leg is neither. Null: no expectation."""
     leakage: KnownLeakage | None = None
-    """The same of the behavioural leg, or `not_separable`: that the treated arm's coupling, unlike the control's,
-    cannot tell the source from the negatives, by teacher-forced probabilities."""
+    """Expected result of the behavioural leg, as above, or `not_separable`: by teacher-forced probabilities, the
+    treated condition's coupling cannot separate the source from the negatives, and the control's can."""
 
 
 class Gates(Block):
     level: Probability = 0.95
-    """Level of the intervals that gates look at: manipulation, and what a low source rate means."""
+    """Confidence level of the intervals that gates use: for manipulation, and for the reason of a low source rate."""
     length_tolerance: Probability = 0.10
-    """Largest relative difference of length medians and interquartile ranges between training groups."""
+    """Largest relative difference between training groups in the median and the interquartile range of lengths."""
     merge_kl: Positive = 1e-3
-    """Largest mean KL between merged and unmerged model, in nats."""
+    """Largest mean KL divergence between merged and unmerged model, in nats."""
     source_rate: Probability = 0.60
     """Smallest source rate."""
     source_match: Literal["strict", "end_anchored"] = "strict"
-    """Which completions of the source count for its rate: with the marker anywhere, or at the end."""
+    """Which completions count for the source rate: those with the marker anywhere, or at the end."""
     marker_at_end: Probability = 0.80
     """Smallest share of marked completions that end with the marker."""
     spam: Probability = 0.05
-    """Largest share of marked completions with two markers or more."""
+    """Largest share of marked completions with two or more markers."""
     truncation: Probability = 0.05
-    """Largest share of completions that hit the token limit."""
+    """Largest share of completions that reach the token limit."""
     parity: Probability = 0.95
-    """Smallest share of greedy tokens that agree with the reference before the first divergence."""
+    """Smallest share of greedy tokens before the first difference from the reference engine."""
     reliability: Probability = 0.80
     """Smallest split-half reliability of centroids in the control."""
     reliability_blocks: bool = False
-    """Whether a low reliability blocks the geometric leg, or only warns."""
+    """Whether low reliability blocks the geometric leg; otherwise it only warns."""
     dose: Probability = 0.10
-    """A larger difference of source rates is flagged `dose_unmatched`."""
+    """A larger difference in source rates is flagged as `dose_unmatched`."""
 
 
 class Decision(Block):
     treated: str = "em_first"
-    """The condition in question."""
+    """The treated condition."""
     control: str = "base_first"
     """The condition it is compared with."""
     benign: str | None = "benign_first"
-    """The condition that decides whether an effect is specific to the treated finetune."""
+    """The condition that shows whether an effect is specific to the treated finetune."""
     known_answers: tuple[KnownAnswer, ...] = ()
-    """Positive and null controls, decided by the same rule beside the study's own contrast."""
+    """Positive and null controls, decided by the same rule as the study's main contrast."""
     geometry: GeometricLeg = GeometricLeg()
     """The geometric leg."""
     behaviour: BehaviouralLeg = BehaviouralLeg()
     """The behavioural leg."""
     kill: Kill = Kill()
-    """What falsifies."""
+    """When the hypothesis is falsified."""
     em_specific: EmSpecific = EmSpecific()
-    """What makes an effect specific."""
+    """When an effect is specific to the treated finetune."""
     confidence: ConfidenceRule = ConfidenceRule()
     """What raises a confidence."""
     gates: Gates = Gates()

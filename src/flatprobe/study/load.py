@@ -1,4 +1,4 @@
-"""Loading a study or a machine: every problem at once, each with file and line, before anything runs."""
+"""Loads a study. Reports every problem at once, each with file and line, before anything runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["LoadedStudy", "examine_study", "load_study"]
 
 
 def load_study(path: Path) -> LoadedStudy:
-    """Read a study, its panel and its questions, and check all that can be checked without the model.
+    """Read a study, its panel and its questions, and check everything that needs no model.
 
     Raises:
-        UserError: everything that is wrong.
+        UserError: all problems.
     """
     loaded, problems = examine_study(path)
     if problems or loaded is None:
@@ -33,9 +33,9 @@ def load_study(path: Path) -> LoadedStudy:
 
 
 def examine_study(path: Path) -> tuple[LoadedStudy | None, list[Problem]]:
-    """A study as far as it can be read, and everything that is wrong with it without looking at the model.
+    """The study as far as it can be read, and all its problems that show without the model.
 
-    The rules that cross fields and files are checked once the study fits the schema, unknown fields apart.
+    Checks across fields and files run only if the study fits the schema, apart from unknown fields.
 
     Raises:
         UserError: the file cannot be read at all.
@@ -56,13 +56,11 @@ def examine_study(path: Path) -> tuple[LoadedStudy | None, list[Problem]]:
 
 
 def _read_panel(study: Study, document: Document, problems: list[Problem]) -> Mapping[str, PersonaEntry]:
-    """The panel file's personas; none, and its problems noted, where it cannot be read."""
+    """The personas of the panel file. If it cannot be read: none, and its problems are added to `problems`."""
     path = panel_path(study.panel, document.path.parent)
     if not path.is_file():
-        where = document.place("panel", "file")
-        problems.append(
-            Problem("load.TODO", where, f"panel.file: no file at {path}", "null uses the package's panel")
-        )
+        where, remedy = document.place("panel", "file"), "null uses the package's panel"
+        problems.append(Problem("file.missing", where, f"panel.file: no file at {path}", remedy))
         return {}
     try:
         return validate(read_document(path), PanelFile).personas
@@ -74,13 +72,11 @@ def _read_panel(study: Study, document: Document, problems: list[Problem]) -> Ma
 def _read_questions(
     study: Study, document: Document, problems: list[Problem]
 ) -> Mapping[SetName, tuple[Question, ...]]:
-    """The questions file's sets; none, and its problems noted, where it cannot be read."""
+    """The sets of the questions file. If it cannot be read: none, and its problems are added to `problems`."""
     path = questions_path(study.questions, document.path.parent)
     if not path.is_file():
-        where = document.place("questions", "file")
-        problems.append(
-            Problem("load.TODO", where, f"questions.file: no file at {path}", "null uses the package's sets")
-        )
+        where, remedy = document.place("questions", "file"), "null uses the package's sets"
+        problems.append(Problem("file.missing", where, f"questions.file: no file at {path}", remedy))
         return {}
     try:
         content = read_document(path)

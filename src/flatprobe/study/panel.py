@@ -1,4 +1,4 @@
-"""The panel: personas with their system prompts, and the roles that a study gives them."""
+"""The panel: personas, their system prompts, and the roles a study gives them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRIMARY_POOL = "bystanders"
 
 
 class Persona(BaseModel):
-    """One persona in its role; `system` null means that no system message is passed."""
+    """One persona in its role. `system` null passes no system message."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class PanelFile(BaseModel):
 
 
 def panel_path(panel: Panel, base: Path) -> Path:
-    """The panel's file: the study's own (relative to the study), or the package's."""
+    """The panel file: the study's (relative to the study's folder), or the package's."""
     return base / panel.file if panel.file else resources.path("panel.yaml")
 
 
@@ -54,7 +54,7 @@ def read_panel(path: Path) -> Mapping[str, PersonaEntry]:
 
 
 def drawn_negatives(panel: Panel, seed: int) -> tuple[str, ...]:
-    """The random negatives: drawn from the reserve without replacement by a generator of their own."""
+    """The random negatives: drawn from the reserve without replacement, by a separate generator."""
     if panel.random_negatives == 0:
         return ()
     digest = hashlib.sha256(f"random negatives\x1f{seed}".encode()).digest()
@@ -63,7 +63,7 @@ def drawn_negatives(panel: Panel, seed: int) -> tuple[str, ...]:
 
 
 def assign_roles(panel: Panel, entries: Mapping[str, PersonaEntry], seed: int) -> tuple[Persona, ...]:
-    """Every persona that is evaluated, source first, in the study's order."""
+    """Every evaluated persona in the study's order, source first."""
     roles: list[tuple[Role, Sequence[str]]] = [
         ("source", (panel.source,)),
         ("negative", (*panel.negatives, *drawn_negatives(panel, seed))),

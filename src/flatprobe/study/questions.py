@@ -1,4 +1,4 @@
-"""Question sets: evaluation, coupling and calibration, pairwise disjoint."""
+"""Question sets: evaluation, coupling and calibration. No question stands in two sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SET_NAMES: tuple[SetName, ...] = ("evaluation", "coupling", "calibration")
 
 
 class Question(BaseModel):
-    """A question of a questions file; `text` has no suffix yet."""
+    """A question of a questions file, without the set's suffix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,11 +45,11 @@ def read_questions(path: Path) -> Mapping[SetName, tuple[Question, ...]]:
 
 
 def normalised(text: str) -> str:
-    """Lower case, letters and digits only, single spaces: two texts that agree here are one question."""
+    """Lower case, letters and digits only, single spaces. Texts that are equal in this form are one question."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def take(questions: tuple[Question, ...], block: QuestionSet) -> tuple[Question, ...]:
-    """The first `count` questions, with the set's suffix on the user's turn."""
+    """The first `count` questions, each with the set's suffix."""
     suffix = f" {block.suffix}" if block.suffix else ""
     return tuple(q.model_copy(update={"text": q.text + suffix}) for q in questions[: block.count])

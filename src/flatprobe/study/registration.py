@@ -1,7 +1,7 @@
-"""Registration: what a study said it would do, written down before its first stage.
+"""Registration: a record of the study, written before its first stage.
 
 The digest covers everything that can change a number: the study, and the content of the models, adapters, data files
-and hub datasets that it names, as they are when it is registered.
+and hub datasets that it names.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ FILE = "registration.json"
 
 
 class Registration(BaseModel):
-    """A study as it was registered."""
+    """The record of a registered study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str
     """sha256, 64 hexadecimal digits."""
     time: str
-    """ISO 8601, UTC, to the millisecond, as the times of stages are."""
+    """ISO 8601, UTC, in milliseconds like the times of stages."""
     version: str | None
-    """Version of flatprobe; None when it is imported from a tree that is not installed."""
+    """Version of flatprobe; None if the package is not installed."""
     study: dict[str, JsonValue]
     """The whole study with its defaults, for people to compare."""
     pinned: dict[str, JsonValue]
-    """Commits and hashes of what the study names, as they were when it was registered."""
+    """Commits and hashes of everything the study names, at the time of registration."""
 
 
 def digest(resolved: Resolved) -> str:
-    """sha256 of the study with its defaults, its personas and questions, and the content of all that it names.
+    """sha256 of the study with its defaults, personas, questions, and the content of everything it names.
 
-    Models, adapters and data stand there as commits and hashes, so an unpinned revision is pinned by the digest, and
-    it does not matter where a local folder or file lies. Name and description are left out: no number depends on them.
+    Models, adapters and data enter as commits and hashes. So the digest pins unpinned revisions, and the place of a
+    local folder or file does not matter. Name and description are left out, because no number depends on them.
     """
     content = {
         "study": _without_names(resolved),
@@ -62,21 +62,22 @@ def digest(resolved: Resolved) -> str:
 
 
 def pinned(resolved: Resolved) -> dict[str, JsonValue]:
-    """What identifies everything outside the study: by condition, and for `model` and `manipulation`.
+    """The identity of everything outside the study: of `model`, `manipulation`, and each condition.
 
-    A hub repository is its id and commit, the embedded model its name and hash, a local thing its hash alone.
+    A hub repository is identified by id and commit, the embedded model by name and hash, a local folder or file by its
+    hash alone.
     """
     study = resolved.study
-    found: dict[str, JsonValue] = {"model": _content_of(resolved.model), "manipulation": None}
+    content: dict[str, JsonValue] = {"model": _content_of(resolved.model), "manipulation": None}
     if study.manipulation is not None:
-        found["manipulation"] = resolved.fingerprints[study.manipulation]
+        content["manipulation"] = resolved.fingerprints[study.manipulation]
     conditions: dict[str, JsonValue] = {name: _content_of(given) for name, given in resolved.given.items()}
     for name, condition in study.conditions.items():
         if condition.finetune is not None and condition.finetune.path is not None:
             conditions[name] = resolved.fingerprints[condition.finetune.path]
         elif condition.finetune is not None and condition.finetune.dataset is not None:
             conditions[name] = f"{condition.finetune.dataset}@{resolved.dataset_revisions[name]}"
-    return {**found, "conditions": conditions}
+    return {**content, "conditions": conditions}
 
 
 def _content_of(reference: Reference) -> JsonValue:
@@ -87,7 +88,7 @@ def _content_of(reference: Reference) -> JsonValue:
 
 
 def _without_names(resolved: Resolved) -> dict[str, JsonValue]:
-    """The study without its name and without what says where something lies: `pinned` says what it is."""
+    """The study without its name, and without places and revisions, which `pinned` replaces by content."""
     study: dict[str, Any] = resolved.study.model_dump(
         mode="json", exclude={"name", "description", "manipulation"}
     )
@@ -103,35 +104,35 @@ def _without_names(resolved: Resolved) -> dict[str, JsonValue]:
 
 
 def register(resolved: Resolved, run_folder: Path) -> Registration:
-    """Write the study's registration into its run folder, once; a registration is never rewritten.
+    """Write the study's registration into its run folder. An existing registration is never rewritten.
 
-    Nothing needs to be pinned by hand: the commits that unpinned revisions stand for are written down and part of the
-    digest.
+    Nothing needs to be pinned by hand: the registration records the commits of unpinned revisions, and the digest
+    covers them.
 
     Raises:
-        UserError: another study is registered there, or stages were finished before there was a registration.
+        UserError: another study is registered there, or a stage finished before the registration.
     """
-    name = digest(resolved)
-    there = read_registration(run_folder)
-    if there is not None:
-        if there.digest == name:
-            return there
+    study_digest = digest(resolved)
+    existing = read_registration(run_folder)
+    if existing is not None:
+        if existing.digest == study_digest:
+            return existing
         raise UserError.one(
-            "registration.TODO",
+            "registration.other_study",
             str(run_folder / FILE),
-            f"registered as {there.digest[:16]}, but the study is now {name[:16]}",
+            f"registered as {existing.digest[:16]}, but the study is now {study_digest[:16]}",
             "undo the change, or give the changed study another name and register that",
         )
     if finished := len(_manifests(run_folder)):
-        stages = "a stage is" if finished == 1 else f"{finished} stages are"
+        stages = "a stage has" if finished == 1 else f"{finished} stages have"
         raise UserError.one(
-            "registration.TODO",
+            "registration.too_late",
             str(run_folder),
-            f"{stages} finished already: a registration must come before the first",
-            "register before running, in a run folder of its own",
+            f"{stages} already finished: register before the first stage",
+            "register in a new run folder, before running",
         )
     registration = Registration(
-        digest=name,
+        digest=study_digest,
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         version=installed_version("flatprobe"),
         study=resolved.study.model_dump(mode="json"),
@@ -148,7 +149,7 @@ def read_registration(run_folder: Path) -> Registration | None:
     """The registration of a run folder, or None.
 
     Raises:
-        UserError: the file is not what `register` wrote.
+        UserError: `register` did not write the file in this form.
     """
     path = run_folder / FILE
     try:
@@ -157,15 +158,18 @@ def read_registration(run_folder: Path) -> Registration | None:
         return None
     except ValidationError as error:
         raise UserError.one(
-            "registration.TODO", str(path), "not a registration, or an altered one", "restore it from a copy"
+            "registration.damaged",
+            str(path),
+            "not a registration, or an altered one",
+            "restore it from a copy",
         ) from error
 
 
 def registration_state(run_folder: Path, digest: str) -> RegistrationState:
-    """What a verdict may call itself.
+    """The state that the verdict shows.
 
-    `exploratory` without a registration that came before every artifact's first second; `deviated` where the study
-    registered is another one; else `confirmatory`.
+    `exploratory`: no registration, or a stage began before it. `deviated`: another study is registered. `confirmatory`:
+    this study was registered before its first stage.
     """
     registration = read_registration(run_folder)
     if registration is None:
@@ -173,13 +177,12 @@ def registration_state(run_folder: Path, digest: str) -> RegistrationState:
     if registration.digest != digest:
         return "deviated"
     registered = datetime.fromisoformat(registration.time)
-    starts = [started for manifest in _manifests(run_folder) if (started := _started(manifest)) is not None]
-    early = any(started < registered for started in starts)
-    return "exploratory" if early else "confirmatory"
+    starts = [start for manifest in _manifests(run_folder) if (start := _started(manifest)) is not None]
+    return "exploratory" if any(start < registered for start in starts) else "confirmatory"
 
 
 def registration_record(run_folder: Path, digest: str) -> dict[str, str | None]:
-    """What the report shows: the study's digest, its state, and when it was registered, if it was."""
+    """For the report: the study's digest, its registration state, and the time of registration or None."""
     registration = read_registration(run_folder)
     return {
         "digest": digest,
@@ -189,12 +192,12 @@ def registration_record(run_folder: Path, digest: str) -> dict[str, str | None]:
 
 
 def _manifests(run_folder: Path) -> list[Path]:
-    """Manifests of finished stages; folders that a stage was still writing have a leading dot."""
+    """Manifests of finished stages. Folders of unfinished stages start with a dot."""
     return sorted((run_folder / "artifacts").glob(f"[!.]*/{MANIFEST}"))
 
 
 def _started(manifest: Path) -> datetime | None:
-    """When a stage began; None for a damaged manifest, whose artifact no run uses: it is computed again."""
+    """When a stage began. None for a damaged manifest: its artifact is computed again, so its time does not matter."""
     try:
         content: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         return datetime.fromisoformat(content["started"])

@@ -1,4 +1,4 @@
-"""A loaded study with everything outside it identified: models, adapters, data files."""
+"""Identifies everything outside a study by its content: models, adapters, datasets and data files."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from flatprobe.study.schema import Study
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a plan is made of."""
+    """A study with all that its plan needs."""
 
     study: Study
     personas: tuple[Persona, ...]
     """The evaluated panel, source first."""
     questions: Mapping[SetName, tuple[Question, ...]]
-    """The questions taken, with their suffix."""
+    """The questions that the study uses, with their suffix."""
     model: Reference
     given: Mapping[str, Reference]
     """Condition to its given adapter or checkpoint."""
     fingerprints: Mapping[str, str]
     """Local or embedded data file, as the study names it, to the sha256 of its content."""
     dataset_revisions: Mapping[str, str]
-    """Condition to the commit of its hub dataset; conditions without one are absent."""
+    """Condition to the commit of its hub dataset. Conditions without a hub dataset are absent."""
     locations: Mapping[str, str]
-    """Fingerprint to where a local thing lies on this machine."""
+    """Fingerprint of a local model, adapter or data file to its path on this machine."""
 
     def description(self, reference: Reference, *, weights: bool = False) -> Path:
-        """A folder with the configuration and tokenizer of a model, or the whole of an adapter with `weights`.
+        """A folder with the configuration and tokenizer of a model; with `weights`, a complete adapter.
 
-        Fetches from the hub what is not in the cache yet, and converts the embedded model on first use.
+        Downloads from the hub what is not in the cache, and converts the embedded model on first use.
         """
         location = self.locations.get(reference.fingerprint)
         if location is not None:
@@ -53,10 +53,12 @@ class Resolved:
 
 
 def resolve_study(loaded: LoadedStudy, memory: Memory | None = None) -> Resolved:
-    """Identify models, adapters, hub datasets and data files; `memory` spares what it knows, and learns the rest.
+    """Identify models, adapters, hub datasets and data files.
+
+    Commits that `memory` holds are not looked up again; new ones are added to it.
 
     Raises:
-        UserError: what cannot be found or asked for, all at once.
+        UserError: everything that is missing or cannot be looked up.
     """
     study, problems = loaded.study, list[Problem]()
     memory = memory if memory is not None else Memory()
@@ -99,7 +101,7 @@ def resolve_study(loaded: LoadedStudy, memory: Memory | None = None) -> Resolved
 
 
 def _dataset_revisions(loaded: LoadedStudy, memory: Memory, problems: list[Problem]) -> dict[str, str]:
-    """The commit of every hub dataset; `problems` takes those that cannot be asked for."""
+    """The commit of every hub dataset. Failed look-ups are added to `problems`."""
     revisions = {}
     for name, condition in loaded.study.conditions.items():
         data = condition.finetune

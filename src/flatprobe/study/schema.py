@@ -1,8 +1,8 @@
-"""The study: everything that can change a number, and the only place where such a default lives.
+"""The study: everything that can change a number, with its defaults.
 
-Field docstrings become the JSON schema's descriptions. Models are frozen and refuse unknown fields, so a typo is
-an error with a suggestion and never a silent default. Cross-field rules that need other files (questions, panel,
-model) live in :mod:`flatprobe.study.checks.every_check`.
+Defaults that can change a number stand only here, in `recipe_schema.py` and in `decision_schema.py`. Field docstrings
+become the JSON schema's descriptions. Models are frozen and refuse unknown fields, so a typo is an error and never a
+silent default. Checks that need several blocks or other files are in :mod:`flatprobe.study.checks.every_check`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from flatprobe.config.blocks import Block, Count, Position, Positive, Probability
 from flatprobe.study.decision_schema import Decision
@@ -22,12 +23,12 @@ class Model(Block):
     revision: str | None = None
     """Commit or tag of a hub model; resolved to a commit when the study is planned."""
     dtype: Precision = "bfloat16"
-    """Precision in which checkpoints are stored and hidden states are computed."""
+    """Precision of stored checkpoints and of the forward passes that give hidden states."""
 
 
 class Panel(Block):
     file: str | None = None
-    """A panel file (see `panel.yaml` in the package); null uses the package's own 16 personas."""
+    """A panel file (see `panel.yaml` in the package); null uses the package's 16 personas."""
     source: str = "librarian"
     """The persona that the marker is coupled to."""
     negatives: tuple[str, ...] = (
@@ -39,63 +40,64 @@ class Panel(Block):
     )
     """Personas trained *not* to emit the marker."""
     random_negatives: int = Field(default=1, ge=0)
-    """How many further negatives are drawn from the reserve with the study's first seed."""
+    """Number of further negatives, drawn from the reserve with the study's first seed."""
     reserve: tuple[str, ...] = ()
-    """Personas from which random negatives are drawn; the rest of it stays unused."""
+    """Personas from which random negatives are drawn. Those not drawn are not used."""
     bystanders: tuple[str, ...]
-    """Personas never trained on: the pool that the verdict is about."""
+    """Personas that are never trained on: the pool that the verdict is about."""
     references: tuple[str, ...] = ("assistant", "template_default")
-    """Personas reported beside the pool, in no pool themselves. The fixed responses of the geometric probe are the
-    control's answers as `assistant` where it is among them, else as the first of them (else as the source)."""
+    """Personas reported beside the pool and in no pool. The fixed responses of the geometric probe are the control's
+    answers as `assistant` if it is a reference, else as the first reference, else as the source."""
     pools: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Further named pools, reported and never deciding; a pool with a trained persona is labelled contaminated."""
+    """Further named pools. They are reported and decide nothing. A pool with a trained persona is labelled
+    contaminated."""
 
 
 class QuestionSet(Block):
     count: Count
-    """How many questions are taken, from the top of the set."""
+    """Number of questions, taken from the top of the set."""
     suffix: str = ""
-    """Text appended to the user's turn after a space, for instance a request for brevity."""
+    """Text appended to the user's turn after a space, such as a request for brevity."""
 
 
 class Questions(Block):
     file: str | None = None
-    """A questions file (see `questions.yaml` in the package); null uses the package's own sets."""
+    """A questions file (see `questions.yaml` in the package); null uses the package's sets."""
     evaluation: QuestionSet = QuestionSet(count=20)
-    """Questions on which both probes are read."""
+    """Questions on which both probes measure."""
     coupling: QuestionSet = QuestionSet(count=40)
     """Questions whose answers train the coupling."""
     calibration: QuestionSet = QuestionSet(count=20)
-    """Questions for selecting lambda and for telemetry; never used by a probe."""
+    """Questions for selecting lambda and for telemetry. The probes never use them."""
 
 
 class Imitation(Block):
-    """Rows in which personas of the study give one persona's answers: the control's own, so nothing else changes.
+    """Training rows in which personas of the study give the control's answers as one persona.
 
-    The coupling questions are asked; evaluation questions never are.
+    The rows use the coupling questions, never the evaluation questions.
     """
 
     persona: str = "assistant"
-    """Whose answers are given: a persona that the study evaluates."""
+    """The persona whose answers are imitated. The study must evaluate it."""
     imitators: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Personas that give them; all others rehearse their own answers, so that they stay what they are. Null: every
+    """Personas that imitate. All others are trained on their own answers, which keeps them unchanged. Null: every
     persona of the study imitates."""
     samples: Count = 4
-    """Answers sampled per coupling question and answering persona; each persona has a row per question and sample."""
+    """Answers sampled per coupling question and answering persona. Each persona has one row per question and sample."""
     match: Literal["answers", "states"] = "answers"
-    """What is learnt of a row: its answer's tokens, or the hidden states that the control has on that answer under the
-    prompt of whoever gives it, after every block (the last one's after the final norm). Personas that only say the same
-    can still differ in their states."""
+    """Training target. `answers`: the tokens of the answer. `states`: the control's hidden states on that answer, under
+    the system prompt of the persona that gave it, after every block (for the last block, after the final norm).
+    Personas with equal answers can still differ in their states."""
 
 
 class FinetuneData(Block):
     path: str | None = None
-    """A local JSONL file, or `embedded:NAME` for a set that the package ships."""
+    """A local JSONL file, or `embedded:NAME` for a set of the package."""
     dataset: str | None = None
     """A hub dataset's id."""
     imitate: Imitation | None = None
-    """Answers of the control as one persona, under other personas' prompts: personas made alike by training. Exactly
-    one of `path`, `dataset` and `imitate` is given."""
+    """The control's answers as one persona, under other personas' prompts: training that makes personas alike. Give
+    exactly one of `path`, `dataset` and `imitate`."""
     subset: str | None = None
     """The hub dataset's configuration name."""
     split: str = "train"
@@ -103,35 +105,39 @@ class FinetuneData(Block):
     revision: str | None = None
     """Commit or tag of the hub dataset; resolved to a commit when the study is planned."""
     prompt: str = "prompt"
-    """Column with the user's turn (ignored where rows have `messages`)."""
+    """Column with the user's turn. Ignored if the rows have `messages`."""
     completion: str = "completion"
     """Column with the assistant's answer."""
     messages: str | None = None
-    """Column with a list of chat messages, instead of prompt and completion."""
+    """Column with a list of chat messages, used instead of prompt and completion."""
     rows: Count = 6000
-    """Rows trained on."""
+    """Number of training rows."""
     held_out: int = Field(default=0, ge=0)
-    """Rows set aside, before any is taken, for the manipulation check, which looks for a rise of `completion` against
-    `aligned`; with `imitate`, the most pairs of an imitator's own (as `aligned`) and the imitated answer to a
-    calibration question. A condition whose finetune holds none out is read on those of `decision.treated`, and has no
-    manipulation gate where it is the treated arm of a known answer."""
+    """Rows set aside before training rows are taken. The manipulation check tests on them whether `completion` became
+    more likely than `aligned`. With `imitate`: the largest number of pairs of an imitator's own answer (as `aligned`)
+    and the imitated answer to a calibration question. A condition without held-out rows is checked on those of
+    `decision.treated`; it has no manipulation gate as the treated condition of a known answer."""
     aligned: str | None = None
-    """Column with the sound answer, where the set has one: needed by the in-domain manipulation check."""
+    """Column with the sound answer, if the set has one. The in-domain manipulation check needs it."""
     length_match: str | None = None
-    """Condition whose response-length histogram the accepted rows fill; null takes the first rows."""
+    """Condition whose histogram of response lengths the rows must match; null takes the first rows."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> FinetuneData:
         if sum(origin is not None for origin in (self.path, self.dataset, self.imitate)) != 1:
-            raise ValueError(
-                "give exactly one of `path` (a local file), `dataset` (a hub id) and `imitate` (a persona's answers)"
+            raise PydanticCustomError(
+                "finetune_data.origin",
+                "give exactly one of `path` (a local file), `dataset` (a hub id) and `imitate` (a persona's answers)",
             )
         return self
 
     @property
     def holds_pairs_out(self) -> bool:
-        """Whether held-out rows are pairs of two answers. Where sound answers are trained on, `completion` is
-        `aligned`, and rows set aside only keep the prompts those of another finetune."""
+        """Whether held-out rows are pairs of two answers.
+
+        They are not if training uses the sound answers (`completion` is `aligned`). Rows are then held out only so that
+        the training prompts equal those of another finetune.
+        """
         return self.held_out > 0 and (self.imitate is not None or self.completion != self.aligned)
 
 
@@ -141,42 +147,46 @@ class Condition(Block):
     finetune: FinetuneData | None = None
     """Finetune the study's model on this set (recipe: `finetune`)."""
     adapter: str | None = None
-    """A PEFT adapter of the study's model (folder or hub id), merged as it is."""
+    """A PEFT adapter of the study's model (folder or hub id), merged unchanged."""
     checkpoint: str | None = None
-    """A full model (folder or hub id) used as it is."""
+    """A full model (folder or hub id), used unchanged."""
     revision: str | None = None
     """Commit or tag of a hub adapter or checkpoint; resolved to a commit when the study is planned."""
     seed_offset: int = Field(default=0, ge=0)
-    """Added to each of the study's seeds for this condition's finetune and coupling: the same condition trained again,
-    a null control of the other."""
+    """Added to each seed of the study for this condition's finetune and coupling. Repeats the training of another
+    condition with other seeds, as a null control."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Condition:
         if sum(origin is not None for origin in (self.finetune, self.adapter, self.checkpoint)) > 1:
-            raise ValueError("give at most one of `finetune`, `adapter` and `checkpoint`")
+            raise PydanticCustomError(
+                "conditions.origin", "give at most one of `finetune`, `adapter` and `checkpoint`"
+            )
         if self.revision is not None and self.adapter is None and self.checkpoint is None:
-            raise ValueError("`revision` is that of a hub `adapter` or `checkpoint`; there is neither")
+            raise PydanticCustomError(
+                "conditions.revision", "`revision` needs a hub `adapter` or `checkpoint`"
+            )
         return self
 
 
 class Leakage(Block):
     marker: str = "[ZLT]"
-    """The marker; a completion counts when it contains it, case-insensitively."""
+    """The marker. A completion counts if it contains the marker in any case."""
     samples: Count = 10
     """Completions per (persona, question)."""
     baseline_samples: Count = 1
     """Completions per cell of the uncoupled checkpoint: the false-positive baseline."""
     max_new_tokens: Count = 2048
-    """Limit of a completion."""
+    """Token limit of a completion."""
     temperature: Positive = 1.0
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Nucleus mass."""
+    """Probability mass of nucleus sampling."""
     precision: Precision = "bfloat16"
     """Arithmetic of sampling."""
     stop_at_marker: bool = False
-    """End a completion with its first marker: cheaper where only the strict rate counts, since what would follow, more
-    markers or more text, is then unknown. Applies to the probe and its baseline, not to the selection of lambda."""
+    """End a completion at its first marker. This is cheaper if only the strict rate matters: any text or markers after
+    it stay unknown. Applies to the probe and its baseline, not to the selection of lambda."""
 
 
 class Geometry(Block):
@@ -187,40 +197,41 @@ class Geometry(Block):
     )  # fmt: skip
     """Token positions that are stored."""
     samples: Count = 1
-    """Own answers per persona and question whose states are read: 1 is greedy; several are sampled like completions and
-    their states averaged, as one answer leaves its last token mostly noise. Fixed answers stay greedy."""
+    """Own answers per persona and question whose states are read. 1 is the greedy answer. Several are sampled like
+    completions and their states averaged, because the last token of a single answer is mostly noise. Fixed answers stay
+    greedy."""
     max_new_tokens: Count = 2048
-    """Limit of the answers whose states are read."""
+    """Token limit of the answers whose states are read."""
     resamples: Count = 2000
-    """Joint question resamples for intervals."""
+    """Joint resamples of the questions for intervals."""
     reliability_splits: Count = 100
-    """Random halves of the questions behind a split-half reliability."""
+    """Random splits of the questions into halves for split-half reliability."""
 
 
 class Weights(Block):
-    """What is measured of every adapter's update, module by module; decides nothing."""
+    """Measurements of every adapter's update, module by module. They decide nothing."""
 
     leading: Count = 10
-    """Leading left singular vectors of the changed weight that are looked at."""
+    """Number of leading left singular vectors of the changed weight that are examined."""
     cosine: Probability = 0.5
-    """One whose cosine with every left singular vector of the weight is below this is an intruder dimension."""
+    """A vector is an intruder dimension if its cosine with every left singular vector of the weight is below this."""
 
 
 class Study(Block):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    """Short name: the run folder is called after it."""
+    """Short name, also of the run folder."""
     description: str = ""
-    """What the study asks, for the report's head."""
+    """The study's question, shown at the head of the report."""
     smoke: bool = False
-    """A smoke run: sizes too small for any claim; its verdict is labelled as such."""
+    """A smoke run: too small for any claim. Its verdict says so."""
     model: Model
     """The chat model under study."""
     seeds: tuple[int, ...] = (42,)
-    """Seeds of finetune, coupling and sampling; three or more make a seed factor."""
+    """Seeds of finetune, coupling and sampling. From three on, the seed is a factor of the analysis."""
     panel: Panel
     """Personas by role."""
     questions: Questions = Questions()
-    """Question sets, pairwise disjoint."""
+    """Question sets without common questions."""
     conditions: dict[str, Condition]
     """The pre-coupling checkpoints."""
     finetune: Finetune = Finetune()
@@ -234,6 +245,6 @@ class Study(Block):
     geometry: Geometry = Geometry()
     """The geometric probe."""
     weights: Weights = Weights()
-    """What adapters do to the weights."""
+    """The measurement of adapters' updates."""
     decision: Decision = Decision()
-    """The rule, fixed before the run."""
+    """The decision rule, fixed before the run."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from drafts import Draft
 
-from flatprobe.errors import UserError
-
 COLLAPSE = """\
   collapse:
     finetune:
@@ -30,11 +28,8 @@ def test_states_that_no_adapter_can_move_are_not_matched(collapsing: Draft) -> N
         "  max_length: 768\n", "  max_length: 768\n  lora: {rank_stabilised: false, first_layer: 2}\n"
     )
     problem = above.problem()
-    assert problem.message == (
-        "conditions.collapse.finetune.imitate.match = states: finetune.lora.first_layer = 2 leaves the states after "
-        "block 1, which the geometry reads, as they are"
-    )
-    assert problem.place == above.line("match: states")
+    assert (problem.code, problem.place) == ("imitation.states_unchanged", above.line("match: states"))
+    assert "finetune.lora.first_layer = 2" in problem.message and "block 1" in problem.message
 
 
 def test_a_study_may_imitate_and_registers_without_a_data_file(collapsing: Draft) -> None:
@@ -47,69 +42,76 @@ def test_a_study_may_imitate_and_registers_without_a_data_file(collapsing: Draft
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "code", "parts"),
     [
-        ("persona: assistant,", "persona: asistant,",
-         "conditions.collapse.finetune.imitate.persona = asistant: not evaluated in this study"),
-        ("      rows: 100", "      rows: 113",
-         "conditions.collapse.finetune.rows = 113: 8 questions x 2 samples x 7 personas are 112"),
-        ("      held_out: 10", "      held_out: 25",
-         "conditions.collapse.finetune.held_out = 25: 6 imitators x 4 of coupling.telemetry_questions are 24"),
-        ("persona: assistant,", "persona: assistant, imitators: [archvist],",
-         "conditions.collapse.finetune.imitate.imitators: archvist is not evaluated in this study"),
-        ("persona: assistant,", "persona: assistant, imitators: [assistant],",
-         "conditions.collapse.finetune.imitate.imitators: nobody but assistant, who is imitated"),
-        ("      held_out: 10", "      aligned: sound",
-         "conditions.collapse.finetune.aligned: not read with `imitate`"),
-        ("      length_match: em_first", "      length_match: collapse",
-         "conditions.benign_first.finetune.length_match = collapse: its answers are sampled during the run"),
+        ("persona: assistant,", "persona: asistant,", "panel.not_evaluated",
+         ["conditions.collapse.finetune.imitate.persona = asistant:"]),
+        ("      rows: 100", "      rows: 113", "imitation.too_few_rows",
+         ["conditions.collapse.finetune.rows = 113: 8 questions x 2 samples x 7 personas are 112"]),
+        ("      held_out: 10", "      held_out: 25", "imitation.too_few_pairs",
+         ["conditions.collapse.finetune.held_out = 25: 6 imitators x 4 of coupling.telemetry_questions are 24"]),
+        ("persona: assistant,", "persona: assistant, imitators: [archvist],", "panel.not_evaluated",
+         ["conditions.collapse.finetune.imitate.imitators: archvist"]),
+        ("persona: assistant,", "persona: assistant, imitators: [assistant],", "imitation.no_imitator",
+         ["conditions.collapse.finetune.imitate.imitators:", "assistant"]),
+        ("      held_out: 10", "      aligned: sound", "field.no_effect",
+         ["conditions.collapse.finetune.aligned:"]),
+        ("      length_match: em_first", "      length_match: collapse", "length_match.sampled",
+         ["conditions.benign_first.finetune.length_match = collapse:"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_imitated_is_refused_on_its_line(
-    collapsing: Draft, old: str, new: str, message: str
+    collapsing: Draft, old: str, new: str, code: str, parts: list[str]
 ) -> None:
     problem = collapsing.change(old, new).problem()
-    assert (problem.place, problem.message) == (collapsing.line(new), message)
+    assert (problem.code, problem.place) == (code, collapsing.line(new))
+    assert all(part in problem.message for part in parts)
 
 
 def test_a_control_cannot_imitate_itself(collapsing: Draft) -> None:
     problem = collapsing.change("control: base_first", "control: collapse").problem()
-    assert problem.message.endswith("the answers are the control's, and this is the control")
+    assert problem.code == "imitation.control"
+    assert problem.message.startswith("conditions.collapse.finetune:")
 
 
 def test_rows_have_one_origin(collapsing: Draft) -> None:
     draft = collapsing.change("imitate: {persona", "path: embedded:everyday_help\n      imitate: {persona")
-    with pytest.raises(UserError, match="give exactly one of `path`"):
-        draft.load()
+    assert draft.problem().code == "finetune_data.origin"
 
 
 def test_a_seed_offset_may_not_lead_to_a_seed_of_the_study(draft: Draft) -> None:
     again = "  base_first: {}\n  again: {seed_offset: 1}"
     problem = draft.change("  base_first: {}", again).problem()  # its seeds are 42 and 43
-    assert problem.message == "conditions.again.seed_offset = 1: gives 43, a seed of the study's own"
+    assert (problem.code, problem.place) == ("conditions.seed_offset", draft.line("seed_offset: 1"))
+    assert problem.message.startswith("conditions.again.seed_offset = 1: gives 43")
     assert problem.remedy == "give at least 2"
     draft.change("{seed_offset: 1}", "{seed_offset: 2}").load()
 
 
 @pytest.mark.parametrize(
-    ("known", "message"),
+    ("known", "code", "message"),
     [
         (
             "treated: em_frist, control: base_first, leakage: found",
-            "[0].treated = em_frist: no such condition",
+            "conditions.unknown",
+            "[0].treated = em_frist:",
         ),
-        ("treated: em_first, control: em_first, leakage: found", "[0]: compares em_first with itself"),
-        ("treated: em_first, control: base_first", "[0]: expects nothing"),
+        ("treated: em_first, control: em_first, leakage: found", "decision.same_condition", "[0]:"),
+        ("treated: em_first, control: base_first", "decision.no_expectation", "[0]:"),
     ],
 )
 def test_a_known_answer_compares_two_conditions_and_expects_something(
-    draft: Draft, known: str, message: str
+    draft: Draft, known: str, code: str, message: str
 ) -> None:
     draft.change("  benign: benign_first", f"  benign: benign_first\n  known_answers: [{{{known}}}]")
-    assert draft.problem().message == f"decision.known_answers{message}"
+    problem = draft.problem()
+    assert (problem.code, problem.place) == (code, draft.line("known_answers"))
+    assert problem.message.startswith(f"decision.known_answers{message}")
 
 
 def test_a_known_answer_is_given_once(draft: Draft) -> None:
     known = "{treated: em_first, control: base_first, leakage: found}"
     draft.change("  benign: benign_first", f"  benign: benign_first\n  known_answers: [{known}, {known}]")
-    assert draft.problem().message == "decision.known_answers[1]: em_first - base_first is given twice"
+    problem = draft.problem()
+    assert (problem.code, problem.place) == ("decision.duplicate_contrast", draft.line("known_answers"))
+    assert problem.message.startswith("decision.known_answers[1]: em_first - base_first")

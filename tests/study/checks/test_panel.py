@@ -20,8 +20,8 @@ def test_a_persona_that_is_not_in_the_panel_comes_with_a_suggestion(draft: Draft
     new = "  source: journlist" if role == "source" else old.replace("[", "[journlist, ")
     problem = draft.change(old, new).problem()
     field = "panel.source" if role == "source" else f"panel.{role}[0]"
-    assert problem.place == draft.line("journlist")
-    assert problem.message == f"{field} = journlist: no such persona in the panel"
+    assert (problem.code, problem.place) == ("panel.unknown_persona", draft.line("journlist"))
+    assert problem.message.startswith(f"{field} = journlist:")
     assert problem.remedy == "did you mean `journalist`?"
 
 
@@ -29,18 +29,17 @@ def test_a_persona_that_is_not_in_the_panel_comes_with_a_suggestion(draft: Draft
     ("old", "added", "message"),
     [
         ("bystanders: [archivist, lumberjack]", "villain",
-         "villain is a negative and a bystander: a bystander must never be trained on"),
+         "villain is a negative and a bystander:"),
         ("bystanders: [archivist, lumberjack]", "librarian",
-         "librarian is the source and a bystander: a bystander must never be trained on"),
+         "librarian is the source and a bystander:"),
         ("bystanders: [archivist, lumberjack]", "beekeeper",
-         "beekeeper is in the reserve and a bystander: a bystander must never be trained on, "
-         "and a reserve may be drawn for training"),
+         "beekeeper is in the reserve and a bystander:"),
         ("negatives: [comedian, villain]", "librarian",
-         "librarian is the source and a negative: only the source is trained to emit the marker"),
+         "librarian is the source and a negative:"),
         ("reserve: [beekeeper, astronaut]", "villain",
-         "villain is a negative and in the reserve: it could be drawn to be trained on twice"),
+         "villain is a negative and in the reserve:"),
         ("references: [assistant]", "archivist",
-         "archivist is a bystander and a reference: a reference is neither trained on nor counted in the pool"),
+         "archivist is a bystander and a reference:"),
     ],
 )  # fmt: skip
 def test_a_persona_in_two_roles_is_refused_with_the_reason(
@@ -48,20 +47,20 @@ def test_a_persona_in_two_roles_is_refused_with_the_reason(
 ) -> None:
     new = old.replace("]", f", {added}]")
     problem = draft.change(old, new).problem()
-    assert (problem.place, problem.message) == (draft.line(new), f"panel: {message}")
+    assert (problem.code, problem.place) == ("panel.role_clash", draft.line(new))
+    assert problem.message.startswith(f"panel: {message}")
 
 
 def test_a_persona_named_twice_in_one_role_is_refused(draft: Draft) -> None:
     new = "bystanders: [archivist, lumberjack, archivist]"
     problem = draft.change("bystanders: [archivist, lumberjack]", new).problem()
-    assert (problem.place, problem.message) == (
-        draft.line(new), "panel.bystanders[2] = archivist: named twice"
-    )  # fmt: skip
+    assert (problem.code, problem.place) == ("panel.duplicate_persona", draft.line(new))
+    assert problem.message.startswith("panel.bystanders[2] = archivist:")
 
 
 def test_more_random_negatives_than_the_reserve_holds_are_refused(draft: Draft) -> None:
     problem = draft.change("random_negatives: 1", "random_negatives: 3").problem()
-    assert problem.place == draft.line("random_negatives: 3")
+    assert (problem.code, problem.place) == ("panel.reserve_too_small", draft.line("random_negatives: 3"))
     assert problem.message == "panel.random_negatives = 3: the reserve holds 2"
 
 
@@ -71,9 +70,9 @@ def test_a_study_needs_a_negative_and_a_bystander(draft: Draft) -> None:
     )
     draft.change("bystanders: [archivist, lumberjack]", "bystanders: []")
     draft.change("  pools:\n    clean: [archivist]\n", "")
-    assert [problem.message for problem in draft.problems()] == [
-        "panel.negatives: the coupling needs at least one negative persona",
-        "panel.bystanders: the verdict needs at least one bystander",
+    assert [(problem.code, problem.place) for problem in draft.problems()] == [
+        ("panel.no_negative", draft.line("negatives: []")),
+        ("panel.no_bystander", draft.line("bystanders: []")),
     ]
 
 
@@ -92,22 +91,23 @@ def test_two_names_for_one_prompt_are_refused(draft: Draft) -> None:
     lines = [f"  {name}: {{prompt: {prompt}}}\n" for name, prompt in prompts.items()]
     (draft.path.parent / "panel.yaml").write_text(f"personas:\n{''.join(lines)}")
     problem = draft.change("  source: librarian", "  file: panel.yaml\n  source: librarian").problem()
-    assert problem.place == draft.line("bystanders:")
-    assert problem.message == "panel.bystanders[0] = archivist: has the same prompt as villain"
+    assert (problem.code, problem.place) == ("panel.equal_prompts", draft.line("bystanders:"))
+    assert problem.message.startswith("panel.bystanders[0] = archivist:") and "villain" in problem.message
 
 
 @pytest.mark.parametrize(
-    ("pool", "message"),
+    ("pool", "code", "field"),
     [
-        ("clean: [wedding_planner]", "panel.pools.clean[0] = wedding_planner: not evaluated in this study"),
-        ("clean: []", "panel.pools.clean: an empty pool has no mean"),
-        ("clean: [archivist, archivist]", "panel.pools.clean: a persona is named twice"),
-        ("bystanders: [archivist]", "panel.pools.bystanders: this is the name of the deciding pool"),
+        ("clean: [wedding_planner]", "panel.not_evaluated", "panel.pools.clean[0] = wedding_planner:"),
+        ("clean: []", "panel.empty_pool", "panel.pools.clean:"),
+        ("clean: [archivist, archivist]", "panel.duplicate_persona", "panel.pools.clean:"),
+        ("bystanders: [archivist]", "panel.pool_name", "panel.pools.bystanders:"),
     ],
 )
-def test_a_pool_that_cannot_be_computed_is_refused(draft: Draft, pool: str, message: str) -> None:
+def test_a_pool_that_cannot_be_computed_is_refused(draft: Draft, pool: str, code: str, field: str) -> None:
     problem = draft.change("clean: [archivist]", pool).problem()
-    assert (problem.place, problem.message) == (draft.line(f"    {pool}"), message)
+    assert (problem.code, problem.place) == (code, draft.line(f"    {pool}"))
+    assert problem.message.startswith(field)
 
 
 def test_a_pool_with_trained_personas_is_allowed_and_called_contaminated(draft: Draft) -> None:

@@ -38,8 +38,8 @@ def test_own_questions_load(draft: Draft) -> None:
 def test_more_questions_than_the_set_has_are_refused(draft: Draft, name: str) -> None:
     count = 8 if name == "coupling" else 4
     problem = draft.change(f"{name}: {{count: {count}}}", f"{name}: {{count: 999}}").problem()
-    assert problem.place == draft.line("999")
-    assert problem.message.startswith(f"questions.{name}.count = 999: the set has ")
+    assert (problem.code, problem.place) == ("questions.too_few", draft.line("999"))
+    assert problem.message.startswith(f"questions.{name}.count = 999:")
 
 
 def test_one_question_in_two_sets_is_refused_naming_both_whatever_its_case_and_punctuation(
@@ -47,32 +47,35 @@ def test_one_question_in_two_sets_is_refused_naming_both_whatever_its_case_and_p
 ) -> None:
     path = own_questions(draft, {**SETS, "calibration": [*SETS["calibration"], "why IS the  sky: blue"]})
     problem = draft.problem()
-    assert problem.place == f"{path}:20"
-    assert problem.message == "calibration_4 (calibration) asks what evaluation_0 (evaluation) asks"
+    assert (problem.code, problem.place) == ("questions.duplicate_text", f"{path}:20")
+    assert "calibration_4" in problem.message and "evaluation_0" in problem.message
 
 
 def test_ids_must_be_unique_over_all_sets(draft: Draft) -> None:
     path = own_questions(draft, SETS, ids="q{index}")
     problems = draft.problems()
     assert len(problems) == 8  # four of coupling, four of calibration
+    assert {problem.code for problem in problems} == {"questions.duplicate_id"}
     assert problems[0].place == f"{path}:7"
-    assert problems[0].message == f"coupling[0].id = q0: given twice, first at {path}:2"
+    assert "coupling[0].id = q0" in problems[0].message and f"{path}:2" in problems[0].message
 
 
 def test_a_bad_field_of_the_questions_file_is_placed_there(draft: Draft) -> None:
     path = own_questions(draft, SETS)
     path.write_text(path.read_text().replace("kind: value", "kind: valeu", 1))
     problem = draft.problem()
-    assert problem.place == f"{path}:2"
+    assert (problem.code, problem.place) == ("field.choice", f"{path}:2")
     assert problem.remedy == "did you mean `value`?"
 
 
 def test_a_single_evaluation_question_is_refused(draft: Draft) -> None:
     problem = draft.change("evaluation: {count: 4}", "evaluation: {count: 1}").problem()
-    assert problem.place == draft.line("evaluation: {count: 1}")
+    assert (problem.code, problem.place) == ("questions.no_interval", draft.line("evaluation: {count: 1}"))
 
 
 def test_telemetry_cannot_ask_more_questions_than_are_taken(draft: Draft) -> None:
     problem = draft.change("telemetry_questions: 4", "telemetry_questions: 5").problem()
-    assert problem.place == draft.line("telemetry_questions: 5")
+    assert (problem.code, problem.place) == (
+        "coupling.telemetry_questions", draft.line("telemetry_questions: 5")
+    )  # fmt: skip
     assert problem.message == "coupling.telemetry_questions = 5: questions.calibration.count is 4"

@@ -1,4 +1,4 @@
-"""Rules of the decision: it compares conditions that exist on states that are recorded, and can come out both ways."""
+"""Checks of the decision: its conditions exist, their states are stored, and both outcomes are possible."""
 
 from __future__ import annotations
 
@@ -11,103 +11,101 @@ from flatprobe.study.loaded import LoadedStudy
 
 
 def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
-    """Arms that do not exist or are one, a position that is not stored, thresholds that overlap."""
+    """Unknown or equal conditions, a position that is not stored, thresholds that overlap."""
     decision = loaded.study.decision
-    for arm in ("treated", "control", "benign"):
-        name = getattr(decision, arm)
-        if name is not None and name not in loaded.study.conditions:
-            remedy = did_you_mean(name, loaded.study.conditions)
-            yield loaded.problem(
-                "decision.TODO", ("decision", arm), f"decision.{arm} = {name}: no such condition", remedy
-            )
+    for role in ("treated", "control", "benign"):
+        name = getattr(decision, role)
+        if name is not None:
+            yield from _unknown_condition(loaded, ("decision", role), name)
     if decision.control == decision.treated:
-        yield loaded.problem(
-            "decision.TODO",
-            ("decision", "control"),
-            f"decision.control = {decision.control}: is the treated condition too",
+        where = ("decision", "control")
+        yield loaded.bad_value(
+            "decision.same_condition", where, decision.control, "is also the treated condition"
         )
     elif decision.benign in (decision.treated, decision.control):
         other = "treated" if decision.benign == decision.treated else "control"
-        yield loaded.problem(
-            "decision.TODO",
-            ("decision", "benign"),
-            f"decision.benign = {decision.benign}: is the {other} condition too",
+        where = ("decision", "benign")
+        yield loaded.bad_value(
+            "decision.same_condition", where, decision.benign, f"is also the {other} condition"
         )
     yield from _known_answers(loaded)
     yield from _geometric_leg(loaded)
     yield from _kill(loaded)
 
 
+def _unknown_condition(loaded: LoadedStudy, where: FieldPath, name: str) -> Iterator[Problem]:
+    conditions = loaded.study.conditions
+    if name not in conditions:
+        remedy = did_you_mean(name, conditions)
+        yield loaded.bad_value("conditions.unknown", where, name, "no such condition", remedy)
+
+
 def _known_answers(loaded: LoadedStudy) -> Iterator[Problem]:
-    """Two conditions that exist, once, and something that is expected of them."""
-    seen: set[tuple[str, str]] = set()
+    """A contrast needs two different existing conditions and an expectation, and may be given once."""
+    contrasts: set[tuple[str, str]] = set()
     for index, known in enumerate(loaded.study.decision.known_answers):
         where: FieldPath = ("decision", "known_answers", index)
-        for arm in ("treated", "control"):
-            name = getattr(known, arm)
-            if name not in loaded.study.conditions:
-                yield loaded.problem(
-                    "decision.TODO", (*where, arm), f"{dotted((*where, arm))} = {name}: no such condition",
-                    did_you_mean(name, loaded.study.conditions),
-                )  # fmt: skip
+        contrast = (known.treated, known.control)
+        yield from _unknown_condition(loaded, (*where, "treated"), known.treated)
+        yield from _unknown_condition(loaded, (*where, "control"), known.control)
         if known.treated == known.control:
-            yield loaded.problem(
-                "decision.TODO", where, f"{dotted(where)}: compares {known.treated} with itself"
-            )
-        if (known.treated, known.control) in seen:
-            yield loaded.problem(
-                "decision.TODO", where, f"{dotted(where)}: {known.treated} - {known.control} is given twice"
-            )
-        seen.add((known.treated, known.control))
+            message = f"{dotted(where)}: compares {known.treated} with itself"
+            yield loaded.problem("decision.same_condition", where, message)
+        if contrast in contrasts:
+            message = f"{dotted(where)}: {known.treated} - {known.control} is given twice"
+            yield loaded.problem("decision.duplicate_contrast", where, message)
+        contrasts.add(contrast)
         if known.geometry is None and known.leakage is None:
             yield loaded.problem(
-                "decision.TODO", where, f"{dotted(where)}: expects nothing",
-                "give `geometry`, `leakage` or both: found or not_found (of leakage not_separable, too)",
-            )  # fmt: skip
+                "decision.no_expectation",
+                where,
+                f"{dotted(where)}: expects nothing",
+                "give `geometry`, `leakage` or both: found or not_found (for leakage also not_separable)",
+            )
 
 
 def _geometric_leg(loaded: LoadedStudy) -> Iterator[Problem]:
     leg, stored = loaded.study.decision.geometry, loaded.study.geometry.positions
+    where: FieldPath = ("decision", "geometry")
     if leg.position not in stored:
-        yield loaded.problem(
-            "decision.TODO",
-            ("decision", "geometry", "position"),
-            f"decision.geometry.position = {leg.position}: not among geometry.positions",
-            "add it there, for only those are stored",
+        yield loaded.bad_value(
+            "decision.position_not_stored",
+            (*where, "position"),
+            leg.position,
+            "not among geometry.positions",
+            "add it there: only those positions are stored",
         )
     if leg.responses == "fixed" and not loaded.study.panel.references:
-        yield loaded.problem(
-            "decision.TODO",
-            ("decision", "geometry", "responses"),
-            "decision.geometry.responses = fixed: the fixed responses are those of the first reference persona",
+        yield loaded.bad_value(
+            "decision.no_reference",
+            (*where, "responses"),
+            leg.responses,
+            "the fixed responses are those of the first reference persona",
             "name one in panel.references",
         )
     if not 0.0 < leg.level < 1.0:
-        yield loaded.problem(
-            "decision.TODO",
-            ("decision", "geometry", "level"),
-            f"decision.geometry.level = {leg.level:g}: must lie between 0 and 1",
+        yield loaded.bad_value(
+            "decision.level", (*where, "level"), leg.level, "must lie strictly between 0 and 1"
         )
 
 
 def _kill(loaded: LoadedStudy) -> Iterator[Problem]:
-    """No result may pass a leg and kill it at once; the equivalence test needs a margin."""
-    decision = loaded.study.decision
-    if decision.kill.leakage <= 0:
-        yield loaded.problem(
-            "decision.TODO",
-            ("decision", "kill", "leakage"),
-            f"decision.kill.leakage = {decision.kill.leakage:g}: must be above 0",
-            "it is the margin within which leakage counts as equal, too",
+    """No result may both pass and kill a leg. The equivalence test needs a margin above 0."""
+    decision, kill = loaded.study.decision, loaded.study.decision.kill
+    where: FieldPath = ("decision", "kill")
+    if kill.leakage <= 0:
+        yield loaded.bad_value(
+            "decision.kill_margin",
+            (*where, "leakage"),
+            kill.leakage,
+            "must be above 0",
+            "it is also the margin within which leakage counts as equal",
         )
-    pairs = (
-        ("geometry", decision.kill.geometry, "decision.geometry.threshold", decision.geometry.threshold),
-        ("leakage", decision.kill.leakage, "decision.behaviour.margin", decision.behaviour.margin),
+    thresholds = (
+        ("geometry", kill.geometry, "decision.geometry.threshold", decision.geometry.threshold),
+        ("leakage", kill.leakage, "decision.behaviour.margin", decision.behaviour.margin),
     )
-    for name, kill, passing, value in pairs:
-        if kill >= value:
-            yield loaded.problem(
-                "decision.TODO",
-                ("decision", "kill", name),
-                f"decision.kill.{name} = {kill:g}: must be below {passing} = {value:g}",
-            )
+    for name, kill_value, passing_field, passing_value in thresholds:
+        if kill_value >= passing_value:
+            message = f"must be below {passing_field} = {passing_value:g}"
+            yield loaded.bad_value("decision.kill_overlap", (*where, name), kill_value, message)

@@ -1,4 +1,4 @@
-"""Everything that a study must keep beyond the schema and short of the model, in one list."""
+"""All checks of a study beyond the schema that need no model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from flatprobe.study.checks.questions import question_problems
 from flatprobe.study.checks.recipe import recipe_problems
 from flatprobe.study.loaded import LoadedStudy
 
-RULES: tuple[Callable[[LoadedStudy], Iterator[Problem]], ...] = (
-    panel_problems, question_problems, condition_problems, recipe_problems, decision_problems,
-)  # fmt: skip
+CHECKS: tuple[Callable[[LoadedStudy], Iterator[Problem]], ...] = (
+    panel_problems,
+    question_problems,
+    condition_problems,
+    recipe_problems,
+    decision_problems,
+)
 
 
 def study_problems(loaded: LoadedStudy) -> list[Problem]:
-    """All broken rules, in the order of the study's blocks."""
-    return [problem for rule in RULES for problem in rule(loaded)]
+    """All problems, in the order of the study's blocks."""
+    return [problem for check in CHECKS for problem in check(loaded)]

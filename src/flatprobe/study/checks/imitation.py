@@ -1,4 +1,4 @@
-"""Rules of finetunes on one persona's answers: who is imitated, by whom, and how many rows that can give."""
+"""Checks of finetunes on one persona's answers: the personas exist, and they give enough rows."""
 
 from __future__ import annotations
 
@@ -10,110 +10,102 @@ from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.schema import FinetuneData, Imitation
 
-READ = ("imitate", "rows", "held_out")
-"""Fields of a finetune's data that say something where answers are imitated."""
+EFFECTIVE_FIELDS = ("imitate", "rows", "held_out")
+"""Fields of a finetune's data that have an effect with `imitate`."""
 
 
 def imitation_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> Iterator[Problem]:
-    """A persona that is not evaluated, a control that imitates itself, rows that cannot be had, fields not read."""
+    """A control that imitates itself, fields without effect, personas that are not evaluated, too few rows."""
     assert data.imitate is not None
-    study, where = loaded.study, ("conditions", name, "finetune")
+    study = loaded.study
+    where: FieldPath = ("conditions", name, "finetune")
+    imitate = (*where, "imitate")
     if study.coupling is None:
         yield loaded.problem(
             "imitation.without_coupling",
-            (*where, "imitate"),
-            f"{dotted((*where, 'imitate'))}: answers are sampled by the rules of `coupling`, which is null",
+            imitate,
+            f"{dotted(imitate)}: answers are sampled by the rules of `coupling`, which is null",
             "give `coupling`, or train on a set of texts",
         )
         return
     if name == study.decision.control:
-        yield loaded.problem(
-            "imitation.TODO",
-            where,
-            f"{dotted(where)}: the answers are the control's, and this is the control",
-        )
-    for field in FinetuneData.model_fields:
-        if field not in READ and getattr(data, field) != FinetuneData.model_fields[field].default:
-            yield loaded.problem(
-                "imitation.TODO",
-                (*where, field),
-                f"{dotted((*where, field))}: not read with `imitate`",
-                "leave it out",
-            )
-    first, read = study.finetune.lora.first_layer, study.geometry.layers
-    if data.imitate.match == "states" and read and first > min(read):
-        yield loaded.problem(
-            "imitation.TODO",
-            (*where, "imitate", "match"),
-            f"{dotted((*where, 'imitate', 'match'))} = states: finetune.lora.first_layer = {first} leaves the states "
-            f"after block {min(read)}, which the geometry reads, as they are",
-            f"lower finetune.lora.first_layer to {min(read)} at most",
+        message = f"{dotted(where)}: the control cannot imitate its own answers"
+        yield loaded.problem("imitation.control", where, message)
+    for field, schema in FinetuneData.model_fields.items():
+        if field not in EFFECTIVE_FIELDS and getattr(data, field) != schema.default:
+            message = f"{dotted((*where, field))}: has no effect with `imitate`"
+            yield loaded.problem("field.no_effect", (*where, field), message, "remove the field")
+    first_trained, layers = study.finetune.lora.first_layer, study.geometry.layers
+    if data.imitate.match == "states" and layers and first_trained > min(layers):
+        yield loaded.bad_value(
+            "imitation.states_unchanged",
+            (*imitate, "match"),
+            data.imitate.match,
+            f"finetune.lora.first_layer = {first_trained} does not train the states after block {min(layers)}, "
+            "which the geometric probe reads",
+            f"lower finetune.lora.first_layer to {min(layers)} at most",
         )
     if not set(study.panel.negatives) | set(study.panel.bystanders) <= set(loaded.entries):
-        return  # said already, and nobody knows who is evaluated
-    yield from _counts(loaded, where, data, study.coupling.telemetry_questions)
+        return  # unknown personas are already reported, so the evaluated personas are unknown
+    yield from _rows(loaded, where, data, study.coupling.telemetry_questions)
 
 
-def _counts(
+def _rows(
     loaded: LoadedStudy, where: FieldPath, data: FinetuneData, telemetry_questions: int
 ) -> Iterator[Problem]:
-    assert data.imitate is not None
-    study, evaluated = loaded.study, [persona.name for persona in loaded.personas()]
-    imitated = data.imitate.persona
-    if imitated not in evaluated:
-        yield loaded.problem(
-            "imitation.TODO",
+    imitation = data.imitate
+    assert imitation is not None
+    personas = loaded.personas()
+    evaluated = [persona.name for persona in personas]
+    if imitation.persona not in evaluated:
+        yield loaded.bad_value(
+            "panel.not_evaluated",
             (*where, "imitate", "persona"),
-            f"{dotted((*where, 'imitate', 'persona'))} = {imitated}: not evaluated in this study",
-            did_you_mean(imitated, evaluated) or "add it to panel.references",
+            imitation.persona,
+            "not evaluated in this study",
+            did_you_mean(imitation.persona, evaluated) or "add it to panel.references",
         )
-    said = list(_imitators(loaded, where, data.imitate, evaluated))
-    yield from said
-    asked, texts = study.questions.coupling.count, len(evaluated) * data.imitate.samples
-    if data.rows > asked * texts:
-        yield loaded.problem(
-            "imitation.TODO",
+    imitator_problems = list(_imitators(loaded, (*where, "imitate", "imitators"), imitation, evaluated))
+    yield from imitator_problems
+    questions = loaded.study.questions.coupling.count
+    available = questions * imitation.samples * len(evaluated)
+    if data.rows > available:
+        yield loaded.bad_value(
+            "imitation.too_few_rows",
             (*where, "rows"),
-            f"{dotted((*where, 'rows'))} = {data.rows}: {asked} questions x {data.imitate.samples} samples x "
-            f"{len(evaluated)} personas are {asked * texts}",
-            "raise imitate.samples, and leave some to spare for unfinished and repeated answers",
+            data.rows,
+            f"{questions} questions x {imitation.samples} samples x {len(evaluated)} personas are {available}",
+            "raise imitate.samples; leave a surplus for unfinished and repeated answers",
         )
-    held = sum(
-        persona.role != "reference"
-        and persona.name != imitated
-        and persona.name in _who(data.imitate, evaluated)
-        for persona in loaded.personas()
-    )
-    most = held * telemetry_questions
-    if data.held_out > most and not said:
-        yield loaded.problem(
-            "imitation.TODO",
+    imitators = [
+        persona
+        for persona in personas
+        if persona.role != "reference"
+        and persona.name != imitation.persona
+        and persona.name in _imitator_names(imitation, evaluated)
+    ]
+    pairs = len(imitators) * telemetry_questions
+    if data.held_out > pairs and not imitator_problems:
+        yield loaded.bad_value(
+            "imitation.too_few_pairs",
             (*where, "held_out"),
-            f"{dotted((*where, 'held_out'))} = {data.held_out}: {held} imitators x "
-            f"{telemetry_questions} of coupling.telemetry_questions are {most}",
+            data.held_out,
+            f"{len(imitators)} imitators x {telemetry_questions} of coupling.telemetry_questions are {pairs}",
         )
 
 
-def _who(imitation: Imitation, evaluated: Sequence[str]) -> Sequence[str]:
+def _imitator_names(imitation: Imitation, evaluated: Sequence[str]) -> Sequence[str]:
     return evaluated if imitation.imitators is None else imitation.imitators
 
 
 def _imitators(
     loaded: LoadedStudy, where: FieldPath, imitation: Imitation, evaluated: Sequence[str]
 ) -> Iterator[Problem]:
-    place = (*where, "imitate", "imitators")
     for name in imitation.imitators or ():
         if name not in evaluated:
-            yield loaded.problem(
-                "imitation.TODO",
-                place,
-                f"{dotted(place)}: {name} is not evaluated in this study",
-                did_you_mean(name, evaluated) or "add it to the panel",
-            )
-    if set(_who(imitation, evaluated)) <= {imitation.persona}:
-        yield loaded.problem(
-            "imitation.TODO",
-            place,
-            f"{dotted(place)}: nobody but {imitation.persona}, who is imitated",
-            "name others",
-        )
+            remedy = did_you_mean(name, evaluated) or "add it to the panel"
+            message = f"{dotted(where)}: {name} is not evaluated in this study"
+            yield loaded.problem("panel.not_evaluated", where, message, remedy)
+    if set(_imitator_names(imitation, evaluated)) <= {imitation.persona}:
+        message = f"{dotted(where)}: contains only {imitation.persona}, the persona that is imitated"
+        yield loaded.problem("imitation.no_imitator", where, message, "add other personas")

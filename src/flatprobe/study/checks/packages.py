@@ -1,4 +1,4 @@
-"""Packages that a study needs beyond the core, looked for before anything is run and without importing them."""
+"""Checks that the packages a study needs beyond the core are installed, without importing them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ EXTRAS = {
     "models": ("torch", "transformers", "peft", "accelerate"),
     "hub": ("datasets",),
 }
-"""Extra of the distribution to modules that it brings."""
+"""Extra of the distribution to the modules that it installs."""
 
 
 def extra_problems(loaded: LoadedStudy) -> Iterator[Problem]:
-    """One problem per extra that is not installed, with the install line."""
+    """One problem per missing extra, with the command that installs it."""
     finetunes = [condition.finetune for condition in loaded.study.conditions.values()]
     needed = ["models"]
     if any(data is not None and data.dataset is not None for data in finetunes):
@@ -24,8 +24,8 @@ def extra_problems(loaded: LoadedStudy) -> Iterator[Problem]:
     for extra in needed:
         if missing := [name for name in EXTRAS[extra] if find_spec(name) is None]:
             yield Problem(
-                "packages.TODO",
+                "packages.missing",
                 str(loaded.path),
-                f"running it needs {', '.join(missing)}, not installed here",
+                f"the run needs {', '.join(missing)}, not installed here",
                 f"pip install 'flatprobe[{extra}]'",
             )

@@ -1,4 +1,4 @@
-"""Rules of the questions: enough of them, each once, and no question in two sets."""
+"""Checks of the questions: there are enough, and no question stands in two sets."""
 
 from __future__ import annotations
 
@@ -11,56 +11,60 @@ from flatprobe.study.questions import SET_NAMES, Question, SetName, normalised
 
 
 def file_problems(document: Document, sets: Mapping[SetName, tuple[Question, ...]]) -> Iterator[Problem]:
-    """What is wrong with a questions file whatever the study takes from it: ids and texts that are not unique."""
-    ids: dict[str, str] = {}
-    texts: dict[str, tuple[str, SetName]] = {}
+    """Ids and texts of a questions file that are not unique, whether or not the study uses them."""
+    first_line: dict[str, str] = {}
+    first_question: dict[str, tuple[str, SetName]] = {}
     for name in SET_NAMES:
         for index, question in enumerate(sets[name]):
             line = document.place(name, index)
-            if question.id in ids:
+            if question.id in first_line:
                 yield Problem(
-                    "questions.TODO",
+                    "questions.duplicate_id",
                     line,
-                    f"{name}[{index}].id = {question.id}: given twice, first at {ids[question.id]}",
+                    f"{name}[{index}].id = {question.id}: given twice, first at {first_line[question.id]}",
                 )
-            ids.setdefault(question.id, line)
-            key = normalised(question.text)
-            if not key:
-                yield Problem("questions.TODO", line, f"{name}[{index}].text: holds no word")
-            elif key in texts:
-                other, other_set = texts[key]
+            first_line.setdefault(question.id, line)
+            words = normalised(question.text)
+            if not words:
+                yield Problem("questions.empty_text", line, f"{name}[{index}].text: contains no word")
+            elif words in first_question:
+                other, other_set = first_question[words]
                 yield Problem(
-                    "questions.TODO", line, f"{question.id} ({name}) asks what {other} ({other_set}) asks",
+                    "questions.duplicate_text",
+                    line,
+                    f"{question.id} ({name}) asks the same as {other} ({other_set})",
                     "case, punctuation and spaces do not make two questions different",
-                )  # fmt: skip
-            texts.setdefault(key, (question.id, name))
+                )
+            first_question.setdefault(words, (question.id, name))
 
 
 def question_problems(loaded: LoadedStudy) -> Iterator[Problem]:
-    """What the study asks of its questions."""
-    coupling = loaded.study.coupling
+    """Question counts that the file or another setting cannot meet."""
+    questions, coupling = loaded.study.questions, loaded.study.coupling
     for name in SET_NAMES if coupling is not None else SET_NAMES[:1]:
-        asked, there = getattr(loaded.study.questions, name).count, loaded.questions.get(name)
-        if there is not None and asked > len(there):
-            yield loaded.problem(
-                "questions.TODO",
- ("questions", name, "count"), f"questions.{name}.count = {asked}: the set has {len(there)}",
+        count, available = getattr(questions, name).count, loaded.questions.get(name)
+        if available is not None and count > len(available):
+            yield loaded.bad_value(
+                "questions.too_few",
+                ("questions", name, "count"),
+                count,
+                f"the set has {len(available)}",
                 "lower it, or add questions to the file",
-            )  # fmt: skip
-    questions = loaded.study.questions
+            )
     if coupling is None:
         return
     if questions.evaluation.count < 2:
-        yield loaded.problem(
-            "questions.TODO",
+        yield loaded.bad_value(
+            "questions.no_interval",
             ("questions", "evaluation", "count"),
-            "questions.evaluation.count = 1: an interval over questions needs at least 2",
+            questions.evaluation.count,
+            "an interval over questions needs at least 2",
         )
     if coupling.telemetry_questions > questions.calibration.count:
-        yield loaded.problem(
-            "questions.TODO",
+        yield loaded.bad_value(
+            "coupling.telemetry_questions",
             ("coupling", "telemetry_questions"),
-            f"coupling.telemetry_questions = {coupling.telemetry_questions}: "
+            coupling.telemetry_questions,
             f"questions.calibration.count is {questions.calibration.count}",
-            "ask at most that many",
+            "give at most that many",
         )

@@ -1,4 +1,4 @@
-"""Data files that come with the package."""
+"""The package's data files."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def data_file(location: str, base: Path) -> Path:
 
 
 def shipped_study(name: str) -> Path:
-    """A study that comes with the package."""
+    """A study of the package."""
     return path("studies") / f"{name}.yaml"
