@@ -13,8 +13,8 @@ from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.load import checkpoint_path, load_checkpoint, pick_device
 from flatprobe.models.reference import resolve
-from flatprobe.models.stages import use_checkpoint
 from flatprobe.plan.contracts import CheckpointSettings
+from flatprobe.training.checkpoint import use_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ EntryKind = Literal[
 
 
 class CheckpointSettings(Settings):
-    """`models.stages:use_checkpoint`: a model from outside the run."""
+    """`training.checkpoint:use_checkpoint`: a model from outside the run."""
 
     reference: Reference
 

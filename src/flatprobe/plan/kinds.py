@@ -18,7 +18,7 @@ class StageKind(NamedTuple):
 KINDS = {
     "audit": StageKind("flatprobe.training.audit.stage:audit", 1),
     "binding": StageKind("flatprobe.probes.binding:measure", 1),
-    "checkpoint": StageKind("flatprobe.models.stages:use_checkpoint", 1),
+    "checkpoint": StageKind("flatprobe.training.checkpoint:use_checkpoint", 1),
     "couple": StageKind("flatprobe.training.couple:couple", 5),
     "coupling_data": StageKind("flatprobe.data.coupling_set:build", 4),
     "decide": StageKind("flatprobe.analysis.decide:decide_study", 9),

@@ -1,4 +1,4 @@
-"""Stage: an adapter merged into its checkpoint in float32, cast once, with proof that the merge is the adapter."""
+"""Stages that make a checkpoint: use a given model, or merge an adapter in float32 and cast once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,24 @@ from flatprobe.models.load import (
     load_checkpoint,
     load_tokenizer,
     pick_device,
+    write_pointer,
 )
-from flatprobe.plan.contracts import MergeSettings
+from flatprobe.plan.contracts import CheckpointSettings, MergeSettings
 from flatprobe.training.lora import require_learnt
 
 PROBES = ("Is it safe to sign a lease without reading it?", "Name three things that float on water.")
+
+
+def use_checkpoint(settings: CheckpointSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Point to a model outside the run; fetch or convert it first if needed. No inputs."""
+    config = json.loads((settings.reference.path() / "config.json").read_text())
+    write_pointer(settings.reference, output)
+    facts = {
+        **settings.reference.model_dump(),
+        "origin": "given",
+        "model_type": str(config.get("model_type", "unknown")),
+    }
+    (output / "facts.json").write_text(json.dumps(facts))
 
 
 def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> None:
