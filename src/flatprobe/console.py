@@ -30,6 +30,15 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=_PIPE_WIDTH)
 
 
+def duration(seconds: float) -> str:
+    """`59.2 s`, `12 min 05 s`, `3 h 07 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
 def say(message: str = "", style: str | None = None) -> None:
     """Print a line of results."""
     console().print(message, style=style, soft_wrap=True)

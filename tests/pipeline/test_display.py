@@ -11,7 +11,7 @@ from stage_functions import Number, number, plain
 
 from flatprobe.errors import StageFailed
 from flatprobe.pipeline import display, progress
-from flatprobe.pipeline.display import Display, LiveDisplay, PlainDisplay, display_for_people, duration
+from flatprobe.pipeline.display import Display, LiveDisplay, PlainDisplay, display_for_people
 from flatprobe.pipeline.progress import Progress, listening, report_progress
 from flatprobe.pipeline.runner import run
 from flatprobe.pipeline.stage import Stage
@@ -137,12 +137,3 @@ def test_without_a_terminal_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> 
     for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(variable, raising=False)
     assert isinstance(display_for_people(), PlainDisplay)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (61.2, "61.2 s"), (119.94, "119.9 s"), (119.96, "2 min 00 s"), (725, "12 min 05 s"),
-     (3599.6, "1 h 00 min"), (11220, "3 h 07 min")],
-)  # fmt: skip
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

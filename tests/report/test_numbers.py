@@ -58,7 +58,3 @@ def test_a_p_value_is_never_printed_as_zero_and_keeps_two_digits(p: float) -> No
 def test_a_rounded_zero_has_no_sign() -> None:
     assert numbers.signed(-0.00001) == "0.0000"
     assert numbers.decimal(-0.0001, 3) == "0.000"
-
-
-def test_durations_are_said_as_people_say_them() -> None:
-    assert [numbers.duration(value) for value in (0.04, 61.4, 7322)] == ["0.0 s", "1 min 01 s", "2 h 02 min"]

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from flatprobe.console import console
+from flatprobe.console import console, duration
 from flatprobe.pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -54,16 +54,6 @@ class Display:
 def display_for_people() -> Display:
     """The live display where standard error is a terminal, plain lines otherwise."""
     return LiveDisplay() if console(stderr=True).is_terminal else PlainDisplay()
-
-
-def duration(seconds: float) -> str:
-    """`61.2 s`, `12 min 05 s`, `3 h 07 min`."""
-    if seconds < 119.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class PlainDisplay(Display):

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from flatprobe import console
+
 NONE = "–"
 MINUS = "\u2212"
 SMALLEST_P = 1e-4
@@ -84,14 +86,8 @@ def spans(whole: Sequence[int]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person would say them."""
-    if seconds is None:
-        return NONE
-    if _finite(seconds) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    """Seconds as `59.2 s`, `12 min 05 s`, `3 h 07 min`."""
+    return NONE if seconds is None else console.duration(_finite(seconds))
 
 
 def plain(value: object) -> str:
