@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from flatprobe.errors import UserError
 from flatprobe.machine.local import Local, to_environment
 from flatprobe.machine.schema import Machine
 from flatprobe.models.pinned import read_memory, write_memory
+from flatprobe.pipeline.artifact import Artifact
 from flatprobe.pipeline.display import Display
 from flatprobe.pipeline.runner import RunnerSettings, RunSummary
+from flatprobe.pipeline.stage import Stage
 from flatprobe.plan.plan import Plan
 from flatprobe.plan.plan import plan as make_plan
 from flatprobe.study.load import examine_study
@@ -98,8 +100,14 @@ def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
         raise UserError(problems)
 
 
-def run_prepared(prepared: Prepared, display: Display | None = None) -> tuple[RunSummary, Path]:
-    """Run all missing stages and write the report; returns what was run and the report's path.
+def run_prepared(
+    prepared: Prepared,
+    display: Display | None = None,
+    on_finished: Callable[[Stage, Artifact], None] | None = None,
+) -> tuple[RunSummary, Path]:
+    """Run all missing stages and write the report; returns the summary and the report's path.
+
+    `on_finished` is called with each stage and its artifact, computed or reused.
 
     Raises:
         UserError: a stage refused its input; the note says that finished stages are kept.
@@ -114,6 +122,7 @@ def run_prepared(prepared: Prepared, display: Display | None = None) -> tuple[Ru
             prepared.folder,
             runner_settings(prepared.machine, prepared.resolved.locations),
             display,
+            on_finished=on_finished,
         )
     except UserError as error:
         error.add_note("finished stages are kept, and the same command goes on from there")

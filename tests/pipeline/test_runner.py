@@ -16,7 +16,7 @@ from stage_functions import FRESH, Number, number, plain
 
 from flatprobe.errors import StageFailed, UserError
 from flatprobe.pipeline import executors
-from flatprobe.pipeline.artifact import ArtifactStore
+from flatprobe.pipeline.artifact import Artifact, ArtifactStore
 from flatprobe.pipeline.display import Display
 from flatprobe.pipeline.executors import LocalExecutor
 from flatprobe.pipeline.lock import run_lock
@@ -78,6 +78,18 @@ def test_a_second_run_reuses_everything_and_starts_no_process(
     assert (second.done, second.reused) == (0, 3)
     assert second.artifacts == first.artifacts
     assert names_of("stage_reused", tmp_path) == ["write/1", "write/2", "sum"]
+
+
+def test_the_callback_gets_each_artifact_as_soon_as_it_exists_computed_or_reused(tmp_path: Path) -> None:
+    calls: list[tuple[str, bool, int]] = []
+
+    def on_finished(stage: Stage, artifact: Artifact) -> None:
+        finished = len(names_of("stage_finished", tmp_path)) + len(names_of("stage_reused", tmp_path))
+        calls.append((stage.name, (artifact.folder / "number.txt").exists(), finished))
+
+    run([number(1)], tmp_path, on_finished=on_finished)
+    run([sum_of_two()], tmp_path, on_finished=on_finished)
+    assert calls == [("write/1", True, 1), ("write/1", True, 2), ("write/2", True, 3), ("sum", True, 4)]
 
 
 def test_forty_finished_stages_are_reused_within_a_second(

@@ -247,8 +247,7 @@ def _digest(pair: Pair) -> str:
 
 def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, str], folder: Path) -> None:
     from flatprobe.cli.geometry_text import show
-    from flatprobe.cli.headroom import HeadroomDisplay, of_pair
-    from flatprobe.pipeline.artifact import ArtifactStore
+    from flatprobe.cli.headroom import print_pair_headroom
     from flatprobe.pipeline.display import display_for_people
     from flatprobe.pipeline.runner import run
     from flatprobe.plan.comparison import plan_pair
@@ -257,9 +256,12 @@ def _run(request: Request, pair: Pair, machine: Machine, locations: dict[str, st
     from flatprobe.report.pages.comparison import write_page
 
     plan = plan_pair(pair)
-    display = HeadroomDisplay(display_for_people(), plan.base_states, ArtifactStore(folder), of_pair(pair))
+    display = display_for_people()
+    on_finished = print_pair_headroom(pair, plan.base_states, display)
     try:
-        summary = run([plan.geometry], folder, runner_settings(machine, locations), display)
+        summary = run(
+            [plan.geometry], folder, runner_settings(machine, locations), display, on_finished=on_finished
+        )
     except UserError as error:
         error.add_note("finished stages are kept, and the same command goes on from there")
         raise

@@ -39,7 +39,6 @@ def show_status(study: Path, machine_file: Path | None, runs: Path | None) -> No
 
 def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
     """Print the stages in order with their state, how many are finished, and the study's notices."""
-    from flatprobe.pipeline.display import duration
     from flatprobe.pipeline.status import status
 
     states = status([prepared.plan.last], prepared.folder)
@@ -48,7 +47,7 @@ def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
             state.name,
             state.key[:12],
             state.state,
-            duration(state.seconds) if state.seconds is not None else "",
+            console.duration(state.seconds) if state.seconds is not None else "",
         )
         for state in states
         if not (only_unfinished and state.state == "finished")
@@ -72,17 +71,16 @@ def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
 
 def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
-    from flatprobe.cli.headroom import HeadroomDisplay, of_study
-    from flatprobe.pipeline.display import display_for_people, duration
+    from flatprobe.cli.headroom import print_study_headroom
+    from flatprobe.pipeline.display import display_for_people
 
     prepared = prepare(study, machine, runs, check_model=True, keep=True, register=register)
     for notice in prepared.loaded.notices:
         console.warn(notice)
-    store = ArtifactStore(prepared.folder)
-    states = prepared.plan.control_states
-    display = HeadroomDisplay(display_for_people(), states, store, of_study(prepared.loaded.study))
-    summary, page = run_prepared(prepared, display)
-    console.say(f"{summary.done} stages run, {summary.reused} reused, {duration(summary.seconds)}.")
+    display = display_for_people()
+    on_finished = print_study_headroom(prepared.loaded.study, prepared.plan.control_states, display)
+    summary, page = run_prepared(prepared, display, on_finished)
+    console.say(f"{summary.done} stages run, {summary.reused} reused, {console.duration(summary.seconds)}.")
     console.say(_verdict_of(prepared)["headline"], style="bold")
     console.say(f"Report: {page}")
 

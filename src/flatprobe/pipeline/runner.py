@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,7 @@ def run(
     machine: RunnerSettings | None = None,
     display: Display | None = None,
     executor: Executor | None = None,
+    on_finished: Callable[[Stage, Artifact], None] | None = None,
 ) -> RunSummary:
     """Bring every target, and all it needs, to completion in a run folder; what is finished is reused.
 
@@ -60,6 +61,8 @@ def run(
 
     Stages are handed out in order, each as soon as what it needs is there. Where one fails, those under way are let
     finish, and no other is begun.
+
+    `on_finished` is called with each stage and its artifact as soon as the artifact exists, computed or reused.
 
     Raises UserError where the folder is in use or cannot be written and where a stage raises one, StageFailed
     where a stage raises anything else or its process dies, Interrupted on Ctrl-C, and ValueError for stages
@@ -75,7 +78,7 @@ def run(
         closing(executor or local) as at_work,
         display or Display() as shown,
     ):
-        current = _Run(folder, events, at_work, shown, order)
+        current = _Run(folder, events, at_work, shown, order, on_finished)
         events.write("run_started", stages=len(order))
         current.complete()
         seconds = time.monotonic() - clock
@@ -101,6 +104,7 @@ class _Run:
         executor: Executor,
         display: Display,
         order: Sequence[Stage],
+        on_finished: Callable[[Stage, Artifact], None] | None,
     ) -> None:
         self.store = ArtifactStore(folder)
         self.store.discard_partials(order)
@@ -109,6 +113,7 @@ class _Run:
         self.events = events
         self.executor = executor
         self.display = display
+        self.on_finished = on_finished
         self.artifacts: dict[str, Artifact] = {}
         self.waiting = list(order)
         self.under_way: dict[str, _UnderWay] = {}
@@ -149,7 +154,7 @@ class _Run:
                 if artifact is None:
                     self._begin(stage, inputs)
                 else:
-                    self.artifacts[stage.key] = artifact
+                    self._keep(stage, artifact)
 
     def _reusable(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact | None:
         try:
@@ -184,11 +189,17 @@ class _Run:
         elif isinstance(outcome, Failed):
             self._fail(work, seconds, StageFailed(task.name, outcome.cause, task.log), outcome.cause)
         else:
-            self.artifacts[task.key] = self.store.commit(work.partial, work.stage)
+            artifact = self.store.commit(work.partial, work.stage)
             self.done += 1
             self.events.write("stage_finished", stage=task.name, key=task.key, seconds=round(seconds, 3))
             self.display.finished(task.name, seconds)
+            self._keep(work.stage, artifact)
         del self.under_way[task.key]
+
+    def _keep(self, stage: Stage, artifact: Artifact) -> None:
+        self.artifacts[stage.key] = artifact
+        if self.on_finished is not None:
+            self.on_finished(stage, artifact)
 
     def _fail(self, work: _UnderWay, seconds: float, error: StageFailed | UserError, cause: str) -> None:
         name, key = work.stage.name, work.stage.key
