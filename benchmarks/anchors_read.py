@@ -15,7 +15,7 @@ import polars as pl
 from flatprobe.console import say, table
 from flatprobe.pipeline.display import PlainDisplay
 from flatprobe.pipeline.progress import Progress
-from flatprobe.statistics.markers import score
+from flatprobe.statistics.leakage.rates import score
 from flatprobe.study.recipe_schema import Anchor
 from flatprobe.training.telemetry import TURN_HEADERS
 

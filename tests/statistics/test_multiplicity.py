@@ -12,7 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from flatprobe.errors import UserError
 from flatprobe.statistics.leakage.cells import PairedCells
 from flatprobe.statistics.leakage.estimators import contrast_cells
-from flatprobe.statistics.multiplicity import conjunction_p, holm, leakage_over_lambdas, max_t
+from flatprobe.statistics.leakage.lambdas import leakage_over_lambdas
+from flatprobe.statistics.multiplicity import conjunction_p, holm, max_t
 
 
 def test_holm_agrees_with_statsmodels() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.leakage.crossed import Spread, crossed_anova, one_way, t_inference, two_way_cluster
+from flatprobe.statistics.inference import Spread, one_way, t_inference
+from flatprobe.statistics.leakage.crossed import crossed_anova, two_way_cluster
 
 STUDIES = 600
 

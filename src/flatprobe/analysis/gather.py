@@ -11,8 +11,7 @@ import polars as pl
 
 from flatprobe.errors import UserError
 from flatprobe.plan.contracts import Entry, EntryKind, GatherSettings
-from flatprobe.statistics.leakage.rates import cells, rates
-from flatprobe.statistics.markers import score
+from flatprobe.statistics.leakage.rates import cells, rates, score
 
 Reader = Callable[[Path], pl.DataFrame]
 

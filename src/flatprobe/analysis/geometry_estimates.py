@@ -17,8 +17,7 @@ from flatprobe.statistics.geometry.contrasts import GeometryOptions, geometry_co
 from flatprobe.statistics.geometry.grams import pair_grams
 from flatprobe.statistics.geometry.sensitivity import geometry_leave_one_out, max_t_over_positions
 from flatprobe.statistics.geometry.states import StateKind, States
-from flatprobe.statistics.inference import Options, by_t
-from flatprobe.statistics.leakage.crossed import one_way
+from flatprobe.statistics.inference import Options, by_t, one_way
 from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
 from flatprobe.study.panel import PRIMARY_POOL
 

@@ -11,11 +11,11 @@ from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.cells import pair_cells
 from flatprobe.statistics.leakage.estimators import leakage_contrast
+from flatprobe.statistics.leakage.lambdas import leakage_over_lambdas
 from flatprobe.statistics.leakage.leave_one_out import leave_one_out
 from flatprobe.statistics.leakage.relative import relative_leakage
 from flatprobe.statistics.leakage.seeds import over_seeds, seed_contrast
 from flatprobe.statistics.leakage.specifications import specification_curve
-from flatprobe.statistics.multiplicity import leakage_over_lambdas
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.panel import PRIMARY_POOL
 

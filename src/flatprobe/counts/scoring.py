@@ -11,7 +11,7 @@ import polars as pl
 from flatprobe.counts.completion_files import FURTHER_KEYS, KEYS, read_blocks
 from flatprobe.counts.text_table import LINE, first_ones, place
 from flatprobe.errors import Problem, UserError
-from flatprobe.statistics.markers import score
+from flatprobe.statistics.leakage.rates import score
 
 SAMPLE = "sample_index"
 COUNTS = ("hits", "total", "end_hits", "start_hits", "multi_hits")

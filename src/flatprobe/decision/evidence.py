@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.margins import superiority, tost
+from flatprobe.statistics.inference import superiority, tost
 from flatprobe.study.decision_schema import Decision
 
 

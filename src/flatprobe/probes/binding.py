@@ -19,7 +19,7 @@ from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import BindingSettings
 from flatprobe.statistics.binding.effects import effects
 from flatprobe.statistics.binding.surface import predictability
-from flatprobe.statistics.markers import score
+from flatprobe.statistics.leakage.rates import score
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.training.telemetry import finished, sequence_log_likelihoods

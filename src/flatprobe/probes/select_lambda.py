@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.plan.contracts import SelectSettings
-from flatprobe.statistics.markers import score
+from flatprobe.statistics.leakage.rates import score
 
 
 def select_lambda(settings: SelectSettings, inputs: Mapping[str, Path], output: Path) -> None:

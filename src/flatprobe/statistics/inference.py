@@ -1,13 +1,17 @@
-"""What is asked of an estimate, and the estimate that is a standard error with a t distribution."""
+"""From a standard error to an inference: t interval and p, and tests against margins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from scipy import special
+
 from flatprobe.errors import Problem, UserError
+from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.leakage.crossed import Spread, join_notes, t_inference
-from flatprobe.statistics.margins import margin_problems, with_margins
+
+ZERO = 1e-12
+"""Standard errors of rates below this are rounding, not variation."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,45 @@ class Options:
             raise UserError(problems)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A standard error, the degrees of freedom of its t distribution, and what had to be done to get it."""
+
+    standard_error: float
+    df: float
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class TInference:
+    """Two-sided t inference; all None, with the reason, where nothing varies."""
+
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+    note: str | None
+
+
+def t_inference(estimate: float, spread: Spread, level: float) -> TInference:
+    """Interval and p-value of `estimate` against 0; a zero standard error supports neither."""
+    if spread.standard_error <= ZERO:
+        note = "no variation: neither interval nor p-value exists"
+        return TInference(None, None, None, join_notes(spread.note, note))
+    half = float(special.stdtrit(spread.df, (1 + level) / 2)) * spread.standard_error
+    p_value = min(1.0, 2 * float(special.stdtr(spread.df, -abs(estimate) / spread.standard_error)))
+    return TInference(estimate - half, estimate + half, p_value, spread.note)
+
+
+def join_notes(*notes: str | None) -> str | None:
+    """The notes that say something, one after the other; None where none does."""
+    return "; ".join(note for note in notes if note) or None
+
+
+def one_way(means: Array) -> Spread:
+    """Standard error of the mean of independent unit means (n,), with n - 1 df."""
+    return Spread(float(means.std(ddof=1)) / len(means) ** 0.5, float(len(means) - 1))
+
+
 def by_t(blank: Estimate, mean: float, spread: Spread, options: Options) -> Estimate:
     """The blank estimate with interval, p-values and degrees of freedom from a standard error."""
     inference = t_inference(mean, spread, options.level)
@@ -50,3 +93,64 @@ def by_t(blank: Estimate, mean: float, spread: Spread, options: Options) -> Esti
         note=join_notes(blank.note, inference.note),
     )
     return with_margins(estimate, options.margin, options.equivalence_margin)
+
+
+def superiority(estimate: Estimate, margin: float) -> float | None:
+    """One-sided p of H0: difference <= margin, from the estimate's standard error and df.
+
+    None where the estimate has no standard error, no df, or does not vary.
+    """
+    numbers = _numbers(estimate)
+    if numbers is None:
+        return None
+    value, error, df = numbers
+    return float(special.stdtr(df, (margin - value) / error))
+
+
+def tost(estimate: Estimate, margin: float) -> float | None:
+    """p of H0: |difference| >= margin, by two one-sided t tests (Schuirmann 1987): the larger of the two.
+
+    Small p supports equivalence within the margin. None as for `superiority`.
+    """
+    if not margin > 0:
+        raise UserError.one(
+            "margins.TODO", "margin", f"{margin} leaves no room for equivalence", "give a positive margin"
+        )
+    numbers = _numbers(estimate)
+    if numbers is None:
+        return None
+    value, error, df = numbers
+    return float(special.stdtr(df, (abs(value) - margin) / error))
+
+
+def with_margins(estimate: Estimate, margin: float | None, equivalence_margin: float | None) -> Estimate:
+    """The estimate with its margins and, where it has a standard error and df, the p-values against them."""
+    if margin is None and equivalence_margin is None:
+        return estimate
+    return replace(
+        estimate,
+        margin=margin,
+        superiority_p=None if margin is None else superiority(estimate, margin),
+        equivalence_margin=equivalence_margin,
+        equivalence_p=None if equivalence_margin is None else tost(estimate, equivalence_margin),
+    )
+
+
+def margin_problems(margin: float | None, equivalence_margin: float | None) -> list[Problem]:
+    """What is wrong with margins for a difference of rates."""
+    problems = []
+    if margin is not None and not 0 <= margin <= 1:
+        problems.append(
+            Problem("margins.TODO", "margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp")
+        )
+    if equivalence_margin is not None and not 0 < equivalence_margin <= 1:
+        message = f"{equivalence_margin} leaves no room for equivalence, or is above 1"
+        problems.append(Problem("margins.TODO", "equivalence margin", message, "give 0.05 for 5 pp"))
+    return problems
+
+
+def _numbers(estimate: Estimate) -> tuple[float, float, float] | None:
+    value, error, df = estimate.estimate, estimate.standard_error, estimate.df
+    if value is None or error is None or df is None or error <= ZERO:
+        return None
+    return value, error, df

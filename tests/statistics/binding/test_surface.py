@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from flatprobe.errors import UserError
 from flatprobe.statistics.binding.logistic import auc, cross_validated_auc, fit
 from flatprobe.statistics.binding.surface import FEATURES, predictability, surface
-from flatprobe.statistics.markers import score
+from flatprobe.statistics.leakage.rates import score
 
 
 def cases(n: int, slope: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:

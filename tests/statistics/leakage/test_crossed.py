@@ -8,14 +8,12 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
 from flatprobe.statistics import bootstrap
+from flatprobe.statistics.inference import Spread, one_way, t_inference
 from flatprobe.statistics.leakage.cells import PairedCells
 from flatprobe.statistics.leakage.crossed import (
-    Spread,
     crossed_anova,
-    one_way,
     one_way_cluster,
     pigeonhole_draws,
-    t_inference,
     two_way_cluster,
 )
 

@@ -12,6 +12,7 @@ from scipy import stats
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
+from flatprobe.statistics.inference import Spread, one_way, t_inference
 from flatprobe.statistics.leakage import crossed
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.leakage.seeds import SEED_SCOPES, crossed_anova_seed
@@ -52,22 +53,22 @@ def tables(design: Design, components: Components, delta: float, studies: int = 
     return d_SPQ
 
 
-def by_cells(d_PQ: Array) -> crossed.Spread:
+def by_cells(d_PQ: Array) -> Spread:
     """The cell bootstrap's standard error without the draws' noise; normal percentiles."""
-    return crossed.Spread(float(d_PQ.std()) / d_PQ.size**0.5, 1e9)
+    return Spread(float(d_PQ.std()) / d_PQ.size**0.5, 1e9)
 
 
-def by_pigeonhole(d_PQ: Array) -> crossed.Spread:
+def by_pigeonhole(d_PQ: Array) -> Spread:
     """The bootstrap's own code, on a few tables only."""
     draws = crossed.pigeonhole_draws(d_PQ, 500, np.random.default_rng(0))
-    return crossed.Spread(float(draws.std(ddof=1)), float(min(d_PQ.shape) - 1))
+    return Spread(float(draws.std(ddof=1)), float(min(d_PQ.shape) - 1))
 
 
-SPREADS: dict[str, Callable[[Array], crossed.Spread]] = {
+SPREADS: dict[str, Callable[[Array], Spread]] = {
     "crossed_anova": crossed.crossed_anova,
     "two_way_cluster_t": crossed.two_way_cluster,
-    "question_t": lambda d_PQ: crossed.one_way(d_PQ.mean(axis=0)),
-    "persona_t": lambda d_PQ: crossed.one_way(d_PQ.mean(axis=1)),
+    "question_t": lambda d_PQ: one_way(d_PQ.mean(axis=0)),
+    "persona_t": lambda d_PQ: one_way(d_PQ.mean(axis=1)),
     "cell_bootstrap": by_cells,
 }
 
@@ -79,7 +80,7 @@ def test_forecast_power_is_the_share_of_simulated_studies_rejected(estimator: st
     for d_PQ in tables(DESIGN, PUBLISHED, delta):
         found = spread(d_PQ)
         squares += found.standard_error**2
-        p_value = crossed.t_inference(float(d_PQ.mean()), found, 0.95).p_value
+        p_value = t_inference(float(d_PQ.mean()), found, 0.95).p_value
         rejected += p_value is not None and p_value < 0.05
     expected = model(estimator)
     share = rejection(expected, delta, 0.05, sd=expected.sd_in_population)
@@ -241,7 +242,7 @@ def test_forecast_of_seeds_is_what_simulated_runs_show() -> None:
     for name, size in sizes.items():
         d += generator.normal(0, getattr(components, name) ** 0.5, (studies, *size))
     spreads = {
-        "seed_t": [crossed.one_way(means) for means in d.mean(axis=(2, 3))],
+        "seed_t": [one_way(means) for means in d.mean(axis=(2, 3))],
         "crossed_anova_seed": [crossed_anova_seed(d_SPQ) for d_SPQ in d],
     }
     for estimator, found in spreads.items():
@@ -249,7 +250,7 @@ def test_forecast_of_seeds_is_what_simulated_runs_show() -> None:
         squares = [spread.standard_error**2 for spread in found]
         assert np.mean(squares) ** 0.5 == pytest.approx(own.standard_error, rel=0.03)
         p_values = [
-            crossed.t_inference(mean, spread, 0.95).p_value
+            t_inference(mean, spread, 0.95).p_value
             for mean, spread in zip(d.mean(axis=(1, 2, 3)), found, strict=True)
         ]
         rejected = np.mean([p is not None and p < 0.05 for p in p_values])

@@ -11,7 +11,7 @@ from flatprobe.statistics.bootstrap import ROUNDING, Array, percentile_summary
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.measures import RATIOS
 from flatprobe.statistics.geometry.values import Values
-from flatprobe.statistics.leakage.crossed import Spread, join_notes, t_inference
+from flatprobe.statistics.inference import Spread, join_notes, t_inference
 from flatprobe.statistics.multiplicity import max_t
 
 QUESTION_SCOPE = "new questions, these personas, these checkpoints"

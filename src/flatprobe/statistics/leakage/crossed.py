@@ -7,56 +7,13 @@ that are there. Without n_PQ the table is complete.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from scipy import special
 
 from flatprobe.statistics.bootstrap import Array, chunk_sizes, draw_weights
+from flatprobe.statistics.inference import Spread
 
-ZERO = 1e-12
-"""Standard errors of rates below this are rounding, not variation."""
 CANCELLED = 1e-9
 """A difference of variances this small relative to its terms is rounding, not variance."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A standard error, the degrees of freedom of its t distribution, and what had to be done to get it."""
-
-    standard_error: float
-    df: float
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class TInference:
-    """Two-sided t inference; all None, with the reason, where nothing varies."""
-
-    ci_low: float | None
-    ci_high: float | None
-    p_value: float | None
-    note: str | None
-
-
-def t_inference(estimate: float, spread: Spread, level: float) -> TInference:
-    """Interval and p-value of `estimate` against 0; a zero standard error supports neither."""
-    if spread.standard_error <= ZERO:
-        note = "no variation: neither interval nor p-value exists"
-        return TInference(None, None, None, join_notes(spread.note, note))
-    half = float(special.stdtrit(spread.df, (1 + level) / 2)) * spread.standard_error
-    p_value = min(1.0, 2 * float(special.stdtr(spread.df, -abs(estimate) / spread.standard_error)))
-    return TInference(estimate - half, estimate + half, p_value, spread.note)
-
-
-def join_notes(*notes: str | None) -> str | None:
-    """The notes that say something, one after the other; None where none does."""
-    return "; ".join(note for note in notes if note) or None
-
-
-def one_way(means: Array) -> Spread:
-    """Standard error of the mean of independent unit means (n,), with n - 1 df."""
-    return Spread(float(means.std(ddof=1)) / len(means) ** 0.5, float(len(means) - 1))
 
 
 def cell_mean(d_PQ: Array, n_PQ: Array | None = None) -> float:

@@ -16,10 +16,9 @@ import polars as pl
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import ROUNDING, Array
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.inference import Options, by_t
+from flatprobe.statistics.inference import Options, Spread, by_t, join_notes
 from flatprobe.statistics.leakage import crossed
 from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
-from flatprobe.statistics.leakage.crossed import join_notes
 from flatprobe.statistics.leakage.resampling import (
     cell_bootstrap,
     completion_resampling,
@@ -209,6 +208,6 @@ def _pigeonhole(
         reason = f"{undefined} resamples hold no cell" if undefined else "one resample has no spread"
         return replace(blank, note=join_notes(blank.note, f"not estimated: {reason}"))
     mean = crossed.cell_mean(d_PQ, n_PQ)
-    spread = crossed.Spread(float(draws.std(ddof=1)), float(min(d_PQ.shape) - 1))
+    spread = Spread(float(draws.std(ddof=1)), float(min(d_PQ.shape) - 1))
     estimate = by_t(blank, mean, spread, options)
     return replace(estimate, resamples=options.resamples, bootstrap_bias=float(draws.mean() - mean))

@@ -20,10 +20,9 @@ from flatprobe.statistics.bootstrap import (
     two_sided_p,
 )
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.inference import Options
+from flatprobe.statistics.inference import ZERO, Options, join_notes
 from flatprobe.statistics.leakage import crossed
 from flatprobe.statistics.leakage.cells import PairedCells
-from flatprobe.statistics.leakage.crossed import ZERO, join_notes
 
 
 def completion_resampling(

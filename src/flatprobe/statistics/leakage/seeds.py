@@ -11,9 +11,9 @@ import polars as pl
 from flatprobe.errors import UserError
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.inference import Options, by_t
+from flatprobe.statistics.inference import Options, Spread, by_t, join_notes, one_way
 from flatprobe.statistics.leakage.cells import PLACE, PairedCells, pair_cells
-from flatprobe.statistics.leakage.crossed import Spread, join_notes, one_way, satterthwaite
+from flatprobe.statistics.leakage.crossed import satterthwaite
 from flatprobe.statistics.leakage.estimators import CONTAMINATED, missing_note
 
 SEED_SCOPES = {

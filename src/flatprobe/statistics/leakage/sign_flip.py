@@ -8,8 +8,7 @@ import numpy as np
 
 from flatprobe.statistics.bootstrap import Array, chunk_sizes
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.inference import Options
-from flatprobe.statistics.leakage.crossed import ZERO, join_notes
+from flatprobe.statistics.inference import ZERO, Options, join_notes
 
 EXACT_PERSONAS = 16
 """Up to this many personas all 2^n sign patterns are enumerated; beyond it they are drawn."""

@@ -14,7 +14,7 @@ from math import sqrt
 import numpy as np
 
 from flatprobe.statistics.bootstrap import Array
-from flatprobe.statistics.leakage.crossed import ZERO
+from flatprobe.statistics.inference import ZERO
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
 from flatprobe.statistics.leakage.sign_flip import EXACT_PERSONAS

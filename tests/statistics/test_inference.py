@@ -7,7 +7,7 @@ from scipy import stats
 
 from flatprobe.errors import UserError
 from flatprobe.statistics.estimate import Estimate
-from flatprobe.statistics.margins import superiority, tost
+from flatprobe.statistics.inference import superiority, tost
 
 ESTIMATE = Estimate(
     quantity="leakage_difference", contrast="a - b", treated="a", control="b", pool="bystanders",
