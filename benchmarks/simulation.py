@@ -59,10 +59,10 @@ def _options() -> argparse.Namespace:
 def _report(grid: Grid, simulated: Simulated) -> str:
     from flatprobe.simulation.table import joint_table, markdown
 
-    design, margin = grid.design, grid.rule.behaviour.margin
+    size, margin = grid.size, grid.rule.behaviour.margin
     parts = [
-        f"{grid.studies} studies per number, each of {design.personas} bystanders × {design.questions} questions × "
-        f"{design.completions} completions with {grid.resamples} resamples; seed {grid.seed}. In brackets the Monte "
+        f"{grid.studies} studies per number, each of {size.personas} bystanders × {size.questions} questions × "
+        f"{size.completions} completions with {grid.resamples} resamples; seed {grid.seed}. In brackets the Monte "
         "Carlo standard error. – is what does not exist: an interval of a test that has none, or a level that no "
         "p-value of the design can reach.\n",
         "### Size: share of null studies rejected\n",

@@ -27,7 +27,7 @@ def leakage(cells: pl.DataFrame, bystanders: tuple[str, ...]) -> list[Estimate]:
 
 
 def planted_verdict(treated: States, cells: pl.DataFrame, bystanders: tuple[str, ...]) -> str:
-    """From states and counts to the verdict, as a study goes."""
+    """From states and counts to the verdict, as in a study."""
     evidence = Contrast(
         geometric_evidence(geometry(treated), RULE, NAME, headroom=None),
         behavioural_evidence(
@@ -44,7 +44,7 @@ def planted_verdict(treated: States, cells: pl.DataFrame, bystanders: tuple[str,
     return decide(RULE, evidence, gates).verdict
 
 
-def test_planted_flattening_in_both_probes_comes_out_flattened(
+def test_planted_flattening_in_both_probes_gives_flattened(
     published: pl.DataFrame, bystanders: tuple[str, ...]
 ) -> None:
     assert planted_verdict(planted_states("em_first", persona=0.6), published, bystanders) == "flattened"
@@ -67,13 +67,14 @@ def test_evidence_that_is_absent_is_a_defect_and_never_a_number(
         behavioural_evidence(leakage(published, bystanders), RULE, NAME, "as_written")
 
 
-def test_geometric_evidence_carries_its_interval_over_bystanders() -> None:
+def test_geometric_evidence_has_its_interval_over_bystanders() -> None:
     rows = geometry(planted_states("em_first", persona=0.6))
-    found = geometric_evidence(rows, RULE, NAME, headroom=None)
-    (own,) = [
-        row for row in rows
+    evidence = geometric_evidence(rows, RULE, NAME, headroom=None)
+    [jackknife] = [
+        row
+        for row in rows
         if (row.quantity, row.estimator, row.layer) == ("contraction", "persona_jackknife_t", None)
-    ]  # fmt: skip
-    assert found.persona_ci_low is not None and found.effect is not None
-    assert (found.persona_ci_low, found.persona_ci_high) == (own.ci_low, own.ci_high)
-    assert found.persona_ci_low < found.effect
+    ]
+    assert evidence.persona_ci_low is not None and evidence.effect is not None
+    assert (evidence.persona_ci_low, evidence.persona_ci_high) == (jackknife.ci_low, jackknife.ci_high)
+    assert evidence.persona_ci_low < evidence.effect

@@ -39,7 +39,7 @@ BETWEEN = Contrast(
 
 
 def good_gates(**changes: float | None) -> list[Gate]:
-    """Every required gate at a passing value; `changes` are statistics by kind, on every arm."""
+    """Every required gate at a passing value; `changes` are statistics by gate, on every arm."""
     values = {**GOOD, **changes}
     return [gate(kind, arm, values[kind], RULE) for kind, arm in required(RULE)]
 
@@ -59,7 +59,7 @@ def test_both_legs_passing_is_flattened() -> None:
     assert result.reasons == ()
 
 
-def test_the_conjunction_bears_the_larger_p_of_its_legs_and_none_where_one_is_unknown() -> None:
+def test_the_conjunction_has_the_larger_p_of_its_legs_and_none_where_one_is_unknown() -> None:
     both = Contrast(replace(GEOMETRY, p_value=0.004), LEAKAGE)
     assert verdict(both).numbers.conjunction_p == 0.004
     assert verdict(Contrast(replace(GEOMETRY, p_value=None), LEAKAGE)).numbers.conjunction_p is None
@@ -82,7 +82,7 @@ def test_a_planted_null_is_falsified_and_high_only_with_equivalence_shown() -> N
     assert (unsupported.confidence, unsupported.as_registered_confidence) == ("MODERATE", "HIGH")
 
 
-def test_one_leg_alone_names_itself_with_a_confidence_by_seeds() -> None:
+def test_one_leg_alone_names_the_verdict_with_a_confidence_by_seeds() -> None:
     geometry = Contrast(GEOMETRY, NULL.behaviour)
     behaviour = Contrast(NULL.geometry, LEAKAGE)
     assert (verdict(geometry).verdict, verdict(geometry).confidence) == ("geometry_only", "LOW")
@@ -137,7 +137,7 @@ def test_confidence_in_flattening(
     assert verdict(Contrast(GEOMETRY, leakage), seeds=seeds).confidence == confidence
 
 
-def test_the_thresholds_are_where_the_rule_says() -> None:
+def test_the_thresholds_are_those_of_the_rule() -> None:
     at = Contrast(replace(GEOMETRY, effect=0.05), replace(LEAKAGE, effect=0.15))
     assert verdict(at).verdict == "flattened"
     assert verdict(replace(at, geometry=replace(GEOMETRY, effect=0.0499))).verdict == "behaviour_only"
@@ -174,7 +174,7 @@ def test_no_headroom_makes_the_geometric_leg_unattainable_and_stops_the_kill() -
         assert result.reasons[0].startswith("unattainable")
 
 
-def test_a_low_source_rate_of_the_treated_arm_is_named_by_its_cause() -> None:
+def test_a_low_source_rate_of_the_treated_condition_is_named_by_its_cause() -> None:
     gates = [item for item in good_gates() if (item.name, item.arm) != ("source_rate", "em_first")]
     gates.append(gate("source_rate", "em_first", 0.3, RULE))
     for reason in ("coupling_failed", "source_not_separable"):
@@ -183,7 +183,7 @@ def test_a_low_source_rate_of_the_treated_arm_is_named_by_its_cause() -> None:
     assert verdict(PASSING, gates).reasons[0].startswith("source_rate: em_first")
 
 
-def test_a_source_that_was_never_learnt_in_the_control_failed_to_couple() -> None:
+def test_a_low_source_rate_of_the_control_means_that_the_coupling_failed() -> None:
     gates = [item for item in good_gates() if (item.name, item.arm) != ("source_rate", "base_first")]
     result = verdict(PASSING, [*gates, gate("source_rate", "base_first", 0.3, RULE)])
     assert result.verdict == "inconclusive" and result.reasons[0].startswith("coupling_failed: base_first")
@@ -196,7 +196,7 @@ def test_different_source_rates_are_flagged_beyond_ten_points() -> None:
         assert any(reason.startswith("dose_") for reason in result.reasons) == (flagged is not False)
 
 
-def test_a_required_gate_that_was_not_given_counts_as_failed() -> None:
+def test_an_absent_required_gate_counts_as_failed() -> None:
     result = verdict(PASSING, [])
     assert result.verdict == "inconclusive"
     assert {item.name for item in result.gates} == set(GOOD)
@@ -263,7 +263,7 @@ def plane() -> Iterator[Contrast]:
 
 
 def expected(main: Contrast, blocked: bool) -> str:
-    """The table of verdicts, written a second time and from the outcome's side."""
+    """The table of verdicts, written independently of the rule."""
     geometry, leakage = main.geometry, main.behaviour
     if blocked or geometry.effect is None or leakage.effect is None:
         return "inconclusive"

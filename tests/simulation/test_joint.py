@@ -1,4 +1,4 @@
-"""What simulated studies of both probes say about the registered rule."""
+"""Verdicts of the registered rule in simulated studies of both probes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_large_effects_in_both_legs_are_flattened(simulated: Simulated) -> None:
     assert row(simulated, "both", "parent").verdicts["flattened"].value > 0.6
 
 
-def test_an_effect_in_one_leg_is_called_by_that_leg(simulated: Simulated) -> None:
+def test_an_effect_in_one_leg_gives_the_verdict_of_that_leg(simulated: Simulated) -> None:
     assert row(simulated, "geometry").verdicts["geometry_only"].value > 0.9
     assert row(simulated, "behaviour").verdicts["behaviour_only"].value > 0.9
     assert row(simulated, "behaviour").geometric_leg.value < 0.1
@@ -44,9 +44,9 @@ def test_an_effect_in_one_leg_is_called_by_that_leg(simulated: Simulated) -> Non
 
 
 def test_every_study_has_one_verdict(simulated: Simulated) -> None:
-    for found in simulated.joint:
-        assert list(found.verdicts) == list(VERDICTS)
-        assert sum(share.value for share in found.verdicts.values()) == pytest.approx(1.0)
+    for result in simulated.joint:
+        assert list(result.verdicts) == list(VERDICTS)
+        assert sum(share.value for share in result.verdicts.values()) == pytest.approx(1.0)
 
 
 def test_the_planted_effects_are_what_the_truth_says(simulated: Simulated) -> None:
@@ -70,7 +70,7 @@ def test_the_rule_that_is_simulated_differs_in_names_only() -> None:
     }  # fmt: skip
 
 
-def test_another_rule_is_obeyed() -> None:
+def test_another_rule_is_applied() -> None:
     unreachable = Decision.model_validate({"geometry": {"threshold": 0.9}})
     grid = Grid(studies=5, variances=("none",), truths=(0.0,), rule=unreachable)
     both = row(simulate(grid), "both")
@@ -78,13 +78,13 @@ def test_another_rule_is_obeyed() -> None:
     assert both.geometric_leg.value == 0.0
 
 
-def test_tables_show_a_share_with_its_error_and_a_dash_for_what_does_not_exist(simulated: Simulated) -> None:
+def test_tables_show_a_share_with_its_error_and_a_dash_without_a_number(simulated: Simulated) -> None:
     table = leakage_table(simulated.leakage)
     flip = next(line for line in table.rows if line[2] == "persona_sign_flip")
     assert flip[table.columns.index("p < .001")] == "–"
     verdicts = joint_table(simulated.joint)
     assert {len(line) for line in table.rows} == {len(table.columns)}
     assert {len(line) for line in verdicts.rows} == {len(verdicts.columns)}
-    size = by_variance(simulated.leakage, 0.0, [("size", lambda found: found.rejected_05)])
+    size = by_variance(simulated.leakage, 0.0, [("size", lambda result: result.rejected_05)])
     assert size.columns == ["estimator", "none: size", "parent: size"]
     assert markdown(size).splitlines()[1] == "| --- | --: | --: |"

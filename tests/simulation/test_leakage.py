@@ -1,4 +1,4 @@
-"""What simulated leakage studies say about the estimators."""
+"""Size, power and coverage of the estimators in simulated leakage studies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.simulation.grid import Grid, Simulated, problems, simulate
+from flatprobe.simulation.grid import Grid, Simulated, grid_problems, simulate
 from flatprobe.simulation.leakage import LeakageRow, share
 
 STUDIES = 150
@@ -27,8 +27,8 @@ def simulated() -> Simulated:
 
 
 def row(simulated: Simulated, estimator: str, variance: str = "parent", truth: float = 0.0) -> LeakageRow:
-    wanted = (estimator, variance, truth)
-    return next(r for r in simulated.leakage if (r.estimator, r.variance, r.truth) == wanted)
+    key = (estimator, variance, truth)
+    return next(row for row in simulated.leakage if (row.estimator, row.variance, row.truth) == key)
 
 
 def test_treating_cells_as_independent_rejects_far_too_often_when_personas_differ(
@@ -40,37 +40,37 @@ def test_treating_cells_as_independent_rejects_far_too_often_when_personas_diffe
 
 @pytest.mark.parametrize("estimator", ["crossed_anova", "two_way_cluster_t", "pigeonhole_t"])
 def test_crossed_analyses_keep_their_size_when_personas_differ(simulated: Simulated, estimator: str) -> None:
-    kept = row(simulated, estimator)
-    assert kept.rejected_05 is not None and kept.rejected_05.value < 0.09
-    assert kept.coverage is not None and kept.coverage.value > 0.91
-    assert kept.coverage == kept.own_coverage
+    crossed = row(simulated, estimator)
+    assert crossed.rejected_05 is not None and crossed.rejected_05.value < 0.09
+    assert crossed.coverage is not None and crossed.coverage.value > 0.91
+    assert crossed.coverage == crossed.own_coverage
 
 
-def test_the_cell_bootstrap_is_honest_where_cells_are_independent(simulated: Simulated) -> None:
-    honest = row(simulated, "cell_bootstrap", "none")
-    assert honest.rejected_05 is not None and honest.rejected_05.value < 0.1
-    assert honest.coverage is not None and honest.coverage.value > 0.9
+def test_the_cell_bootstrap_keeps_its_size_where_cells_are_independent(simulated: Simulated) -> None:
+    bootstrap = row(simulated, "cell_bootstrap", "none")
+    assert bootstrap.rejected_05 is not None and bootstrap.rejected_05.value < 0.1
+    assert bootstrap.coverage is not None and bootstrap.coverage.value > 0.9
 
 
 @pytest.mark.parametrize(
     "estimator", ["completion_resampling", "question_t", "question_bootstrap_t", "persona_t"]
 )
-def test_intervals_hold_the_truth_of_their_own_scope(simulated: Simulated, estimator: str) -> None:
-    own = row(simulated, estimator).own_coverage
-    assert own is not None and own.value > 0.89
+def test_intervals_cover_the_truth_of_their_own_scope(simulated: Simulated, estimator: str) -> None:
+    coverage = row(simulated, estimator).own_coverage
+    assert coverage is not None and coverage.value > 0.89
 
 
 @pytest.mark.parametrize("estimator", ["completion_resampling", "question_t", "question_bootstrap_t"])
 def test_intervals_about_these_personas_miss_the_populations_difference(
     simulated: Simulated, estimator: str
 ) -> None:
-    missed = row(simulated, estimator).coverage
-    assert missed is not None and missed.value < 0.7
+    coverage = row(simulated, estimator).coverage
+    assert coverage is not None and coverage.value < 0.7
 
 
 def test_no_estimator_is_biased(simulated: Simulated) -> None:
-    for found in simulated.leakage:
-        assert abs(found.bias) < 4 * found.standard_deviation / STUDIES**0.5
+    for result in simulated.leakage:
+        assert abs(result.bias) < 4 * result.standard_deviation / STUDIES**0.5
 
 
 def test_power_rises_with_the_difference(simulated: Simulated) -> None:
@@ -99,13 +99,13 @@ def test_the_same_seed_gives_the_same_numbers_in_any_grid_and_another_seed_does_
     assert simulate(other).leakage != alone
 
 
-def test_the_number_of_processes_changes_nothing_and_progress_is_told() -> None:
+def test_the_number_of_processes_changes_nothing_and_progress_is_reported() -> None:
     grid = Grid(studies=40, resamples=50, variances=("parent",), truths=(0.0,), joint=False)
-    told: list[tuple[int, int]] = []
-    assert simulate(grid, jobs=2, done=lambda finished, total: told.append((finished, total))) == simulate(
-        grid
-    )
-    assert told[-1] == (40, 40)
+    progress: list[tuple[int, int]] = []
+    assert simulate(
+        grid, jobs=2, done=lambda finished, total: progress.append((finished, total))
+    ) == simulate(grid)
+    assert progress[-1] == (40, 40)
 
 
 def test_an_error_of_no_studies_out_of_many_is_not_zero() -> None:
@@ -115,15 +115,22 @@ def test_an_error_of_no_studies_out_of_many_is_not_zero() -> None:
     assert share(200, 400).error == pytest.approx(0.025, rel=1e-2)
 
 
-def test_everything_wrong_with_a_grid_is_said_at_once() -> None:
+def test_all_problems_of_a_grid_are_reported_at_once() -> None:
     grid = Grid(studies=1, resamples=500, variances=("none", "wild"), truths=(0.0, 0.0, 1.2, np.nan))
-    places = [problem.place for problem in problems(grid)]
-    assert sorted(set(places)) == ["resamples", "studies", "truth", "variance"]
-    with pytest.raises(UserError, match="jobs"):
+    problems = {(problem.code, problem.place) for problem in grid_problems(grid)}
+    assert problems == {
+        ("simulation.size", "studies"),
+        ("simulation.values", "truth"),
+        ("simulation.truth", "truth"),
+        ("simulation.regime", "variance"),
+        ("simulation.resamples", "resamples"),
+    }
+    with pytest.raises(UserError) as raised:
         simulate(grid, jobs=0)
+    assert ("simulation.size", "jobs") in {(problem.code, problem.place) for problem in raised.value.problems}
 
 
 def test_too_few_resamples_for_the_rules_p_are_refused_only_where_a_verdict_is_simulated() -> None:
-    assert problems(Grid(resamples=1999)) != []
-    assert problems(Grid(resamples=2000)) == []
-    assert problems(Grid(resamples=1999, joint=False)) == []
+    assert grid_problems(Grid(resamples=1999)) != []
+    assert grid_problems(Grid(resamples=2000)) == []
+    assert grid_problems(Grid(resamples=1999, joint=False)) == []

@@ -31,7 +31,7 @@ def test_contraction_multiplies_deviations_from_the_personas_mean_only() -> None
     assert treated.mean(axis=0) == pytest.approx(control.mean(axis=0), abs=1e-5)
 
 
-def test_translation_adds_one_vector_per_layer_of_the_size_asked_for() -> None:
+def test_translation_adds_one_vector_per_layer_of_the_given_size() -> None:
     treated, control = parts(translation=2.0)
     moves = treated - control
     assert moves == pytest.approx(np.broadcast_to(moves[:1, :1], moves.shape), abs=1e-5)
@@ -39,7 +39,7 @@ def test_translation_adds_one_vector_per_layer_of_the_size_asked_for() -> None:
 
 
 @pytest.mark.parametrize("direction", ["along", "around"])
-def test_a_translation_goes_where_it_is_sent_by_the_length_asked_for(direction: str) -> None:
+def test_a_translation_has_the_given_direction_and_length(direction: str) -> None:
     treated, control = parts(translation=2.0, direction=direction, spread=0.0, question=0.0)
     move_LD, centre_LD = (treated - control)[0, 0], control[0, 0]
     assert np.linalg.norm(move_LD, axis=1) == pytest.approx(2.0 * 400**0.5, rel=1e-4)
@@ -51,19 +51,19 @@ def test_a_translation_goes_where_it_is_sent_by_the_length_asked_for(direction: 
         assert cosines == pytest.approx(1, abs=1e-5)
 
 
-def test_a_translation_cannot_leave_the_sphere_that_it_goes_around() -> None:
+def test_a_translation_around_the_sphere_is_at_most_its_diameter() -> None:
     with pytest.raises(ValueError, match="sphere"):
         parts(translation=7.0, direction="around")
 
 
-def test_a_part_of_a_rotation_leaves_the_other_dimensions_alone() -> None:
+def test_a_partial_rotation_leaves_the_other_dimensions_unchanged() -> None:
     treated, control = parts(rotation=0.25)
     assert np.array_equal(treated[..., 100:], control[..., 100:])
     assert np.abs(treated - control)[..., :100].mean() > 1
     assert (treated**2).sum() == pytest.approx((control**2).sum(), rel=1e-5)
 
 
-def test_a_treated_condition_asked_fewer_questions_has_the_first_ones() -> None:
+def test_a_treated_condition_with_fewer_questions_has_the_first_ones() -> None:
     few, control = planted_pair(np.random.default_rng(1), **SIZES, questions_treated=2)
     every, same = planted_pair(np.random.default_rng(1), **SIZES)
     assert few.questions == control.questions[:2] and np.array_equal(control.h_PQLD, same.h_PQLD)
@@ -86,7 +86,7 @@ def test_jitter_redraws_deviations_and_keeps_their_size() -> None:
     assert treated.mean(axis=0) == pytest.approx(control.mean(axis=0), abs=1e-5)
 
 
-def test_noise_has_the_sizes_asked_for_and_is_drawn_for_each_condition() -> None:
+def test_noise_has_the_given_sizes_and_is_drawn_for_each_condition() -> None:
     generator = np.random.default_rng(1)
     treated, control = planted_pair(
         generator, **SIZES, common=0.0, spread=0.0, question=0.0, noise=6.0, noise_treated=4.0

@@ -1,4 +1,4 @@
-"""Work spread over processes."""
+"""Items spread over processes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def test_an_error_of_one_item_is_raised(jobs: int) -> None:
         spread(int, ["1", "x", "2"], jobs)
 
 
-def test_processes_start_without_numpy_so_that_it_still_reads_how_many_threads_it_may_use() -> None:
+def test_processes_start_without_numpy_which_reads_its_number_of_threads_at_import() -> None:
     code = "import sys, flatprobe.simulation.processes; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

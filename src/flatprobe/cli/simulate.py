@@ -12,8 +12,8 @@ from pathlib import Path
 from flatprobe import console
 from flatprobe.cli.options import output_problems
 from flatprobe.errors import Problem, UserError
-from flatprobe.simulation.cells import Design
-from flatprobe.simulation.grid import Grid, Simulated, problems, simulate
+from flatprobe.simulation.cells import StudySize
+from flatprobe.simulation.grid import Grid, Simulated, grid_problems, simulate
 from flatprobe.simulation.table import Table, joint_table, leakage_table, points
 from flatprobe.simulation.truth import calibrate, regime
 from flatprobe.statistics.planning.components import Components
@@ -46,7 +46,7 @@ def run_simulation(request: Request) -> None:
         UserError: everything that is wrong with the options and the study, at once.
     """
     grid, found = _grid(request)
-    found = [*found, *(Problem("simulate.TODO", f"--{p.place}", p.message, p.remedy) for p in problems(grid))]
+    found = [*found, *(Problem(p.code, f"--{p.place}", p.message, p.remedy) for p in grid_problems(grid))]
     jobs = (os.cpu_count() or 1) if request.jobs is None else request.jobs
     if jobs < 1:
         found.append(Problem("simulate.TODO", "--jobs", f"{jobs} is too small", "at least 1"))
@@ -69,7 +69,7 @@ def run_simulation(request: Request) -> None:
 def to_json(grid: Grid, simulated: Simulated) -> dict[str, object]:
     """The grid, the variance components of its regimes, and every row."""
     settings = {
-        "studies": grid.studies, **asdict(grid.design), "resamples": grid.resamples, "seed": grid.seed,
+        "studies": grid.studies, **asdict(grid.size), "resamples": grid.resamples, "seed": grid.seed,
         "rule": grid.rule.model_dump(mode="json"),
     }  # fmt: skip
     components = {
@@ -93,19 +93,19 @@ def _grid(request: Request) -> tuple[Grid, list[Problem]]:
     from flatprobe.study.load import examine_study
 
     given = {"personas": request.personas, "questions": request.questions, "completions": request.completions}
-    design, rule = Design(), Grid().rule
+    size, rule = StudySize(), Grid().rule
     found: list[Problem] = []
     if request.study is not None:
         loaded, found = examine_study(request.study)
         if loaded is not None:
             study = loaded.study
             counts = (len(study.panel.bystanders), study.questions.evaluation.count, study.leakage.samples)
-            design, rule = Design(*counts), study.decision
+            size, rule = StudySize(*counts), study.decision
     truths, unreadable = _numbers(request.truth)
     grid = Grid(
         studies=request.studies,
-        design=Design(
-            **{**asdict(design), **{name: count for name, count in given.items() if count is not None}}
+        size=StudySize(
+            **{**asdict(size), **{name: count for name, count in given.items() if count is not None}}
         ),
         resamples=request.resamples,
         variances=_words(request.variance),
@@ -152,10 +152,10 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _show(grid: Grid, simulated: Simulated) -> None:
-    design, margin = grid.design, 100 * grid.rule.behaviour.margin
+    size, margin = grid.size, 100 * grid.rule.behaviour.margin
     console.say(
-        f"{grid.studies} studies per line: {design.personas} personas x {design.questions} questions x "
-        f"{design.completions} completions, {grid.resamples} resamples, seed {grid.seed}."
+        f"{grid.studies} studies per line: {size.personas} personas x {size.questions} questions x "
+        f"{size.completions} completions, {grid.resamples} resamples, seed {grid.seed}."
     )
     for name in grid.variances:
         console.say(f"variance {name}: SD of the true difference in pp: {_deviations(regime(name))}")

@@ -1,1 +1,1 @@
-"""Simulated studies with a known truth: what every estimator and the joint verdict are worth."""
+"""Simulated studies with a known truth: size, power and coverage of every estimator and of the joint verdict."""

@@ -1,4 +1,4 @@
-"""Drawing one study from a population, with the truth in each scope that an estimator may speak about."""
+"""Draw one study from a population, with the true difference in every scope to which an estimator generalises."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ OWN_SCOPE: dict[str, Scope] = {
     "two_way_cluster_t": "population",
     "pigeonhole_t": "population",
 }
-"""What an estimator holds fixed: nothing (`population`), these personas, these questions, or these cells."""
+"""Estimator to what it holds fixed: nothing (`population`), these personas, these questions, or these cells."""
 
 
 @dataclass(frozen=True)
-class Design:
-    """How many of what a study has."""
+class StudySize:
+    """The size of a simulated study."""
 
     personas: int = 7
     """Bystanders."""
@@ -37,26 +37,26 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The counts of one study and what is true of it."""
+class DrawnStudy:
+    """The counts of one study and its true differences."""
 
     cells: PairedCells
     truths: dict[Scope, float]
-    """Difference of rates, treated minus control: of the population; of all questions with these personas; of all
-    personas with these questions; of exactly these cells."""
+    """True difference of rates, treated minus control, by scope: of the population; of all questions with these
+    personas (`personas`); of all personas with these questions (`questions`); of exactly these cells."""
 
 
-def draw(truth: Truth, design: Design, generator: np.random.Generator) -> Drawn:
-    """Draw personas, questions, cells and binomial completions of both conditions, treated first."""
-    personas, questions = design.personas, design.questions
+def draw(truth: Truth, size: StudySize, generator: np.random.Generator) -> DrawnStudy:
+    """Draw personas, questions, cells and binomial completions of both conditions."""
+    personas, questions = size.personas, size.questions
     u_CP = generator.normal(scale=truth.persona**0.5, size=(2, personas))
     v_CQ = generator.normal(scale=truth.question**0.5, size=(2, questions))
     w_CPQ = generator.normal(scale=truth.interaction**0.5, size=(2, personas, questions))
     total = truth.persona + truth.question + truth.interaction
     rates_CPQ = truth.expected_rate_C(u_CP[:, :, None] + v_CQ[:, None, :] + w_CPQ, total)
-    hits_CPQ = generator.binomial(design.completions, rates_CPQ)
-    totals = np.full(personas * questions, design.completions, dtype=np.int64)
-    return Drawn(
+    hits_CPQ = generator.binomial(size.completions, rates_CPQ)
+    totals = np.full(personas * questions, size.completions, dtype=np.int64)
+    return DrawnStudy(
         cells=PairedCells(
             personas=tuple(f"persona {index}" for index in range(personas)),
             questions=tuple(f"question {index}" for index in range(questions)),

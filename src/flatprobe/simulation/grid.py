@@ -1,17 +1,17 @@
-"""The grid of simulated studies: what is wrong with one, and running it."""
+"""The grid of simulated studies: its checks, and its simulation."""
 
 from __future__ import annotations
 
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.simulation.cells import Design
+from flatprobe.simulation.cells import StudySize
 from flatprobe.simulation.joint import (
     DIFFERENCE,
     TRUTHS,
@@ -28,18 +28,18 @@ from flatprobe.study.decision_schema import Decision
 
 REGIMES = ("none", "mild", "parent")
 CHUNK = 25
-"""Studies that a process simulates at a time; results do not depend on it."""
+"""Studies per work item of a process; results do not depend on it."""
 
 Cell = LeakageCell | JointCell
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is simulated; the fields are the command's options."""
+    """The simulated studies; fields and defaults are those of the command's options."""
 
     studies: int = 400
     """Simulated studies per cell of the grid."""
-    design: Design = field(default_factory=Design)
+    size: StudySize = field(default_factory=StudySize)
     resamples: int = 2000
     """Bootstrap draws in each study."""
     variances: tuple[str, ...] = REGIMES
@@ -47,15 +47,15 @@ class Grid:
     truths: tuple[float, ...] = (0.0, 0.15, 0.30)
     """Population differences of rates of the leakage studies."""
     joint: bool = True
-    """Also simulate studies of both probes, and the verdict."""
+    """Whether to simulate studies of both probes, with their verdict, too."""
     seed: int = 0
     rule: Decision = field(default_factory=Decision)
-    """The rule: its margin is tested by the leakage studies, all of it by the joint ones."""
+    """The leakage studies test its margin, the joint studies the whole rule."""
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What came out, in the grid's order."""
+    """The results, in the grid's order."""
 
     leakage: tuple[LeakageRow, ...]
     joint: tuple[JointRow, ...]
@@ -69,26 +69,33 @@ class _Chunk:
     seed: int
 
 
-def problems(grid: Grid) -> list[Problem]:
-    """Everything that is wrong with a grid; the places are its options' names without dashes."""
+def grid_problems(grid: Grid) -> list[Problem]:
+    """Everything that is wrong with a grid. The places are the names of its options, without dashes."""
     least = {"studies": 2, "personas": 2, "questions": 2, "completions": 1, "resamples": 1, "seed": 0}
-    given = {**vars(grid.design), "studies": grid.studies, "resamples": grid.resamples, "seed": grid.seed}
-    found = [
-        Problem("grid.TODO", name, f"{given[name]} is too small", f"at least {low}")
+    values = {**vars(grid.size), "studies": grid.studies, "resamples": grid.resamples, "seed": grid.seed}
+    problems = [
+        Problem("simulation.size", name, f"{values[name]} is too small", f"at least {low}")
         for name, low in least.items()
-        if given[name] < low
+        if values[name] < low
     ]
-    for name, values in (("variance", grid.variances), ("truth", grid.truths)):
-        if not values or len(set(values)) < len(values):
-            found.append(Problem("grid.TODO", name, "empty, or a value stands twice", "give each value once"))
+    for name, choices in (("variance", grid.variances), ("truth", grid.truths)):
+        if not choices or len(set(choices)) < len(choices):
+            problems.append(
+                Problem("simulation.values", name, "no value, or one value twice", "give each value once")
+            )
     for name in grid.variances:
         if name not in REGIMES:
-            found.append(
-                Problem("grid.TODO", "variance", f"{name!r} is unknown", f"any of {', '.join(REGIMES)}")
+            problems.append(
+                Problem(
+                    "simulation.regime",
+                    "variance",
+                    f"{name!r} is unknown",
+                    f"choose from {', '.join(REGIMES)}",
+                )
             )
     regimes = [name for name in grid.variances if name in REGIMES]
     for truth in grid.truths:
-        found += _truth_problems(truth, regimes)
+        problems += _truth_problems(truth, regimes)
     floor = 2 / (grid.resamples + 1)
     if (
         grid.joint
@@ -96,15 +103,15 @@ def problems(grid: Grid) -> list[Problem]:
         and floor >= grid.rule.behaviour.p_below
     ):
         least_resamples = math.floor(2 / grid.rule.behaviour.p_below)
-        found.append(
+        problems.append(
             Problem(
-                "grid.TODO",
+                "simulation.resamples",
                 "resamples",
                 f"the smallest attainable p, {floor:.2g}, is not below the rule's {grid.rule.behaviour.p_below}",
                 f"at least {least_resamples}, or no joint studies",
             )
         )
-    return found
+    return problems
 
 
 def simulate(
@@ -112,15 +119,15 @@ def simulate(
 ) -> Simulated:
     """Simulate every cell of the grid with `jobs` processes.
 
-    The result depends on the grid only: each study's random numbers come from the seed, the name of its cell and
-    its number in the cell. `done` is told how many studies of how many are finished. Raises UserError with
+    The result depends only on the grid: each study's random numbers come from the seed, the name of its cell and its
+    number in the cell. Calls `done` with the number of finished studies and of all studies. Raises UserError with
     everything that is wrong.
     """
-    found = problems(grid)
+    problems = grid_problems(grid)
     if jobs < 1:
-        found.append(Problem("grid.TODO", "jobs", f"{jobs} is too small", "at least 1"))
-    if found:
-        raise UserError(found)
+        problems.append(Problem("simulation.size", "jobs", f"{jobs} is too small", "at least 1"))
+    if problems:
+        raise UserError(problems)
     cells = list(_cells(grid))
     chunks = [
         _Chunk(cell, first, min(CHUNK, grid.studies - first), grid.seed)
@@ -156,12 +163,12 @@ def _cells(grid: Grid) -> Iterator[Cell]:
     margin = grid.rule.behaviour.margin
     for name in grid.variances:
         for truth in grid.truths:
-            yield LeakageCell(name, calibrate(regime(name), truth), grid.design, grid.resamples, margin)
+            yield LeakageCell(name, calibrate(regime(name), truth), grid.size, grid.resamples, margin)
     for name in grid.variances if grid.joint else ():
         for joint_truth in TRUTHS:
             difference = DIFFERENCE if joint_truth in ("behaviour", "both") else 0.0
             population = calibrate(regime(name), difference)
-            yield JointCell(name, joint_truth, population, grid.design, grid.resamples, grid.rule)
+            yield JointCell(name, joint_truth, population, grid.size, grid.resamples, grid.rule)
 
 
 def _simulate_chunk(chunk: _Chunk) -> Array:
@@ -179,13 +186,13 @@ def _simulate_chunk(chunk: _Chunk) -> Array:
 
 
 def _truth_problems(truth: float, regimes: list[str]) -> list[Problem]:
-    found: list[Problem] = []
     if not math.isfinite(truth):
-        return [Problem("grid.TODO", "truth", f"{truth} is not a difference of rates", "between -1 and 1")]
+        message = f"{truth} is not a difference of rates"
+        return [Problem("simulation.truth", "truth", message, "between -1 and 1")]
+    problems: list[Problem] = []
     for name in regimes:
         try:
             calibrate(regime(name), truth)
         except UserError as error:
-            found += [Problem("grid.TODO", problem.place, f"{name}: {problem.message}", problem.remedy)
-                      for problem in error.problems]  # fmt: skip
-    return found
+            problems += [replace(problem, message=f"{name}: {problem.message}") for problem in error.problems]
+    return problems

@@ -1,8 +1,7 @@
-"""Simulated studies of both probes: how often the registered rule comes to each verdict.
+"""Simulated studies of both probes: how often the registered rule gives each verdict.
 
-Counts come from a population as in `truth`, hidden states from `planted_pair`; both are analysed and decided by
-the functions that real studies are analysed and decided with. Every gate passes: what is tested is the inference,
-not the safeguards around it.
+Counts come from a population as in `truth`, hidden states from `planted_pair`. The functions that analyse and decide
+real studies analyse and decide these. Every gate passes, because the inference is tested and not the safeguards.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from flatprobe.decision.evidence import Contrast, behavioural_evidence, geometri
 from flatprobe.decision.gates import Gate, gate, required
 from flatprobe.decision.rule import decide
 from flatprobe.decision.verdict import VerdictName
-from flatprobe.simulation.cells import Design, draw
+from flatprobe.simulation.cells import StudySize, draw
 from flatprobe.simulation.leakage import Share, share
 from flatprobe.simulation.planted_states import SOURCE, planted_pair
 from flatprobe.simulation.truth import Truth
@@ -31,52 +30,52 @@ from flatprobe.study.panel import PRIMARY_POOL
 
 JointTruth = Literal["null", "geometry", "behaviour", "both"]
 TRUTHS: tuple[JointTruth, ...] = get_args(JointTruth)
-"""What is true: neither leg, one leg, or both."""
+"""Which legs have a true effect: none, one or both."""
 VERDICTS: tuple[VerdictName, ...] = get_args(VerdictName)
 
 DIFFERENCE = 0.30
-"""Population difference of rates where the behavioural leg is true: the published experiment's 30 pp."""
+"""Population difference of rates where the behavioural effect is true: 30 pp, as in the published experiment."""
 CONTRACTION = 0.8
-"""Where the geometric leg is true, every persona's deviation from the mean shrinks to this: the scatter ratio is
-.64, and cosines rise by about .11."""
+"""Where the geometric effect is true, every persona's deviation from the mean shrinks by this factor: the scatter ratio
+is .64, and cosines rise by about .11."""
 JITTER: Mapping[str, float] = {"none": 0.0, "mild": 0.1, "parent": 0.3}
-"""Share of every persona's deviation that the treated finetune redraws, by regime: personas differ in their
-geometric response too. Chosen, not estimated: no published states say how large it is."""
+"""Share of every persona's deviation that the treated finetune redraws, by regime, so that personas differ in their
+geometric response too. Chosen, not estimated: there are no published states to estimate it from."""
 GEOMETRY_RESAMPLES = 400
-"""Question resamples behind the geometric interval: the rule looks at the sign of its lower end only."""
+"""Question resamples of the geometric interval; few suffice, because the rule reads only the sign of its lower end."""
 _LAYERS, _HIDDEN, _COMMON, _NOISE = 2, 32, 1.2, 1.0
-"""Planted states with control cosines near .6: the registered threshold of +.05 is attainable."""
+"""Planted states have control cosines near .6, so the registered threshold of +.05 is attainable."""
 _TREATED, _CONTROL = "treated", "control"
 
 
 @dataclass(frozen=True)
 class JointCell:
-    """One cell of the grid: what is true of both probes, and the rule that decides."""
+    """One cell of the grid: which effects are true, and the rule that decides."""
 
     variance: str
     """Name of the regime of variance components, a key of `JITTER`."""
     truth: JointTruth
     population: Truth
-    """Of the counts: `DIFFERENCE` where the behavioural leg is true, else no difference."""
-    design: Design
+    """Population of the counts: with `DIFFERENCE` where the behavioural effect is true, else without a difference."""
+    size: StudySize
     resamples: int
     rule: Decision
 
     @property
     def label(self) -> str:
-        """What the cell's random numbers are derived from, beside the seed: never its place in the grid."""
+        """The name from which, with the seed, the cell's random numbers are derived: independent of the grid."""
         return f"joint/{self.variance}/{self.truth}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointRow:
-    """How often the rule came to each verdict in the studies of one cell."""
+    """How often the rule gave each verdict in the studies of one cell."""
 
     variance: str
     truth: JointTruth
     studies: int
     verdicts: dict[str, Share]
-    """Verdict to its share; under `null` and one-leg truths the share of `flattened` is the false-positive rate."""
+    """Share by verdict. Unless both effects are true, the share of `flattened` is the false-positive rate."""
     geometric_leg: Share
     """Share of studies whose geometric leg passes."""
     behavioural_leg: Share
@@ -92,12 +91,12 @@ class JointRow:
 
 
 def simulated_rule(rule: Decision) -> Decision:
-    """The same rule about two conditions called `treated` and `control`, without a benign one."""
+    """The same rule about two conditions named `treated` and `control`, without a benign one."""
     return rule.model_copy(update={"treated": _TREATED, "control": _CONTROL, "benign": None})
 
 
 def simulate_joint(cell: JointCell, generator: np.random.Generator) -> Array:
-    """One study: (index into `VERDICTS`, geometric leg passed, behavioural leg passed, both effects), shape (5,)."""
+    """One study, shape (5,): index into `VERDICTS`, whether each leg passed, both effects."""
     rule = simulated_rule(cell.rule)
     estimates = [*_geometry(cell, rule, generator), *_leakage(cell, rule, generator)]
     contrast = f"{_TREATED} - {_CONTROL}"
@@ -119,7 +118,7 @@ def simulate_joint(cell: JointCell, generator: np.random.Generator) -> Array:
 
 
 def joint_row(cell: JointCell, outcomes_SF: Array) -> JointRow:
-    """Sum up a cell's studies; `outcomes_SF` stacks what `simulate_joint` returns."""
+    """Summarise a cell's studies; `outcomes_SF` stacks the results of `simulate_joint`."""
     studies = len(outcomes_SF)
     verdict_S = outcomes_SF[:, 0].astype(int)
     return JointRow(
@@ -137,20 +136,20 @@ def joint_row(cell: JointCell, outcomes_SF: Array) -> JointRow:
 
 
 def passing_gates(rule: Decision) -> list[Gate]:
-    """Every gate that a study must have, at a statistic that passes."""
+    """Every required gate, with a statistic that passes."""
     gates = []
-    for kind, arm in required(rule):
-        asked = gate(kind, arm, None, rule)
-        just_passes = asked.threshold + 1 if asked.comparison == ">" else asked.threshold
-        gates.append(gate(kind, arm, just_passes, rule, "simulated studies pass every gate"))
+    for name, arm in required(rule):
+        unevaluated = gate(name, arm, None, rule)
+        passing = unevaluated.threshold + (1 if unevaluated.comparison == ">" else 0)
+        gates.append(gate(name, arm, passing, rule, "simulated studies pass every gate"))
     return gates
 
 
 def _geometry(cell: JointCell, rule: Decision, generator: np.random.Generator) -> list[Estimate]:
     treated, control = planted_pair(
         generator,
-        personas=1 + cell.design.personas,
-        questions=cell.design.questions,
+        personas=1 + cell.size.personas,
+        questions=cell.size.questions,
         layers=_LAYERS,
         hidden=_HIDDEN,
         contraction=CONTRACTION if cell.truth in ("geometry", "both") else 1.0,
@@ -172,7 +171,7 @@ def _geometry(cell: JointCell, rule: Decision, generator: np.random.Generator) -
 
 
 def _leakage(cell: JointCell, rule: Decision, generator: np.random.Generator) -> list[Estimate]:
-    drawn = draw(cell.population, cell.design, generator)
+    drawn = draw(cell.population, cell.size, generator)
     return contrast_cells(
         drawn.cells,
         resamples=cell.resamples,

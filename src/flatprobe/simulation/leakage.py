@@ -1,6 +1,6 @@
-"""Simulated leakage studies: how often each estimator rejects, and how often its interval holds the truth.
+"""Simulated leakage studies: how often each estimator rejects, and how often its interval covers the truth.
 
-Every number comes from `contrast_cells`, the function that real studies are analysed with.
+Every number comes from `contrast_cells`, which also analyses real studies.
 """
 
 from __future__ import annotations
@@ -10,33 +10,35 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from flatprobe.simulation.cells import OWN_SCOPE, Design, Drawn, draw
+from flatprobe.simulation.cells import OWN_SCOPE, DrawnStudy, StudySize, draw
 from flatprobe.simulation.truth import Truth
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.estimators import SCOPES, contrast_cells
 
-LEVELS = (0.05, 0.001)
-"""Levels of the tests: the usual one and the registered one."""
+SIGNIFICANCE = (0.05, 0.001)
+"""Significance levels of the tests: the usual one and the registered one."""
+INTERVAL_LEVEL = 0.95
+"""Confidence level of the intervals."""
 ESTIMATORS = tuple(OWN_SCOPE)
 _COLUMNS = ("estimate", "standard_error", "p_value", "floor", "superiority_p", "covers", "covers_own")
 
 
 @dataclass(frozen=True)
 class LeakageCell:
-    """One cell of the grid: a population and a design."""
+    """One cell of the grid: a population and the size of its studies."""
 
     variance: str
     """Name of the regime of variance components."""
     truth: Truth
-    design: Design
+    size: StudySize
     resamples: int
     margin: float
     """Margin of the superiority tests."""
 
     @property
     def label(self) -> str:
-        """What the cell's random numbers are derived from, beside the seed: never its place in the grid."""
+        """The name from which, with the seed, the cell's random numbers are derived: independent of the grid."""
         return f"leakage/{self.variance}/{self.truth.difference:.6f}"
 
 
@@ -50,7 +52,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakageRow:
-    """What one estimator did in the studies of one cell."""
+    """Results of one estimator in the studies of one cell."""
 
     variance: str
     truth: float
@@ -59,23 +61,23 @@ class LeakageRow:
     scope: str
     studies: int
     undefined: float
-    """Share of studies without p-value; counted as not rejected."""
+    """Share of studies without p-value; they count as not rejected."""
     rejected_05: Share | None
     """p < .05 against no difference: the size where `truth` is 0, the power elsewhere."""
     rejected_001: Share | None
-    """p < .001; None where this design's smallest attainable p cannot be below it."""
+    """p < .001; None where the smallest attainable p of these studies is not below it."""
     superior_05: Share | None
     """One-sided superiority p < .05: its size where `truth` is the margin. None where there is no such test."""
     coverage: Share | None
-    """Share of the 95 % intervals that hold the population's difference; None for a test without interval."""
+    """Share of the 95 % intervals that cover the population's difference; None for a test without interval."""
     own_coverage: Share | None
-    """Likewise for the truth in the estimator's own scope."""
+    """The same for the difference in the estimator's own scope."""
     bias: float
     """Mean of the estimates minus `truth`."""
     mean_standard_error: float | None
-    """Mean of the standard errors that the estimator reports."""
+    """Mean of the reported standard errors."""
     standard_deviation: float
-    """Standard deviation of the estimates: what the standard error would have to be for the population."""
+    """Standard deviation of the estimates: the correct standard error for the population."""
 
     def to_json(self) -> dict[str, object]:
         """The row as a JSON object."""
@@ -85,19 +87,20 @@ class LeakageRow:
 def share(count: int, studies: int) -> Share:
     """`count / studies` (at least one study) with its standard error.
 
-    The error uses (count + 1) / (studies + 2) (Laplace), so that 0 of 400 is not claimed to be exactly 0.
+    The error uses (count + 1) / (studies + 2) (Laplace), so that 0 of 400 has an error above 0.
     """
     smoothed = (count + 1) / (studies + 2)
     return Share(count / studies, (smoothed * (1 - smoothed) / studies) ** 0.5)
 
 
 def simulate_leakage(cell: LeakageCell, generator: np.random.Generator) -> Array:
-    """One study by every estimator, shape (estimators, 7): see `leakage_rows`; NaN is what does not exist."""
-    drawn = draw(cell.truth, cell.design, generator)
+    """One study by every estimator, shape (estimators, 7), columns as in `_COLUMNS`; NaN where there is no value."""
+    drawn = draw(cell.truth, cell.size, generator)
     estimates = contrast_cells(
         drawn.cells,
         resamples=cell.resamples,
         seed=int(generator.integers(2**32)),
+        level=INTERVAL_LEVEL,
         estimators=ESTIMATORS,
         margin=cell.margin,
     )
@@ -106,12 +109,12 @@ def simulate_leakage(cell: LeakageCell, generator: np.random.Generator) -> Array
 
 
 def leakage_rows(cell: LeakageCell, outcomes_SEF: Array) -> list[LeakageRow]:
-    """Sum up a cell's studies, one row per estimator; `outcomes_SEF` stacks what `simulate_leakage` returns."""
+    """Summarise a cell's studies, one row per estimator; `outcomes_SEF` stacks the results of `simulate_leakage`."""
     return [_row(cell, name, outcomes_SEF[:, index]) for index, name in enumerate(ESTIMATORS)]
 
 
-def _outcome(estimate: Estimate, drawn: Drawn) -> list[float]:
-    own = drawn.truths[OWN_SCOPE[estimate.estimator]]
+def _outcome(estimate: Estimate, drawn: DrawnStudy) -> list[float]:
+    in_own_scope = drawn.truths[OWN_SCOPE[estimate.estimator]]
     numbers: Sequence[float | None] = (
         estimate.estimate,
         estimate.standard_error,
@@ -119,7 +122,7 @@ def _outcome(estimate: Estimate, drawn: Drawn) -> list[float]:
         estimate.smallest_attainable_p,
         estimate.superiority_p,
         _covers(estimate, drawn.truths["population"]),
-        _covers(estimate, own),
+        _covers(estimate, in_own_scope),
     )
     return [np.nan if number is None else float(number) for number in numbers]
 
@@ -141,9 +144,9 @@ def _row(cell: LeakageCell, name: str, outcomes_SF: Array) -> LeakageRow:
         scope=SCOPES[name],
         studies=studies,
         undefined=float(np.isnan(values["p_value"]).mean()),
-        rejected_05=_below(values["p_value"], LEVELS[0], values["floor"]),
-        rejected_001=_below(values["p_value"], LEVELS[1], values["floor"]),
-        superior_05=_below(values["superiority_p"], LEVELS[0]),
+        rejected_05=_below(values["p_value"], SIGNIFICANCE[0], values["floor"]),
+        rejected_001=_below(values["p_value"], SIGNIFICANCE[1], values["floor"]),
+        superior_05=_below(values["superiority_p"], SIGNIFICANCE[0]),
         coverage=_mean(values["covers"]),
         own_coverage=_mean(values["covers_own"]),
         bias=float(values["estimate"].mean() - truth),
@@ -152,15 +155,15 @@ def _row(cell: LeakageCell, name: str, outcomes_SF: Array) -> LeakageRow:
     )
 
 
-def _below(p_S: Array, level: float, floor_S: Array | None = None) -> Share | None:
-    """Share of all studies with p below the level; None where no study has p, or none could reach the level."""
-    unreachable = floor_S is not None and bool((floor_S >= level).all())
+def _below(p_S: Array, significance: float, floor_S: Array | None = None) -> Share | None:
+    """Share of all studies with p below the level; None where no study has a p, or no p can be that small."""
+    unreachable = floor_S is not None and bool((floor_S >= significance).all())
     if unreachable or np.isnan(p_S).all():
         return None
-    return share(int((p_S < level).sum()), len(p_S))
+    return share(int((p_S < significance).sum()), len(p_S))
 
 
 def _mean(flags_S: Array) -> Share | None:
-    """Share of the studies that have the flag at all."""
-    there = flags_S[~np.isnan(flags_S)]
-    return share(int(there.sum()), len(there)) if len(there) else None
+    """Share of true flags among the studies with a flag."""
+    defined = flags_S[~np.isnan(flags_S)]
+    return share(int(defined.sum()), len(defined)) if len(defined) else None

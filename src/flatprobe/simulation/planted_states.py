@@ -1,8 +1,8 @@
-"""Hidden states with a known cause of every difference: what a measure must and must not move under.
+"""Hidden states with a known cause of every difference between two conditions.
 
-h[p, q] = common + persona[p] + question[q] + noise[p, q], all parts Gaussian and drawn afresh per layer; sizes
-are standard deviations per hidden dimension. So the cosine of two personas' noise-free centroids is close to
-common^2 / (common^2 + spread^2), and the squared distance of two personas is 2 spread^2 hidden in expectation.
+h[p, q] = common + persona[p] + question[q] + noise[p, q], where all parts are Gaussian and drawn separately per layer.
+Sizes are standard deviations per hidden dimension. So the cosine of two personas' noise-free centroids is close to
+common^2 / (common^2 + spread^2), and the expected squared distance of two personas is 2 spread^2 hidden.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.geometry.states import States
 
 Direction = Literal["across", "along", "around"]
-"""Where a translation goes: `across` is a random direction, nearly orthogonal to all else, which lengthens the states a
-little; `along` is that of the common vector, which lengthens them most; `around` turns the common vector on its sphere,
-so that no length changes."""
+"""Direction of a translation:
+
+- across: random, nearly orthogonal to everything else; lengthens the states a little
+- along: that of the common vector; lengthens them most
+- around: rotates the common vector on its sphere; changes no length
+"""
 SOURCE = "source"
 """Name of the first planted persona; the others are `bystander_1`, `bystander_2`, and so on."""
 
@@ -43,42 +46,46 @@ def planted_pair(
     question: float = 1.0,
     questions_treated: int | None = None,
 ) -> tuple[States, States]:
-    """Draw (treated, control) that share common, persona and question parts; noise is drawn for each.
+    """Draw (treated, control) with the same common, persona and question parts, and separate noise.
 
-    What is done to the treated condition, in this order: `jitter` in [0, 1] redraws that share of every
-    persona's deviation from the personas' mean, sqrt(1 - jitter^2) dev + jitter fresh, which leaves its
-    expected size as it was; `contraction` multiplies the deviations (0.5 halves every distance); `translation`
-    is the size, per hidden dimension, of one vector per layer that is added to every state in `direction`; noise
-    of SD `noise_treated` (default: `noise`) comes on top; `rotation` is the share of hidden dimensions that one
-    random orthogonal matrix turns, of everything so far; `scale` multiplies it. Of the treated condition only the
-    first `questions_treated` questions are kept (default: all). The source is first; layers are numbered from 0.
-    Raises ValueError for sizes below 1, a jitter or rotation outside [0, 1], a negative SD and a translation
-    `around` that is longer than the sphere is wide.
+    The treated condition is changed in this order:
+
+    - `jitter` in [0, 1] redraws that share of every persona's deviation from the personas' mean, sqrt(1 - jitter^2)
+      deviation + jitter new, which keeps its expected size
+    - `contraction` multiplies the deviations (0.5 halves every distance)
+    - `translation` is the size, per hidden dimension, of one vector per layer, in `direction`, added to every state
+    - noise of SD `noise_treated` (default: `noise`) is added
+    - `rotation` is the share of hidden dimensions that one random orthogonal matrix rotates
+    - `scale` multiplies the states
+    - only the first `questions_treated` questions stay (default: all)
+
+    The source is the first persona; layers are numbered from 0. Raises ValueError for sizes below 1, a jitter or
+    rotation outside [0, 1], a negative SD, and a translation `around` that is longer than the sphere's diameter.
     """
     sizes = (common, spread, question, noise, noise if noise_treated is None else noise_treated, translation)
-    kept = questions if questions_treated is None else questions_treated
-    shares = 0 <= jitter <= 1 and 0 <= rotation <= 1 and 1 <= kept <= questions
-    if min(personas, questions, layers, hidden) < 1 or not shares or min(sizes) < 0:
+    first = questions if questions_treated is None else questions_treated
+    in_range = 0 <= jitter <= 1 and 0 <= rotation <= 1 and 1 <= first <= questions
+    if min(personas, questions, layers, hidden) < 1 or not in_range or min(sizes) < 0:
         raise ValueError("planted states need sizes >= 1, shares in [0, 1] and no negative SD")
     shape = (personas, questions, layers, hidden)
     centre_LD = common * generator.normal(size=(layers, hidden))
-    about_QLD = centre_LD + question * generator.normal(size=(questions, layers, hidden))
+    centre_QLD = centre_LD + question * generator.normal(size=(questions, layers, hidden))
     deviation_PLD = _deviations(generator, spread, (personas, layers, hidden))
-    h_control = deviation_PLD[:, None] + about_QLD + noise * generator.normal(size=shape)
+    h_control = deviation_PLD[:, None] + centre_QLD + noise * generator.normal(size=shape)
 
-    fresh_PLD = _deviations(generator, spread, (personas, layers, hidden))
-    kept_PLD = (1 - jitter**2) ** 0.5 * deviation_PLD + jitter * fresh_PLD
-    shift_LD = _shift(generator.normal(size=(layers, hidden)), centre_LD, translation, direction)
-    h_treated = (contraction * kept_PLD)[:, None] + about_QLD + shift_LD
+    redrawn_PLD = _deviations(generator, spread, (personas, layers, hidden))
+    jittered_PLD = (1 - jitter**2) ** 0.5 * deviation_PLD + jitter * redrawn_PLD
+    move_LD = _translation(generator.normal(size=(layers, hidden)), centre_LD, translation, direction)
+    h_treated = (contraction * jittered_PLD)[:, None] + centre_QLD + move_LD
     h_treated = h_treated + sizes[4] * generator.normal(size=shape)
-    if turned := round(rotation * hidden):
-        orthogonal = np.linalg.qr(generator.normal(size=(turned, turned)))[0]
-        h_treated = np.concatenate([h_treated[..., :turned] @ orthogonal, h_treated[..., turned:]], axis=-1)
-    return _states("treated", scale * h_treated[:, :kept]), _states("control", h_control)
+    if rotated := round(rotation * hidden):
+        orthogonal = np.linalg.qr(generator.normal(size=(rotated, rotated)))[0]
+        h_treated = np.concatenate([h_treated[..., :rotated] @ orthogonal, h_treated[..., rotated:]], axis=-1)
+    return _states("treated", scale * h_treated[:, :first]), _states("control", h_control)
 
 
-def _shift(drawn_LD: Array, centre_LD: Array, size: float, direction: Direction) -> Array:
-    """The vector added to every state of a layer, `size` times the root of the hidden size long or nearly so."""
+def _translation(drawn_LD: Array, centre_LD: Array, size: float, direction: Direction) -> Array:
+    """The vector added to every state of a layer; its length is (about) `size` times the root of the hidden size."""
     if direction == "across" or size == 0:
         return size * drawn_LD
     length = size * drawn_LD.shape[1] ** 0.5
@@ -89,17 +96,17 @@ def _shift(drawn_LD: Array, centre_LD: Array, size: float, direction: Direction)
         return along_LD
     if length > 2 * radius_L1.min():
         raise ValueError(
-            "planted states cannot be moved around the common vector's sphere by more than its width"
+            "planted states cannot move around the common vector's sphere by more than its diameter"
         )
     across_LD = drawn_LD - (drawn_LD * along_LD).sum(axis=1, keepdims=True) * along_LD
     across_LD = across_LD / np.linalg.norm(across_LD, axis=1, keepdims=True)
-    angle_L1 = 2 * np.arcsin(length / (2 * radius_L1))  # the shift is its chord
-    shift: Array = radius_L1 * ((np.cos(angle_L1) - 1) * along_LD + np.sin(angle_L1) * across_LD)
-    return shift
+    angle_L1 = 2 * np.arcsin(length / (2 * radius_L1))  # the translation is its chord
+    move_LD: Array = radius_L1 * ((np.cos(angle_L1) - 1) * along_LD + np.sin(angle_L1) * across_LD)
+    return move_LD
 
 
 def _deviations(generator: np.random.Generator, spread: float, shape: tuple[int, int, int]) -> Array:
-    """Persona parts about their own mean (P, L, D); the mean belongs to the common part."""
+    """Persona parts minus their mean, (P, L, D); the mean belongs to the common part."""
     drawn = spread * generator.normal(size=shape)
     centred: Array = drawn - drawn.mean(axis=0)
     return centred

@@ -1,4 +1,4 @@
-"""Work spread over processes of one thread each. Imports nothing numerical: see `_start`."""
+"""Run a function over processes of one thread each. Imports nothing numerical: see `_start`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def spread(
     jobs: int,
     done: Callable[[Item], None] = lambda item: None,
 ) -> list[Result]:
-    """`function` of every item, in the order of the items, by `jobs` processes (1: in this one).
+    """Results of `function` in the order of the items, computed by `jobs` processes (1: this process).
 
-    `done` is told of each finished item, in the order in which they finish. An error of an item, or an interruption,
-    ends what is not yet begun and is raised here.
+    Calls `done` with each finished item, in the order in which they finish. An item's error, or an interruption, is
+    raised and cancels all items that have not started.
     """
     results: list[Result] = []
     if jobs == 1:
@@ -45,9 +45,9 @@ def spread(
 
 
 def _start() -> None:
-    """Of a worker's own process, before its first item makes it import numpy: the libraries read this only then.
+    """Limit this worker to one thread, before its first item imports numpy, and leave Ctrl-C to the parent.
 
-    As many threads as cores in each of as many processes would slow all of them down. Ctrl-C is the parent's.
+    Numerical libraries read the variables at import. With one thread per core in every process, all would be slower.
     """
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
