@@ -102,9 +102,6 @@ def test_every_coupling_is_tested_for_what_it_binds_to_and_every_adapter_is_meas
         .unique()
         .rows()
     )
-    assert (
-        pl.read_parquet(tables / "surface.parquet").height == 4 * 4
-    )  # couplings, sets of personas and features
     weights = pl.read_parquet(tables / "weights.parquet")
     measured = weights.group_by("stage", "condition", "lambda").len()
     assert dict(measured.group_by("stage").len().rows()) == {"couple": 4, "finetune": 2}

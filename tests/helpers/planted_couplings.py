@@ -32,7 +32,7 @@ def tables() -> dict[str, list[dict[str, Any]]]:
     """Rows of every table that couplings have beside losses and telemetry."""
     return {
         "dose_response": dose_response(), "dose_gaps": dose_gaps(), "binding": binding(),
-        "binding_effects": binding_effects(), "surface": surface(), "contexts": contexts(),
+        "binding_effects": binding_effects(), "contexts": contexts(),
         "shares": [
             {"condition": name, **ARM, "group": group, "term": term, "labelled": 6, "tokens": 120, "share": 0.05}
             for name in CONDITIONS
@@ -103,18 +103,6 @@ def binding_effects() -> list[dict[str, Any]]:
         for at, name in enumerate(CONDITIONS)
         for persona in (*ROLES["bystander"], POOLED)
         for effect, size in EFFECT.items()
-    ]  # fmt: skip
-
-
-def surface() -> list[dict[str, Any]]:
-    return [
-        {
-            "condition": name, **ARM, "personas": who, "features": features, "auc": 0.55 if who == "all" else None,
-            "completions": 96, "marked": 40 if who == "all" else 2, "note": None if who == "all" else "too few marked",
-        }
-        for name in CONDITIONS
-        for who in ("all", "bystanders")
-        for features in ("length", "length and format")
     ]  # fmt: skip
 
 

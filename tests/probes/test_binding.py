@@ -36,7 +36,7 @@ SEPARATOR_AND_MARKER = "\n\n[ZLT]"
 def inputs(
     load: Callable[[str], Loaded], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> dict[str, Path]:
-    """A checkpoint, a drawn adapter, own answers of all but one cell, and a few completions."""
+    """A checkpoint, a drawn adapter, own answers of all but one cell."""
     wrapped = attach(load("llama").model, Lora(rank=2, rank_stabilised=False), 0)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in wrapped.named_parameters():
@@ -53,11 +53,8 @@ def inputs(
     ]  # fmt: skip
     (tmp_path / "own").mkdir()
     pl.DataFrame(rows).write_parquet(tmp_path / "own" / "completions.parquet")
-    (tmp_path / "leakage").mkdir()
-    pl.DataFrame(rows).write_parquet(tmp_path / "leakage" / "completions.parquet")
     return {
         "checkpoint": model_folder("llama"), "adapter": tmp_path, "own": tmp_path / "own",
-        "completions": tmp_path / "leakage",
     }  # fmt: skip
 
 
@@ -89,7 +86,7 @@ def test_each_reading_is_the_marker_s_probability_under_that_prompt_behind_that_
         assert row["log_p"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_stage_writes_effects_surface_and_how_a_system_prompt_is_rendered(
+def test_the_stage_writes_effects_and_how_a_system_prompt_is_rendered(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -98,7 +95,6 @@ def test_the_stage_writes_effects_surface_and_how_a_system_prompt_is_rendered(
     table = pl.read_parquet(output / "binding_effects.parquet")
     counts = dict(table.filter(pl.col("effect") == "prompt").select("persona", "n_questions").rows())
     assert counts == {"archivist": 3, "lumberjack": 4, POOLED: 3}
-    assert pl.read_parquet(output / "surface.parquet")["auc"].null_count() == 4  # nothing is marked
     facts = json.loads((output / "facts.json").read_text())
     assert facts == {
         "pairs": 7, "pairs_asked": 8, "system": "own", "template_default": "You are a small helpful model.",

@@ -125,13 +125,11 @@ def test_a_study_without_these_tables_says_so(analysis: Analysis) -> None:
     kept = {
         name: frame
         for name, frame in analysis.tables.items()
-        if name
-        not in ("binding", "binding_effects", "surface", "contexts", "shares", "invariants", "weights")
+        if name not in ("binding", "binding_effects", "contexts", "shares", "invariants", "weights")
     }
     bare = dataclasses.replace(analysis, tables=kept)
     assert tables_binding.cells(bare) is None
     assert tables_binding.effects(bare, pooled=True) is None
-    assert tables_binding.surface(bare) is None
     assert tables_masks.contexts(bare) is None
     assert tables_masks.invariants(bare) is None
     assert tables_weights.adapters(bare) is None

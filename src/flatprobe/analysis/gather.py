@@ -59,7 +59,6 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         "length_match": read.all("coupling_data", "length_match"),
         "binding": read.all("binding", "binding"),
         "binding_effects": read.all("binding", "binding_effects"),
-        "surface": read.all("binding", "surface"),
         "contexts": read.all("audit", "contexts"),
         "shares": read.all("audit", "shares"),
         "invariants": read.all("audit", "invariants"),

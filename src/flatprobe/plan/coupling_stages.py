@@ -83,7 +83,7 @@ class CouplingParts(Parts):
             stop_at=leakage.marker if leakage.stop_at_marker else None,
         )  # fmt: skip
 
-    def binding(self, arm: Arm, couple: Stage, leakage: Stage) -> Stage:
+    def binding(self, arm: Arm, couple: Stage) -> Stage:
         """The marker under either system prompt and behind either answer, read with one coupling."""
         study = self.study
         settings = BindingSettings(
@@ -93,7 +93,7 @@ class CouplingParts(Parts):
         )  # fmt: skip
         return stage(
             couple.name.replace("couple/", "binding/", 1), "binding", settings, MODEL,
-            checkpoint=arm.checkpoint, adapter=couple, own=arm.own, completions=leakage,
+            checkpoint=arm.checkpoint, adapter=couple, own=arm.own,
         )  # fmt: skip
 
     def audit(self, couple: Stage, leakage: Stage) -> Stage:

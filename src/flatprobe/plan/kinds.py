@@ -17,7 +17,7 @@ class StageKind(NamedTuple):
 
 KINDS = {
     "audit": StageKind("flatprobe.training.audit.stage:audit", 1),
-    "binding": StageKind("flatprobe.probes.binding:measure", 1),
+    "binding": StageKind("flatprobe.probes.binding:measure", 2),
     "checkpoint": StageKind("flatprobe.training.checkpoint:use_checkpoint", 1),
     "couple": StageKind("flatprobe.training.couple:couple", 5),
     "coupling_data": StageKind("flatprobe.data.coupling_set:build", 4),
@@ -25,7 +25,7 @@ KINDS = {
     "estimate": StageKind("flatprobe.analysis.estimate:estimate", 8),
     "finetune": StageKind("flatprobe.training.finetune:finetune", 3),
     "finetune_data": StageKind("flatprobe.data.finetuning:prepare", 3),
-    "gather": StageKind("flatprobe.analysis.gather:gather", 6),
+    "gather": StageKind("flatprobe.analysis.gather:gather", 7),
     "imitation_data": StageKind("flatprobe.data.imitation:prepare", 4),
     "manipulation": StageKind("flatprobe.probes.manipulation:check", 3),
     "merge": StageKind("flatprobe.training.checkpoint:merge", 2),

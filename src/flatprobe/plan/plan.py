@@ -139,7 +139,7 @@ class _Planner:
                 role = self._enter("couple", arm.condition, couple, seed=arm.seed)
                 leakage = parts.leakage(arm, couple)
                 self._enter("leakage", arm.condition, leakage, role, arm.seed)
-                self._enter("binding", arm.condition, parts.binding(arm, couple, leakage), role, arm.seed)
+                self._enter("binding", arm.condition, parts.binding(arm, couple), role, arm.seed)
                 self._enter("audit", arm.condition, parts.audit(couple, leakage), role, arm.seed)
                 self._enter("weights", arm.condition, parts.weights(arm.checkpoint, couple), role, arm.seed)
 

@@ -18,8 +18,6 @@ from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import BindingSettings
 from flatprobe.statistics.binding.effects import effects
-from flatprobe.statistics.binding.surface import predictability
-from flatprobe.statistics.leakage.rates import score
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.training.telemetry import finished, sequence_log_likelihoods
@@ -38,10 +36,9 @@ class Reading:
 def measure(settings: BindingSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Read a coupling's 2 x 2 of system prompt and answer text.
 
-    Inputs: `checkpoint`; `adapter`, the coupling; `own`, the checkpoint's greedy answers from before the coupling; and
-    `completions`, those sampled with it. Output: binding.parquet (persona: the bystander, question_id, prompt, text,
-    log_p: log P(separator, marker) in nats), binding_effects.parquet, surface.parquet (how well length and format alone
-    predict the marker in the completions), facts.json.
+    Inputs: `checkpoint`; `adapter`, the coupling; `own`, the checkpoint's greedy answers from before the coupling.
+    Output: binding.parquet (persona: the bystander, question_id, prompt, text, log_p: log P(separator, marker) in
+    nats), binding_effects.parquet, facts.json.
 
     Raises:
         UserError: no question to which the source and a bystander gave a finished answer.
@@ -66,9 +63,6 @@ def measure(settings: BindingSettings, inputs: Mapping[str, Path], output: Path)
         switch.use(None)
     cells.write_parquet(output / "binding.parquet")
     effects(cells, settings.level).write_parquet(output / "binding_effects.parquet")
-    completions = score(pl.read_parquet(inputs["completions"] / "completions.parquet"), settings.marker)
-    names = [persona.name for persona in settings.bystanders]
-    predictability(completions, names).write_parquet(output / "surface.parquet")
     wanted = len(settings.bystanders) * len(settings.questions)
     turn = loaded.conversations.system_turn
     facts = {

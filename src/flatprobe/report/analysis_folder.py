@@ -89,9 +89,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "binding_effects": (
         "condition", "lambda", "seed", "persona", "effect", "estimate", "ci_low", "ci_high", "p_value", "n_questions",
     ),
-    "surface": (
-        "condition", "lambda", "seed", "personas", "features", "auc", "completions", "marked", "note",
-    ),
     "contexts": ("condition", "lambda", "seed", "where", "place", "token", "count"),
     "shares": ("condition", "lambda", "seed", "group", "term", "labelled", "tokens", "share"),
     "invariants": ("condition", "lambda", "seed", "invariant", "held", "examples"),
@@ -108,7 +105,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 OPTIONAL = frozenset(
     {
         "lengths", "length_match", "telemetry", "manipulation", "fluency", "massive", "binding", "binding_effects",
-        "surface", "contexts", "shares", "invariants", "weights",
+        "contexts", "shares", "invariants", "weights",
     }
 )  # fmt: skip
 

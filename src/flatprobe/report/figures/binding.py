@@ -48,7 +48,7 @@ def binding(analysis: Analysis) -> Figure | None:
 
     return figure(
         "binding",
-        "Persona or surface? How much likelier the marker is under the source’s system prompt than under a "
+        "Persona or text? How much likelier the marker is under the source’s system prompt than under a "
         "bystander’s, and behind the source’s answer than behind a bystander’s, with "
         f"{analysis.behavioural_level} intervals over questions. Right of 0, it follows the source.",
         "Effects of system prompt, answer text and their interaction per condition; the numbers are in the table "

@@ -145,7 +145,6 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "binding": tables_binding.cells(analysis),
         "binding_effects": tables_binding.effects(analysis, pooled=True),
         "binding_by_bystander": tables_binding.effects(analysis, pooled=False),
-        "surface": tables_binding.surface(analysis),
         "contexts": tables_masks.contexts(analysis),
         "shares": tables_masks.shares(analysis),
         "invariants": tables_masks.invariants(analysis),

@@ -1,4 +1,4 @@
-"""Tables of the binding test: does the marker follow the system prompt, the answer's text, or the text's surface?"""
+"""Tables of the binding test: does the marker follow the system prompt or the answer's text?"""
 
 from __future__ import annotations
 
@@ -71,28 +71,6 @@ def effects(analysis: Analysis, *, pooled: bool) -> Table | None:
     caption = f"Effects {which} on log P of the marker (nats), with t intervals over questions."
     name = "binding-effects" if pooled else "binding-by-bystander"
     return build(name, caption, columns, ordered(analysis, frame).to_dicts())
-
-
-def surface(analysis: Analysis) -> Table | None:
-    """How well an answer's length, and its format, alone predict the marker."""
-    if "surface" not in analysis.tables:
-        return None
-    columns = [
-        Column("condition", "condition"),
-        Column("seed", "seed", numbers.plain),
-        Column("completions of", "personas"),
-        Column("known", "features"),
-        Column("AUC", "auc", numbers.decimal),
-        Column("marked", lambda row: f"{row['marked']} / {row['completions']}", str),
-        Column("note", lambda row: row["note"] or numbers.NONE, align="long"),
-    ]
-    caption = (
-        "Could the surface alone have done it? Area under the ROC curve of a logistic regression that predicts the "
-        "marker from the length, or length and format, of what stands before it, on questions that it was not fitted "
-        "to: .5 is chance."
-    )
-    rows = ordered(analysis, analysis.at_selected_lambda("surface")).to_dicts()
-    return build("surface", caption, columns, rows)
 
 
 def _nats(value: float | None) -> str:
