@@ -58,7 +58,7 @@ def test_a_planted_null_does_not(published: pl.DataFrame, bystanders: tuple[str,
     assert planted_verdict(planted_states("em_first"), published, bystanders) == "behaviour_only"
 
 
-def test_evidence_that_is_absent_is_a_defect_and_never_a_number(
+def test_absent_evidence_is_an_error_and_never_a_number(
     published: pl.DataFrame, bystanders: tuple[str, ...]
 ) -> None:
     with pytest.raises(LookupError, match="cosine_difference"):

@@ -290,7 +290,7 @@ def test_the_whole_plane_has_exactly_one_verdict_everywhere() -> None:
     assert seen == set(MEANINGS)
 
 
-def test_every_gate_in_every_state_on_every_arm_blocks_what_the_table_says() -> None:
+def test_every_gate_in_every_state_on_every_arm_blocks_as_documented() -> None:
     kinds = {
         "mask_audit": ("em_first", "base_first"), "merge_kl": ("em_first", "base_first"),
         "manipulation": ("em_first",),

@@ -27,7 +27,7 @@ def row(simulated: Simulated, truth: JointTruth, variance: str = "none") -> Join
 
 
 @pytest.mark.parametrize("variance", ["none", "parent"])
-def test_a_null_study_is_hardly_ever_flattened(simulated: Simulated, variance: str) -> None:
+def test_a_null_study_is_rarely_flattened(simulated: Simulated, variance: str) -> None:
     assert row(simulated, "null", variance).verdicts["flattened"].value <= 0.04
 
 
@@ -49,7 +49,7 @@ def test_every_study_has_one_verdict(simulated: Simulated) -> None:
         assert sum(share.value for share in result.verdicts.values()) == pytest.approx(1.0)
 
 
-def test_the_planted_effects_are_what_the_truth_says(simulated: Simulated) -> None:
+def test_the_planted_effects_have_the_sizes_of_the_truth(simulated: Simulated) -> None:
     assert abs(row(simulated, "null").mean_geometry) < 0.02
     assert row(simulated, "both").mean_geometry == pytest.approx(0.11, abs=0.03)
     assert row(simulated, "both").mean_leakage == pytest.approx(0.30, abs=0.03)

@@ -30,7 +30,7 @@ def bounds(measure: str) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.name)
-def test_each_measure_moves_under_what_its_row_says_and_under_nothing_else(cause: Cause) -> None:
+def test_each_measure_moves_under_its_causes_and_under_no_others(cause: Cause) -> None:
     for measure, effect in mean_responses(cause).items():
         moved, stayed = bounds(measure)
         if effect is None:

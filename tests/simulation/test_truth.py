@@ -107,7 +107,7 @@ def test_the_mild_regime_lies_between_none_and_the_published_one() -> None:
     assert 0.0 < regime("mild").persona < regime("parent").persona == PUBLISHED.persona
 
 
-def test_a_truth_can_be_written_down_by_hand() -> None:
+def test_components_of_a_truth_given_by_hand_have_a_closed_form() -> None:
     truth = Truth(rates_C=(0.5, 0.5), persona=1.0, question=0.0, interaction=0.0)
     # Phi2(0, 0; rho) = 1/4 + arcsin(rho) / (2 pi), with rho = 1/2
     assert truth.components().persona == pytest.approx(2 * np.arcsin(0.5) / (2 * np.pi), abs=1e-12)

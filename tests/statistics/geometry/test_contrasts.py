@@ -50,7 +50,7 @@ def test_contraction_moves_contraction_and_cosines_but_not_noise_or_translation(
     assert values["noise_ratio"] == pytest.approx(1.0, abs=0.06)
 
 
-def test_translation_moves_cosines_and_is_wholly_their_translation_share() -> None:
+def test_translation_moves_cosines_only_by_their_translation_share() -> None:
     values = aggregate(planted_states("em_first", translation=0.5))
     assert values["cosine_difference"] > 0.02
     assert values["cosine_difference_minus_translation"] == pytest.approx(0, abs=1e-6)
@@ -208,7 +208,7 @@ def test_bootstrap_rows_of_a_layer_are_adjusted_for_the_layers_and_no_others() -
             assert row.adjusted_p is None and row.family is None
 
 
-def test_a_layer_that_is_undefined_is_no_member_of_the_family() -> None:
+def test_an_undefined_layer_is_no_member_of_the_family() -> None:
     treated = planted_states("em_first", persona=0.7)
     h_PQLD = treated.h_PQLD.copy()
     h_PQLD[:, :, 1] = h_PQLD[:1, :, 1]

@@ -35,7 +35,7 @@ def test_stored_gram_matrices_give_the_same_estimates_as_the_states(tmp_path: Pa
     assert stored.control.personas == ("source", *BYSTANDERS) and stored.control.layers == (3, 7)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_another_file_is_refused(tmp_path: Path) -> None:
     save_file({"treated": np.zeros(2)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("not even tensors")
     for name in ("other", "text"):
@@ -47,7 +47,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         ]
 
 
-def test_contrasts_made_together_are_those_made_one_by_one() -> None:
+def test_contrasts_estimated_together_equal_those_estimated_one_by_one() -> None:
     pairs = [PAIR, ("em_first", "benign_first"), ("benign_first", "base_first")]
     together = geometry_contrasts(STATES, pairs, "source", BYSTANDERS, OPTIONS)
     alone = [
@@ -56,7 +56,7 @@ def test_contrasts_made_together_are_those_made_one_by_one() -> None:
     assert together == alone
 
 
-def test_a_condition_has_its_gram_matrix_made_once_for_all_its_pairs() -> None:
+def test_a_condition_s_gram_matrix_is_computed_once_for_all_its_pairs() -> None:
     first, second = pair_grams(STATES, [PAIR, ("em_first", "benign_first")], "source", BYSTANDERS)
     assert first.treated is second.treated
 
@@ -105,7 +105,7 @@ def test_the_trimmed_cosine_is_free_of_a_massive_dimension_that_the_control_has(
     assert rows[400.0]["cosine_difference"] == pytest.approx(0, abs=1e-3) and abs(exact or 0) > 5e-3
 
 
-def test_no_dimension_is_left_of_a_hidden_size_of_three() -> None:
+def test_a_hidden_size_of_three_leaves_no_dimension_untrimmed() -> None:
     tiny = {name: replace(states, h_PQLD=states.h_PQLD[..., :3]) for name, states in STATES.items()}
     trimmed = replace(OPTIONS, measures=("trimmed_cosine_difference",))
     [row, *_] = gram_contrasts([grams_of(tiny)], trimmed)

@@ -39,7 +39,7 @@ def test_the_plane_shows_the_two_largest_principal_components(points: np.ndarray
     assert 0 < maps["base"].stress < 0.2
 
 
-def test_a_turned_and_mirrored_condition_is_drawn_where_the_reference_is(points: np.ndarray) -> None:
+def test_a_rotated_and_mirrored_condition_coincides_with_the_reference(points: np.ndarray) -> None:
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0] @ np.diag([1, 1, -1])
     maps = persona_map({"base": squared(points), "treated": squared(points @ turn + 5)}, "base")
     assert maps is not None

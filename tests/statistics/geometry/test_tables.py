@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,17 @@ import pytest
 from geometry_oracle import mean_cosine
 from planted_states import BYSTANDERS, KIND, PERSONAS, planted_states
 
+from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.geometry.inner_products import persona_gram
 from flatprobe.statistics.geometry.reliability import separability, split_half_reliability
 from flatprobe.statistics.geometry.states import States
-from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, headroom, reliability
+from flatprobe.statistics.geometry.tables import (
+    cosine_table,
+    geometry_table,
+    headroom,
+    persona_pair_table,
+    reliability,
+)
 
 
 def test_distinct_personas_are_separable_and_reliable_and_noise_alone_is_neither() -> None:
@@ -36,7 +44,7 @@ def test_separability_agrees_with_a_loop_over_left_out_questions() -> None:
     assert 0.2 < hits / 72 < 1 and separability(states.gram(3)) == pytest.approx(hits / 72)
 
 
-def test_indistinguishable_personas_come_out_at_chance_and_without_a_reliability() -> None:
+def test_indistinguishable_personas_give_chance_and_no_reliability() -> None:
     states = planted_states("a")
     gram = persona_gram(np.repeat(states.layer(3)[:1], 6, axis=0))
     assert separability(gram) == pytest.approx(1 / 6)
@@ -74,7 +82,7 @@ def redrawn(states: States, seed: int) -> States:
     return replace(states, h_PQLD=(states.h_PQLD + noise).astype(np.float32))
 
 
-def test_headroom_is_what_the_mean_cosine_leaves_and_needs_every_layer() -> None:
+def test_headroom_is_one_minus_the_mean_cosine_and_needs_every_layer() -> None:
     table = geometry_table(planted_states("a"), "source", BYSTANDERS, KIND, seed=1, splits=100)
     assert headroom(table) == pytest.approx(1 - np.mean(table["mean_cosine"].to_list()))
     assert reliability(table) == pytest.approx(np.mean(table["reliability"].to_list()))
@@ -112,3 +120,43 @@ def test_cosine_table_has_every_other_persona_at_every_layer() -> None:
     assert row["per_question_mean"] == pytest.approx(by_question.mean())
     assert row["per_question_sd"] == pytest.approx(by_question.std(ddof=1))
     assert row["crossvalidated_cosine"] > row["cosine"] > row["per_question_mean"]
+
+
+FOUR = planted_pair(np.random.default_rng(2), personas=4, questions=5, layers=2, hidden=16, noise=0.7)[1]
+FOUR_POOL = FOUR.personas[:3]
+
+
+def pair_rows(states: States = FOUR, pool: tuple[str, ...] = FOUR_POOL) -> list[dict[str, object]]:
+    return persona_pair_table(states, pool, KIND).to_dicts()
+
+
+def test_every_pair_agrees_with_loops_over_different_questions() -> None:
+    rows = pair_rows()
+    assert len(rows) == 2 * 6
+    for row in rows:
+        h_PQD = FOUR.layer(int(str(row["layer"])))
+        one, other = (h_PQD[FOUR.personas.index(str(row[key]))] for key in ("persona", "other"))
+        pairs = list(itertools.permutations(range(5), 2))
+        distance = np.mean([(one[q] - other[q]) @ (one[r] - other[r]) for q, r in pairs])
+        norm = np.mean([np.sqrt(np.mean([h[q] @ h[r] for q, r in pairs])) for h in h_PQD[:3]])
+        means = one.mean(0), other.mean(0)
+        cosine = means[0] @ means[1] / np.linalg.norm(means[0]) / np.linalg.norm(means[1])
+        assert row["squared_distance"] == pytest.approx(distance, rel=1e-9)
+        assert row["relative_squared_distance"] == pytest.approx(distance / norm**2, rel=1e-9)
+        assert row["cosine"] == pytest.approx(cosine, rel=1e-9)
+
+
+def test_personas_without_a_difference_have_distances_on_both_sides_of_zero() -> None:
+    same = planted_pair(
+        np.random.default_rng(0), personas=8, questions=6, layers=1, hidden=64, spread=0.0, noise=2.0
+    )[1]
+    distances = np.array([row["squared_distance"] for row in pair_rows(same, same.personas)])
+    assert (distances < 0).any() and (distances > 0).any()
+    assert abs(distances.mean()) < distances.std()
+
+
+def test_one_question_leaves_cosines_and_no_distance() -> None:
+    single = FOUR.without(FOUR.questions[1:])
+    for row in pair_rows(single):
+        assert row["cosine"] is not None
+        assert row["squared_distance"] is row["relative_squared_distance"] is None
