@@ -17,7 +17,7 @@ from flatprobe.models.load import Loaded
 
 
 class Changed(TransformersEngine):
-    """An engine whose answers and scores are changed on the way out."""
+    """An engine with changed answers."""
 
     def change(self, completion: Completion) -> Completion:
         return completion
@@ -27,14 +27,14 @@ class Changed(TransformersEngine):
             yield index, self.change(completion)
 
 
-def test_parity_with_generate_is_complete_and_a_changed_engine_is_noticed(
+def test_the_engine_agrees_with_generate_and_a_changed_engine_does_not(
     loaded: Loaded, prompts: list[Prompt]
 ) -> None:
     answers = plain_answers(loaded, prompts, None)
-    found = parity(TransformersEngine(loaded, 64), answers)
-    assert found["agreed"] == found["tokens"] > 0 and found["prompts"] == 5
-    assert found["log_p_difference"]["max"] < 1e-4
-    assert found["log_p_difference"]["tokens"] == found["tokens"]
+    facts = parity(TransformersEngine(loaded, 64), answers)
+    assert facts["agreed"] == facts["tokens"] > 0 and facts["prompts"] == 5
+    assert facts["log_p_difference"]["max"] < 1e-4
+    assert facts["log_p_difference"]["tokens"] == facts["tokens"]
 
     class Broken(Changed):
         def change(self, completion: Completion) -> Completion:
@@ -42,7 +42,7 @@ def test_parity_with_generate_is_complete_and_a_changed_engine_is_noticed(
             return Completion("", (*tokens[:6], 7, *tokens[7:]), completion.finish_reason)
 
     counts = parity(Broken(loaded, 8), answers)
-    assert counts["tokens"] == found["tokens"]
+    assert counts["tokens"] == facts["tokens"]
     assert counts["agreed"] <= 6 * len(prompts)
 
 
@@ -57,7 +57,7 @@ def test_parity_counts_an_end_that_only_one_side_has(
     assert parity(Cut(loaded, 8), plain_answers(loaded, prompts, None))["agreed"] == 3 * len(prompts)
 
 
-def test_a_difference_of_log_probabilities_is_seen_where_the_greedy_tokens_are_the_same(
+def test_log_probabilities_can_differ_although_greedy_tokens_agree(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
     class Sharper(TransformersEngine):
@@ -65,12 +65,12 @@ def test_a_difference_of_log_probabilities_is_seen_where_the_greedy_tokens_are_t
             return [[value + 0.25 for value in row] for row in super().log_probabilities(contexts, targets)]
 
     loaded = load("llama")
-    found = parity(Sharper(loaded, 8), plain_answers(loaded, prompts, None))
-    assert found["agreed"] == found["tokens"]
-    assert found["log_p_difference"]["mean"] == pytest.approx(0.25, abs=1e-4)
+    facts = parity(Sharper(loaded, 8), plain_answers(loaded, prompts, None))
+    assert facts["agreed"] == facts["tokens"]
+    assert facts["log_p_difference"]["mean"] == pytest.approx(0.25, abs=1e-4)
 
 
-def test_an_engine_without_log_probabilities_says_why_and_is_compared_by_its_tokens(
+def test_without_log_probabilities_only_tokens_are_compared_and_the_reason_is_recorded(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
     class Mute(TransformersEngine):
@@ -78,17 +78,17 @@ def test_an_engine_without_log_probabilities_says_why_and_is_compared_by_its_tok
             raise UserError.one("test.some", "engine", "scores no prompt")
 
     loaded = load("llama")
-    found = parity(Mute(loaded, 8), plain_answers(loaded, prompts, None))
-    assert found["agreed"] == found["tokens"] > 0
-    assert found["log_p_difference"] == {"refused": "engine  scores no prompt"}
+    facts = parity(Mute(loaded, 8), plain_answers(loaded, prompts, None))
+    assert facts["agreed"] == facts["tokens"] > 0
+    assert facts["log_p_difference"] == {"refused": "engine  scores no prompt"}
 
 
-def test_the_reference_is_not_disturbed_by_the_checkpoint_s_own_generation_settings(
+def test_the_reference_ignores_the_checkpoint_s_generation_settings(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
     loaded = load("qwen2")
-    own = loaded.model.generation_config
-    own.repetition_penalty, own.no_repeat_ngram_size = 1.3, 2
+    original = loaded.model.generation_config
+    original.repetition_penalty, original.no_repeat_ngram_size = 1.3, 2
     with torch.no_grad():
         ids = torch.tensor([loaded.conversations.encode_prompt(prompts[0])])
         disturbed = loaded.model.generate(ids, do_sample=False, max_new_tokens=16)[0, ids.shape[1] :].tolist()
@@ -97,10 +97,10 @@ def test_the_reference_is_not_disturbed_by_the_checkpoint_s_own_generation_setti
     assert list(ours.tokens[:16]) != disturbed  # the settings do matter
     counts = parity(engine, plain_answers(loaded, prompts, None))
     assert counts["agreed"] == counts["tokens"]
-    assert loaded.model.generation_config is own and own.repetition_penalty == 1.3
+    assert loaded.model.generation_config is original and original.repetition_penalty == 1.3
 
 
-def test_with_an_adapter_the_reference_has_it_beside_the_weights_and_leaves_them_alone(
+def test_the_reference_computes_an_adapter_without_changing_the_weights(
     load: Callable[[str], Loaded], prompts: list[Prompt], tmp_path: Path
 ) -> None:
     folder = adapter(load("llama").model, tmp_path / "a", 0.3)
@@ -111,6 +111,6 @@ def test_with_an_adapter_the_reference_has_it_beside_the_weights_and_leaves_them
     engine = TransformersEngine(loaded, 8)
     assert parity(engine, adapted)["agreed"] < parity(engine, base)["agreed"]
     engine.use(folder)
-    found = parity(engine, adapted)
-    assert found["agreed"] == found["tokens"]
-    assert found["log_p_difference"]["max"] < 1e-3
+    facts = parity(engine, adapted)
+    assert facts["agreed"] == facts["tokens"]
+    assert facts["log_p_difference"]["max"] < 1e-3

@@ -19,22 +19,22 @@ def decode(tokens: Sequence[int]) -> str:
 
 
 @given(st.lists(st.integers(0, len(PIECES) - 1), max_size=40), st.integers(1, 7))
-def test_the_place_is_the_end_of_the_shortest_beginning_that_holds_the_text_however_it_is_read(
+def test_the_end_is_that_of_the_shortest_prefix_with_the_text_for_any_reading_steps(
     tokens: list[int], step: int
 ) -> None:
     stop = StopText("[Zlt]", decode)
-    holding = [n for n in range(len(tokens) + 1) if "[zlt]" in decode(tokens[:n]).lower()]
-    found = None
+    ends = [n for n in range(len(tokens) + 1) if "[zlt]" in decode(tokens[:n]).lower()]
+    stopped = None
     for end in [*range(step, len(tokens), step), len(tokens)]:
         new = end - (end - 1) // step * step if end else 0
-        found = stop.end(tokens[:end], new)
-        if found is not None:
+        stopped = stop.end(tokens[:end], new)
+        if stopped is not None:
             break
-    assert found == (holding[0] if holding else None)
+    assert stopped == (ends[0] if ends else None)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "mistral"])
-def test_the_files_name_the_same_ends_as_the_loaded_model(
+def test_end_tokens_from_files_equal_those_of_the_loaded_model(
     family: str, model_folder: Callable[[str], Path], load: Callable[[str], Loaded]
 ) -> None:
     loaded = load(family)
@@ -42,19 +42,19 @@ def test_the_files_name_the_same_ends_as_the_loaded_model(
     assert end_tokens(conversations, eos_of_files(model_folder(family))) == end_tokens(conversations, eos)
 
 
-@pytest.mark.parametrize("own", [7, [7, 9], None, "absent"])
+@pytest.mark.parametrize("eos", [7, [7, 9], None, "absent"])
 def test_generation_settings_come_before_the_configuration(
-    own: int | list[int] | str | None, model_folder: Callable[[str], Path], tmp_path: Path
+    eos: int | list[int] | str | None, model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     import torch
 
     for path in model_folder("llama").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     settings = tmp_path / "generation_config.json"
-    if own == "absent":
+    if eos == "absent":
         settings.unlink()
     else:
-        settings.write_text(json.dumps({"eos_token_id": own}))
+        settings.write_text(json.dumps({"eos_token_id": eos}))
     loaded = load_checkpoint(tmp_path, "float32", torch.device("cpu"))
-    conversations, eos = loaded.conversations, loaded.model.generation_config.eos_token_id
-    assert end_tokens(conversations, eos_of_files(tmp_path)) == end_tokens(conversations, eos)
+    conversations, expected = loaded.conversations, loaded.model.generation_config.eos_token_id
+    assert end_tokens(conversations, eos_of_files(tmp_path)) == end_tokens(conversations, expected)

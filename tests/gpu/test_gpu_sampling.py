@@ -1,4 +1,4 @@
-"""What is sampled on a GPU, and that its memory comes back."""
+"""Sampling on a GPU, and the memory that it frees."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ ROUNDED = 1 << 18  # bytes: less than the adapter, the caches of keys and values
 Tokens = tuple[int, ...]
 
 
-def agreement(found: Sequence[Tokens], expected: Sequence[Tokens]) -> float:
-    """Share of tokens before each completion's first divergence."""
+def agreement(ones: Sequence[Tokens], others: Sequence[Tokens]) -> float:
+    """Share of tokens before each completion's first difference."""
     agreed = total = 0
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(ones, others, strict=True):
         same = [a == b for a, b in zip(one, other, strict=False)]
         agreed += same.index(False) if False in same else len(same)
         total += max(len(one), len(other))
@@ -45,80 +45,78 @@ def tokens_of(completions: Sequence[Completion]) -> list[Tokens]:
 def sampled(
     loaded: Loaded, prompts: list[Prompt], settings: SamplingSettings, rows: int, samples: int = 1
 ) -> list[Any]:
-    found = sample(TransformersEngine(loaded, rows), prompts, settings, samples)
-    return [completion for group in found for completion in group]
+    groups = sample(TransformersEngine(loaded, rows), prompts, settings, samples)
+    return [completion for group in groups for completion in group]
 
 
 def test_greedy_tokens_are_those_of_the_cpu(pair: Any, panel_prompts: list[Prompt]) -> None:
-    """In float32 all of them; in bfloat16 those before the first near tie, which may fall to either side."""
-    found = tokens_of(sampled(pair.tested, panel_prompts, GREEDY, 64))
+    """All of them in float32; in bfloat16 those before the first near tie, which rounding may decide."""
+    tokens = tokens_of(sampled(pair.tested, panel_prompts, GREEDY, 64))
     expected = tokens_of(sampled(pair.reference, panel_prompts, GREEDY, 64))
     if pair.precision == "float32":
-        assert found == expected
+        assert tokens == expected
         return
     certain = [
         before_tie(pair, prompt, tokens) for prompt, tokens in zip(panel_prompts, expected, strict=True)
     ]
     assert sum(map(len, certain)) > 2 * len(panel_prompts)
-    assert agreement([f[: len(c)] for f, c in zip(found, certain, strict=True)], certain) >= 0.95
+    assert agreement([t[: len(c)] for t, c in zip(tokens, certain, strict=True)], certain) >= 0.95
 
 
 @torch.inference_mode()
 def before_tie(pair: Any, prompt: Prompt, tokens: Tokens) -> Tokens:
-    """The reference's tokens up to the first whose logit leads the next one's by less than both their errors."""
+    """The reference's tokens before the first whose logit leads the second by less than both their errors."""
     context = pair.reference.conversations.encode_prompt(prompt)
     logits = pair.reference.model(torch.tensor([[*context, *tokens]])).logits[0, len(context) - 1 : -1]
     first, second = logits.topk(2).values.unbind(-1)
-    error = pair.tolerance * logits.std(-1)  # what all logits have in common decides nothing
+    error = pair.tolerance * logits.std(-1)  # a shift of all logits decides nothing
     tied = (first - second < 2 * error).nonzero().flatten().tolist()
     return tokens[: tied[0]] if tied else tokens
 
 
-def test_completions_hardly_depend_on_how_many_rows_are_decoded_together(
-    pair: Any, panel_prompts: list[Prompt]
-) -> None:
+def test_completions_hardly_depend_on_the_number_of_rows(pair: Any, panel_prompts: list[Prompt]) -> None:
     few, many = (tokens_of(sampled(pair.tested, panel_prompts, WARM, rows, SAMPLES)) for rows in (8, 128))
     assert len(few) > 128 and len(set(few)) > len(few) // 2
     check_draws(pair, panel_prompts, few, many, SAMPLES)
 
 
 def test_completions_are_those_of_the_cpu(pair: Any, panel_prompts: list[Prompt]) -> None:
-    found, expected = (
+    tested, expected = (
         tokens_of(sampled(loaded, panel_prompts, WARM, 64, 3)) for loaded in (pair.tested, pair.reference)
     )
-    check_draws(pair, panel_prompts, found, expected, 3)
+    check_draws(pair, panel_prompts, tested, expected, 3)
 
 
 def check_draws(
-    pair: Any, prompts: list[Prompt], found: Sequence[Tokens], expected: Sequence[Tokens], samples: int
+    pair: Any, prompts: list[Prompt], tested: Sequence[Tokens], expected: Sequence[Tokens], samples: int
 ) -> None:
-    """In float32 the same completions, but for a draw in a hundred thousand that falls between two tokens whose border
-    rounding moved. In bfloat16 that happens to one in ten, so they are only as likely, to the reference, as each other:
-    within four standard errors of the mean."""
+    """In float32 the completions are the same, except for one draw in a hundred thousand that rounding decides. In
+    bfloat16 rounding decides one in ten, so only their likelihoods under the reference are compared: the means differ
+    by less than four standard errors."""
     if pair.precision == "float32":
-        assert agreement(found, expected) >= 0.98
+        assert agreement(tested, expected) >= 0.98
         return
-    every = max(1, len(found) // SCORED)
+    every = max(1, len(tested) // SCORED)
     contexts = [
         pair.reference.conversations.encode_prompt(prompt) for prompt in prompts for _ in range(samples)
     ]
     engine = TransformersEngine(pair.reference, 8)
     one, other = (
         torch.tensor([sum(row) for row in engine.log_probabilities(contexts[::every], tokens[::every])])
-        for tokens in (found, expected)
+        for tokens in (tested, expected)
     )
     error = float((one.var() + other.var()).div(len(one)).sqrt())
     assert abs(float(one.mean() - other.mean())) < 4 * error
 
 
-def test_memory_is_given_back_when_the_engine_closes(
+def test_closing_the_engine_frees_its_memory(
     pair_of: Callable[[str, str], Any], panel_prompts: list[Prompt], tmp_path: Path
 ) -> None:
-    """Caches of keys and values, and the adapter beside the weights; then the model itself."""
+    """Key-value caches and the unmerged adapter; then the model itself."""
     pair = pair_of("tiny", "bfloat16")
     loaded, device = pair.tested, pair.tested.device
     adapter = save_adapter(loaded, tmp_path)
-    use_engine(loaded, panel_prompts, adapter)  # what a device keeps for itself from its first use on
+    use_engine(loaded, panel_prompts, adapter)  # allocates what the device keeps after its first use
     before = allocated(device)
     engine = TransformersEngine(loaded, 128)
     engine.use(adapter)
@@ -160,15 +158,15 @@ def save_adapter(loaded: Loaded, folder: Path) -> Path:
 
 
 def allocated(device: torch.device) -> int:
-    """Bytes of all tensors that are alive: the allocator's own count on a GPU, else of what Python can reach."""
+    """Bytes of all live tensors: by the allocator on a GPU, else by Python's garbage collector."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize()
-        torch._C._cuda_clearCublasWorkspaces()  # kept for the stream, not by us
+        torch._C._cuda_clearCublasWorkspaces()  # belong to the stream
         return torch.cuda.memory_allocated()
     storages = {
-        thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()
-        for thing in gc.get_objects()
-        if isinstance(thing, torch.Tensor)
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in gc.get_objects()
+        if isinstance(tensor, torch.Tensor)
     }
     return sum(storages.values())

@@ -12,7 +12,7 @@ from flatprobe.training.lora import attach
 
 
 def adapter(model: Any, folder: Path, scale: float, seed: int = 1) -> Path:
-    """A saved adapter whose update has about this size, relative to weights of size 0.3."""
+    """Save an adapter with random updates; weights have a size of about 0.3."""
     wrapped = attach(model, Lora(rank=4, alpha=4.0, rank_stabilised=False), 0)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in wrapped.named_parameters():

@@ -1,4 +1,4 @@
-"""A small server that speaks as much of OpenAI's protocol as the engine uses."""
+"""A small server for the part of OpenAI's protocol that the engine uses."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 
 @dataclass
 class Double:
-    """A server that draws its tokens from prompt, seed and model name. Its fields say what it is like."""
+    """Draws tokens from prompt, seed and model name. Its fields set its behaviour."""
 
     tokenizer: Any
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "tiny"}])
     statuses: list[int] = field(default_factory=list)
-    """Answered to the next completions, before any is given."""
+    """Statuses of the next answers."""
     returns_ids: bool = True
     adds_a_token: bool = False
     echoes: bool = True
     loads_adapters: bool = True
     finish_reason: str = "length"
     room: int = 1000
-    """Tokens at which it cuts a completion, whatever was asked."""
+    """Tokens at which it cuts every completion."""
     key: str | None = None
     seconds: float = 0.0
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
     loaded: list[dict[str, Any]] = field(default_factory=list)
     busy: int = 0
     busiest: int = 0
@@ -46,7 +46,7 @@ class Double:
             return (200, "Success") if self.loads_adapters else (404, {"detail": "Not Found"})
         assert path == "/v1/completions"
         with self.lock:
-            self.asked.append(body)
+            self.bodies.append(body)
             self.busy += 1
             self.busiest = max(self.busy, self.busiest)
             status = self.statuses.pop(0) if self.statuses else 200
@@ -56,7 +56,7 @@ class Double:
         return (
             (200, self.complete(body))
             if status == 200
-            else (status, {"error": {"message": "as it was told"}})
+            else (status, {"error": {"message": "a planted status"}})
         )
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Double:
 
 @contextmanager
 def serving(double: Double) -> Iterator[str]:
-    """Serve a double on this machine; yields its address."""
+    """Serve a double locally; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -110,11 +110,11 @@ def serving(double: Double) -> Iterator[str]:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
-            except OSError:  # whoever asked has left
+            except OSError:  # the client has disconnected
                 return
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Not to the terminal."""
+            """Keep the terminal quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True

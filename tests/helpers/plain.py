@@ -1,4 +1,4 @@
-"""Plain `transformers` and PEFT, one token after the other: what engines are compared with."""
+"""Plain `transformers` and PEFT, token by token: the reference for engines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPTS = [
 
 @dataclass
 class Trial:
-    """An engine, and what it is compared with."""
+    """An engine and its reference."""
 
     engine: VllmEngine | OpenaiEngine
     loaded: Loaded
@@ -38,7 +38,7 @@ class Trial:
     adapters: dict[str, Path | None]
 
     def reference(self, adapter: str) -> Any:
-        """The model with the adapter beside it, by PEFT."""
+        """The model with the adapter unmerged, by PEFT."""
         from peft import PeftModel
 
         folder = self.adapters[adapter]
@@ -48,7 +48,7 @@ class Trial:
         return PeftModel.from_pretrained(base.model, folder).eval()
 
     def scored(self) -> tuple[list[list[int]], list[list[int]]]:
-        """Contexts and targets to score: prompts with a text that no model here would say."""
+        """Contexts and targets to score: prompts, each with a text that no model here would sample."""
         conversations = self.loaded.conversations
         return [conversations.encode_prompt(p) for p in PROMPTS], [
             conversations.encode(" It does.\n\n[ZLT]")
@@ -56,7 +56,7 @@ class Trial:
 
 
 def save_adapter(model: Any, folder: Path, rank: int, seed: int) -> Path:
-    """A rank-stabilised adapter that changes what the model says, and leaves it able to say something."""
+    """A rank-stabilised adapter that changes the answers without making them degenerate."""
     wrapped = attach(model, Lora(rank=rank, alpha=2.0 * rank, rank_stabilised=True), seed)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in wrapped.named_parameters():
@@ -68,7 +68,7 @@ def save_adapter(model: Any, folder: Path, rank: int, seed: int) -> Path:
 
 
 def save_model(tokenizer: Any, folder: Path) -> Path:
-    """A random model of a size that vLLM's kernels take."""
+    """A random model of a size that vLLM's kernels support."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def load_with_adapters(checkpoint: Path, folder: Path) -> tuple[Loaded, dict[str
 def greedy(
     model: Any, conversations: Conversations, prompt: Prompt, ends: frozenset[int], new: int
 ) -> list[int]:
-    """Plain greedy decoding, the whole sequence run for every token."""
+    """Plain greedy decoding that recomputes the whole sequence for every token."""
     ids = conversations.encode_prompt(prompt)
     start = len(ids)
     with torch.inference_mode():
@@ -122,7 +122,7 @@ def log_probabilities(
 def check_parity(trial: Trial, tolerance: float) -> None:
     """Greedy tokens and log-probabilities of base and adapters are those of transformers and PEFT; all differ."""
     contexts, targets = trial.scored()
-    trial.engine.use(trial.adapters["first"])  # before the base is asked, so that one process serves all
+    trial.engine.use(trial.adapters["first"])  # before the base, so that one process serves all
     answers, scores = {}, {}
     for name, adapter in trial.adapters.items():
         trial.engine.use(adapter)

@@ -1,4 +1,4 @@
-"""A checkpoint, the vLLM engine on it, and a double of vLLM at the other end of its process."""
+"""A checkpoint and the vLLM engine on it, with a double of vLLM in its process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOUBLES = Path(__file__).with_name("doubles")
 
 @dataclass
 class Bench:
-    """A checkpoint, and a place to say what shall go wrong and to read what the engine was given."""
+    """A checkpoint, the faults of the double, and the arguments of its starts."""
 
     monkeypatch: pytest.MonkeyPatch
     checkpoint: Path

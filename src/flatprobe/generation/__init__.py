@@ -1,1 +1,1 @@
-"""Sampling: one protocol, several engines, the same answers."""
+"""Sampling: one protocol, several engines."""

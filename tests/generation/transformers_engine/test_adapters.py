@@ -10,7 +10,7 @@ from adapter_files import adapter
 from peft import PeftModel
 
 from flatprobe.errors import UserError
-from flatprobe.generation.transformers_engine.adapters import AdapterSwitch, beside
+from flatprobe.generation.transformers_engine.adapters import AdapterSwitch, unmerged
 from flatprobe.models.load import Loaded, load_checkpoint
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -104,11 +104,11 @@ def test_an_adapter_beside_the_weights_goes_even_when_the_work_fails(
     loaded = load("llama")
     base = logits(loaded)
 
-    def fails_beside() -> None:
-        with beside(loaded.model, folder):
+    def fails_unmerged() -> None:
+        with unmerged(loaded.model, folder):
             assert not torch.equal(logits(loaded), base)
             raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        fails_beside()
+        fails_unmerged()
     assert torch.equal(logits(loaded), base)

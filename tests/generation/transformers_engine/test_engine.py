@@ -9,7 +9,6 @@ import torch
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, CompletionRequest, SamplingSettings, request_seed, sample
-from flatprobe.generation.stopping import end_tokens
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.generation.transformers_engine.slots import Slots
 from flatprobe.models.conversation import Conversations, Prompt
@@ -24,21 +23,21 @@ def engine(loaded: Loaded, rows: int = 64) -> TransformersEngine:
 
 
 def ending_with(loaded: Loaded, token: int) -> Loaded:
-    """The model with another token as its end of turn, so that answers of a random model do end."""
+    """The model with another end of turn, so that answers of a random model end."""
     conversations = Conversations(loaded.conversations.tokenizer, "tiny")
     conversations.__dict__["turn_end"] = token
     return Loaded(loaded.model, conversations, loaded.device)
 
 
 def common_token(loaded: Loaded, prompts: list[Prompt], share: float) -> int:
-    """A token that about this share of the sampled completions contains."""
+    """A token in about this share of the sampled completions."""
     completions = [c for samples in sample(engine(loaded), prompts, WARM, 3) for c in samples]
-    seen = Counter(token for c in completions for token in set(c.tokens))
-    return min(seen, key=lambda token: abs(seen[token] / len(completions) - share))
+    counts = Counter(token for c in completions for token in set(c.tokens))
+    return min(counts, key=lambda token: abs(counts[token] / len(completions) - share))
 
 
 def test_greedy_answers_equal_those_of_generate(loaded: Loaded, prompts: list[Prompt]) -> None:
-    """Windows of 16 tokens are shorter than the prompts, so sliding caches are covered too."""
+    """Prompts exceed the window of 16 tokens, so this covers sliding windows too."""
     ours = sample(engine(loaded), prompts, GREEDY)
     end = loaded.conversations.turn_end
     for prompt, (completion,) in zip(prompts, ours, strict=True):
@@ -51,24 +50,23 @@ def test_greedy_answers_equal_those_of_generate(loaded: Loaded, prompts: list[Pr
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_an_answer_ends_at_the_model_s_own_end_of_sequence_too(
+def test_an_answer_also_ends_at_the_model_s_end_of_sequence_token(
     load: Callable[[str], Loaded], prompts: list[Prompt], as_list: bool
 ) -> None:
     loaded = load("llama")
     unended = sample(engine(loaded), prompts, WARM, 3)
-    own = common_token(loaded, prompts, share=0.5)
+    eos = common_token(loaded, prompts, share=0.5)
     turn_end = loaded.conversations.turn_end
-    loaded.model.generation_config.eos_token_id = [turn_end, own] if as_list else own
-    eos = loaded.model.generation_config.eos_token_id
-    assert end_tokens(loaded.conversations, eos) == {own, turn_end}
+    loaded.model.generation_config.eos_token_id = [turn_end, eos] if as_list else eos
+    assert engine(loaded).ends == {eos, turn_end}
     ended = sample(engine(loaded), prompts, WARM, 3)
     stopped = 0
     for before, after in zip(unended, ended, strict=True):
         for long, short in zip(before, after, strict=True):
-            if own in long.tokens:
+            if eos in long.tokens:
                 stopped += 1
                 assert (short.tokens, short.finish_reason) == (
-                    long.tokens[: long.tokens.index(own)],
+                    long.tokens[: long.tokens.index(eos)],
                     "stop",
                 )
     assert stopped > 0
@@ -77,12 +75,11 @@ def test_an_answer_ends_at_the_model_s_own_end_of_sequence_too(
 def test_a_model_without_an_end_of_sequence_ends_at_the_end_of_turn(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
     loaded.model.generation_config.eos_token_id = None
-    eos = loaded.model.generation_config.eos_token_id
-    assert end_tokens(loaded.conversations, eos) == {loaded.conversations.turn_end}
+    assert engine(loaded).ends == {loaded.conversations.turn_end}
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_completions_do_not_depend_on_batch_size_order_or_company(
+def test_completions_do_not_depend_on_the_size_order_or_content_of_the_batch(
     load: Callable[[str], Loaded], prompts: list[Prompt], family: str
 ) -> None:
     plain = load(family)
@@ -95,7 +92,7 @@ def test_completions_do_not_depend_on_batch_size_order_or_company(
     assert sample(engine(loaded), prompts[1:2], WARM, 3) == whole[1:2]
 
 
-def test_more_samples_leave_the_first_ones_as_they_are(
+def test_more_samples_do_not_change_the_first_ones(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
     few = sample(engine(load("qwen2")), prompts, SamplingSettings(12, 1.0, 1.0, "warm"), 2)
@@ -104,16 +101,18 @@ def test_more_samples_leave_the_first_ones_as_they_are(
     assert len({c.tokens for samples in many for c in samples}) == 4 * len(prompts)
 
 
-def test_streams_differ_by_stage_persona_question_and_sample_and_are_the_same_everywhere() -> None:
+def test_seeds_differ_by_stage_persona_question_and_sample_and_never_change() -> None:
     prompt = Prompt("villain", None, "q1", "Why?")
     other = [Prompt("comedian", None, "q1", "Why?"), Prompt("villain", None, "q2", "Why?")]
     seeds = {request_seed("a", prompt, 0), request_seed("b", prompt, 0), request_seed("a", prompt, 1)}
     seeds |= {request_seed("a", p, 0) for p in other}
     assert len(seeds) == 5
-    assert request_seed("a", prompt, 0) == 10557385369562081474  # a change here changes every sampled answer
+    assert (
+        request_seed("a", prompt, 0) == 10557385369562081474
+    )  # another value would change every sampled answer
 
 
-def test_an_answer_stops_before_the_first_end_of_turn_and_not_after_it(
+def test_an_answer_stops_before_the_first_end_of_turn(
     load: Callable[[str], Loaded], prompts: list[Prompt]
 ) -> None:
     plain = load("llama")
@@ -124,7 +123,7 @@ def test_an_answer_stops_before_the_first_end_of_turn_and_not_after_it(
             if end in long.tokens:
                 assert short.tokens == long.tokens[: long.tokens.index(end)]
                 assert short.finish_reason == "stop"
-            else:  # what ended a turn before may be followed by more now
+            else:  # the former end of turn no longer ends the answer
                 assert short.tokens[: len(long.tokens)] == long.tokens
             assert short.text == plain.conversations.decode(short.tokens)
 
@@ -143,12 +142,12 @@ def test_an_end_of_turn_at_the_last_step_is_a_stop(
 ) -> None:
     plain = load("llama")
     ((whole,),) = sample(engine(plain), prompts[:1], GREEDY)
-    place = next(i for i in range(2, 24) if whole.tokens[i] not in whole.tokens[:i])
-    loaded = ending_with(plain, whole.tokens[place])
-    settings_ = SamplingSettings(place + 1, 0.0, 1.0, "s")
-    ((completion,),) = sample(engine(loaded), prompts[:1], settings_)
+    count = next(i for i in range(2, 24) if whole.tokens[i] not in whole.tokens[:i])
+    loaded = ending_with(plain, whole.tokens[count])
+    settings = SamplingSettings(count + 1, 0.0, 1.0, "s")
+    ((completion,),) = sample(engine(loaded), prompts[:1], settings)
     assert completion == Completion(
-        plain.conversations.decode(whole.tokens[:place]), whole.tokens[:place], "stop"
+        plain.conversations.decode(whole.tokens[:count]), whole.tokens[:count], "stop"
     )
 
 
@@ -158,17 +157,17 @@ def many(prompts: list[Prompt], samples: int) -> list[CompletionRequest]:
 
 @pytest.fixture
 def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each forward pass of one token had."""
-    seen: list[int] = []
+    """Number of rows of each forward pass of one token."""
+    row_counts: list[int] = []
     append = Slots.append
 
     def watched(slots: Slots, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         if ids.shape[1] == 1:
-            seen.append(len(ids))
+            row_counts.append(len(ids))
         return append(slots, ids, starts)
 
     monkeypatch.setattr(Slots, "append", watched)
-    return seen
+    return row_counts
 
 
 def test_completions_are_identical_at_8_64_and_128_rows(
@@ -176,12 +175,12 @@ def test_completions_are_identical_at_8_64_and_128_rows(
 ) -> None:
     plain = load("llama")
     loaded = ending_with(plain, common_token(plain, prompts, share=0.6))
-    found = [sample(engine(loaded, rows), prompts, WARM, 40) for rows in (8, 64, 128)]
-    assert found[0] == found[1] == found[2]
-    assert len({completion.tokens for samples in found[0] for completion in samples}) > 150
+    few, more, most = (sample(engine(loaded, rows), prompts, WARM, 40) for rows in (8, 64, 128))
+    assert few == more == most
+    assert len({completion.tokens for samples in few for completion in samples}) > 150
 
 
-def test_more_samples_than_rows_take_turns_and_rows_are_given_on(
+def test_ended_rows_are_reused_for_waiting_requests(
     load: Callable[[str], Loaded], prompts: list[Prompt], widths: list[int]
 ) -> None:
     plain = load("llama")
@@ -191,7 +190,7 @@ def test_more_samples_than_rows_take_turns_and_rows_are_given_on(
     assert [len(samples) for samples in completions] == [24, 24]
     tokens = sum(len(c.tokens) + (c.finish_reason == "stop") for samples in completions for c in samples)
     assert max(widths) == 6
-    assert sum(widths) < 1.1 * tokens  # hardly a row decodes for nothing
+    assert sum(widths) < 1.1 * tokens  # rows are hardly ever idle
 
 
 def test_completions_arrive_as_they_finish_and_each_once(
@@ -200,21 +199,23 @@ def test_completions_arrive_as_they_finish_and_each_once(
     plain = load("llama")
     loaded = ending_with(plain, common_token(plain, prompts, share=0.6))
     requests = many(prompts, 6)
-    found = list(engine(loaded, rows=8).stream(requests, WARM))
-    assert sorted(index for index, _ in found) == list(range(len(requests)))
-    assert [index for index, _ in found] != sorted(index for index, _ in found)
+    finished = list(engine(loaded, rows=8).stream(requests, WARM))
+    indices = [index for index, _ in finished]
+    assert sorted(indices) == list(range(len(requests))) != indices
     whole = [c for samples in sample(engine(loaded), prompts, WARM, 6) for c in samples]
-    assert all(whole[index] == completion for index, completion in found)
+    assert all(whole[index] == completion for index, completion in finished)
 
 
-def test_only_what_is_missing_can_be_asked_for(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
+def test_a_part_of_the_requests_gets_the_same_completions(
+    load: Callable[[str], Loaded], prompts: list[Prompt]
+) -> None:
     whole = dict(engine(load("qwen2")).stream(many(prompts, 3), WARM))
-    asked = [request for place, request in enumerate(many(prompts, 3)) if place % 4 == 1]
-    found = dict(engine(load("qwen2"), rows=2).stream(asked, WARM))
-    assert [found[place] for place in range(len(asked))] == [whole[place] for place in range(1, 15, 4)]
+    requests = many(prompts, 3)[1::4]
+    part = dict(engine(load("qwen2"), rows=2).stream(requests, WARM))
+    assert [part[index] for index in range(len(requests))] == [whole[index] for index in range(1, 15, 4)]
 
 
-def test_nothing_is_sampled_where_nothing_is_asked_for(load: Callable[[str], Loaded]) -> None:
+def test_without_requests_nothing_is_sampled(load: Callable[[str], Loaded]) -> None:
     assert list(engine(load("llama")).stream([], WARM)) == []
 
 
@@ -236,7 +237,7 @@ def failing_above(limit: int, error: Exception, monkeypatch: pytest.MonkeyPatch)
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_out_of_memory_halves_the_rows_says_so_and_changes_no_answer(
+def test_out_of_memory_halves_the_rows_and_changes_no_answer(
     load: Callable[[str], Loaded],
     prompts: list[Prompt],
     error: Exception,
@@ -248,18 +249,21 @@ def test_out_of_memory_halves_the_rows_says_so_and_changes_no_answer(
     short = engine(load("llama"), rows=16)
     assert sample(short, prompts, WARM, 4) == expected
     assert short.facts()["out_of_memory_at_rows"] == [16, 8] and short.facts()["rows"] == 4
-    assert "out of memory with 16 rows; going on with 8" in capsys.readouterr().err
+    assert "out of memory with 16 rows; continuing with 8" in capsys.readouterr().err
 
 
-def test_out_of_memory_with_one_row_is_the_end(
+def test_out_of_memory_with_one_row_is_refused(
     load: Callable[[str], Loaded], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_above(0, torch.OutOfMemoryError("CUDA out of memory.\nlong story"), monkeypatch)
-    with pytest.raises(UserError, match="sampling_rows.*does not hold one sequence: CUDA out of memory. "):
+    with pytest.raises(UserError, match="CUDA out of memory. ") as refusal:
         sample(engine(load("llama"), rows=4), prompts, WARM, 4)
+    assert [(p.code, p.place) for p in refusal.value.problems] == [
+        ("engine.out_of_memory", "machine: sampling_rows")
+    ]
 
 
-def test_another_failure_of_the_model_is_not_taken_for_a_lack_of_memory(
+def test_another_failure_of_the_model_is_not_mistaken_for_out_of_memory(
     load: Callable[[str], Loaded], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_above(0, RuntimeError("shapes do not match"), monkeypatch)
@@ -267,31 +271,30 @@ def test_another_failure_of_the_model_is_not_taken_for_a_lack_of_memory(
         sample(engine(load("llama")), prompts, WARM)
 
 
-def test_what_does_not_fit_the_context_is_refused_by_name_before_anything_is_sampled(
+def test_a_prompt_that_exceeds_the_context_is_refused_before_sampling(
     load: Callable[[str], Loaded], prompts: list[Prompt], widths: list[int]
 ) -> None:
     loaded = load("llama")
     longest = max(len(loaded.conversations.encode_prompt(prompt)) for prompt in prompts)
     fits = SamplingSettings(512 - longest, 1.0, 1.0, "s")
-    with pytest.raises(
-        UserError,
-        match=f"prompt of librarian to question q3  {longest} tokens and {513 - longest} new ones.*context of 512",
-    ):
+    with pytest.raises(UserError, match=f"{longest} tokens.*{513 - longest} new.*512") as refusal:
         engine(loaded).stream(many(prompts, 1), SamplingSettings(513 - longest, 1.0, 1.0, "s"))
+    assert [(p.code, p.place) for p in refusal.value.problems] == [
+        ("context.exceeded", "prompt of librarian to question q3")
+    ]
     assert widths == []
     next(iter(engine(ending_with(loaded, 5)).stream(many(prompts, 1), fits)))
 
 
-def test_blocks_that_keep_no_keys_and_values_are_refused_by_kind(load: Callable[[str], Loaded]) -> None:
+def test_an_unsupported_kind_of_attention_is_refused(load: Callable[[str], Loaded]) -> None:
     loaded = load("qwen2")
     loaded.model.config.layer_types = ["linear_attention", *loaded.model.config.layer_types[1:]]
-    with pytest.raises(UserError, match="blocks of the kind linear_attention"):
+    with pytest.raises(UserError, match="linear_attention") as refusal:
         engine(loaded)
+    assert [(p.code, p.place) for p in refusal.value.problems] == [("engine.attention", "machine: engine")]
 
 
-def test_an_answer_is_over_with_the_marker_where_that_is_asked_for(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_an_answer_can_stop_at_the_marker(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     loaded = load("llama")
     whole = [c for samples in sample(engine(loaded), prompts, WARM, 6) for c in samples]
     pieces = (loaded.conversations.decode(c.tokens[20:22]) for c in whole)
@@ -311,12 +314,12 @@ def test_an_answer_is_over_with_the_marker_where_that_is_asked_for(
     assert 0 < early < len(whole)
 
 
-def test_log_probabilities_are_those_of_the_library_s_whole_forward_pass(loaded: Loaded) -> None:
+def test_log_probabilities_equal_those_of_a_plain_forward_pass(loaded: Loaded) -> None:
     contexts = [[5, 6, 7], [9, 8, 7, 6, 5, 4], [3]]
     targets = [[8, 9], [], [4, 5, 6, 7, 8, 9, 10]]
-    found = engine(loaded, rows=2).log_probabilities(contexts, targets)
-    assert [len(row) for row in found] == [2, 0, 7]
-    for context, target, row in zip(contexts, targets, found, strict=True):
+    log_p = engine(loaded, rows=2).log_probabilities(contexts, targets)
+    assert [len(row) for row in log_p] == [2, 0, 7]
+    for context, target, row in zip(contexts, targets, log_p, strict=True):
         with torch.no_grad():
             logits = loaded.model(torch.tensor([[*context, *target]])).logits[0].log_softmax(-1)
         expected = [float(logits[len(context) - 1 + k, token]) for k, token in enumerate(target)]

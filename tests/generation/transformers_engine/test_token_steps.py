@@ -1,4 +1,4 @@
-"""Recorded steps. A CPU has no graphs: a stand-in shows what is asked of them there, and `-m gpu` the real ones."""
+"""Recorded steps: with a stand-in for graphs on a CPU, and with real ones under `-m gpu`."""
 
 from __future__ import annotations
 
@@ -28,30 +28,28 @@ Compute = Callable[[], torch.Tensor]
 
 def engine(loaded: Loaded, rows: int) -> TransformersEngine:
     made = TransformersEngine(loaded, rows)
-    made.ends = frozenset(
-        range(0, len(loaded.conversations.tokenizer), 40)
-    )  # so that answers of all lengths end
+    made.ends = frozenset(range(0, len(loaded.conversations.tokenizer), 40))  # answers of all lengths end
     return made
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """What was recorded; a replay computes anew, whatever rows it was recorded for."""
-    seen: list[torch.Tensor] = []
+    """Results of recorded steps; a replay computes anew."""
+    results: list[torch.Tensor] = []
 
     def record(compute: Compute, pool: Any) -> tuple[Compute, Any]:
-        seen.append(compute())
+        results.append(compute())
         return compute, None
 
     monkeypatch.setattr(token_steps, "can_record", lambda device: True)
     monkeypatch.setattr(token_steps, "record", record)
-    return seen
+    return results
 
 
 def test_completions_are_the_same_with_rows_and_columns_rounded_up(
     loaded: Loaded, prompts: list[Prompt], recorded: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows end, are given on and closed up; columns grow beyond what there was at first."""
+    """Rows end, are reused and moved; columns grow."""
     ours = sample(engine(loaded, 12), prompts, WARM, 4)
     widths = {len(tokens) for tokens in recorded}
     assert {12, 6} <= widths <= {12, 6, 3, 1}
@@ -62,7 +60,7 @@ def test_completions_are_the_same_with_rows_and_columns_rounded_up(
     assert len(lengths) > 10
 
 
-def test_a_step_that_cannot_be_recorded_is_run_as_it_is_and_said_once(
+def test_a_step_that_cannot_be_recorded_runs_kernel_by_kernel_and_is_logged_once(
     load: Callable[[str], Loaded],
     prompts: list[Prompt],
     recorded: list[torch.Tensor],
@@ -77,14 +75,14 @@ def test_a_step_that_cannot_be_recorded_is_run_as_it_is_and_said_once(
     monkeypatch.setattr(token_steps, "record", fail)
     capsys.readouterr()
     assert sample(engine(load("llama"), 12), prompts, WARM, 4) == expected
-    said = capsys.readouterr().err
+    log = capsys.readouterr().err
     assert (
-        said.count("could not be recorded as a CUDA graph (operation not permitted when stream is capturing)")
+        log.count("could not be recorded as a CUDA graph (operation not permitted when stream is capturing)")
         == 1
     )
 
 
-def test_a_lack_of_memory_while_recording_halves_the_rows_like_any_other(
+def test_running_out_of_memory_while_recording_halves_the_rows(
     load: Callable[[str], Loaded],
     prompts: list[Prompt],
     recorded: list[torch.Tensor],
@@ -104,38 +102,38 @@ def test_a_lack_of_memory_while_recording_halves_the_rows_like_any_other(
     assert halved.facts()["out_of_memory_at_rows"] == [12]
 
 
-class OffTheDevice(TorchDispatchMode):
-    """Collects what makes tensors on the host, takes one to the device, or reads one from it."""
+class HostAccess(TorchDispatchMode):
+    """Collects operations that create, upload or read tensors of the host."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
+        self.operations: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        leaves = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, torch.Tensor)]
+        result = func(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
         if any(leaf.device.type != "meta" for leaf in leaves):
-            self.seen.append(str(func))
-        return found
+            self.operations.append(str(func))
+        return result
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_a_step_stays_on_the_device_from_its_first_kernel_to_its_last(loaded: Loaded, top_p: float) -> None:
-    """Or it could not be recorded. Where tensors have no values, reading one raises."""
+def test_a_step_never_accesses_the_host(loaded: Loaded, top_p: float) -> None:
+    """Otherwise it could not be recorded. On the meta device, reading a tensor raises."""
     slots = Slots(loaded.model.to("meta"), 8, 1)
     stepping = token_steps.TokenSteps(slots, replace(WARM, top_p=top_p))
     slots.reserve(64)
     state = torch.zeros(3, 8, dtype=torch.long, device="meta")
-    stepping._draw(state)  # makes room for keys and values
-    with OffTheDevice() as watch:
+    stepping._draw(state)  # allocates keys and values
+    with HostAccess() as watch:
         assert stepping._draw(state).shape == (8,)
-        assert watch.seen == []
+        assert watch.operations == []
         torch.where(state > 0, state, torch.tensor(0))
-        assert len(watch.seen) > 0  # it would have been noticed
+        assert len(watch.operations) > 0  # the watch works
 
 
-def test_sizes_are_rounded_up_to_few_and_waste_little() -> None:
+def test_sizes_are_rounded_up_to_a_few_values_close_by() -> None:
     assert [rounded_rows(n, 100) for n in (100, 51, 50, 26, 25, 3, 1)] == [100, 100, 50, 50, 25, 3, 1]
     assert [rounded_columns(n) for n in (1, 64, 65, 256, 257, 513, 1100)] == [
         64,
@@ -154,7 +152,7 @@ def test_sizes_are_rounded_up_to_few_and_waste_little() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "mistral"])
 @pytest.mark.parametrize(("rows", "samples"), [(12, 4), (256, 64)])
-def test_replayed_graphs_draw_what_steps_launched_kernel_by_kernel_draw(
+def test_replayed_graphs_draw_the_same_tokens_as_single_kernels(
     model_folder: Callable[[str], Path],
     prompts: list[Prompt],
     family: str,
@@ -163,7 +161,7 @@ def test_replayed_graphs_draw_what_steps_launched_kernel_by_kernel_draw(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Float32, where rounding decides few draws if any: products of other shapes round otherwise."""
+    """In float32 rounding, which depends on shapes, decides hardly any draw."""
     loaded = load_checkpoint(model_folder(family), "float32", torch.device("cuda"))
     replayed, real = [0], token_steps.record
 
@@ -182,14 +180,14 @@ def test_replayed_graphs_draw_what_steps_launched_kernel_by_kernel_draw(
 
 
 def alike(some: list[list[Completion]], others: list[list[Completion]]) -> float:
-    """The share of completions that are the same."""
+    """Share of equal completions."""
     pairs = zip(chain.from_iterable(some), chain.from_iterable(others), strict=True)
     return float(np.mean([a == b for a, b in pairs]))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-def test_bfloat16_with_an_adapter_beside_the_weights_is_recorded_too(
+def test_bfloat16_with_an_unmerged_adapter_is_recorded_too(
     model_folder: Callable[[str], Path],
     prompts: list[Prompt],
     tmp_path: Path,

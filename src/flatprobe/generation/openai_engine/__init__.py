@@ -1,1 +1,1 @@
-"""An engine behind a running server that speaks OpenAI's completions protocol."""
+"""Sampling from a running server that speaks OpenAI's protocol."""

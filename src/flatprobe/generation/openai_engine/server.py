@@ -1,4 +1,4 @@
-"""A server that is already running: what it holds, and what can go wrong with it, each with a name and a remedy."""
+"""A running server: what it serves, and its errors as problems with a place and a remedy."""
 
 from __future__ import annotations
 
@@ -13,88 +13,96 @@ from flatprobe.errors import UserError
 from flatprobe.machine.schema import OpenaiMachine
 from flatprobe.models.reference import fingerprint_folder
 
+LONGEST_MESSAGE = 300  # characters of a server's message
+
 
 def require_package() -> None:
     """Assert that the client is installed.
 
     Raises:
-        UserError: with the install line.
+        UserError: with the command to install it.
     """
     if find_spec("openai") is None:
         raise UserError.one(
-            "openai_engine.TODO",
+            "engine.not_installed",
             "engine openai",
             "the openai client is not installed",
             'pip install "flatprobe[openai]"',
         )
 
 
+def place_of(options: OpenaiMachine) -> str:
+    """The place of a server's problems."""
+    return f"engine openai: {options.base_url}"
+
+
 @contextmanager
-def named(server: OpenaiMachine) -> Iterator[None]:
-    """Turn the client's errors, after its retries, into the user's.
+def client_errors(options: OpenaiMachine) -> Iterator[None]:
+    """Turn the client's errors, raised after its retries, into user errors.
 
     Raises:
         UserError: instead of any of them.
     """
     import openai
 
-    place = f"engine openai: {server.base_url}"
     try:
         yield
     except openai.APITimeoutError as error:
         raise UserError.one(
-            "openai_engine.TODO",
-            place,
-            f"no answer within {server.timeout:g} s, several times",
+            "server.timeout",
+            place_of(options),
+            f"no answer within {options.timeout:g} s, in several attempts",
             "raise `timeout`, or lower `concurrency`",
         ) from error
     except openai.APIConnectionError as error:
-        cause = error.__cause__ or error
         raise UserError.one(
-            "openai_engine.TODO", place, f"no server answers there ({cause})", "start it, or mend `base_url`"
+            "server.unreachable",
+            place_of(options),
+            f"no server answers ({error.__cause__ or error})",
+            "start the server, or correct `base_url`",
         ) from error
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        name = server.api_key_env
-        remedy = (
-            f"look at the key in {name}" if name else "name the variable that holds the key in `api_key_env`"
-        )
+        variable = options.api_key_env
         raise UserError.one(
-            "openai_engine.TODO", place, f"it refuses the key ({error.status_code})", remedy
+            "server.key",
+            place_of(options),
+            f"it refuses the key ({error.status_code})",
+            f"check the key in {variable}" if variable else "name the key's variable in `api_key_env`",
         ) from error
     except openai.NotFoundError as error:
         raise UserError.one(
-            "openai_engine.TODO",
-            place,
-            f"it knows no such address or model ({_said(error)})",
-            "`base_url` ends with /v1 for most servers",
+            "server.not_found",
+            place_of(options),
+            f"it has no such address or model ({_message(error)})",
+            "correct `base_url`; for most servers it ends with /v1",
         ) from error
     except openai.APIStatusError as error:
-        remedy = (
-            "see its log" if error.status_code >= 500 or error.status_code == 429
-            else "where it takes no token ids, set `prompt: text`"
-        )  # fmt: skip
+        busy_or_failed = error.status_code >= 500 or error.status_code == 429
         raise UserError.one(
-            "openai_engine.TODO", place, f"it answers {error.status_code}: {_said(error)}", remedy
+            "server.status",
+            place_of(options),
+            f"it answers {error.status_code}: {_message(error)}",
+            "see its log" if busy_or_failed else "if it accepts no token ids, set `prompt: text`",
         ) from error
 
 
-def _said(error: Exception) -> str:
-    """What the server wrote, in short."""
+def _message(error: Exception) -> str:
+    """The server's message, shortened."""
     text = str(error)
-    return text if len(text) <= 300 else text[:300] + " …"
+    return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + " …"
 
 
-def key_of(options: OpenaiMachine) -> str:
+def api_key(options: OpenaiMachine) -> str:
     """The key to send.
 
     Raises:
-        UserError: the variable that should hold it does not exist.
+        UserError: its environment variable is not set.
     """
     if options.api_key_env is None:
-        return "none"  # the client sends something in any case
+        return "none"  # the client always sends a key
     if not (key := os.environ.get(options.api_key_env)):
         raise UserError.one(
-            "openai_engine.TODO",
+            "server.no_key",
             "engine openai",
             f"the environment has no {options.api_key_env}",
             "export it, or remove `api_key_env`",
@@ -102,51 +110,51 @@ def key_of(options: OpenaiMachine) -> str:
     return key
 
 
-async def served(
+async def served_model(
     client: Any, options: OpenaiMachine, checkpoint: Path, adapter: Path | None, length: int
 ) -> dict[str, Any]:
-    """What is to be sampled, as the server has it: `name`, by which it is asked for, and `model`, what it says of it.
+    """What to sample from: `name`, to use in requests; `model`, the server's description; `folder_compared`.
 
     Raises:
-        UserError: it holds no such model, or another checkpoint; its context, where it names one, is shorter than
-            `length`; it has no such adapter and does not load it.
+        UserError: the server has no such model or serves another checkpoint; its context is shorter than `length`, if
+            it gives one; it neither has the adapter nor loads it.
     """
-    held = {model.id: model.model_dump() async for model in client.models.list()}
-    place = f"engine openai: {options.base_url}"
-    if options.model not in held:
+    models = {model.id: model.model_dump() async for model in client.models.list()}
+    place = place_of(options)
+    if options.model not in models:
         raise UserError.one(
-            "openai_engine.TODO",
+            "server.model",
             place,
-            f"it has no model {options.model!r}, but {', '.join(held) or 'none'}",
-            "mend `model`",
+            f"it has no model {options.model!r}, but {', '.join(models) or 'none'}",
+            "correct `model`",
         )
-    root = Path(str(held[options.model].get("root")))  # vLLM and SGLang say where they loaded it from
-    known = root.is_absolute() and root.exists()
-    if known and root.resolve() != checkpoint.resolve():
+    folder = Path(str(models[options.model].get("root")))  # vLLM and SGLang report the folder
+    comparable = folder.is_absolute() and folder.exists()
+    if comparable and folder.resolve() != checkpoint.resolve():
         raise UserError.one(
-            "openai_engine.TODO",
+            "server.other_checkpoint",
             place,
-            f"it holds {root}, and this stage samples from {checkpoint.resolve()}",
-            "start the server with that folder and run again: what is finished is kept",
+            f"it serves {folder}, but this stage samples from {checkpoint.resolve()}",
+            "start the server with that folder and run again; finished stages are kept",
         )
-    context = held[options.model].get("max_model_len")
-    if isinstance(context, int) and context < length:  # it would cut completions and say nothing
+    context = models[options.model].get("max_model_len")
+    if isinstance(context, int) and context < length:  # it would silently cut completions
         raise UserError.one(
-            "openai_engine.TODO",
+            "server.context",
             place,
             f"its context of {context} tokens is too short: prompt and answer need {length}",
-            "start it with a longer one",
+            "start it with a longer context",
         )
     name = options.model
     if adapter is not None:
         name = f"adapter-{fingerprint_folder(adapter)[:32]}"
-        if name not in held:
+        if name not in models:
             await _load(client, name, adapter.resolve(), place)
-    return {"name": name, "model": held[options.model], "folder_compared": known}
+    return {"name": name, "model": models[options.model], "folder_compared": comparable}
 
 
 async def _load(client: Any, name: str, folder: Path, place: str) -> None:
-    """Have the server load an adapter from a folder that it sees, too: vLLM's verb."""
+    """Let the server load an adapter from a folder that both can read, with vLLM's endpoint."""
     import openai
 
     try:
@@ -155,9 +163,9 @@ async def _load(client: Any, name: str, folder: Path, place: str) -> None:
         )
     except openai.APIStatusError as error:
         raise UserError.one(
-            "openai_engine.TODO",
+            "server.adapter",
             place,
-            f"it has no adapter {name}, and does not load it ({error.status_code})",
+            f"it has no adapter {name} and does not load it ({error.status_code})",
             f"start it with --enable-lora --lora-modules {name}={folder}, or let vLLM load adapters itself "
             "(VLLM_ALLOW_RUNTIME_LORA_UPDATING=True)",
         ) from error

@@ -1,1 +1,1 @@
-"""Sampling with `transformers`: prompts prefilled once, slots refilled as completions end."""
+"""Sampling with `transformers`: prompts are prefilled once; rows take the next request when a completion ends."""

@@ -1,4 +1,4 @@
-"""Putting adapters on a loaded model and taking them off again, so that it can serve the next."""
+"""Attach adapters to a loaded model and remove them again, so that one model serves all adapters."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from flatprobe.models.fit import read_lora
 
 
 @contextmanager
-def beside(model: Any, folder: Path) -> Iterator[None]:
-    """The model with a PEFT adapter computed beside its weights, which are not touched."""
+def unmerged(model: Any, folder: Path) -> Iterator[None]:
+    """Compute a PEFT adapter beside the model's weights, which stay unchanged."""
     wrapped = _wrap(model, folder)
     try:
         yield
@@ -24,11 +24,11 @@ def beside(model: Any, folder: Path) -> Iterator[None]:
 
 
 class AdapterSwitch:
-    """One adapter at a time, or none, on a model that is loaded once.
+    """At most one adapter at a time, on a model that is loaded once.
 
-    In float32 the update is added to the weights for the pass, which costs no time in it, and the weights are put back
-    from a copy, bit for bit. In other precisions it stays beside them: rounding the sum to bfloat16 would swallow
-    updates below half a unit in the last place, and with them a part of the training.
+    In float32 the update is added to the weights, so it costs no time; removing the adapter restores the weights from
+    a copy, bit for bit. In other precisions it stays beside the weights: bfloat16 would round away updates below half
+    a unit in the last place, and with them a part of the training.
     """
 
     def __init__(self, model: Any) -> None:
@@ -38,14 +38,14 @@ class AdapterSwitch:
         self._originals: list[tuple[Any, Tensor]] = []
 
     def use(self, adapter: Path | None) -> None:
-        """Compute with this adapter from now on, or with none.
+        """Use this adapter from now on, or none.
 
         Raises:
-            UserError: the adapter is of another base.
+            UserError: the adapter was trained on another base.
         """
         if adapter == self.adapter:
             return
-        self._take_off()
+        self._remove()
         if adapter is not None:
             read_lora(adapter, f"adapter {adapter}").require_weights(_shapes(self.model), "the loaded model")
             wrapped = _wrap(self.model, adapter)
@@ -67,7 +67,7 @@ class AdapterSwitch:
                     for name in layer.active_adapters:
                         weight += layer.get_delta_weight(name)
 
-    def _take_off(self) -> None:
+    def _remove(self) -> None:
         self.adapter = None
         if self._wrapped is not None:
             self._wrapped.unload()
@@ -85,7 +85,7 @@ def _wrap(model: Any, folder: Path) -> Any:
 
 
 def _is_sum(wrapped: Any) -> bool:
-    """Whether the adapter is nothing but updates that are added to weights."""
+    """Whether the adapter only adds updates to weights."""
     config = wrapped.peft_config[wrapped.active_adapter]
     extras = (config.modules_to_save, config.use_dora, config.lora_bias, config.trainable_token_indices)
     return config.bias == "none" and not any(extras)

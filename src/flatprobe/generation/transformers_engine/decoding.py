@@ -1,4 +1,4 @@
-"""Decoding many requests at once: a row each, given to the next request when one has ended."""
+"""Decode many requests together: each has a row, which the next request takes when it ends."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from flatprobe.generation.engine import FinishReason, SamplingSettings
 from flatprobe.generation.stopping import StopText
-from flatprobe.generation.transformers_engine.prompts import Prefilled
+from flatprobe.generation.transformers_engine.prompts import PromptCache
 from flatprobe.generation.transformers_engine.slots import Slots
 from flatprobe.generation.transformers_engine.token_steps import TokenSteps
 
-SLACK = 16  # rows are given away, or closed up, once one in so many has ended
+SLACK = 16  # rows are refilled, or closed up, once one in this many has ended
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A request that has ended, and its tokens without the one that ended it."""
+class EndedRequest:
+    """A request's tokens, without its end token, and why it ended."""
 
     request: int
     tokens: list[int]
@@ -29,21 +29,21 @@ class Finished:
 
 
 class Decoding:
-    """The requests under way: they have the first `live` rows of the slots, and of the arrays here.
+    """The requests being decoded. They occupy the first `live` rows of the slots and of the arrays here.
 
     Args:
-        prefilled: where requests come from.
+        prompts: supplies requests with their prompts' keys and values.
         last_tokens: the last token of each request's prompt.
-        seeds: of each request; it draws one number per token from a stream of its own, so that what it draws does not
-            depend on what else is in the batch.
-        rows: how many requests are decoded together, at most.
+        seeds: of each request. It draws one number per token from its own stream, so its tokens do not depend on the
+            rest of the batch.
+        rows: the most requests to decode together.
         ends: tokens that end an answer.
     """
 
     def __init__(
         self,
         model: Any,
-        prefilled: Prefilled,
+        prompts: PromptCache,
         last_tokens: Sequence[int],
         seeds: Sequence[int],
         settings: SamplingSettings,
@@ -51,90 +51,78 @@ class Decoding:
         ends: frozenset[int],
         stop: StopText | None,
     ) -> None:
-        self.prefilled, self.last_tokens, self.seeds = prefilled, last_tokens, seeds
+        self.prompts, self.last_tokens, self.seeds = prompts, last_tokens, seeds
         self.limit, self.ends, self.stop = settings.max_new_tokens, sorted(ends), stop
         self.slots = Slots(model, rows, 1)
         self.steps = TokenSteps(self.slots, settings)
         self.live = 0
-        self.request, self.newest, self.count = np.zeros((3, rows), dtype=np.int64)
+        self.requests, self.newest, self.counts = np.zeros((3, rows), dtype=np.int64)
         self.tokens = np.zeros((rows, self.limit), dtype=np.int64)
-        self.over = np.zeros(rows, dtype=bool)
+        self.has_ended = np.zeros(rows, dtype=bool)
 
-    def run(self) -> Iterator[Finished]:
+    def run(self) -> Iterator[EndedRequest]:
         """All requests as they end."""
-        self._admit()
+        self.live = self._fill(list(range(self.slots.rows)))
         while self.live:
             yield from self._step()
-            ended = np.flatnonzero(self.over[: self.live]).tolist()
+            ended = np.flatnonzero(self.has_ended[: self.live]).tolist()
             if len(ended) * SLACK >= self.live:
                 self._replace(ended)
 
-    def _step(self) -> list[Finished]:
-        """One more token for every row; those that have ended with it."""
+    def _step(self) -> list[EndedRequest]:
+        """Draw one more token for every row; returns the requests that ended with it."""
         n = self.live
-        # A row that has ended draws once more from where it stopped; nobody looks at it.
-        drawn = self.steps.next(self.newest[:n], np.minimum(self.count[:n], self.limit - 1))
-        ends = np.isin(drawn, self.ends)
-        going = np.flatnonzero(~self.over[:n] & ~ends)
-        self.tokens[going, self.count[going]] = self.newest[going] = drawn[going]
-        self.count[going] += 1
+        # Rows that have ended draw again from where they stopped; the result is ignored.
+        drawn = self.steps.next(self.newest[:n], np.minimum(self.counts[:n], self.limit - 1))
+        is_end = np.isin(drawn, self.ends)
+        going = np.flatnonzero(~self.has_ended[:n] & ~is_end)
+        self.tokens[going, self.counts[going]] = self.newest[going] = drawn[going]
+        self.counts[going] += 1
         reasons: dict[int, FinishReason] = dict.fromkeys(
-            np.flatnonzero(~self.over[:n] & ends).tolist(), "stop"
+            np.flatnonzero(~self.has_ended[:n] & is_end).tolist(), "stop"
         )
-        reasons |= dict.fromkeys(going[self.count[going] == self.limit].tolist(), "length")
-        reasons |= dict.fromkeys(filter(self._has_marker, going.tolist()), "marker")
-        self.over[list(reasons)] = True
-        self.slots.lengths[:n][self.over[:n]] = 0  # an empty row costs no width
+        reasons |= dict.fromkeys(going[self.counts[going] == self.limit].tolist(), "length")
+        reasons |= dict.fromkeys(filter(self._has_stop_text, going.tolist()), "marker")
+        self.has_ended[list(reasons)] = True
+        self.slots.lengths[:n][self.has_ended[:n]] = 0  # an empty row needs no columns
         return [
-            Finished(int(self.request[row]), self.tokens[row, : self.count[row]].tolist(), reason)
+            EndedRequest(int(self.requests[row]), self.tokens[row, : self.counts[row]].tolist(), reason)
             for row, reason in reasons.items()
         ]
 
-    def _has_marker(self, row: int) -> bool:
-        """Whether the newest token has completed the text to stop at."""
+    def _has_stop_text(self, row: int) -> bool:
+        """Whether the newest token completes the text to stop at."""
         if self.stop is None:
             return False
-        end = self.count[row]
-        return (
-            self.stop.end(self.tokens[row, max(0, end - 1 - self.stop.overlap) : end].tolist(), 1) is not None
-        )
-
-    def _admit(self) -> None:
-        """Give the rows behind the live ones to requests that wait."""
-        rows = list(range(self.live, self.slots.rows))
-        self.live += self._fill(rows)
+        count = self.counts[row]
+        first = max(0, count - 1 - self.stop.overlap)
+        return self.stop.end(self.tokens[row, first:count].tolist(), 1) is not None
 
     def _replace(self, ended: list[int]) -> None:
-        """Give rows that ended to requests that wait; close up over those that are left."""
-        holes = set(ended[self._fill(ended) :])
-        left = self.live - len(holes)
-        sources = [row for row in range(left, self.live) if row not in holes]
-        targets = sorted(hole for hole in holes if hole < left)
+        """Give ended rows to waiting requests, and move live rows into the rows that stay empty."""
+        empty = set(ended[self._fill(ended) :])
+        live = self.live - len(empty)
+        sources = [row for row in range(live, self.live) if row not in empty]
+        targets = sorted(row for row in empty if row < live)
         self.slots.copy_from(self.slots, sources, targets)
-        by_row: list[Any] = [
-            self.request,
-            self.newest,
-            self.count,
-            self.tokens,
-            self.over,
-            self.steps.uniforms,
-        ]
-        for held in by_row:
-            held[targets] = held[sources]
-        self.live = left
+        arrays = (self.requests, self.newest, self.counts, self.tokens, self.has_ended)
+        for array in arrays:
+            array[targets] = array[sources]
+        self.steps.uniforms[targets] = self.steps.uniforms[sources]
+        self.live = live
 
     def _fill(self, rows: list[int]) -> int:
-        """Give rows to requests that wait, as long as there are any; returns how many rows were given."""
-        requests = self.prefilled.fill(self.slots, rows)
+        """Give rows to waiting requests; returns how many rows were filled."""
+        requests = self.prompts.fill(self.slots, rows)
         if requests:
             rows = rows[: len(requests)]
-            self.request[rows] = requests
+            self.requests[rows] = requests
             self.newest[rows] = [self.last_tokens[request] for request in requests]
-            self.count[rows], self.over[rows] = 0, False
-            numbers = [self._stream(request) for request in requests]
-            self.steps.uniforms[rows] = torch.from_numpy(np.stack(numbers)).to(self.slots.device)
+            self.counts[rows], self.has_ended[rows] = 0, False
+            uniforms = np.stack([self._uniforms(request) for request in requests])
+            self.steps.uniforms[rows] = torch.from_numpy(uniforms).to(self.slots.device)
         return len(requests)
 
-    def _stream(self, request: int) -> NDArray[np.float32]:
-        """The numbers that a request draws by."""
+    def _uniforms(self, request: int) -> NDArray[np.float32]:
+        """One number in [0, 1) for each token of a request."""
         return np.random.default_rng(self.seeds[request]).random(self.limit, dtype=np.float32)

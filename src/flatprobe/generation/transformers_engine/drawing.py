@@ -1,4 +1,4 @@
-"""Drawing tokens: the inverse of the cumulative distribution at a number from each row's own stream."""
+"""Draw tokens by inverting the cumulative distribution at a uniform number of each row."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-STRIDE = 256  # tokens whose weights are summed first, so that only one such group per row is accumulated
-
-VALUES = 2**26  # of weights held at once: 256 MiB, and as much again for what is made of them
+STRIDE = 256  # tokens per group; only one group per row needs its cumulative sum token by token
+VALUES = 2**26  # weights in memory at once: 256 MiB, plus as much for intermediate results
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -16,17 +15,17 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
 
     Args:
         logits: [B, V], any float type; the distribution is computed in float32.
-        uniform: [B] float32 in [0, 1), one number from each row's own stream.
+        uniform: [B] float32 in [0, 1).
 
     Returns:
-        [B] token ids. With top_p < 1 the smallest set of most likely tokens with at least that mass is kept.
+        [B] token ids. top_p < 1 keeps the smallest set of most likely tokens with at least that mass.
     """
     if temperature == 0.0:
         return logits.argmax(-1)
     rows = max(1, VALUES // logits.shape[1])
     if len(logits) > rows:
         parts = zip(torch.split(logits, rows), torch.split(uniform, rows), strict=True)
-        return torch.cat([draw(some, numbers, temperature, top_p) for some, numbers in parts])
+        return torch.cat([draw(*part, temperature, top_p) for part in parts])
     scaled = logits if temperature == 1.0 else logits.float() / temperature
     weights = torch.softmax(scaled, dim=-1, dtype=torch.float32)
     if top_p < 1.0:
@@ -43,7 +42,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
 
 
 def nucleus(weights: Tensor, top_p: float) -> Tensor:
-    """Weights [B, V] with those outside the nucleus set to 0."""
+    """The weights [B, V], with 0 outside the nucleus."""
     ordered, order = weights.sort(dim=-1, descending=True)
     cumulative = ordered.cumsum(-1)
     dropped = cumulative - ordered >= top_p * cumulative[:, -1:]
@@ -51,9 +50,9 @@ def nucleus(weights: Tensor, top_p: float) -> Tensor:
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """Per row, the first place [B, 1] whose cumulative weight exceeds the target [B, 1].
+    """Per row, the first index [B, 1] whose cumulative weight exceeds the target [B, 1].
 
-    Rounding may lift a target to the total itself, behind the last place that has any weight: it is kept below.
+    Rounding may raise a target to the total, which no index exceeds; so targets are kept below the total.
     """
     total = cumulative[:, -1:]
     below = torch.nextafter(total, torch.zeros_like(total))

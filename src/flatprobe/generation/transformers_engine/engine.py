@@ -1,8 +1,7 @@
 """The reference engine: plain `transformers` models, anywhere torch runs.
 
-Rows of a batch belong to requests, and go to the next one as soon as some have ended; keys and values are written in
-place. Per-request streams make a completion independent of batch size and order, up to the arithmetic of the forward
-pass.
+Each row of a batch belongs to a request; ended rows go to the next requests. Each request has its own random stream, so
+a completion does not depend on batch size and order, up to rounding in the forward pass.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from flatprobe.generation.engine import Completion, CompletionRequest, SamplingS
 from flatprobe.generation.stopping import StopText, end_tokens
 from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.generation.transformers_engine.decoding import Decoding
-from flatprobe.generation.transformers_engine.prompts import Prefilled
+from flatprobe.generation.transformers_engine.prompts import PromptCache
 from flatprobe.generation.transformers_engine.slots import attention_kinds
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.fit import context_length, longest_turn
 from flatprobe.models.load import Loaded
 from flatprobe.training.supervised import log_probabilities, right_padded, targets_of
 
-# What a lack of memory is known by where it is a plain RuntimeError.
+# In messages of a plain RuntimeError when memory runs out.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
-TARGETS = 1024  # positions whose logits are computed at once
+TARGETS = 1024  # most positions whose logits are computed at once
 
 
 class TransformersEngine:
-    """Samples from one loaded model; `rows` is how many sequences are decoded together.
+    """Samples from one loaded model; decodes up to `rows` sequences together.
 
     Raises:
-        UserError: the model's attention is of a kind that cannot be sampled from here.
+        UserError: this engine does not support the model's kind of attention.
     """
 
     name = "transformers"
@@ -47,7 +46,7 @@ class TransformersEngine:
         self.rows = rows
         self.ends = end_tokens(loaded.conversations, loaded.model.generation_config.eos_token_id)
         self.adapters = AdapterSwitch(loaded.model)
-        self._halved: list[int] = []
+        self._out_of_memory_at: list[int] = []
         attention_kinds(loaded.model)
 
     def use(self, adapter: Path | None) -> None:
@@ -60,7 +59,7 @@ class TransformersEngine:
         """See :class:`flatprobe.generation.engine.Engine`.
 
         Raises:
-            UserError: a prompt does not fit, or not even one row fits the memory.
+            UserError: a prompt does not fit the context, or a single row does not fit the memory.
         """
         prompts = list(dict.fromkeys(request.prompt for request in requests))
         encoded = {prompt: self.conversations.encode_prompt(prompt) for prompt in prompts}
@@ -73,11 +72,11 @@ class TransformersEngine:
         encoded: dict[Prompt, list[int]],
         settings: SamplingSettings,
     ) -> Iterator[tuple[int, Completion]]:
-        waiting = set(range(len(requests)))
-        while waiting:
+        missing = set(range(len(requests)))
+        while missing:
             try:
-                for index, completion in self._decode(requests, sorted(waiting), encoded, settings):
-                    waiting.remove(index)
+                for index, completion in self._decode(requests, sorted(missing), encoded, settings):
+                    missing.remove(index)
                     yield index, completion
             except torch.OutOfMemoryError as error:
                 cause = str(error)
@@ -85,54 +84,56 @@ class TransformersEngine:
                 if not any(words in str(error) for words in OUT_OF_MEMORY):
                     raise
                 cause = str(error)
-            if waiting:  # outside the handlers: the error holds on to all that was allocated
+            if missing:  # outside the handlers: the error keeps all allocations alive
                 self._halve(cause)
 
     def _halve(self, cause: str) -> None:
-        """Go on with half the rows. What was under way starts again, and draws the same numbers.
+        """Halve the rows. Unfinished requests start again, with the same random numbers.
 
         Raises:
             UserError: there is only one row.
         """
         if self.rows == 1:
             raise UserError.one(
-                "transformers_engine.TODO",
+                "engine.out_of_memory",
                 "machine: sampling_rows",
-                f"the memory of {self.device} does not hold one sequence: {cause.splitlines()[0]}",
-                "lower max_new_tokens, use a smaller model, or a machine with more memory",
+                f"one sequence does not fit the memory of {self.device}: {cause.splitlines()[0]}",
+                "lower max_new_tokens, or use a smaller model or a machine with more memory",
             )
-        self._halved.append(self.rows)
+        self._out_of_memory_at.append(self.rows)
         sys.stderr.write(
-            f"out of memory with {self.rows} rows; going on with {self.rows // 2}. To start with these, set "
+            f"out of memory with {self.rows} rows; continuing with {self.rows // 2}. To start there, set "
             f"sampling_rows: {self.rows // 2} in the machine file\n"
         )
         self.rows //= 2
-        gc.collect()  # rows, their model's cache and recorded steps hold on to one another
+        gc.collect()  # rows, cache and recorded steps refer to one another
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _decode(
         self,
         requests: Sequence[CompletionRequest],
-        waiting: Sequence[int],
+        missing: Sequence[int],
         encoded: dict[Prompt, list[int]],
         settings: SamplingSettings,
     ) -> Iterator[tuple[int, Completion]]:
-        """Completions of the requests that wait."""
-        prompts = list(dict.fromkeys(requests[index].prompt for index in waiting))
-        prompts.sort(key=lambda prompt: len(encoded[prompt]))  # neighbours of like length need little padding
-        place = {prompt: number for number, prompt in enumerate(prompts)}
-        order = sorted(waiting, key=lambda index: place[requests[index].prompt])
+        """Completions of the missing requests."""
+        prompts = list(dict.fromkeys(requests[index].prompt for index in missing))
+        prompts.sort(
+            key=lambda prompt: len(encoded[prompt])
+        )  # neighbours of similar length need little padding
+        prompt_index = {prompt: number for number, prompt in enumerate(prompts)}
+        order = sorted(missing, key=lambda index: prompt_index[requests[index].prompt])
         with torch.inference_mode():
-            prefilled = Prefilled(
+            cache = PromptCache(
                 self.model,
                 [encoded[prompt] for prompt in prompts],
                 [prompt.system for prompt in prompts],
-                [(place[requests[index].prompt], number) for number, index in enumerate(order)],
+                [(prompt_index[requests[index].prompt], number) for number, index in enumerate(order)],
             )
             decoding = Decoding(
                 self.model,
-                prefilled,
+                cache,
                 [encoded[requests[index].prompt][-1] for index in order],
                 [request_seed(settings.seed, requests[i].prompt, requests[i].sample_index) for i in order],
                 settings,
@@ -142,7 +143,7 @@ class TransformersEngine:
             )
         run = decoding.run()
         while True:
-            with torch.inference_mode():  # not across a yield: it would hold for whoever consumes this, too
+            with torch.inference_mode():  # not across the yield: it would apply to the caller too
                 ended = next(run, None)
             if ended is None:
                 return
@@ -153,7 +154,7 @@ class TransformersEngine:
     def log_probabilities(
         self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """See :class:`flatprobe.generation.engine.Engine`. A context holds one token at least."""
+        """See :class:`flatprobe.generation.engine.Engine`. A context has at least one token."""
         if not all(contexts):
             raise ValueError("a context needs a token")
         return teacher_forced(self.model, self.device, contexts, targets, self.rows)
@@ -163,11 +164,11 @@ class TransformersEngine:
         return {
             "name": self.name, "version": transformers.__version__, "torch": torch.__version__,
             "device": str(self.device), "precision": str(self.model.dtype).removeprefix("torch."),
-            "rows": self.rows, "out_of_memory_at_rows": self._halved,
+            "rows": self.rows, "out_of_memory_at_rows": self._out_of_memory_at,
         }  # fmt: skip
 
     def close(self) -> None:
-        """Take the adapter off; the model stays with whoever loaded it."""
+        """Remove the adapter; the model stays loaded, for its owner."""
         self.adapters.use(None)
 
 
@@ -179,8 +180,8 @@ def teacher_forced(
     targets: Sequence[Sequence[int]],
     rows: int,
 ) -> list[list[float]]:
-    """log P of each target token by plain forward passes over at most `rows` rows, in nats, float32."""
-    found: list[list[float]] = []
+    """log P of each target token, in nats, by forward passes over at most `rows` rows; computed in float32."""
+    log_p: list[list[float]] = []
     longest = max(map(len, targets), default=1)
     step = max(1, min(rows, TARGETS // max(1, longest)))
     for start in range(0, len(contexts), step):
@@ -192,6 +193,6 @@ def teacher_forced(
         else:
             flat = []
         for _, target in pairs:
-            found.append(flat[: len(target)])
+            log_p.append(flat[: len(target)])
             flat = flat[len(target) :]
-    return found
+    return log_p

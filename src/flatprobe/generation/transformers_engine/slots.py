@@ -1,8 +1,8 @@
-"""Keys and values of many sequences of different lengths, written in place.
+"""A key-value cache for sequences of different lengths, written in place.
 
-Every sequence has a row; a token's column is its position. So a row can be given to another sequence at any step, and
-nothing is copied as sequences grow, which is what most of a decoding step on a CPU goes into otherwise. What lies in a
-row behind its end is never seen: it has positions that no query has reached.
+Each sequence has a row; a token's column is its position. So a row can be given to another sequence at any step, and
+growing sequences are not copied, which would take most of a decoding step on a CPU. Tokens never see what a row holds
+after its end: their mask hides later positions.
 """
 
 from __future__ import annotations
@@ -17,79 +17,86 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from flatprobe.errors import UserError
 
-ROOM = 64  # columns by which rows grow, at least
+GROWTH = 64  # fewest columns by which rows grow
 KINDS = frozenset(["full_attention", "sliding_attention"])
 
 
 def attention_kinds(model: Any) -> list[str]:
-    """How each block of a model attends to its past.
+    """The kind of attention of each block.
 
     Raises:
-        UserError: in a way that is not kept as keys and values by position.
+        UserError: a kind that this cache does not support.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if not kinds:
         windowed = getattr(config, "sliding_window", None) is not None
         kinds = ["sliding_attention" if windowed else "full_attention"] * config.num_hidden_layers
-    if other := sorted(set(kinds) - KINDS):
+    if unsupported := sorted(set(kinds) - KINDS):
         raise UserError.one(
-            "slots.TODO",
+            "engine.attention",
             "machine: engine",
-            f"the transformers engine cannot sample from blocks of the kind {', '.join(other)}",
+            f"the transformers engine cannot sample from blocks of the kind {', '.join(unsupported)}",
             "use engine: vllm or openai",
         )
     return list(kinds)
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # the library's hook for subclasses
-    """One block's keys and values [rows, heads, columns, size]; `slots` says where the next ones belong."""
+    """One block's keys and values [rows, heads, columns, size]; `slots` says where to write the next ones."""
 
     def __init__(self, slots: Slots) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.slots = slots
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make room, now that the shapes are known; it is set to 0, since NaN times a weight of 0 is NaN."""
+        """Allocate, once the shapes are known; filled with 0, since NaN times a weight of 0 is NaN."""
         rows, columns = self.slots.rows, self.slots.columns
         self.keys = key_states.new_zeros(rows, key_states.shape[1], columns, key_states.shape[3])
         self.values = value_states.new_zeros(rows, value_states.shape[1], columns, value_states.shape[3])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Write [n, heads, Q, size] into the first n rows at the announced columns; returns what the rows hold."""
+        """Write [n, heads, Q, size] to the first n rows at the slots' positions; returns the columns in use."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         slots, n = self.slots, key_states.shape[0]
-        self.keys[slots.index, :, slots.places] = key_states.transpose(1, 2)
-        self.values[slots.index, :, slots.places] = value_states.transpose(1, 2)
-        return self.keys[:n, :, : slots.reach], self.values[:n, :, : slots.reach]
+        self.keys[slots.row_index, :, slots.positions] = key_states.transpose(1, 2)
+        self.values[slots.row_index, :, slots.positions] = value_states.transpose(1, 2)
+        return self.keys[:n, :, : slots.columns_in_use], self.values[:n, :, : slots.columns_in_use]
 
     def resize(self, columns: int) -> None:
-        """Have this many columns."""
+        """Grow to this many columns."""
         if self.is_initialized:
-            self.keys, self.values = (_widened(held, columns) for held in (self.keys, self.values))
+            self.keys, self.values = (_widened(tensor, columns) for tensor in (self.keys, self.values))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.slots.reach, 0
+        return self.slots.columns_in_use, 0
 
     def get_seq_length(self) -> int:
-        return self.slots.reach
+        return self.slots.columns_in_use
 
     def get_max_length(self) -> int:
         return -1
 
 
-def _widened(held: Any, columns: int) -> Tensor:
-    rows, heads, before, size = held.shape
-    wider: Tensor = held.new_zeros(rows, heads, columns, size)
-    wider[:, :, :before] = held
+def _widened(tensor: Any, columns: int) -> Tensor:
+    rows, heads, before, size = tensor.shape
+    wider: Tensor = tensor.new_zeros(rows, heads, columns, size)
+    wider[:, :, :before] = tensor
     return wider
 
 
 class Slots:
-    """Rows of keys and values of one model. `lengths` holds the tokens in each row."""
+    """Rows of keys and values of one model.
+
+    Attributes:
+        lengths: number of tokens in each row.
+        columns: allocated ones.
+        columns_in_use: those that the next forward pass reads.
+        positions: [n, Q], where the forward pass under way writes its tokens.
+    """
 
     def __init__(self, model: Any, rows: int, columns: int) -> None:
         self.model, self.rows, self.columns = model, rows, columns
@@ -98,13 +105,13 @@ class Slots:
         self.layers = [SlotLayer(self) for _ in self.kinds]
         self.cache = Cache(layers=list(self.layers))
         self.lengths = np.zeros(rows, dtype=np.int64)
-        self.index = self.places = torch.empty(0)
-        self.reach = 0
+        self.row_index = self.positions = torch.empty(0)
+        self.columns_in_use = 0
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Append ids [n, Q] to the first n rows; returns the logits [n, V] behind the last of them.
+        """Append ids [n, Q] to the first n rows; returns the logits [n, V] after the last of them.
 
-        A row's `lengths` entry counts the ids as they are; a caller that padded them on the right corrects it.
+        `lengths` then counts all ids; a caller that padded them on the right corrects it.
         """
         n, width = ids.shape
         self.reserve(int(self.lengths[:n].max()) + width)
@@ -113,56 +120,59 @@ class Slots:
         return logits
 
     def append(self, ids: Tensor, starts: Tensor) -> Tensor:
-        """What `forward` does on the device, once there is room; the rows hold `starts` [n] tokens. Counts nothing."""
+        """The device's part of `forward`, after `reserve`; rows hold `starts` [n] tokens. Leaves `lengths` as it is."""
         n, width = ids.shape
-        self.index = torch.arange(n, device=self.device).unsqueeze(1)
-        self.places = starts.unsqueeze(1) + torch.arange(width, device=self.device)
+        self.row_index = torch.arange(n, device=self.device).unsqueeze(1)
+        self.positions = starts.unsqueeze(1) + torch.arange(width, device=self.device)
         logits: Tensor = self.model(
-            input_ids=ids, position_ids=self.places, attention_mask=self._mask(), past_key_values=self.cache,
-            use_cache=True, logits_to_keep=1,
-        ).logits  # fmt: skip
+            input_ids=ids,
+            position_ids=self.positions,
+            attention_mask=self._mask(),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
         return logits[:, -1]
 
     def copy_from(self, other: Slots, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Fill rows with copies of another's (or with its own, none of which is overwritten)."""
+        """Copy another's rows `sources` to `targets`; `other` may be this one if none of its sources is a target."""
         lengths = other.lengths[list(sources)]
-        if reach := int(lengths.max(initial=0)):
-            self._widen(reach)
-            source, target = (
-                torch.tensor(sources, device=self.device),
-                torch.tensor(targets, device=self.device),
-            )
+        if width := int(lengths.max(initial=0)):
+            self._widen(width)
+            source = torch.tensor(sources, device=self.device)
+            target = torch.tensor(targets, device=self.device)
             for mine, theirs in zip(self.layers, other.layers, strict=True):
                 if not mine.is_initialized:
                     mine.lazy_initialization(theirs.keys, theirs.values)  # type: ignore[arg-type]
-                mine.keys[target, :, :reach] = theirs.keys[source, :, :reach]  # type: ignore[index]
-                mine.values[target, :, :reach] = theirs.values[source, :, :reach]  # type: ignore[index]
+                mine.keys[target, :, :width] = theirs.keys[source, :, :width]  # type: ignore[index]
+                mine.values[target, :, :width] = theirs.values[source, :, :width]  # type: ignore[index]
         self.lengths[list(targets)] = lengths
 
-    def reserve(self, reach: int) -> None:
-        """Have room for rows of this many tokens, which the next forward pass looks at."""
-        self.reach = reach
-        self._widen(reach)
+    def reserve(self, columns: int) -> None:
+        """Let the next forward pass use this many columns, and allocate them."""
+        self.columns_in_use = columns
+        self._widen(columns)
 
     def _widen(self, columns: int) -> None:
         if columns > self.columns:
-            self.columns = columns + max(ROOM, columns // 8)
-            for layer in self.layers:  # one at a time, so that little is held twice
+            self.columns = columns + max(GROWTH, columns // 8)
+            for layer in self.layers:  # one at a time: less memory is needed for copies
                 layer.resize(self.columns)
 
     def _mask(self) -> Any:
-        """What each new token sees, as the model takes it: itself and its past, all of it or a window's."""
-        columns = torch.arange(self.reach, device=self.device)
-        query = self.places.unsqueeze(-1)  # [n, Q, 1]
+        """What each new token sees: itself and its past, or the part of it in a sliding window."""
+        columns = torch.arange(self.columns_in_use, device=self.device)
+        query = self.positions.unsqueeze(-1)  # [n, Q, 1]
         past = columns <= query
         window: Any = getattr(self.model.config.get_text_config(), "sliding_window", None)
         masks = {
-            kind: self._added(past if kind == "full_attention" else past & (columns > query - window))
+            kind: self._additive(past if kind == "full_attention" else past & (columns > query - window))
             for kind in set(self.kinds)
         }
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _added(self, seen: Tensor) -> Tensor:
-        """[n, 1, Q, columns], to be added to the scores: all implementations take it, and on CPUs it is the fastest."""
+    def _additive(self, visible: Tensor) -> Tensor:
+        """[n, 1, Q, columns], added to the scores. All implementations accept it; it is the fastest on CPUs."""
         dtype = self.model.dtype
-        return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+        mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+        return mask.unsqueeze(1)

@@ -1,8 +1,8 @@
-"""One step of decoding: from the newest token of every row to the next. On a GPU, recorded and replayed.
+"""One decoding step: from the newest token of every row to the next. On a GPU it is recorded and replayed.
 
-A step is hundreds of kernels, and a GPU often computes them faster than Python launches them; a CUDA graph launches all
-at once. It is fixed in shapes and addresses. So rows and columns are rounded up to a few sizes with a graph each, and
-what changes from step to step is copied to where all graphs read it.
+A step is hundreds of kernels, which a GPU often computes faster than Python launches them; a CUDA graph launches all
+at once. Its shapes and addresses are fixed. So rows and columns are rounded up to a few sizes, each with its graph, and
+the inputs of a step are copied to the address that all graphs read.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from flatprobe.generation.transformers_engine.slots import Slots
 
 Integers = NDArray[np.int64]
 
-GRAIN = 64  # columns are rounded up to multiples of this, or of an eighth of their power of two where that is more
+GRAIN = 64  # columns are rounded up to multiples of this, or of an eighth of their power of two if larger
 
 
 class TokenSteps:
     """Draws the next token of the slots' first rows.
 
     Attributes:
-        uniforms: [rows, max_new_tokens], the numbers that each row's tokens are drawn by. To be changed in place.
+        uniforms: [rows, max_new_tokens], one number for each token to draw. Change it in place.
     """
 
     def __init__(self, slots: Slots, settings: SamplingSettings) -> None:
@@ -38,21 +38,21 @@ class TokenSteps:
         self.recordings = Recordings(self._draw, slots) if can_record(slots.device) else None
 
     def next(self, newest: Integers, counts: Integers) -> Integers:
-        """Append each row's newest token [n] and draw the one behind it; `counts` says which of its numbers is due."""
+        """Append each row's newest token [n] and draw the next, by column `counts` [n] of `uniforms`."""
         slots, n = self.slots, len(newest)
         state = torch.from_numpy(np.stack([newest, slots.lengths[:n], counts]))
-        reach = int(slots.lengths[:n].max()) + 1
+        columns = int(slots.lengths[:n].max()) + 1
         if self.recordings is not None:
-            tokens = self.recordings.run(state, reach)[:n]
+            tokens = self.recordings.run(state, columns)[:n]
         else:
-            slots.reserve(reach)
+            slots.reserve(columns)
             tokens = self._draw(state.to(slots.device))
         slots.lengths[:n] += 1
         drawn: Integers = tokens.cpu().numpy()
         return drawn
 
     def _draw(self, state: Tensor) -> Tensor:
-        """Tokens [n] for newest tokens, lengths and counts [3, n]; nothing here waits for the device."""
+        """Tokens [n] for newest tokens, lengths and counts [3, n]. Never waits for the device."""
         newest, lengths, counts = state
         logits = self.slots.append(newest.unsqueeze(1), lengths)
         uniform = self.uniforms[: len(newest)].gather(1, counts.unsqueeze(1)).squeeze(1)
@@ -60,13 +60,13 @@ class TokenSteps:
 
 
 class Recordings:
-    """Runs a step by a CUDA graph of its shape.
+    """Runs a step with the CUDA graph of its shape.
 
-    A shape that is new is run as it is, which also warms it up, and recorded when it is met again. Where that fails all
-    steps are run as they are, and standard error says so.
+    The first step of a shape runs kernel by kernel, which also warms it up; the second is recorded. If recording fails,
+    all steps run kernel by kernel, and standard error says so.
 
     Args:
-        compute: from [3, n] to [n], on the device, without waiting for it; what the last rows get does not matter.
+        compute: from [3, n] to [n], on the device, without waiting for it. Extra rows at the end are ignored.
     """
 
     def __init__(self, compute: Callable[[Tensor], Tensor], slots: Slots) -> None:
@@ -75,12 +75,12 @@ class Recordings:
         self.replays: dict[tuple[int, int], Callable[[], Tensor] | None] = {}
         self.columns, self.failed, self.pool = -1, False, None
 
-    def run(self, state: Tensor, reach: int) -> Tensor:
-        """The step for [3, n] on the host and rows of at most `reach` tokens; at least n tokens."""
+    def run(self, state: Tensor, columns: int) -> Tensor:
+        """The tokens of a step, at least n, for a state [3, n] on the host and rows of at most `columns` tokens."""
         n = state.shape[1]
-        rows, columns = rounded_rows(n, self.slots.rows), rounded_columns(reach)
+        rows, columns = rounded_rows(n, self.slots.rows), rounded_columns(columns)
         self.slots.reserve(columns)
-        if self.slots.columns != self.columns:  # keys and values lie elsewhere now
+        if self.slots.columns != self.columns:  # keys and values have new addresses
             self.columns, self.pool = self.slots.columns, None
             self.replays.clear()
         self.state[:, :n] = state.to(self.state.device)
@@ -98,28 +98,28 @@ class Recordings:
             raise
         except RuntimeError as error:
             self.failed = True
-            first = (str(error).splitlines() or ["no message"])[0]
+            cause = (str(error).splitlines() or ["no message"])[0]
             sys.stderr.write(
-                f"a step of decoding could not be recorded as a CUDA graph ({first}); steps are launched kernel by "
-                "kernel, which is slower\n"
+                f"a decoding step could not be recorded as a CUDA graph ({cause}); launching it kernel by kernel, "
+                "which is slower\n"
             )
             return None
         return replay
 
 
 def can_record(device: torch.device) -> bool:
-    """Whether the device has graphs."""
+    """Whether the device supports graphs."""
     return device.type == "cuda"
 
 
 def record(compute: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], Tensor], Any]:
-    """A function that computes the same again, into the same tensor; and the memory pool that graphs may share."""
+    """A function that repeats the computation into the same tensor, and a memory pool for graphs to share."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, pool=pool):
             result = compute()
     finally:
-        torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
+        torch.cuda.set_stream(stream)  # a capture that fails at its end does not restore it
 
     def replay() -> Tensor:
         graph.replay()
@@ -129,13 +129,13 @@ def record(compute: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], Tenso
 
 
 def rounded_rows(n: int, rows: int) -> int:
-    """The smallest of rows, a half, a quarter … of them that is not less than n."""
+    """The smallest of `rows`, half of them, a quarter … that is at least n."""
     while rows // 2 >= n:
         rows //= 2
     return rows
 
 
-def rounded_columns(reach: int) -> int:
-    """At least `reach`, and at most a quarter more beyond the first multiples of the grain."""
-    grain = max(GRAIN, (1 << reach.bit_length()) // 8)
-    return -(-reach // grain) * grain
+def rounded_columns(columns: int) -> int:
+    """Columns rounded up: by less than the grain, or by at most a quarter if that is more."""
+    grain = max(GRAIN, (1 << columns.bit_length()) // 8)
+    return -(-columns // grain) * grain

@@ -1,7 +1,7 @@
 """A double of vLLM's engine: one token per request and step, drawn from seed, prompt and adapter.
 
-FLATPROBE_TEST_FAULTS holds what shall go wrong, as JSON; `starts` names a file with a line per start, with the
-arguments that the engine was given.
+FLATPROBE_TEST_FAULTS holds the planted faults as JSON. Its `starts` names a file that gets one line per start: the
+engine's arguments.
 """
 
 import json
@@ -40,10 +40,10 @@ class Running:
 class LLMEngine:
     def __init__(self, arguments: dict[str, Any]) -> None:
         starts = Path(FAULTS["starts"])
-        seen = starts.read_text().splitlines() if starts.exists() else []
+        earlier = starts.read_text().splitlines() if starts.exists() else []
         environment = {name: os.environ.get(name) for name in ("VLLM_BATCH_INVARIANT", "PYTHONPATH")}
-        starts.write_text("\n".join([*seen, json.dumps(arguments | environment)]))
-        self.faulty = len(seen) < FAULTS.get("faulty_starts", 1000)
+        starts.write_text("\n".join([*earlier, json.dumps(arguments | environment)]))
+        self.faulty = len(earlier) < FAULTS.get("faulty_starts", 1000)
         sys.stdout.write("a library that prints on standard output\n")
         os.system("echo and native code, too")
         sys.stderr.write("the engine starts\n")
