@@ -77,19 +77,19 @@ def test_data_is_read_first_and_the_control_s_states_before_any_training() -> No
     assert order.index("states/base_first") < min(trained)
 
 
-def test_several_sampled_answers_are_what_states_are_read_on_and_fixed_ones_stay_greedy() -> None:
+def test_states_are_read_on_several_sampled_answers_and_fixed_ones_stay_greedy() -> None:
     geometry = Geometry(samples=3)
     planned = stages(resolved(geometry=geometry))
     states = planned["states/em_first/seed-42"]
     assert states.inputs["own"].name == "own-samples/em_first/seed-42"
     assert states.inputs["fixed"].name == "own/base_first"
-    drawn = [planned[f"own-samples/{tag}"].settings for tag in ("base_first", "em_first/seed-42")]
-    assert drawn[0] == drawn[1]  # the same streams: equal checkpoints answer alike
-    assert isinstance(drawn[0], SampleSettings) and drawn[0].samples == 3 and drawn[0].temperature == 1
+    sampled = [planned[f"own-samples/{tag}"].settings for tag in ("base_first", "em_first/seed-42")]
+    assert sampled[0] == sampled[1]  # the same streams, so equal checkpoints give equal answers
+    assert isinstance(sampled[0], SampleSettings) and sampled[0].samples == 3 and sampled[0].temperature == 1
     assert not any(name.startswith("own-samples") for name in stages(resolved()))
 
 
-def test_one_lambda_more_trains_nothing_again() -> None:
+def test_another_lambda_does_not_retrain_the_others() -> None:
     study = resolved()
     coupling = study.study.coupling
     assert coupling is not None
@@ -102,7 +102,7 @@ def test_one_lambda_more_trains_nothing_again() -> None:
     assert {name: wider[name].key for name in before} == before
 
 
-def test_fixed_responses_are_the_assistant_s_else_the_first_reference_s_else_the_source_s() -> None:
+def test_fixed_responses_are_those_of_the_assistant_else_of_the_first_reference_else_of_the_source() -> None:
     def fixed(personas: tuple[Persona, ...]) -> str:
         settings = stages(resolved(personas))["states/base_first"].settings
         return str(settings.model_dump()["fixed_persona"])
@@ -112,7 +112,7 @@ def test_fixed_responses_are_the_assistant_s_else_the_first_reference_s_else_the
     assert fixed(PERSONAS[:3]) == "librarian"
 
 
-def test_a_hub_set_is_read_at_the_commit_it_was_resolved_to() -> None:
+def test_a_hub_dataset_is_read_at_the_commit_it_was_resolved_to() -> None:
     before, moved = stages(resolved()), stages(resolved(dataset_revisions={"em_first": "c2"}))
     assert before["finetune-data/em_first"].settings.model_dump()["data"]["revision"] == "c1"
     assert before["finetune-data/em_first"].key != moved["finetune-data/em_first"].key

@@ -1,4 +1,4 @@
-"""How conditions that calibrate the probes are planned: imitated answers, and the same training once more."""
+"""The plan of conditions that test the probes: imitated answers, and repeated training."""
 
 from __future__ import annotations
 
@@ -53,38 +53,43 @@ def stages(
     return {stage.name: stage for stage in topological_order([plan(resolved, "exploratory").last])}
 
 
-def told(stage: Stage) -> dict[str, Any]:
+def settings(stage: Stage) -> dict[str, Any]:
     return stage.settings.model_dump()
 
 
-def test_imitated_answers_are_the_control_s_to_coupling_questions_under_every_persona() -> None:
+def test_every_persona_imitates_the_control_s_answers_to_coupling_questions() -> None:
     planned = stages()
     data = planned["finetune-data/collapse"]
     answers = data.inputs["answers"]
     assert answers.inputs["checkpoint"].key == planned["checkpoint/model"].key
-    assert [persona["name"] for persona in told(answers)["personas"]] == ["assistant"]
-    assert [question["id"] for question in told(answers)["questions"]] == ["coupling"]
-    assert told(answers)["samples"] == 3 and told(answers)["temperature"] == 1.0
-    assert [persona["name"] for persona in told(data)["personas"]] == [persona.name for persona in PERSONAS]
+    assert [persona["name"] for persona in settings(answers)["personas"]] == ["assistant"]
+    assert [question["id"] for question in settings(answers)["questions"]] == ["coupling"]
+    assert settings(answers)["samples"] == 3 and settings(answers)["temperature"] == 1.0
+    assert [persona["name"] for persona in settings(data)["personas"]] == [
+        persona.name for persona in PERSONAS
+    ]
     assert planned["finetune/collapse/seed-42"].inputs["data"].key == data.key
 
 
-def test_who_does_not_imitate_is_asked_for_answers_of_its_own() -> None:
+def test_personas_that_do_not_imitate_rehearse_their_own_answers() -> None:
     planned = stages(imitate=Imitation(persona="librarian", imitators=("archivist", "assistant"), samples=3))
     data = planned["finetune-data/collapse"]
-    assert told(data)["imitated"] == "librarian" and told(data)["imitators"] == ("archivist", "assistant")
+    assert settings(data)["imitated"] == "librarian" and settings(data)["imitators"] == (
+        "archivist",
+        "assistant",
+    )
     answers, others = data.inputs["answers"], data.inputs["others"]
-    assert [persona["name"] for persona in told(answers)["personas"]] == ["librarian"]
-    assert [persona["name"] for persona in told(others)["personas"]] == ["villain"]
+    assert [persona["name"] for persona in settings(answers)["personas"]] == ["librarian"]
+    assert [persona["name"] for persona in settings(others)["personas"]] == ["villain"]
     assert others.inputs["checkpoint"].key == planned["checkpoint/model"].key
-    assert told(others)["samples"] == 3 and told(others)["temperature"] == 1.0
-    assert [question["id"] for question in told(others)["questions"]] == ["coupling"]
+    assert settings(others)["samples"] == 3 and settings(others)["temperature"] == 1.0
+    assert [question["id"] for question in settings(others)["questions"]] == ["coupling"]
 
 
-def test_states_are_matched_only_where_a_condition_asks_for_it() -> None:
+def test_states_are_matched_only_if_the_condition_says_so() -> None:
     planned = stages(imitate=Imitation(samples=3, match="states"))
     finetunes = {
-        name: told(stage)["match"] for name, stage in planned.items() if name.startswith("finetune/")
+        name: settings(stage)["match"] for name, stage in planned.items() if name.startswith("finetune/")
     }
     assert finetunes.pop("finetune/collapse/seed-42") == "states"
     assert set(finetunes.values()) == {"answers"}
@@ -92,41 +97,41 @@ def test_states_are_matched_only_where_a_condition_asks_for_it() -> None:
 
 
 def test_no_evaluation_question_reaches_a_finetune_that_imitates() -> None:
-    def asked(stage: Stage) -> set[str]:
-        own = {question["id"] for question in told(stage).get("questions", ())}
-        return own.union(*(asked(needed) for needed in stage.inputs.values()))
+    def questions(stage: Stage) -> set[str]:
+        ids = {question["id"] for question in settings(stage).get("questions", ())}
+        return ids.union(*(questions(needed) for needed in stage.inputs.values()))
 
-    assert asked(stages()["finetune-data/collapse"]) == {"coupling", "calibration"}
+    assert questions(stages()["finetune-data/collapse"]) == {"coupling", "calibration"}
 
 
-def test_texts_are_held_out_on_calibration_questions_where_they_are_asked_for() -> None:
+def test_held_out_texts_are_answers_to_calibration_questions() -> None:
     data = stages()["finetune-data/collapse"]
-    assert {question["id"] for question in told(data.inputs["imitated"])["questions"]} == {"calibration"}
+    assert {question["id"] for question in settings(data.inputs["imitated"])["questions"]} == {"calibration"}
     assert data.inputs["own"].name == "telemetry/base_first"
     assert set(stages(held_out=0)["finetune-data/collapse"].inputs) == {"checkpoint", "answers"}
 
 
-def test_the_control_s_states_are_known_before_any_answer_is_imitated() -> None:
+def test_the_control_s_states_come_before_any_imitated_answer() -> None:
     order = list(stages())
     assert order.index("states/base_first") < order.index("imitated/base_first/assistant")
 
 
-def test_a_collapse_trained_again_has_the_same_rows_and_other_seeds() -> None:
+def test_a_repeated_collapse_has_the_same_rows_and_other_seeds() -> None:
     some = Imitation(persona="librarian", imitators=("archivist", "assistant"), samples=3)
     planned = stages(imitate=some, twice=True)
     first, again = (planned[f"finetune/{name}/seed-42"] for name in ("collapse", "collapse_again"))
     assert first.inputs["data"].key == again.inputs["data"].key
-    assert (told(first)["seed"], told(again)["seed"]) == (42, 49)
+    assert (settings(first)["seed"], settings(again)["seed"]) == (42, 49)
 
 
-def test_a_condition_trained_again_has_the_same_data_and_other_seeds() -> None:
+def test_a_repeated_condition_has_the_same_data_and_other_seeds() -> None:
     planned = stages()
     first, again = (planned[f"finetune/{name}/seed-42"] for name in ("em_first", "em_again"))
     assert first.inputs["data"].key == again.inputs["data"].key and first.key != again.key
-    assert (told(first)["seed"], told(again)["seed"]) == (42, 49)
-    assert told(planned["couple/em_again/lambda-1/seed-42"])["seed"] == 49
-    assert told(planned["couple/base_again/lambda-1/seed-42"])["seed"] == 49
-    assert told(planned["couple/base_first/lambda-1/seed-42"])["seed"] == 42
+    assert (settings(first)["seed"], settings(again)["seed"]) == (42, 49)
+    assert settings(planned["couple/em_again/lambda-1/seed-42"])["seed"] == 49
+    assert settings(planned["couple/base_again/lambda-1/seed-42"])["seed"] == 49
+    assert settings(planned["couple/base_first/lambda-1/seed-42"])["seed"] == 42
 
 
 def test_one_checkpoint_under_two_names_is_read_once_but_sampled_twice() -> None:
@@ -151,7 +156,7 @@ def test_every_checkpoint_is_scored_once_on_what_each_finetune_holds_out(
     em: dict[str, Any], held_out_from: dict[str, str]
 ) -> None:
     planned = stages(em=EM.model_copy(update=em))
-    assert told(planned["verdict"])["held_out_from"] == held_out_from
+    assert settings(planned["verdict"])["held_out_from"] == held_out_from
     checks = [stage for name, stage in planned.items() if name.startswith("manipulation/")]
     assert len(checks) == 4  # the control's two names are one checkpoint
     for check in checks:
@@ -161,7 +166,7 @@ def test_every_checkpoint_is_scored_once_on_what_each_finetune_holds_out(
         }
 
 
-def test_known_answers_change_what_is_estimated_and_nothing_that_is_sampled() -> None:
+def test_known_answers_change_estimates_and_verdict_only() -> None:
     before = stages()
     known = KnownAnswer(treated="em_again", control="em_first", geometry="not_found")
     after = stages(known_answers=(known,))

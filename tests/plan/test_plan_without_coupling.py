@@ -65,7 +65,7 @@ def sampled(stage: Stage) -> SampleSettings:
     return stage.settings
 
 
-def test_the_control_is_read_before_the_treated_checkpoint_and_nothing_is_coupled() -> None:
+def test_the_control_comes_before_the_treated_checkpoint_and_there_is_no_coupling() -> None:
     assert list(stages(resolved())) == [
         "checkpoint/model", "own/base", "states/base", "checkpoint/treated", "own/treated", "states/treated", "tables",
         "estimates",
@@ -73,15 +73,15 @@ def test_the_control_is_read_before_the_treated_checkpoint_and_nothing_is_couple
     assert plan(resolved(), "exploratory").verdict is None
 
 
-def test_other_layers_positions_or_resamples_leave_the_answers_as_they_are() -> None:
+def test_other_layers_positions_or_resamples_do_not_change_the_answers() -> None:
     before = stages(resolved())
     after = stages(resolved(layers=(1,), positions=("prompt_mean",), resamples=99))
     for name in ("checkpoint/model", "own/base", "checkpoint/treated", "own/treated"):
         assert before[name].key == after[name].key
     assert before["states/base"].key != after["states/base"].key
-    drawn_again = stages(resolved(resamples=99))
-    assert drawn_again["states/treated"].key == before["states/treated"].key
-    assert drawn_again["estimates"].key != before["estimates"].key
+    resampled_again = stages(resolved(resamples=99))
+    assert resampled_again["states/treated"].key == before["states/treated"].key
+    assert resampled_again["estimates"].key != before["estimates"].key
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -91,16 +91,16 @@ def test_a_checkpoint_compared_with_itself_is_computed_once(samples: int) -> Non
     assert not [stage.name for stage in order if "treated" in stage.name]
 
 
-def test_own_answers_are_greedy_alone_and_drawn_from_the_same_streams_where_there_are_several() -> None:
+def test_a_single_own_answer_is_greedy_and_several_come_from_the_same_streams() -> None:
     assert sampled(stages(resolved())["own/base"]).temperature == 0.0
     several = stages(resolved(samples=4))
     base, treated = sampled(several["own-samples/base"]), sampled(several["own-samples/treated"])
     assert (base.samples, base.temperature, base.top_p) == (4, 1.0, 1.0)
     assert base.seed == treated.seed
-    assert "own/treated" not in several  # nobody reads its greedy answers
+    assert "own/treated" not in several  # its greedy answers have no reader
 
 
-def test_the_fixed_answers_are_greedy_ones_of_the_control_as_the_assistant() -> None:
+def test_the_fixed_answers_are_the_control_s_greedy_ones_as_the_assistant() -> None:
     for planned in (stages(resolved()), stages(resolved(samples=4))):
         for condition in ("base", "treated"):
             states = planned[f"states/{condition}"]
@@ -111,11 +111,11 @@ def test_the_fixed_answers_are_greedy_ones_of_the_control_as_the_assistant() -> 
         assert sampled(planned["own/base"]).temperature == 0.0
 
 
-@pytest.mark.parametrize(("kept", "speaker"), [(3, "template_default"), (2, "librarian")])
-def test_without_an_assistant_another_reference_or_the_source_speaks_the_fixed_answers(
-    kept: int, speaker: str
+@pytest.mark.parametrize(("personas", "speaker"), [(3, "template_default"), (2, "librarian")])
+def test_without_an_assistant_another_reference_or_the_source_gives_the_fixed_answers(
+    personas: int, speaker: str
 ) -> None:
-    settings = stages(resolved(personas=PERSONAS[:kept]))["states/base"].settings
+    settings = stages(resolved(personas=PERSONAS[:personas]))["states/base"].settings
     assert isinstance(settings, StatesSettings) and settings.fixed_persona == speaker
 
 

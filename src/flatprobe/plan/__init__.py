@@ -1,1 +1,1 @@
-"""What to compute: a study as stages, in the order of the science."""
+"""What to compute: turns a study into stages."""

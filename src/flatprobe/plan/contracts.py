@@ -1,6 +1,7 @@
-"""What each stage is told. Apart from the stage functions, so that planning imports no model library.
+"""The settings of each kind of stage. They stand apart from the stage functions, so that planning imports no torch.
 
-No field has a default: defaults that change a number live in the study's schema alone.
+Settings are hashed into keys: a new field or name makes every stage of its kind run again. Fields have no defaults:
+defaults that change a number stand only in the study's schema.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ EntryKind = Literal[
 
 
 class CheckpointSettings(Settings):
-    """`training.checkpoint:use_checkpoint`: a model from outside the run."""
+    """Kind `checkpoint`: a model from outside the run."""
 
     reference: Reference
 
 
 class FinetuneDataSettings(Settings):
-    """`data.finetuning:prepare`: the rows of one finetune."""
+    """Kind `finetune_data`: the rows of one finetune."""
 
     data: FinetuneData
     fingerprint: str | None
@@ -38,17 +39,17 @@ class FinetuneDataSettings(Settings):
 
 
 class ImitationSettings(Settings):
-    """`data.imitation:prepare`: the rows of a finetune in which personas give one persona's answers."""
+    """Kind `imitation_data`: the rows of a finetune in which personas give one persona's answers."""
 
     imitated: str
     imitators: tuple[str, ...]
-    """Who gives the imitated persona's answers; the other `personas` give their own."""
+    """Personas that give the imitated persona's answers. The other `personas` give their own."""
     personas: tuple[Persona, ...]
-    """Under whose system prompts there are rows."""
+    """Personas whose system prompts have rows."""
     questions: tuple[Question, ...]
-    """Coupling questions, which the answers are to."""
+    """Coupling questions, for the training rows."""
     calibration: tuple[Question, ...]
-    """Questions of the texts that are held out."""
+    """Calibration questions, for the held-out pairs."""
     marker: str
     rows: int
     held_out: int
@@ -56,7 +57,7 @@ class ImitationSettings(Settings):
 
 
 class FinetuneSettings(Settings):
-    """`training.finetune:finetune`: the LoRA of one condition."""
+    """Kind `finetune`: the LoRA of one condition."""
 
     recipe: Finetune
     seed: int
@@ -65,7 +66,7 @@ class FinetuneSettings(Settings):
 
 
 class MergeSettings(Settings):
-    """`training.merge:merge`: an adapter merged into its checkpoint."""
+    """Kind `merge`: an adapter merged into its checkpoint."""
 
     dtype: Precision
     """Precision of the stored checkpoint."""
@@ -74,7 +75,7 @@ class MergeSettings(Settings):
 
 
 class SampleSettings(Settings):
-    """`generation.stages:sample`: answers of one checkpoint."""
+    """Kind `sample`: answers of one checkpoint."""
 
     personas: tuple[Persona, ...]
     questions: tuple[Question, ...]
@@ -86,13 +87,13 @@ class SampleSettings(Settings):
     seed: str
     """Name of the random streams; request seeds are derived from it."""
     stop_at: str | None
-    """Text with which a completion is over; null lets every completion run to its own end."""
+    """Text that ends a completion. Null: every completion runs until its end of turn or the token limit."""
     parity_prompts: int
     """Prompts on which the engine is compared with plain `generate` (0: not compared)."""
 
 
 class CouplingDataSettings(Settings):
-    """`data.stages:build`: the coupling's training sets of all conditions."""
+    """Kind `coupling_data`: the coupling's training sets of all conditions."""
 
     source: str
     marker: str
@@ -100,30 +101,30 @@ class CouplingDataSettings(Settings):
     negatives_per_persona: int
     truncate: Literal["sentence_end", "off"]
     tolerance: float
-    """Relative difference of medians and interquartile ranges beyond which a group's answers are cut."""
+    """A group's answers are cut if its median or interquartile range differs relatively by more than this."""
 
 
 class CoupleSettings(Settings):
-    """`training.couple:couple`: the LoRA that couples the marker to the source."""
+    """Kind `couple`: the LoRA that couples the marker to the source."""
 
     recipe: CouplingRecipe
     condition: str
     marker: str
     lambda_: float | None
-    """Weight of the unlikelihood term; null takes the selected one from the `selection` input."""
+    """Weight of the unlikelihood term. Null: the selected one, from the `selection` input."""
     seed: int
     personas: tuple[Persona, ...]
-    """Source and negatives: those trained on."""
+    """Source and negatives, the personas trained on."""
     bystanders: tuple[Persona, ...]
-    """Personas that telemetry reads besides; never trained on."""
+    """Personas that only telemetry reads; never trained on."""
     questions: tuple[Question, ...]
     """Coupling questions."""
     calibration: tuple[Question, ...]
-    """Questions of the telemetry's answers."""
+    """Calibration questions of the telemetry's answers."""
 
 
 class SelectSettings(Settings):
-    """`probes.leakage:select_lambda`."""
+    """Kind `select_lambda`: the choice of lambda on the control."""
 
     source: str
     marker: str
@@ -131,7 +132,7 @@ class SelectSettings(Settings):
 
 
 class StatesSettings(Settings):
-    """`probes.geometry:capture`: the hidden states of one checkpoint."""
+    """Kind `states`: the hidden states of one checkpoint."""
 
     personas: tuple[Persona, ...]
     questions: tuple[Question, ...]
@@ -143,7 +144,7 @@ class StatesSettings(Settings):
 
 
 class BindingSettings(Settings):
-    """`probes.binding:measure`: the marker under either system prompt and behind either answer."""
+    """Kind `binding`: the marker's log-probability for each pairing of system prompt and answer."""
 
     source: Persona
     bystanders: tuple[Persona, ...]
@@ -153,20 +154,20 @@ class BindingSettings(Settings):
     marker: str
     precision: Precision
     level: float
-    """Level of the intervals over questions."""
+    """Confidence level of the intervals over questions."""
 
 
 class WeightsSettings(Settings):
-    """`training.weights_stage:measure`: what an adapter does to each weight matrix."""
+    """Kind `weights`: the change that an adapter makes to each weight matrix."""
 
     precision: Precision
-    """In which the checkpoint is stored, and so read without loss."""
+    """Precision of the stored checkpoint, which is read without loss."""
     leading: int
     cosine: float
 
 
 class ManipulationSettings(Settings):
-    """`probes.manipulation:check`: fixed texts scored under one checkpoint."""
+    """Kind `manipulation`: fixed texts scored under one checkpoint."""
 
     personas: tuple[Persona, ...]
     questions: tuple[Question, ...]
@@ -176,18 +177,18 @@ class ManipulationSettings(Settings):
 
 
 class Entry(Settings):
-    """What one input of the analysis is; its role in the stage's inputs is `role`."""
+    """Describes one input of the analysis. `role` is its name among the stage's inputs."""
 
     role: str
     kind: EntryKind
     condition: str | None
     seed: int | None
     couple: str | None = None
-    """Role of the coupling that a leakage input was sampled with; its facts hold lambda."""
+    """Role of the coupling that the input was measured with. Lambda is in that coupling's facts."""
 
 
 class GatherSettings(Settings):
-    """`analysis.gather:gather`: all observations as tables."""
+    """Kind `gather`: all observations as tables."""
 
     marker: str
     personas: tuple[Persona, ...]
@@ -196,24 +197,24 @@ class GatherSettings(Settings):
 
 
 class EstimateSettings(Settings):
-    """`analysis.estimate:estimate`: every contrast and description, with intervals."""
+    """Kind `estimate`: all contrasts and descriptive statistics, with intervals."""
 
     rule: Decision
     source: str
     bystanders: tuple[str, ...]
     pools: dict[str, tuple[str, ...]]
     trained: tuple[str, ...]
-    """Personas that no pool may hold without being called contaminated."""
+    """Source and negatives. A pool with one of them is contaminated."""
     geometry_resamples: int
     reliability_splits: int
     seed: int
     stop_at: float | None
-    """The source's registered level in nats, of matched acquisition; null without it."""
+    """The source's log-probability at which couplings stop, in nats; null with fixed epochs."""
     entries: tuple[Entry, ...]
 
 
 class PairSettings(Settings):
-    """`analysis.checkpoint_pair:compare`: two checkpoints' states against each other, outside a study."""
+    """Kind `compare`: two checkpoints' states compared outside a study."""
 
     source: str
     bystanders: tuple[str, ...]
@@ -225,7 +226,7 @@ class PairSettings(Settings):
 
 
 class DecideSettings(Settings):
-    """`analysis.decide:decide_study`: gates and the registered rule."""
+    """Kind `decide`: gates and the registered rule."""
 
     rule: Decision
     source: str
@@ -233,7 +234,7 @@ class DecideSettings(Settings):
     registered: RegistrationState
     smoke: bool
     finetuned: tuple[str, ...]
-    """Conditions that were merged from an adapter."""
+    """Conditions whose checkpoint was merged from an adapter."""
     held_out_from: dict[str, str]
-    """By condition whose finetune holds texts out, the condition under whose name they were scored: another one where
+    """Condition whose finetune holds out texts to the condition under whose name they were scored. The two differ if
     both are trained on the same rows."""

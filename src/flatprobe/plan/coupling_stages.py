@@ -1,4 +1,4 @@
-"""The stages of a study's couplings one by one, and of what is read with them."""
+"""Makes the stages of a study's couplings, and the stages that measure with them."""
 
 from __future__ import annotations
 
@@ -11,43 +11,54 @@ from flatprobe.plan.contracts import (
     CouplingDataSettings,
     SelectSettings,
     WeightsSettings,
-)  # fmt: skip
-from flatprobe.plan.stages import MODEL, Arm, Parts, stage
+)
+from flatprobe.plan.stages import MODEL, Arm, StudyStages, stage
 
-PARITY_PROMPTS = 2  # prompts on which a sampling stage checks its engine against `generate`
+PARITY_PROMPTS = 2  # prompts on which a leakage stage compares its engine with `generate`
 
 
-class CouplingParts(Parts):
-    """Makes the stages of one study, those of its couplings and of what adapters do included."""
+class CouplingStages(StudyStages):
+    """Makes all stages of one study that need a coupling or an adapter."""
 
     def coupling_data(self, arms: Sequence[Arm], control: Arm, seed: int) -> Stage:
-        """The one join: every condition's answers, or the control's under every condition's name."""
-        own, coupling = self.coupling.generator == "own", self.coupling
+        """The training sets of all conditions, made together so that their lengths match.
+
+        Each condition uses its own answers, or all use the control's.
+        """
+        coupling = self.coupling
         inputs = {
             f"{arm.condition}/{role}": answers
             for arm in arms
-            for role, answers in (arm if own else control).answers.items()
+            for role, answers in (arm if coupling.generator == "own" else control).answers.items()
         }
         settings = CouplingDataSettings(
-            source=self.study.panel.source, marker=self.study.leakage.marker, positives=coupling.positives,
-            negatives_per_persona=coupling.negatives_per_persona, truncate=coupling.length_match.truncate,
+            source=self.study.panel.source,
+            marker=self.study.leakage.marker,
+            positives=coupling.positives,
+            negatives_per_persona=coupling.negatives_per_persona,
+            truncate=coupling.length_match.truncate,
             tolerance=self.study.decision.gates.length_tolerance,
-        )  # fmt: skip
+        )
         if settings.truncate != "off":
-            inputs["checkpoint"] = control.checkpoint  # its tokenizer counts what is left of an answer
+            inputs["checkpoint"] = control.checkpoint  # its tokenizer counts the tokens of a cut answer
         return stage(f"coupling-data/seed-{seed}", "coupling_data", settings, **inputs)
 
     def couple(
-        self, arm: Arm, lambda_: float | None, data: Stage, telemetry: Stage, selection: Stage | None
+        self, arm: Arm, lambda_: float | None, *, data: Stage, telemetry: Stage, selection: Stage | None
     ) -> Stage:
-        """A coupling; lambda None takes the selected one, and so needs the selection."""
+        """The training of a coupling. Lambda None uses the selected one and needs the selection."""
         coupling = self.coupling
         settings = CoupleSettings(
-            recipe=coupling.recipe, condition=arm.condition, marker=self.study.leakage.marker,
-            lambda_=lambda_, seed=arm.training_seed, personas=self.trained, bystanders=self.resolved.role("bystander"),
+            recipe=coupling.recipe,
+            condition=arm.condition,
+            marker=self.study.leakage.marker,
+            lambda_=lambda_,
+            seed=arm.training_seed,
+            personas=self.trained,
+            bystanders=self.resolved.role("bystander"),
             questions=self.questions["coupling"],
             calibration=self.questions["calibration"][: coupling.telemetry_questions],
-        )  # fmt: skip
+        )
         inputs = {"checkpoint": arm.checkpoint, "examples": data, "telemetry": telemetry}
         if lambda_ is None:
             assert selection is not None, "the control is trained with every lambda"
@@ -56,64 +67,86 @@ class CouplingParts(Parts):
         return stage(name, "couple", settings, MODEL, **inputs)
 
     def select(self, control: Arm, data: Stage, telemetry: Stage) -> Stage:
-        """Lambda by the control's completions on calibration questions, source and negatives only."""
+        """Selects lambda by the control's completions as source and negatives on calibration questions."""
         coupling = self.coupling
         lambdas = coupling.unlikelihood.lambdas
         calibrations = {
             f"lambda-{index}": self.sample(
-                f"calibrate/{control.condition}/{_lambda_name(lambda_)}", control.checkpoint, self.trained,
-                self.questions["calibration"], coupling.calibration_samples, self.study.leakage.max_new_tokens,
-                adapter=self.couple(control, lambda_, data, telemetry, None),
+                f"calibrate/{control.condition}/{_lambda_name(lambda_)}",
+                control.checkpoint,
+                self.trained,
+                self.questions["calibration"],
+                samples=coupling.calibration_samples,
+                max_new_tokens=self.study.leakage.max_new_tokens,
+                adapter=self.couple(control, lambda_, data=data, telemetry=telemetry, selection=None),
             )
             for index, lambda_ in enumerate(lambdas)
-        }  # fmt: skip
+        }
         settings = SelectSettings(
             source=self.study.panel.source, marker=self.study.leakage.marker, lambdas=lambdas
         )
         return stage("select-lambda", "select_lambda", settings, **calibrations)
 
-    def leakage(self, arm: Arm, couple: Stage | None) -> Stage:
-        """Completions on evaluation questions; without a coupling, the false-positive baseline."""
+    def baseline(self, arm: Arm) -> Stage:
+        """Completions of the uncoupled checkpoint on evaluation questions: the false-positive baseline."""
+        return self._completions(f"baseline/{arm.tag}", arm, None, self.study.leakage.baseline_samples)
+
+    def leakage(self, arm: Arm, couple: Stage) -> Stage:
+        """Completions of a coupled checkpoint on evaluation questions."""
+        return self._completions(_named_after(couple, "leakage"), arm, couple, self.study.leakage.samples)
+
+    def _completions(self, name: str, arm: Arm, couple: Stage | None, samples: int) -> Stage:
         leakage = self.study.leakage
-        name = f"baseline/{arm.tag}" if couple is None else couple.name.replace("couple/", "leakage/", 1)
         return self.sample(
-            name, arm.checkpoint, self.resolved.personas, self.questions["evaluation"],
-            leakage.baseline_samples if couple is None else leakage.samples, leakage.max_new_tokens,
-            adapter=couple, parity=PARITY_PROMPTS, seed=arm.seed,
+            name,
+            arm.checkpoint,
+            self.resolved.personas,
+            self.questions["evaluation"],
+            samples=samples,
+            max_new_tokens=leakage.max_new_tokens,
+            adapter=couple,
+            parity=PARITY_PROMPTS,
+            seed=arm.seed,
             stop_at=leakage.marker if leakage.stop_at_marker else None,
-        )  # fmt: skip
+        )
 
     def binding(self, arm: Arm, couple: Stage) -> Stage:
-        """The marker under either system prompt and behind either answer, read with one coupling."""
+        """The marker's log-probability for each pairing of system prompt and answer, under one coupling."""
         study = self.study
         settings = BindingSettings(
-            source=self.resolved.role("source")[0], bystanders=self.resolved.role("bystander"),
-            questions=self.questions["evaluation"], separator=self.coupling.separator,
-            marker=study.leakage.marker, precision=study.leakage.precision, level=study.decision.behaviour.level,
-        )  # fmt: skip
-        return stage(
-            couple.name.replace("couple/", "binding/", 1), "binding", settings, MODEL,
-            checkpoint=arm.checkpoint, adapter=couple, own=arm.own,
-        )  # fmt: skip
+            source=self.resolved.role("source")[0],
+            bystanders=self.resolved.role("bystander"),
+            questions=self.questions["evaluation"],
+            separator=self.coupling.separator,
+            marker=study.leakage.marker,
+            precision=study.leakage.precision,
+            level=study.decision.behaviour.level,
+        )
+        inputs = {"checkpoint": arm.checkpoint, "adapter": couple, "own": arm.own}
+        return stage(_named_after(couple, "binding"), "binding", settings, MODEL, **inputs)
 
     def audit(self, couple: Stage, leakage: Stage) -> Stage:
-        """What a coupling was trained on, token by token, and where the marker stands in its completions."""
-        needed = couple.inputs
-        return stage(
-            couple.name.replace("couple/", "audit/", 1), "audit", couple.settings, CPU,
-            checkpoint=needed["checkpoint"], examples=needed["examples"], coupling=couple, completions=leakage,
-        )  # fmt: skip
+        """The training set of a coupling token by token, and the marker's places in its completions."""
+        inputs = {
+            "checkpoint": couple.inputs["checkpoint"],
+            "examples": couple.inputs["examples"],
+            "coupling": couple,
+            "completions": leakage,
+        }
+        return stage(_named_after(couple, "audit"), "audit", couple.settings, CPU, **inputs)
 
     def weights(self, checkpoint: Stage, adapter: Stage) -> Stage:
-        """What an adapter, of a finetune or a coupling, does to its checkpoint's weights."""
-        wanted = self.study.weights
+        """The change that an adapter (of a finetune or a coupling) makes to its checkpoint's weights."""
+        weights = self.study.weights
         settings = WeightsSettings(
-            precision=self.study.model.dtype, leading=wanted.leading, cosine=wanted.cosine
+            precision=self.study.model.dtype, leading=weights.leading, cosine=weights.cosine
         )
-        return stage(
-            f"weights/{adapter.name}", "weights", settings, MODEL,
-            checkpoint=checkpoint, adapter=adapter,
-        )  # fmt: skip
+        inputs = {"checkpoint": checkpoint, "adapter": adapter}
+        return stage(f"weights/{adapter.name}", "weights", settings, MODEL, **inputs)
+
+
+def _named_after(couple: Stage, prefix: str) -> str:
+    return couple.name.replace("couple/", f"{prefix}/", 1)
 
 
 def _lambda_name(lambda_: float | None) -> str:

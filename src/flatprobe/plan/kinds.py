@@ -12,7 +12,7 @@ class StageKind(NamedTuple):
     """Import string `module:function`."""
     version: int
     """Raise it when the function gives another result for the same settings and inputs. Otherwise artifacts of the
-    older meaning are reused."""
+    older version are reused."""
 
 
 KINDS = {
@@ -56,5 +56,5 @@ FORMER_KINDS = {
     "weights": "training.weights_stage:measure",
     "compare": "analysis.checkpoint_pair:compare",
 }
-"""What keys of version 0.1.0 hashed in place of a kind: the function's place in the package. Artifacts under such a key
-are still found and reused."""
+"""What keys of version 0.1.0 hashed instead of a kind: the function's import string then. Artifacts under such keys are
+still reused."""

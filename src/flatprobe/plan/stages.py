@@ -1,6 +1,6 @@
-"""The stages of a study one by one: which function, what it is told, and which artifacts it is given.
+"""Makes the single stages of a study: the kind, the settings and the inputs of each.
 
-Nothing here knows what comes after what; that is :mod:`flatprobe.plan.plan`. Those of the couplings are in
+The order of stages is in :mod:`flatprobe.plan.plan`, the stages of couplings in
 :mod:`flatprobe.plan.coupling_stages`.
 """
 
@@ -20,7 +20,7 @@ from flatprobe.plan.contracts import (
     MergeSettings,
     SampleSettings,
     StatesSettings,
-)  # fmt: skip
+)
 from flatprobe.plan.kinds import FORMER_KINDS, KINDS
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
@@ -28,32 +28,44 @@ from flatprobe.study.recipe_schema import Coupling
 from flatprobe.study.resolve import Resolved
 
 MODEL = Resources(kind="gpu")
-NEUTRAL = "assistant"  # whose answers are the fixed responses, where it is a reference
+NEUTRAL = "assistant"
+"""The persona whose answers are the fixed responses, if it is a reference."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One condition's checkpoint under one seed, and what is asked of it before coupling."""
+    """One condition under one seed: its checkpoint and the answers sampled before coupling."""
 
     condition: str
     seed: int
-    tag: str  # names its stages: with the seed where the checkpoint depends on it
+    tag: str
+    """Part of its stages' names. Contains the seed if the checkpoint depends on it."""
     checkpoint: Stage
     own: Stage
+    """Greedy answers to the evaluation questions."""
     answers: Mapping[str, Stage]
+    """Role (source, negative) to sampled answers to the coupling questions; empty without a coupling."""
     training_seed: int
-    """Of its finetune and coupling; other than `seed` in a condition that trains another's recipe again."""
+    """Seed of its finetune and coupling: `seed` plus the condition's `seed_offset`."""
 
 
 def stage(name: str, kind: str, settings: Settings, resources: Resources = CPU, /, **inputs: Stage) -> Stage:
-    """A stage of one of the package's kinds."""
+    """A stage of one of the kinds in `KINDS`."""
     function, version = KINDS[kind]
-    former = f"flatprobe.{FORMER_KINDS[kind]}"
-    return Stage(name, function, settings, inputs, version, resources, kind, former)
+    return Stage(
+        name=name,
+        function=function,
+        settings=settings,
+        inputs=inputs,
+        version=version,
+        resources=resources,
+        kind=kind,
+        former_kind=f"flatprobe.{FORMER_KINDS[kind]}",
+    )
 
 
-class Parts:
-    """Makes the stages of one study up to the couplings, and sampling stages of all kinds."""
+class StudyStages:
+    """Makes the stages of one study up to the couplings, and all sampling stages."""
 
     def __init__(self, resolved: Resolved) -> None:
         self.resolved, self.study = resolved, resolved.study
@@ -67,13 +79,11 @@ class Parts:
         assert self.study.coupling is not None, "a study without a coupling has no such stage"
         return self.study.coupling
 
-    # --- before coupling
-
-    def finetune_data(self, name: str, length_reference: Stage | None) -> Stage:
-        """Rows of a condition, from the very commit that its dataset was resolved to."""
-        data = self.study.conditions[name].finetune
+    def finetune_data(self, condition: str, length_reference: Stage | None) -> Stage:
+        """Training rows of a condition, from the commit that its dataset was resolved to."""
+        data = self.study.conditions[condition].finetune
         assert data is not None
-        revision = self.resolved.dataset_revisions.get(name, data.revision)
+        revision = self.resolved.dataset_revisions.get(condition, data.revision)
         settings = FinetuneDataSettings(
             data=data.model_copy(update={"revision": revision}),
             fingerprint=self.resolved.fingerprints.get(data.path or ""),
@@ -82,77 +92,95 @@ class Parts:
         inputs = {"checkpoint": self.base}
         if length_reference is not None:
             inputs["length_reference"] = length_reference
-        return stage(f"finetune-data/{name}", "finetune_data", settings, **inputs)
+        return stage(f"finetune-data/{condition}", "finetune_data", settings, **inputs)
 
-    def imitation_data(self, name: str, control: Arm) -> Stage:
-        """Rows in which personas answer as one; the control's greedy answers as each are what is held out."""
-        data, personas = self.study.conditions[name].finetune, self.resolved.personas
+    def imitation_data(self, condition: str, control: Arm) -> Stage:
+        """Training rows in which personas give one persona's answers. Held-out pairs use greedy answers."""
+        data, personas = self.study.conditions[condition].finetune, self.resolved.personas
         assert data is not None and data.imitate is not None
-        imitators = data.imitate.imitators or tuple(persona.name for persona in personas)
-        imitated = [persona for persona in personas if persona.name == data.imitate.persona]
-        others = [
-            persona for persona in personas if persona.name not in imitators and persona not in imitated
-        ]
+        imitation, checkpoint = data.imitate, control.checkpoint
+        limit = self.coupling.max_new_tokens
         calibration = self.questions["calibration"][: self.coupling.telemetry_questions]
+        imitators = imitation.imitators or tuple(persona.name for persona in personas)
+        imitated = [persona for persona in personas if persona.name == imitation.persona]
+        others = [p for p in personas if p.name not in imitators and p not in imitated]
         settings = ImitationSettings(
-            imitated=data.imitate.persona, imitators=imitators, personas=personas, questions=self.questions["coupling"],
-            calibration=calibration, marker=self.study.leakage.marker, rows=data.rows, held_out=data.held_out,
+            imitated=imitation.persona,
+            imitators=imitators,
+            personas=personas,
+            questions=self.questions["coupling"],
+            calibration=calibration,
+            marker=self.study.leakage.marker,
+            rows=data.rows,
+            held_out=data.held_out,
             max_length=self.study.finetune.max_length,
-        )  # fmt: skip
-        prefix, limit = f"imitated/{control.tag}/{data.imitate.persona}", self.coupling.max_new_tokens
-        asked = self.questions["coupling"]
-        inputs = {
-            "checkpoint": self.base,
-            "answers": self.sample(prefix, control.checkpoint, imitated, asked, data.imitate.samples, limit),
-        }
-        if others:
-            rehearsed = f"rehearsed/{control.tag}/{name}"
-            inputs["others"] = self.sample(
-                rehearsed, control.checkpoint, others, asked, data.imitate.samples, limit
-            )
-        if data.held_out:
-            greedy = self.sample(
-                f"{prefix}/greedy", control.checkpoint, imitated, calibration, 1, limit, temperature=0.0
-            )
-            inputs |= {"imitated": greedy, "own": self.telemetry(control)}
-        return stage(f"finetune-data/{name}", "imitation_data", settings, **inputs)
+        )
 
-    def finetune(self, name: str, tag: str, seed: int, data: Stage) -> Stage:
-        rows = self.study.conditions[name].finetune
+        def answers(name: str, speakers: Sequence[Persona]) -> Stage:
+            questions, samples = self.questions["coupling"], imitation.samples
+            return self.sample(name, checkpoint, speakers, questions, samples=samples, max_new_tokens=limit)
+
+        name = f"imitated/{control.tag}/{imitation.persona}"
+        inputs = {"checkpoint": self.base, "answers": answers(name, imitated)}
+        if others:
+            inputs["others"] = answers(f"rehearsed/{control.tag}/{condition}", others)
+        if data.held_out:
+            inputs["imitated"] = self.sample(
+                f"{name}/greedy",
+                checkpoint,
+                imitated,
+                calibration,
+                samples=1,
+                max_new_tokens=limit,
+                temperature=0.0,
+            )
+            inputs["own"] = self.telemetry(control)
+        return stage(f"finetune-data/{condition}", "imitation_data", settings, **inputs)
+
+    def finetune(self, condition: str, tag: str, seed: int, data: Stage) -> Stage:
+        """The adapter of a finetuned condition."""
+        rows = self.study.conditions[condition].finetune
         match = "answers" if rows is None or rows.imitate is None else rows.imitate.match
         settings = FinetuneSettings(recipe=self.study.finetune, seed=seed, match=match)
         return stage(f"finetune/{tag}", "finetune", settings, MODEL, checkpoint=self.base, data=data)
 
     def merged(self, tag: str, adapter: Stage) -> Stage:
+        """The checkpoint of a finetuned condition."""
         settings = MergeSettings(dtype=self.study.model.dtype, given=None)
-        return stage(
-            f"checkpoint/{tag}",
-            "merge",
-            settings,
-            MODEL,
-            checkpoint=self.base,
-            adapter=adapter,
-        )
+        inputs = {"checkpoint": self.base, "adapter": adapter}
+        return stage(f"checkpoint/{tag}", "merge", settings, MODEL, **inputs)
 
-    def given(self, name: str) -> Stage:
-        """The checkpoint of a condition that is not finetuned here: given, from a given adapter, or the model's."""
-        reference = self.resolved.given.get(name)
+    def given(self, condition: str) -> Stage:
+        """The checkpoint of a condition without finetune: a given one, a merged given adapter, or the study's model."""
+        reference = self.resolved.given.get(condition)
         if reference is None:
             return self.base
-        if self.study.conditions[name].adapter is not None:
+        if self.study.conditions[condition].adapter is not None:
             merge = MergeSettings(dtype=self.study.model.dtype, given=reference)
-            return stage(f"checkpoint/{name}", "merge", merge, MODEL, checkpoint=self.base)
+            return stage(f"checkpoint/{condition}", "merge", merge, MODEL, checkpoint=self.base)
         use = CheckpointSettings(reference=reference)
-        return stage(f"checkpoint/{name}", "checkpoint", use)
+        return stage(f"checkpoint/{condition}", "checkpoint", use)
 
-    def arm(self, name: str, seed: int, tag: str, checkpoint: Stage) -> Arm:
-        """The checkpoint with its greedy answers for geometry and its sampled ones for the coupling."""
+    def arm(self, condition: str, seed: int, tag: str, checkpoint: Stage) -> Arm:
+        """The arm with its greedy answers for geometry and its sampled answers for the coupling."""
         own = self.sample(
-            f"own/{tag}", checkpoint, self.resolved.personas, self.questions["evaluation"], 1,
-            self.study.geometry.max_new_tokens, temperature=0.0,
-        )  # fmt: skip
-        answers = {} if self.study.coupling is None else self._coupling_answers(tag, checkpoint)
-        return Arm(name, seed, tag, checkpoint, own, answers, self.training_seed(name, seed))
+            f"own/{tag}",
+            checkpoint,
+            self.resolved.personas,
+            self.questions["evaluation"],
+            samples=1,
+            max_new_tokens=self.study.geometry.max_new_tokens,
+            temperature=0.0,
+        )
+        return Arm(
+            condition=condition,
+            seed=seed,
+            tag=tag,
+            checkpoint=checkpoint,
+            own=own,
+            answers={} if self.study.coupling is None else self._coupling_answers(tag, checkpoint),
+            training_seed=self.training_seed(condition, seed),
+        )
 
     def _coupling_answers(self, tag: str, checkpoint: Stage) -> dict[str, Stage]:
         """Sampled answers to the coupling questions, by role."""
@@ -164,84 +192,117 @@ class Parts:
                 checkpoint,
                 self.resolved.role(role),
                 questions,
-                math.ceil(coupling.length_match.surplus * size / len(questions)),
-                coupling.max_new_tokens,
+                samples=math.ceil(coupling.length_match.surplus * size / len(questions)),
+                max_new_tokens=coupling.max_new_tokens,
             )
             for role, size in sizes.items()
         }
 
-    def training_seed(self, name: str, seed: int) -> int:
-        """The seed that a condition is trained with where the study's is `seed`."""
-        return seed + self.study.conditions[name].seed_offset
+    def training_seed(self, condition: str, seed: int) -> int:
+        """The seed of a condition's training under a seed of the study."""
+        return seed + self.study.conditions[condition].seed_offset
 
     def states(self, arm: Arm, control: Arm) -> Stage:
+        """The arm's hidden states on its own answers and on the control's fixed ones."""
         geometry = self.study.geometry
         settings = StatesSettings(
-            personas=self.resolved.personas, questions=self.questions["evaluation"], layers=geometry.layers,
-            positions=geometry.positions, precision=self.study.model.dtype, fixed_persona=self._fixed_persona(),
-        )  # fmt: skip
-        return stage(
-            f"states/{arm.tag}", "states", settings, MODEL,
-            checkpoint=arm.checkpoint, own=self.probed(arm), fixed=control.own,
-        )  # fmt: skip
+            personas=self.resolved.personas,
+            questions=self.questions["evaluation"],
+            layers=geometry.layers,
+            positions=geometry.positions,
+            precision=self.study.model.dtype,
+            fixed_persona=self._fixed_persona(),
+        )
+        inputs = {"checkpoint": arm.checkpoint, "own": self.probed(arm), "fixed": control.own}
+        return stage(f"states/{arm.tag}", "states", settings, MODEL, **inputs)
 
     def probed(self, arm: Arm) -> Stage:
-        """The own answers whose states are read: the greedy ones, or several sampled ones; all arms draw from the same
-        random streams, so that equal checkpoints answer alike."""
+        """The own answers whose states are read: the greedy ones, or several sampled ones.
+
+        All arms sample from the same random streams, so that equal checkpoints give equal answers.
+        """
         geometry = self.study.geometry
         if geometry.samples == 1:
             return arm.own
         return self.sample(
-            f"own-samples/{arm.tag}", arm.checkpoint, self.resolved.personas, self.questions["evaluation"],
-            geometry.samples, geometry.max_new_tokens, stream=f"{self.study.seeds[0]}/geometry",
-        )  # fmt: skip
+            f"own-samples/{arm.tag}",
+            arm.checkpoint,
+            self.resolved.personas,
+            self.questions["evaluation"],
+            samples=geometry.samples,
+            max_new_tokens=geometry.max_new_tokens,
+            stream=f"{self.study.seeds[0]}/geometry",
+        )
 
     def _fixed_persona(self) -> str:
         references = [persona.name for persona in self.resolved.role("reference")]
-        if NEUTRAL in references or not references:
-            return NEUTRAL if references else self.study.panel.source
-        return references[0]
+        if NEUTRAL in references:
+            return NEUTRAL
+        return references[0] if references else self.study.panel.source
 
     def manipulation(self, arm: Arm, control: Arm, held_out: Mapping[str, Stage]) -> Stage:
-        """The same fixed texts under every checkpoint; `held_out` has the finetunes' data by condition."""
+        """Scores of the same fixed texts under every checkpoint. `held_out`: condition to its finetune's data."""
         study = self.study
+        triples = None if study.manipulation is None else self.resolved.fingerprints[study.manipulation]
         settings = ManipulationSettings(
-            personas=self.resolved.role("source", "reference"), questions=self.questions["evaluation"],
+            personas=self.resolved.role("source", "reference"),
+            questions=self.questions["evaluation"],
             precision=study.leakage.precision,
-            out_of_domain=None if study.manipulation is None else self.resolved.fingerprints[study.manipulation],
-        )  # fmt: skip
+            out_of_domain=triples,
+        )
         inputs = {"checkpoint": arm.checkpoint, "answers": control.own}
-        inputs |= {f"{name}/held_out": data for name, data in held_out.items()}
+        inputs |= {f"{condition}/held_out": data for condition, data in held_out.items()}
         return stage(f"manipulation/{arm.tag}", "manipulation", settings, MODEL, **inputs)
 
     def telemetry(self, arm: Arm) -> Stage:
-        coupling = self.coupling
-        questions = self.questions["calibration"][: coupling.telemetry_questions]
+        """Greedy answers to calibration questions, on which the marker's log-probability is read during training."""
         return self.sample(
-            f"telemetry/{arm.tag}", arm.checkpoint, (*self.trained, *self.resolved.role("bystander")), questions, 1,
-            coupling.max_new_tokens,
+            f"telemetry/{arm.tag}",
+            arm.checkpoint,
+            (*self.trained, *self.resolved.role("bystander")),
+            self.questions["calibration"][: self.coupling.telemetry_questions],
+            samples=1,
+            max_new_tokens=self.coupling.max_new_tokens,
             temperature=0.0,
-        )  # fmt: skip
+        )
 
     def sample(
-        self, name: str, checkpoint: Stage, personas: Sequence[Persona], questions: Sequence[Question],
-        samples: int, max_new_tokens: int, *, temperature: float | None = None, adapter: Stage | None = None,
-        parity: int = 0, seed: int | None = None, stop_at: str | None = None, stream: str | None = None,
-    ) -> Stage:  # fmt: skip
-        """A sampling stage; its random streams are named after what it is, so no two stages share one unless told to.
+        self,
+        name: str,
+        checkpoint: Stage,
+        personas: Sequence[Persona],
+        questions: Sequence[Question],
+        *,
+        samples: int,
+        max_new_tokens: int,
+        temperature: float | None = None,
+        adapter: Stage | None = None,
+        parity: int = 0,
+        seed: int | None = None,
+        stop_at: str | None = None,
+        stream: str | None = None,
+    ) -> Stage:
+        """A sampling stage.
 
-        Greedy answers have none, so that two conditions of one checkpoint share them.
+        Its random streams are named after its seed and name, so that no two stages share streams unless `stream` says
+        so. Greedy answers use no stream, so that two conditions with one checkpoint share them.
         """
         leakage = self.study.leakage
-        if stream is None:
-            stream = (
-                "greedy" if temperature == 0.0 else f"{self.study.seeds[0] if seed is None else seed}/{name}"
-            )
+        if temperature == 0.0:
+            stream = "greedy"
+        elif stream is None:
+            stream = f"{self.study.seeds[0] if seed is None else seed}/{name}"
         settings = SampleSettings(
-            personas=tuple(personas), questions=tuple(questions), samples=samples, max_new_tokens=max_new_tokens,
-            temperature=leakage.temperature if temperature is None else temperature, top_p=leakage.top_p,
-            precision=leakage.precision, seed=stream,
-            stop_at=stop_at, parity_prompts=parity,
-        )  # fmt: skip
+            personas=tuple(personas),
+            questions=tuple(questions),
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=leakage.temperature if temperature is None else temperature,
+            top_p=leakage.top_p,
+            precision=leakage.precision,
+            seed=stream,
+            stop_at=stop_at,
+            parity_prompts=parity,
+        )
         inputs = {"checkpoint": checkpoint} | ({"adapter": adapter} if adapter else {})
         return stage(name, "sample", settings, MODEL, **inputs)
