@@ -46,9 +46,10 @@ def canary_facts(
 ) -> dict[str, Any]:
     """Facts of one adapter: its change of the base, the base's change afterwards, and its own reading."""
     return {
-        "max_log_p_change": change(base, adapted), "base_again_change": change(base, base_again),
+        "max_log_p_change": change(base, adapted),
+        "base_again_change": change(base, base_again),
         "reading": adapted if isinstance(adapted, str) else [round(value, 6) for value in adapted],
-    }  # fmt: skip
+    }
 
 
 def smallest_change(

@@ -104,9 +104,7 @@ def _difference(engine: Engine, answers: Sequence[PlainAnswer]) -> dict[str, Any
         for row, answer in zip(log_p, answers, strict=True)
         for ours, theirs in zip(row, answer.log_p, strict=True)
     ]
-    return {
-        "mean": sum(differences) / len(differences), "max": max(differences), "tokens": len(differences)
-    }  # fmt: skip
+    return {"mean": sum(differences) / len(differences), "max": max(differences), "tokens": len(differences)}
 
 
 @contextmanager

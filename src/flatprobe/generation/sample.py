@@ -137,16 +137,19 @@ def _counts(rows: Sequence[SavedCompletion], settings: SampleSettings) -> dict[s
     answers would have become is unknown.
     """
     counts = {
-        "completions": len(rows), "tokens": sum(row.tokens for row in rows),
+        "completions": len(rows),
+        "tokens": sum(row.tokens for row in rows),
         "finish": dict(Counter(row.finish_reason for row in rows)),
         "sampled_by": dict(Counter(row.engine for row in rows)),
-    }  # fmt: skip
+    }
     if settings.stop_at is not None:
         stopped = [row.tokens for row in rows if row.finish_reason == "marker"]
         saved = sum(settings.max_new_tokens - tokens for tokens in stopped)
         counts["decided_early"] = {
-            "completions": len(stopped), "tokens": sum(stopped), "tokens_saved_at_most": saved
-        }  # fmt: skip
+            "completions": len(stopped),
+            "tokens": sum(stopped),
+            "tokens_saved_at_most": saved,
+        }
         sys.stderr.write(f"{len(stopped)} completions stopped at the marker, saving at most {saved} tokens\n")
     return counts
 

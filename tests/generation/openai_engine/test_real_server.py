@@ -1,6 +1,6 @@
-"""The engine for a running server with vLLM's own server: left out unless asked for with `-m vllm`.
+"""The engine for a running server, with vLLM's server; runs only with `-m vllm`.
 
-FLATPROBE_VLLM_PYTHON names an interpreter that has vLLM, on a machine with a GPU or without.
+FLATPROBE_VLLM_PYTHON names an interpreter with vLLM; a GPU is not needed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-PATIENCE = 300  # seconds until the server must answer
+PATIENCE = 300  # seconds for the server to start
 
 
 @pytest.fixture(scope="module")
 def address(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A vLLM server with the model on this machine alone, started as a user would."""
+    """A local vLLM server with the model, started as a user would start it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,7 +87,7 @@ def trial(address: str, checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_base_and_adapters_agree_with_transformers_and_peft(trial: Trial) -> None:
-    """The server loads the adapters itself, when they are first asked for."""
+    """The server loads each adapter at its first use."""
     check_parity(trial, 1e-3)
     facts = trial.engine.facts()
     assert facts["reencoded"] == 0 and facts["served"]["folder_compared"] is True
@@ -110,16 +110,22 @@ def test_prompts_as_text_are_read_as_the_same_tokens(trial: Trial) -> None:
     assert sample(as_text, PROMPTS, WARM) == sample(engine, PROMPTS, WARM)
 
 
-def test_what_the_server_does_not_have_is_refused_by_name(trial: Trial, tmp_path: Path) -> None:
+def test_another_model_checkpoint_or_context_is_refused(trial: Trial, tmp_path: Path) -> None:
     engine = trial.engine
     assert isinstance(engine, OpenaiEngine)
     options = engine.options.model_copy(update={"model": "other"})
     other = OpenaiEngine(engine.checkpoint, engine.conversations, engine.ends, options)
-    with pytest.raises(UserError, match="it has no model 'other', but tiny"):
+    refusals = []
+    with pytest.raises(UserError, match="'other'.*tiny") as refusal:
         sample(other, PROMPTS, WARM)
+    refusals += refusal.value.problems
     elsewhere = OpenaiEngine(tmp_path, engine.conversations, engine.ends, engine.options)
     (tmp_path / "config.json").write_text((engine.checkpoint / "config.json").read_text())
-    with pytest.raises(UserError, match="and this stage samples from"):
+    with pytest.raises(UserError) as refusal:
         sample(elsewhere, PROMPTS, WARM)
-    with pytest.raises(UserError, match="its context of 256 tokens is too short"):
+    refusals += refusal.value.problems
+    with pytest.raises(UserError, match="256 tokens") as refusal:
         sample(engine, PROMPTS, replace(WARM, max_new_tokens=250))
+    refusals += refusal.value.problems
+    codes = ["server.model", "server.other_checkpoint", "server.context"]
+    assert [problem.code for problem in refusals] == codes

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_files import adapter
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from flatprobe.errors import UserError
 from flatprobe.generation.transformers_engine.adapters import AdapterSwitch, unmerged
@@ -21,7 +22,7 @@ def logits(loaded: Loaded) -> torch.Tensor:
     return loaded.model(IDS).logits
 
 
-def test_in_float32_an_adapter_is_merged_and_computes_what_it_does_beside_the_weights(
+def test_in_float32_a_merged_adapter_computes_the_same_as_an_unmerged_one(
     load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     folder = adapter(load("qwen2").model, tmp_path, 0.1)
@@ -34,19 +35,19 @@ def test_in_float32_an_adapter_is_merged_and_computes_what_it_does_beside_the_we
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_adapters_are_exchanged_and_the_base_comes_back_bit_for_bit(
+def test_adapters_are_switched_and_the_base_is_restored_bit_for_bit(
     load: Callable[[str], Loaded], model_folder: Callable[[str], Path], tmp_path: Path, precision: str
 ) -> None:
     one, two = (adapter(load("llama").model, tmp_path / str(seed), 0.3, seed) for seed in (1, 2))
     loaded = load_checkpoint(model_folder("llama"), precision, torch.device("cpu"))  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     switch, base = AdapterSwitch(loaded.model), logits(loaded)
-    seen = []
+    outputs = []
     for folder in (one, two, None, one):
         switch.use(folder)
-        seen.append(logits(loaded))
-    assert torch.equal(seen[0], seen[3]) and torch.equal(seen[2], base)
-    assert not torch.equal(seen[0], base) and not torch.equal(seen[0], seen[1])
+        outputs.append(logits(loaded))
+    assert torch.equal(outputs[0], outputs[3]) and torch.equal(outputs[2], base)
+    assert not torch.equal(outputs[0], base) and not torch.equal(outputs[0], outputs[1])
     switch.use(None)
     after = loaded.model.state_dict()
     assert list(after) == list(before)
@@ -56,7 +57,7 @@ def test_adapters_are_exchanged_and_the_base_comes_back_bit_for_bit(
 def test_in_bfloat16_a_small_adapter_is_not_rounded_away(
     model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
-    """Merged, an update of a hundredth of the weights' spacing would leave almost every weight as it was."""
+    """Merging would round almost all of this update away: it is a hundredth of the spacing of the weights."""
     folder = adapter(load("qwen2").model, tmp_path, 2e-5)
     base = load_checkpoint(model_folder("qwen2"), "bfloat16", torch.device("cpu"))
     layer = "model.layers.0.mlp.up_proj"
@@ -64,13 +65,13 @@ def test_in_bfloat16_a_small_adapter_is_not_rounded_away(
     before = base.model.get_submodule(layer)(x)
     AdapterSwitch(base.model).use(folder)
     module = base.model.get_submodule(layer)
-    wanted = (module.lora_B["default"].weight @ module.lora_A["default"].weight) @ x[0].float().T
-    assert 0 < float(wanted.abs().max()) < 1e-2
+    update = (module.lora_B["default"].weight @ module.lora_A["default"].weight) @ x[0].float().T
+    assert 0 < float(update.abs().max()) < 1e-2
     assert not torch.equal(module(x), before)
     assert torch.equal(module.base_layer(x), before)
 
 
-def test_an_adapter_of_another_base_is_refused_by_the_weight_that_differs(
+def test_an_adapter_of_another_base_is_refused_with_the_weight_that_differs(
     load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     folder = adapter(load("llama").model, tmp_path, 0.1)
@@ -87,7 +88,7 @@ def test_an_adapter_of_another_base_is_refused_by_the_weight_that_differs(
         AdapterSwitch(loaded.model).use(folder)
 
 
-def test_what_is_no_lora_adapter_is_refused(load: Callable[[str], Loaded], tmp_path: Path) -> None:
+def test_a_folder_without_a_lora_adapter_is_refused(load: Callable[[str], Loaded], tmp_path: Path) -> None:
     switch = AdapterSwitch(load("llama").model)
     for code in ("adapter.no_config", "adapter.not_lora"):
         with pytest.raises(UserError) as refusal:
@@ -97,7 +98,18 @@ def test_what_is_no_lora_adapter_is_refused(load: Callable[[str], Loaded], tmp_p
         (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
 
 
-def test_an_adapter_beside_the_weights_goes_even_when_the_work_fails(
+def test_weights_that_are_stored_transposed_fit_their_adapter(tmp_path: Path) -> None:
+    """GPT-2 stores [in, out]."""
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=16)
+    lora = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    get_peft_model(GPT2LMHeadModel(config), lora).save_pretrained(tmp_path / "adapter")
+    AdapterSwitch(GPT2LMHeadModel(config)).use(tmp_path / "adapter")
+    wider = GPT2Config(n_embd=48, n_layer=2, n_head=2, vocab_size=50, n_positions=16)
+    with pytest.raises(UserError, match=r"c_attn.weight is \[96, 32\].* \[144, 48\]"):
+        AdapterSwitch(GPT2LMHeadModel(wider)).use(tmp_path / "adapter")
+
+
+def test_an_unmerged_adapter_is_removed_even_after_an_error(
     load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     folder = adapter(load("llama").model, tmp_path, 0.3)

@@ -331,7 +331,7 @@ def test_log_probabilities_equal_those_of_a_plain_forward_pass(loaded: Loaded) -
 def test_in_bfloat16_answers_start_alike_whatever_the_batch(
     model_folder: Callable[[str], Any], prompts: list[Prompt]
 ) -> None:
-    """Rounding then depends on the batch: answers part ways at some token, and only there."""
+    """Rounding then depends on the batch, so answers may differ from some token on."""
     loaded = load_checkpoint(model_folder("llama"), "bfloat16", torch.device("cpu"))
     one, eight = (
         [c for samples in sample(engine(loaded, rows), prompts, WARM, 4) for c in samples] for rows in (1, 8)

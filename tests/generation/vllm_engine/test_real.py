@@ -1,6 +1,6 @@
-"""The vLLM engine with vLLM itself: left out unless asked for with `-m vllm`, and a few minutes long.
+"""The vLLM engine with vLLM itself; runs only with `-m vllm`, for a few minutes.
 
-FLATPROBE_VLLM_PYTHON names an interpreter that has vLLM, on a machine with a GPU or without.
+FLATPROBE_VLLM_PYTHON names an interpreter with vLLM; a GPU is not needed.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def trial(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_base_and_rank_stabilised_adapters_agree_with_transformers_and_peft(trial: Trial) -> None:
-    """Were the scale alpha/r, and not alpha/sqrt(r), the adapters' updates would be too small by 2 to 3 times."""
+    """With a scale of alpha/r instead of alpha/sqrt(r) the updates would be 2 to 3 times too small."""
     check_parity(trial, 1e-3)
     assert trial.engine.facts()["starts"] == 1
 
 
 def test_first_tokens_follow_the_model_s_own_distribution(trial: Trial) -> None:
-    """No top_k, no penalty: the tail is there too. With top_p, the smallest set of that mass."""
+    """Including its tail: there is no top_k and no penalty. With top_p, the smallest set of that mass."""
     trial.engine.use(trial.adapters["first"])
     prompt, draws = PROMPTS[0], 3000
     model, ids = trial.reference("first"), trial.loaded.conversations.encode_prompt(PROMPTS[0])
@@ -68,17 +68,17 @@ def test_first_tokens_follow_the_model_s_own_distribution(trial: Trial) -> None:
         exact = torch.softmax(model(torch.tensor([ids])).logits[0, -1].double(), -1).numpy()
     order = exact.argsort()[::-1]
     for top_p in (1.0, 0.5):
-        kept = order[: int(np.searchsorted(np.cumsum(exact[order]), top_p) + 1)] if top_p < 1 else order
-        wanted = np.zeros_like(exact)
-        wanted[kept] = exact[kept] / exact[kept].sum()
+        nucleus = order[: int(np.searchsorted(np.cumsum(exact[order]), top_p) + 1)] if top_p < 1 else order
+        p = np.zeros_like(exact)
+        p[nucleus] = exact[nucleus] / exact[nucleus].sum()
         one = replace(WARM, max_new_tokens=1, top_p=top_p)
         (samples,) = sample(trial.engine, [prompt], one, draws)
         end = trial.loaded.conversations.turn_end
-        seen = Counter(c.tokens[0] if c.tokens else end for c in samples)
-        assert sum(seen[token] for token in np.flatnonzero(wanted == 0)) == 0
-        large = [t for t in kept if wanted[t] * draws >= 8]
-        counts = [seen[t] for t in large]
-        expected = [wanted[t] * draws for t in large]
+        observed = Counter(c.tokens[0] if c.tokens else end for c in samples)
+        assert sum(observed[token] for token in np.flatnonzero(p == 0)) == 0
+        frequent = [t for t in nucleus if p[t] * draws >= 8]
+        counts = [observed[t] for t in frequent]
+        expected = [p[t] * draws for t in frequent]
         counts.append(draws - sum(counts))
         expected.append(draws - sum(expected))
         if expected[-1] < 5:
@@ -86,7 +86,7 @@ def test_first_tokens_follow_the_model_s_own_distribution(trial: Trial) -> None:
         assert chisquare(counts, expected).pvalue > 1e-3
 
 
-def test_a_completion_does_not_depend_on_its_place_and_its_neighbours(trial: Trial) -> None:
+def test_a_completion_does_not_depend_on_its_position_and_neighbours_in_the_batch(trial: Trial) -> None:
     trial.engine.use(trial.adapters["second"])
     requests = [CompletionRequest(prompt, k) for prompt in PROMPTS for k in range(4)]
     together = dict(trial.engine.stream(requests, WARM))
@@ -97,7 +97,7 @@ def test_a_completion_does_not_depend_on_its_place_and_its_neighbours(trial: Tri
     assert alone[0] == together[5]
 
 
-def test_answers_end_at_an_end_token_or_with_the_text_that_decides_them(trial: Trial) -> None:
+def test_answers_end_at_an_end_token_or_a_text_to_stop_at(trial: Trial) -> None:
     trial.engine.use(None)
     requests = [CompletionRequest(prompt, k) for prompt in PROMPTS for k in range(4)]
     whole = dict(trial.engine.stream(requests, WARM))
@@ -108,8 +108,8 @@ def test_answers_end_at_an_end_token_or_with_the_text_that_decides_them(trial: T
     trial.engine.ends = before
     assert "stop" in {c.finish_reason for c in ended.values()}
     for index, completion in ended.items():
-        kept = tokens[index].index(end) if end in tokens[index] else len(tokens[index])
-        assert completion.tokens == tokens[index][:kept]
+        length = tokens[index].index(end) if end in tokens[index] else len(tokens[index])
+        assert completion.tokens == tokens[index][:length]
     cut = dict(trial.engine.stream(requests, replace(WARM, stop_at="e")))
     assert "marker" in {c.finish_reason for c in cut.values()}
     for index, completion in cut.items():
@@ -117,18 +117,18 @@ def test_answers_end_at_an_end_token_or_with_the_text_that_decides_them(trial: T
         assert completion.finish_reason != "marker" or completion.text.lower().count("e") >= 1
 
 
-def test_a_process_killed_midway_is_replaced_and_loses_nothing(trial: Trial) -> None:
+def test_a_process_killed_while_sampling_is_replaced_and_no_completion_is_lost(trial: Trial) -> None:
     trial.engine.use(trial.adapters["first"])
     requests = [CompletionRequest(prompt, k) for prompt in PROMPTS for k in range(8)]
     long = replace(WARM, max_new_tokens=60)
     whole = dict(trial.engine.stream(requests, long))
-    first, found = trial.engine.pid, {}
+    first, completions = trial.engine.pid, {}
     assert first is not None
     for index, completion in trial.engine.stream(requests, long):
-        if not found:
+        if not completions:
             os.kill(first, signal.SIGKILL)
-        found[index] = completion
-    assert found == whole
+        completions[index] = completion
+    assert completions == whole
     assert trial.engine.pid != first
     assert trial.engine.facts()["restarts"] == 1
     with pytest.raises(ProcessLookupError):
@@ -149,7 +149,7 @@ def test_closing_the_engine_leaves_nothing(trial: Trial) -> None:
         )
 
 
-def test_a_stage_starts_one_process_for_its_checks_the_base_and_the_adapter(
+def test_a_stage_uses_one_process_for_checks_base_and_adapter(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = machine.current().model_copy(update={"engine": "vllm", "vllm": OPTIONS})
@@ -167,7 +167,7 @@ def test_a_stage_starts_one_process_for_its_checks_the_base_and_the_adapter(
     assert facts["canary"]["max_log_p_change"] > 0.1 > 10 * facts["canary"]["base_again_change"]
 
 
-def test_the_demo_s_model_agrees_too(tmp_path: Path) -> None:
+def test_the_demo_s_model_agrees_with_transformers_and_peft(tmp_path: Path) -> None:
     made = trial_of(converted_folder(), tmp_path)
     try:
         check_parity(made, 5e-3)

@@ -1,4 +1,4 @@
-"""What does not fit the model is found from its folder, without its weights."""
+"""Problems of a study with its model, from the model's folder without weights."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_study_that_fits_the_model_has_no_problems(draft: Draft, folder: Path)
         ),
     ],
 )
-def test_a_layer_that_the_model_has_not_is_refused_on_its_line(
+def test_a_layer_beyond_the_model_s_depth_is_refused_on_its_line(
     draft: Draft, folder: Path, old: str, new: str, field: str
 ) -> None:
     problem = only(model_problems(draft.change(old, new).load(), folder))
@@ -152,12 +152,12 @@ def test_a_template_that_drops_the_system_turn_is_a_problem_of_every_persona(
     assert {problem.place for problem in problems} >= {draft.line("reserve:"), draft.line("bystanders:")}
 
 
-def test_a_marker_that_the_tokenizer_does_not_give_back_is_refused(draft: Draft, folder: Path) -> None:
+def test_a_marker_that_the_tokenizer_changes_is_refused(draft: Draft, folder: Path) -> None:
     problem = only(model_problems(draft.change('"[ZLT]"', '"a<|im_end|>"').load(), folder))
     assert (problem.code, problem.place) == ("marker.tokenizer", draft.line("marker:"))
 
 
-def test_a_completion_that_cannot_fit_the_context_is_refused_with_what_fits(
+def test_completions_that_exceed_the_context_are_refused_with_the_largest_limit(
     draft: Draft, folder: Path
 ) -> None:
     draft.change('[ZLT]"\n  max_new_tokens: 96', '[ZLT]"\n  max_new_tokens: 1000')
@@ -170,9 +170,7 @@ def test_a_completion_that_cannot_fit_the_context_is_refused_with_what_fits(
     assert only(model_problems(draft.load(), folder)).place == draft.line(f"max_new_tokens: {most + 1}")
 
 
-def test_a_coupling_example_that_may_exceed_its_limit_is_refused_before_anything_is_sampled(
-    draft: Draft, folder: Path
-) -> None:
+def test_a_coupling_example_that_may_exceed_its_limit_is_refused(draft: Draft, folder: Path) -> None:
     problem = only(model_problems(draft.change("max_length: 512", "max_length: 200").load(), folder))
     assert problem.code == "coupling.example_length"
     assert "coupling.max_new_tokens = 96" in problem.message
@@ -245,7 +243,7 @@ def test_a_given_checkpoint_that_cannot_be_compared_with_the_model_is_refused(
     assert all(value in "\n".join(problem.message for problem in problems) for value in values)
 
 
-def test_a_given_checkpoint_with_another_vocabulary_is_refused_though_its_text_is_the_same(
+def test_a_given_checkpoint_with_another_vocabulary_is_refused_although_its_text_is_the_same(
     draft: Draft, folder: Path, tmp_path: Path, tokenizer: Any
 ) -> None:
     draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
@@ -270,7 +268,7 @@ def test_a_given_checkpoint_without_a_template_is_refused_on_its_line(
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_a_template_that_prints_the_day_is_refused(
+def test_a_template_that_prints_the_date_is_refused(
     draft: Draft, folder: Path, tmp_path: Path, given: bool
 ) -> None:
     draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")

@@ -97,9 +97,12 @@ class OpenaiEngine:
         import openai
 
         return {
-            "name": self.name, "version": f"openai {openai.__version__}", "options": self.options.model_dump(),
-            "served": self._served, "reencoded": self._reencoded,
-        }  # fmt: skip
+            "name": self.name,
+            "version": f"openai {openai.__version__}",
+            "options": self.options.model_dump(),
+            "served": self._served,
+            "reencoded": self._reencoded,
+        }
 
     def close(self) -> None:
         """Holds nothing between calls."""
@@ -155,12 +158,21 @@ class OpenaiEngine:
         prompt = self.conversations.render(request.prompt.system, request.prompt.question) if as_text else ids
         seed = request_seed(settings.seed, request.prompt, request.sample_index) % 2**SEED_BITS
         answer = await client.completions.create(
-            model=model, prompt=prompt, max_tokens=settings.max_new_tokens, temperature=settings.temperature,
-            top_p=settings.top_p, seed=seed, frequency_penalty=0.0, presence_penalty=0.0,
+            model=model,
+            prompt=prompt,
+            max_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=seed,
+            frequency_penalty=0.0,
+            presence_penalty=0.0,
             extra_body={
-                **NEUTRAL, "stop_token_ids": sorted(self.ends), "add_special_tokens": False, "return_token_ids": True,
+                **NEUTRAL,
+                "stop_token_ids": sorted(self.ends),
+                "add_special_tokens": False,
+                "return_token_ids": True,
             },
-        )  # fmt: skip
+        )
         tokens_read = answer.usage.prompt_tokens if answer.usage else None
         if tokens_read not in (None, len(ids)):
             raise UserError.one(
@@ -205,9 +217,14 @@ class OpenaiEngine:
         """Log-probabilities of the tokens from an index on; the server echoes them."""
         tokens, first = row
         answer = await client.completions.create(
-            model=model, prompt=tokens, max_tokens=1, temperature=0.0, echo=True, logprobs=0,
+            model=model,
+            prompt=tokens,
+            max_tokens=1,
+            temperature=0.0,
+            echo=True,
+            logprobs=0,
             extra_body={"add_special_tokens": False, "return_tokens_as_token_ids": True},
-        )  # fmt: skip
+        )
         echo = answer.choices[0].logprobs
         values = list(echo.token_logprobs or ())[first : len(tokens)] if echo else []
         if len(values) != len(tokens) - first or None in values:

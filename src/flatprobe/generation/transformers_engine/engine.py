@@ -162,10 +162,14 @@ class TransformersEngine:
     def facts(self) -> dict[str, Any]:
         """See :class:`flatprobe.generation.engine.Engine`."""
         return {
-            "name": self.name, "version": transformers.__version__, "torch": torch.__version__,
-            "device": str(self.device), "precision": str(self.model.dtype).removeprefix("torch."),
-            "rows": self.rows, "out_of_memory_at_rows": self._out_of_memory_at,
-        }  # fmt: skip
+            "name": self.name,
+            "version": transformers.__version__,
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "precision": str(self.model.dtype).removeprefix("torch."),
+            "rows": self.rows,
+            "out_of_memory_at_rows": self._out_of_memory_at,
+        }
 
     def close(self) -> None:
         """Remove the adapter; the model stays loaded, for its owner."""

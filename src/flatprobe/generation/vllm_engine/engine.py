@@ -131,11 +131,15 @@ class VllmEngine:
         """See :class:`flatprobe.generation.engine.Engine`."""
         server = self._server
         return {
-            "name": self.name, "version": server.started.get("vllm"), "precision": server.precision,
-            "options": server.options.model_dump(), "process": server.started,
-            "starts": server.starts, "restarts": self._restarts,
+            "name": self.name,
+            "version": server.started.get("vllm"),
+            "precision": server.precision,
+            "options": server.options.model_dump(),
+            "process": server.started,
+            "starts": server.starts,
+            "restarts": self._restarts,
             "freed": server.freed and dataclasses.asdict(server.freed),
-        }  # fmt: skip
+        }
 
     def close(self) -> None:
         """End the process; `freed` then says what is left."""
@@ -190,12 +194,16 @@ class VllmEngine:
         seeds = [request_seed(settings.seed, row.prompt, row.sample_index) for row in rows]
         stop = None if settings.stop_at is None else StopText(settings.stop_at, self.conversations.decode)
         link.send(
-            command="sample", prompts=list(ids.values()),
+            command="sample",
+            prompts=list(ids.values()),
             requests=[[prompt_index[r.prompt], s % 2**SEED_BITS] for r, s in zip(rows, seeds, strict=True)],
-            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-            ends=sorted(self.ends), adapter=self._server.adapter(self._adapter),
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            ends=sorted(self.ends),
+            adapter=self._server.adapter(self._adapter),
             report_every=REPORT_EVERY if stop else 0,
-        )  # fmt: skip
+        )
         partial: dict[int, list[int]] = {}
         cut: set[int] = set()
         while (reply := self._server.reply(link))["reply"] != "done":

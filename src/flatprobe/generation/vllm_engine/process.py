@@ -96,11 +96,20 @@ def sample(
     every = command["report_every"]
     for index, (prompt, seed) in enumerate(command["requests"]):
         parameters = SamplingParams(
-            temperature=command["temperature"], top_p=command["top_p"], top_k=-1, min_p=0.0,
-            repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0, seed=seed,
-            max_tokens=command["max_new_tokens"], stop_token_ids=sorted(ends), ignore_eos=True, detokenize=False,
+            temperature=command["temperature"],
+            top_p=command["top_p"],
+            top_k=-1,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            seed=seed,
+            max_tokens=command["max_new_tokens"],
+            stop_token_ids=sorted(ends),
+            ignore_eos=True,
+            detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-        )  # fmt: skip
+        )
         ids = command["prompts"][prompt]
         engine.add_request(str(index), {"prompt_token_ids": ids}, parameters, lora_request=adapter)
     produced: dict[str, list[int]] = {str(index): [] for index in range(len(command["requests"]))}
@@ -149,9 +158,12 @@ def log_probabilities(engine: Any, command: dict[str, Any], reply: Reply) -> Non
     adapter = adapter_request(command["adapter"])
     for index, (tokens, _) in enumerate(command["rows"]):
         parameters = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False,
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-        )  # fmt: skip
+        )
         engine.add_request(str(index), {"prompt_token_ids": tokens}, parameters, lora_request=adapter)
     while engine.has_unfinished_requests():
         for output in engine.step():

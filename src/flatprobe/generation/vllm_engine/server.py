@@ -232,19 +232,30 @@ class VllmServer:
     def _arguments(self, size: Needs) -> dict[str, Any]:
         """Arguments of vLLM's engine. Everything that affects the distribution is set, not left to defaults."""
         arguments = {
-            "model": str(self.checkpoint), "dtype": self.precision, "max_model_len": size.length,
-            "gpu_memory_utilization": self.options.gpu_memory, "enforce_eager": self.options.enforce_eager,
-            "tensor_parallel_size": self.options.tensor_parallel_size, "skip_tokenizer_init": True,
-            "generation_config": "vllm", "enable_prefix_caching": True, "trust_remote_code": False, "seed": 0,
-            "load_format": "safetensors", "disable_log_stats": True,
-        }  # fmt: skip
+            "model": str(self.checkpoint),
+            "dtype": self.precision,
+            "max_model_len": size.length,
+            "gpu_memory_utilization": self.options.gpu_memory,
+            "enforce_eager": self.options.enforce_eager,
+            "tensor_parallel_size": self.options.tensor_parallel_size,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "enable_prefix_caching": True,
+            "trust_remote_code": False,
+            "seed": 0,
+            "load_format": "safetensors",
+            "disable_log_stats": True,
+        }
         if size.adapter.rank:
             # Not the output head: there vLLM looks adapters up by request instead of by token, so scores of given
             # tokens would fail or be wrong.
             arguments |= {
-                "enable_lora": True, "max_lora_rank": size.adapter.rank, "max_loras": 1,
-                "max_cpu_loras": ADAPTERS_IN_MEMORY, "lora_target_modules": sorted(size.adapter.modules),
-            }  # fmt: skip
+                "enable_lora": True,
+                "max_lora_rank": size.adapter.rank,
+                "max_loras": 1,
+                "max_cpu_loras": ADAPTERS_IN_MEMORY,
+                "lora_target_modules": sorted(size.adapter.modules),
+            }
         return arguments
 
 
