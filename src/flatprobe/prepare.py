@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flatprobe import console
-from flatprobe.errors import UserError
+from flatprobe.errors import Problem, UserError
 from flatprobe.machine.local import Local, to_environment
 from flatprobe.machine.schema import Machine
-from flatprobe.models.pinned import read_memory, write_memory
+from flatprobe.models.pinned import Memory, read_memory, write_memory
+from flatprobe.models.reference import Reference
 from flatprobe.pipeline.artifact import Artifact
 from flatprobe.pipeline.display import Display
 from flatprobe.pipeline.runner import RunnerSettings, RunSummary
@@ -59,37 +60,62 @@ def prepare(
         raise UserError(problems)
     folder = (runs or Path(machine.runs)) / loaded.study.name
     memory = read_memory(folder)
+    resolved = resolve_checked(loaded, problems, memory, check_model=check_model)
+    if keep:
+        write_memory(memory, folder)
+    if register:
+        register_study(resolved, folder)
+    return planned(loaded, resolved, machine, folder)
+
+
+def resolve_checked(
+    loaded: LoadedStudy, problems: Sequence[Problem], memory: Memory, *, check_model: bool
+) -> Resolved:
+    """Resolve a study whose `problems` so far are known, and check it against its model with `check_model`.
+
+    Raises:
+        UserError: those problems and all further ones, at once.
+    """
     try:
         resolved = resolve_study(loaded, memory)
         if check_model:
             _check_model(loaded, resolved)
     except UserError as error:
-        raise UserError([*problems, *error.problems]) from error
+        places = {problem.place for problem in problems}  # an unknown folder is found twice
+        raise UserError([*problems, *(p for p in error.problems if p.place not in places)]) from error
     except (LookupError, OSError, ValueError):
         if not problems:
             raise
-        raise UserError(problems) from None  # a study that is wrong need not be resolvable: say what is known
+        raise UserError(problems) from None  # a wrong study may not be resolvable: report what is known
     if problems:
         raise UserError(problems)
-    if keep:
-        write_memory(memory, folder)
+    return resolved
+
+
+def planned(loaded: LoadedStudy, resolved: Resolved, machine: Machine, folder: Path) -> Prepared:
+    """A checked study with its plan in a run folder."""
     name = digest(resolved)
-    if register:
-        register_study(resolved, folder)
-    plan = make_plan(resolved, registration_state(folder, name))
-    return Prepared(loaded, resolved, machine, folder, name, plan)
+    return Prepared(
+        loaded, resolved, machine, folder, name, make_plan(resolved, registration_state(folder, name))
+    )
+
+
+def announce_conversion(reference: Reference) -> None:
+    """Say, on standard error, that the embedded model is converted now, if it is."""
+    from flatprobe.models.embedded import is_converted
+
+    if reference.kind == "embedded" and not is_converted():
+        console.warn("converting the embedded model once (about half a minute)")
 
 
 def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
-    from flatprobe.models.embedded import is_converted
     from flatprobe.study.checks.packages import extra_problems
 
     if missing := list(extra_problems(loaded)):
         raise UserError(missing)
     from flatprobe.study.checks.model import model_problems
 
-    if resolved.model.kind == "embedded" and not is_converted():
-        console.say("Converting the embedded model once (about half a minute) …")
+    announce_conversion(resolved.model)
     adapters = {name for name, condition in loaded.study.conditions.items() if condition.adapter is not None}
     given = {
         name: resolved.description(reference, weights=name in adapters)
@@ -100,14 +126,10 @@ def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
         raise UserError(problems)
 
 
-def run_prepared(
-    prepared: Prepared,
-    display: Display | None = None,
-    on_finished: Callable[[Stage, Artifact], None] | None = None,
-) -> tuple[RunSummary, Path]:
+def run_prepared(prepared: Prepared, display: Display | None = None) -> tuple[RunSummary, Path]:
     """Run all missing stages and write the report; returns the summary and the report's path.
 
-    `on_finished` is called with each stage and its artifact, computed or reused.
+    The display shows the control's headroom as soon as its states exist, computed or reused.
 
     Raises:
         UserError: a stage refused its input; the note says that finished stages are kept.
@@ -115,6 +137,12 @@ def run_prepared(
     """
     from flatprobe.analysis.run_folder import assemble
     from flatprobe.pipeline.runner import run
+    from flatprobe.report.headroom import headroom_lines
+
+    def show_headroom(stage: Stage, artifact: Artifact) -> None:
+        if display is not None and stage.key == prepared.plan.control_states.key:
+            for line in headroom_lines(artifact.facts, prepared.loaded.study):
+                display.note(line)
 
     try:
         summary = run(
@@ -122,7 +150,7 @@ def run_prepared(
             prepared.folder,
             runner_settings(prepared.machine, prepared.resolved.locations),
             display,
-            on_finished=on_finished,
+            on_finished=show_headroom,
         )
     except UserError as error:
         error.add_note("finished stages are kept, and the same command goes on from there")

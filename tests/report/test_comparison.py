@@ -1,104 +1,90 @@
-"""Page and sentences of a comparison of two checkpoints, from rows that are made up."""
+"""Page, tables and sentences of a study without a coupling, from planted rows."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
-from flatprobe.config.blocks import Position
-from flatprobe.models.reference import Reference
-from flatprobe.report.comparison import Compared
-from flatprobe.report.comparison_words import conclusion
-from flatprobe.report.headroom import headroom_words, study_headroom_words
-from flatprobe.report.pages.comparison import write_page
-from flatprobe.report.tables import comparison as compared_tables
+from flatprobe.errors import UserError
+from flatprobe.report.analysis_folder import GEOMETRIC_TABLES, Analysis, read
+from flatprobe.report.comparison import conclusion
+from flatprobe.report.headroom import headroom_words
+from flatprobe.report.pages.study import render
+from flatprobe.report.tables import comparison as tables
 from flatprobe.statistics.geometry.measures import MEASURES, RATIOS
-from flatprobe.study.decision_schema import GeometricLeg
-from flatprobe.study.pair import Pair
-from flatprobe.study.panel import Persona
-from flatprobe.study.questions import Question
+from flatprobe.study.decision_schema import Decision, GeometricLeg
+from flatprobe.study.schema import Condition, Model, Panel, Study
 
-LAYERS = (3, 9)
-POSITIONS: tuple[Position, ...] = ("prompt_mean", "last_response_token")
-PERSONAS = (
-    Persona(name="librarian", role="source", system="You are a librarian."),
-    Persona(name="villain", role="bystander", system="You gloat."),
-    Persona(name="assistant", role="reference", system="You help."),
-)
+LAYERS = (6, 10)
+POSITIONS = ("last_response_token", "prompt_mean")
+DESCRIPTIONS = ("headroom", "reliability", "separability", "mean_norm")
+Change = Callable[[dict[str, Any]], None]
 
 
 def row(measure: str, layer: int | None, position: str, **known: Any) -> dict[str, Any]:
-    described = measure in ("headroom", "reliability", "separability", "mean_norm")
     blank: dict[str, Any] = {
         "measure": measure, "layer": layer, "position": position, "responses": "own", "pool": "bystanders",
         "persona": None, "base": 0.9, "treated": 0.93, "difference": 0.03,
         "effect": "ratio" if measure in RATIOS else "difference", "ci_low": 0.01, "ci_high": 0.05, "p_value": 0.01,
-        "adjusted_p": None, "estimator": None if described else "question_bootstrap",
-        "scope": None if described else "new questions", "n_personas": 1, "n_questions": 4, "note": None,
+        "adjusted_p": None, "estimator": None if measure in DESCRIPTIONS else "question_bootstrap",
+        "scope": None, "n_personas": 1, "n_questions": 4, "note": None,
     }  # fmt: skip
     return blank | known
 
 
-Change = Callable[[dict[str, Any]], None]
-
-
-def made(change: Change = lambda row: None, **fields: Any) -> Compared:
+def comparison(change: Change = lambda row: None, **facts: Any) -> dict[str, Any]:
     """A comparison in which `change` has edited every row."""
     rows = [
         row(measure, layer, position)
         for position in POSITIONS
         for layer in (*LAYERS, None)
-        for measure in (*MEASURES, "headroom", "reliability", "separability", "mean_norm")
+        for measure in (*MEASURES, *DESCRIPTIONS)
     ]
     rows += [
         row("cosine_difference", None, position, persona=name, estimator="question_jackknife_t")
         for position in POSITIONS
-        for name in ("villain", "assistant")
+        for name in ("archivist", "assistant")
     ]
     for one in rows:
         change(one)
-    questions = fields.pop("questions", 4)
-    pair = Pair(
-        base=Reference(kind="hub", id="org/base", fingerprint="c0" * 20),
-        treated=Reference(kind="local", id="<b>tuned</b>", fingerprint="f1" * 32), adapter=None, personas=PERSONAS,
-        questions=tuple(Question(id=f"q{n}", kind="factual", text="?") for n in range(questions)), layers=LAYERS,
-        positions=POSITIONS, responses=("own",), samples=1, max_new_tokens=9, resamples=10, level=0.9, seed=0,
-        precision="float32",
-    )  # fmt: skip
-    massive = pl.DataFrame(
-        {
-            "condition": ["base", "treated"], "layer": [3, 3], "position": ["last_response_token"] * 2,
-            "responses": ["own"] * 2, "rank": [1, 1], "dimension": [7, 7], "ratio_to_median": [55.0, 54.0],
-            "share_of_squared_norm": [0.8, 0.7],
-        }
-    )  # fmt: skip
-    pairs = pl.DataFrame(
-        [
-            {
-                "condition": side, "layer": layer, "position": "last_response_token", "responses": "own",
-                "persona": one, "other": other, "cosine": 0.9, "relative_squared_distance": distance,
-            }
-            for side in ("base", "treated")
-            for layer in LAYERS
-            for one, other, distance in (
-                ("librarian", "villain", 0.2), ("librarian", "assistant", 0.1), ("villain", "assistant", 0.15)
-            )
-        ]
-    )  # fmt: skip
-    preview = {
-        p: [{"persona": "villain", "question_id": "q0", "tokens": ["<s>", "Hi", "."], "index": 2}]
-        for p in POSITIONS
-    }
-    known: dict[str, Any] = {
-        "identical": False, "unfinished": {"base": 0, "treated": 0}, "unfinished_fixed": 0, "massive": massive,
-        "persona_pairs": pairs, "preview": preview, "seconds": 3.0,
-    }  # fmt: skip
-    return Compared(pair=pair, rows=rows, **(known | fields))
+    unfinished = {"base_first": 0, "em_first": 0}
+    return {"identical": False, "unfinished": unfinished, "unfinished_fixed": 0, "rows": rows, **facts}
+
+
+@pytest.fixture
+def geometry_folder(folder: Path, tmp_path: Path) -> Path:
+    """The planted analysis folder as a study without a coupling leaves it."""
+    folder = shutil.copytree(folder, tmp_path / "analysis")
+    study = json.loads((folder / "study.json").read_text())
+    study["coupling"], study["decision"]["benign"] = None, None
+    (folder / "study.json").write_text(json.dumps(study))
+    for name in ("verdict", "audit", "lambda"):
+        (folder / f"{name}.json").unlink()
+    for table in (folder / "tables").iterdir():
+        if table.stem not in (*GEOMETRIC_TABLES, "massive"):
+            table.unlink()
+    (folder / "comparison.json").write_text(json.dumps(comparison()))
+    return folder
+
+
+@pytest.fixture
+def made(geometry_folder: Path) -> Callable[..., Analysis]:
+    """`made(change, questions=1, **facts)`: the planted analysis with another comparison."""
+    analysis = read(geometry_folder)
+
+    def make(change: Change = lambda row: None, questions: int | None = None, **facts: Any) -> Analysis:
+        shown = analysis.tables["questions"].head(questions) if questions else analysis.tables["questions"]
+        changed = {**analysis.tables, "questions": shown}
+        return dataclasses.replace(analysis, comparison=comparison(change, **facts), tables=changed)
+
+    return make
 
 
 def setting(measure: str, **known: Any) -> Change:
@@ -109,7 +95,9 @@ def setting(measure: str, **known: Any) -> Change:
     return change
 
 
-def test_the_answer_takes_the_cosine_apart_and_says_whether_distances_shrank() -> None:
+def test_the_conclusion_takes_the_cosine_apart_and_says_whether_distances_shrank(
+    made: Callable[..., Analysis],
+) -> None:
     def change(one: dict[str, Any]) -> None:
         setting("translation_share", difference=0.02)(one)
         setting("noise_share", difference=-0.005)(one)
@@ -117,7 +105,7 @@ def test_the_answer_takes_the_cosine_apart_and_says_whether_distances_shrank() -
 
     first, second = conclusion(made(change))
     assert first == (
-        "Raw cosine rose by 0.0300 ([+0.0100, +0.0500]), of which +0.0200 is a common shift of all personas and "
+        "Raw cosine rose by 0.0300 ([+0.0100, +0.0500]), of which +0.0200 is a common translation of all personas and "
         "−0.0050 is noise of the answers."
     )
     assert "× 0.800 ([0.700, 0.950]): the personas came closer together." in second
@@ -136,34 +124,44 @@ def test_the_answer_takes_the_cosine_apart_and_says_whether_distances_shrank() -
     ],
 )
 def test_distances_are_said_to_move_only_where_their_interval_says_so(
-    known: dict[str, Any], meaning: str
+    made: Callable[..., Analysis], known: dict[str, Any], meaning: str
 ) -> None:
     [sentence] = [line for line in conclusion(made(setting("scatter_ratio", **known))) if "istances" in line]
     assert meaning in sentence
 
 
-def test_equal_states_are_the_whole_answer() -> None:
+def test_equal_states_are_the_whole_conclusion(made: Callable[..., Analysis]) -> None:
     assert conclusion(made(identical=True)) == [
         "All recorded states of the two checkpoints are equal: every difference is exactly 0."
     ]
 
 
-def test_one_question_low_reliability_and_unfinished_answers_are_said() -> None:
-    compared = made(
-        setting("reliability", base=0.4), questions=1, unfinished={"base": 2, "treated": 5}
-    )  # fmt: skip
-    said = " ".join(conclusion(compared)[2:])
-    assert "One question: no interval" in said and "split-half 0.40" in said and "(--samples)" in said
-    assert "2 of 3 own ones of base, 5 of 3 own ones of treated, 0 of 1 fixed ones" in said
-    assert "fewer than two would be left" in said
-    left_out = made(unfinished_fixed=1)
-    left_out.rows[0]["pool"] = "bystanders, finished answers only"  # type: ignore[index]
-    assert "1 of 4 fixed ones; rows named “finished answers only” leave" in conclusion(left_out)[-1]
+def test_one_question_low_reliability_and_unfinished_answers_limit_the_reading(
+    made: Callable[..., Analysis],
+) -> None:
+    analysis = made(
+        setting("reliability", base=0.4), questions=1, unfinished={"base_first": 2, "em_first": 5}
+    )
+    cautions, cells = " ".join(conclusion(analysis)[2:]), analysis.tables["panel"].height
+    assert "One question: no interval" in cautions and "split-half 0.40" in cautions
+    assert f"2 of {cells} own ones of base_first, 5 of {cells} own ones of em_first, 0 of 1 fixed" in cautions
+    assert "fewer than two questions" in cautions
+    left_out = made(setting("norm_ratio", pool="finished answers only"), unfinished_fixed=1)
+    assert "“finished answers only” leaves" in conclusion(left_out)[-1]
     assert not conclusion(made())[2:]
 
 
+def planted(coupling: bool, measure: Any = "cosine_difference", threshold: float = 0.05) -> Study:
+    leg = GeometricLeg(measure=measure, threshold=threshold)
+    without = {} if coupling else {"coupling": None}
+    return Study(
+        name="s", model=Model(id="m"), panel=Panel(bystanders=("a",)), conditions={"base": Condition()},
+        decision=Decision(control="base", geometry=leg), **without,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("headroom", "said"),
+    ("headroom", "where"),
     [
         ({3: 0.2, 9: 0.1}, "could be reached in every layer, and can be on average"),
         ({3: 0.01, 9: 0.12}, "could be reached at layer 9 only, and can be on average"),
@@ -174,57 +172,65 @@ def test_one_question_low_reliability_and_unfinished_answers_are_said() -> None:
         ({3: 0.01, 9: 0.02}, "could be reached in no layer, and cannot be on average"),
     ],
 )
+@pytest.mark.parametrize("coupling", [True, False])
 def test_headroom_says_where_the_registered_rise_is_within_reach(
-    headroom: dict[int, float], said: str
+    headroom: dict[int, float], where: str, coupling: bool
 ) -> None:
-    assert said in headroom_words(headroom, "all_mean", "own")
+    words = headroom_words(headroom, planted(coupling))
+    assert where in words and "Headroom of base at last_response_token, own responses" in words
+    assert ("geometric leg cannot pass" in words) == (coupling and "cannot be on average" in where)
 
 
-def test_a_study_without_room_for_its_rise_hears_that_its_leg_cannot_pass() -> None:
-    little, enough = {3: 0.01, 9: 0.02}, {3: 0.2, 9: 0.1}
-    cosine, contraction = GeometricLeg(), GeometricLeg(measure="contraction", threshold=0.223)
-    assert study_headroom_words(little, "base_first", cosine) == (
-        "Headroom of base_first at last_response_token, own responses: 0.0150 on average. A cosine rise of 0.05 could "
-        "be reached in no layer, and cannot be on average: the geometric leg cannot pass."
-    )
-    assert study_headroom_words(enough, "base_first", cosine).endswith("and can be on average.")
-    assert "decides by contraction, which is not bounded" in study_headroom_words(
-        little, "base_first", contraction
-    )
+def test_a_study_that_decides_by_contraction_has_no_such_bound() -> None:
+    words = headroom_words({3: 0.01, 9: 0.02}, planted(True, "contraction", 0.223))
+    assert "decides by contraction" in words and "cannot" not in words
 
 
-def test_the_page_is_one_file_that_loads_nothing_and_keeps_names_as_text(tmp_path: Path) -> None:
-    unknown = made().persona_pairs.with_columns(relative_squared_distance=pl.lit(None, dtype=pl.Float64))
-    write_page(made(persona_pairs=unknown), tmp_path / "page.html")
+def test_the_page_has_the_geometric_sections_and_claims_no_verdict(
+    geometry_folder: Path, tmp_path: Path
+) -> None:
+    render(geometry_folder, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "No persona map: an unbiased distance is undefined" in page
-    assert 'id="figure-persona-map"' not in page
-    for name in ("profiles", "profiles-others", "levels", "cosine-pairs"):
+    sections = re.findall(r'<section id="([a-z]+)"', page)
+    assert sections == [
+        "comparison", "geometry", "examples", "study", "record", "panel", "glossary", "limits",
+    ]  # fmt: skip
+    assert re.findall(r'<li><a href="#([a-z]+)">', page) == sections
+    assert "No verdict: geometry only" in page
+    assert "Raw cosine rose by" in page and "All recorded states" not in page
+    for name in ("profiles", "heat-map", "persona-map", "cosine-pairs"):
         assert f'id="figure-{name}"' in page
-    assert "&lt;b&gt;tuned&lt;/b&gt;" in page and "<b>tuned</b>" not in page
     assert not re.search(r"(src|href)=\"(?!#)", page)
-    assert 'class="tok probed">.</span>' in page
-    for title in ("Answer", "Headroom", "Layers", "Positions", "Personas", "Measures", "Tokens", "Record"):
-        assert f"<h2>{title}</h2>" in page
 
 
-def test_every_number_of_a_row_stands_under_its_own_head() -> None:
-    compared = made(setting("contraction", difference=0.25))
-    table = compared_tables.layers(compared, "last_response_token", "own")
+def test_a_missing_comparison_is_refused(geometry_folder: Path) -> None:
+    (geometry_folder / "comparison.json").unlink()
+    with pytest.raises(UserError) as raised:
+        read(geometry_folder)
+    assert [problem.place for problem in raised.value.problems] == [str(geometry_folder / "comparison.json")]
+
+
+def test_every_number_of_a_row_stands_under_its_own_head(made: Callable[..., Analysis]) -> None:
+    table = tables.by_layer(made(setting("cosine_difference", difference=0.25)))
     cells = dict(zip([head for head, _ in table.heads], table.rows[0], strict=True))
-    assert cells["layer"] == "3" and cells["base cosine"] == "0.9000" and cells["contraction"] == "+0.250"
-    assert cells["90 % interval"] == "[+0.0100, +0.0500]" and cells["adjusted p"] == "–"
-    assert [line[0] for line in table.rows] == ["3", "9", "mean"]
+    assert cells["layer"] == "6" and cells["base_first"] == "0.9000" and cells["em_first"] == "0.9300"
+    assert cells["difference or ratio (×)"] == "+0.2500" and cells["95 % interval"] == "[+0.0100, +0.0500]"
+    assert cells["p"] == "0.010" and cells["adjusted p"] == "–"
+    assert [line[0] for line in table.rows] == ["6", "10", "mean"]
 
 
-def test_personas_are_listed_with_their_role_once_each() -> None:
-    rows = compared_tables.personas(made()).rows
-    assert [line[:2] for line in rows] == [("villain", "bystander"), ("assistant", "reference")]
+def test_the_positions_have_a_row_each(made: Callable[..., Analysis]) -> None:
+    assert [line[0] for line in tables.by_position(made()).rows] == [f"{name}, own" for name in POSITIONS]
 
 
-def test_ratios_are_printed_without_a_sign_and_differences_with_one() -> None:
-    table = compared_tables.measures(made(), every_estimator=False)
-    change = {line[0]: line[3] for line in table.rows}
-    assert len(change) == len(MEASURES) + 4
+def test_personas_are_listed_with_their_role_once_each(made: Callable[..., Analysis]) -> None:
+    rows = tables.by_persona(made()).rows
+    assert [line[0] for line in rows] == ["archivist, bystander", "assistant, reference"]
+
+
+def test_ratios_are_printed_as_factors_and_differences_with_a_sign(made: Callable[..., Analysis]) -> None:
+    change = {line[0]: line[3] for line in tables.by_measure(made()).rows}
+    assert len(change) == len(MEASURES) + len(DESCRIPTIONS)
     assert change["cosine difference"] == "+0.0300"
-    assert sum(not text.startswith("+") for text in change.values()) == len(RATIOS)
+    assert sum(text.startswith("×") for text in change.values()) == len(RATIOS)
+    assert all(text.startswith(("×", "+")) for text in change.values())

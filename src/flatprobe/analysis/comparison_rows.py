@@ -1,25 +1,29 @@
-"""One tidy table of a comparison of two checkpoints: a row per measure, layer, position, responses and persona."""
+"""The deciding contrast of states as tidy rows, with the values in both conditions beside the difference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
+from flatprobe.analysis.geometry_estimates import FINISHED, finished_states, geometry_options
+from flatprobe.analysis.read_states import index_of, kinds, states_of
+from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.condition_values import ByLayer, condition_values
-from flatprobe.statistics.geometry.contrasts import GeometryOptions, gram_contrasts
-from flatprobe.statistics.geometry.grams import ConditionGrams, PairGrams
+from flatprobe.statistics.geometry.contrasts import gram_contrasts
+from flatprobe.statistics.geometry.grams import PARTS, ConditionGrams, PairGrams, Part, pair_grams
 from flatprobe.statistics.geometry.measures import RATIOS
+from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.study.panel import PRIMARY_POOL
 
-FINISHED = "bystanders, finished answers only"
 PER_PERSONA = ("cosine_difference", "crossvalidated_cosine_difference")
 DESCRIBED = ("headroom", "reliability", "separability", "mean_norm")
-"""Columns of a geometry table that are reported as levels, without an interval."""
+"""Columns of a geometry table that are reported without an interval."""
 _JACKKNIFE = "question_jackknife_t"
 
 
@@ -39,9 +43,9 @@ class Row:
     persona: str | None
     """The one persona whose cosine with the source it is; None for the pool."""
     base: float | None
-    """The level in the base, where the measure compares two levels."""
+    """The value in the control, where the measure compares two values."""
     treated: float | None
-    """The level in the treated checkpoint, in the same units."""
+    """The value in the treated condition, in the same units."""
     difference: float | None
     """treated - base, or treated / base where `effect` is `ratio`."""
     effect: Literal["difference", "ratio"]
@@ -60,61 +64,91 @@ class Row:
     n_questions: int
     note: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+def compare(
+    settings: EstimateSettings,
+    inputs: Mapping[str, Path],
+    estimates: Sequence[Estimate],
+    geometry: pl.DataFrame,
+) -> dict[str, Any]:
+    """`rows`; `identical`: whether all states of both conditions are equal; `unfinished` answers by condition.
+
+    Args:
+        estimates: those of the deciding contrast on every kind of states; others are left out.
+        geometry: the geometry tables of both conditions.
+    """
+    rule = settings.rule
+    rows: list[Row] = []
+    identical = True
+    for kind in kinds(inputs, settings.entries):
+        states = states_of(inputs, settings.entries, kind)
+        treated, control = states[rule.treated], states[rule.control]
+        identical = identical and bool(np.array_equal(treated.h_PQLD, control.h_PQLD))
+        of_kind = [row for row in estimates if (row.responses, row.position, row.seed) == (*kind, None)]
+        for pool, sides in ((PRIMARY_POOL, states), (FINISHED, finished_states(settings, inputs, kind))):
+            if sides is not None:
+                rows += _pool_rows(settings, sides, [row for row in of_kind if row.pool == pool])
+        rows += _persona_rows(settings, states, kind)
+        rows += _described_rows(settings, geometry, kind, len(control.questions))
+    indices = {entry.condition: index_of(inputs[entry.role]) for entry in settings.entries}
+    return {
+        "identical": identical,
+        "unfinished": {name: len(indices[name]["unfinished"]) for name in (rule.control, rule.treated)},
+        "unfinished_fixed": len(indices[rule.control]["unfinished_fixed"]),
+        "rows": [asdict(row) for row in rows],
+    }
 
 
-def pool_rows(grams: PairGrams, estimates: Iterable[Estimate]) -> list[Row]:
-    """The estimates of every measure over the pool, with the two values that each compares."""
-    values = condition_values(grams)
-    return [_row(estimate, values.get(estimate.quantity, {})) for estimate in estimates]
+def _pool_rows(
+    settings: EstimateSettings, states: Mapping[str, States], estimates: Sequence[Estimate]
+) -> Iterator[Row]:
+    """Every measure over the pool with the values that it compares."""
+    rule = settings.rule
+    values = condition_values(_grams(settings, states, settings.bystanders))
+    for estimate in estimates:
+        if (estimate.treated, estimate.control) == (rule.treated, rule.control):
+            yield _row(estimate, values.get(estimate.quantity, {}))
 
 
-def persona_rows(grams: PairGrams, options: GeometryOptions) -> list[Row]:
-    """The source's cosine with every other persona of the Gram matrices, with its jackknife over questions."""
-    others = range(1, len(grams.control.personas))
-    singles = [_source_and(grams, index) for index in others]
-    # One resample, because the jackknife needs none.
+def _persona_rows(settings: EstimateSettings, states: Mapping[str, States], kind: StateKind) -> Iterator[Row]:
+    """The source's cosine with every other persona, references too, with a jackknife over questions."""
+    others = [name for name in states[settings.rule.control].personas if name != settings.source]
+    grams = _grams(settings, states, others, parts=())  # cosines need no other part
+    singles = [_source_and(grams, index) for index in range(1, 1 + len(others))]
+    # One resample: the jackknife needs none, and the bootstrap is dropped.
+    options = geometry_options(settings, kind, PRIMARY_POOL)
     estimates = gram_contrasts(singles, replace(options, resamples=1, measures=PER_PERSONA))
     per_single = len(estimates) // len(singles)
-    rows = []
-    for number, single in enumerate(singles):
-        values, persona = condition_values(single, PER_PERSONA), single.control.personas[1]
+    for number, (persona, single) in enumerate(zip(others, singles, strict=True)):
+        values = condition_values(single, PER_PERSONA)
         for estimate in estimates[number * per_single : (number + 1) * per_single]:
             if estimate.estimator == _JACKKNIFE:
-                rows.append(_row(estimate, values[estimate.quantity], persona))
-    return rows
+                yield _row(estimate, values[estimate.quantity], persona)
 
 
-def described_rows(base: pl.DataFrame, treated: pl.DataFrame, *, personas: int, questions: int) -> list[Row]:
-    """What describes a checkpoint rather than a change, from one geometry table of each; no intervals.
-
-    `personas` and `questions` are the numbers behind the tables.
-    """
-    sides = [table.sort("layer").to_dicts() for table in (base, treated)]
-    rows = []
+def _described_rows(
+    settings: EstimateSettings, geometry: pl.DataFrame, kind: StateKind, questions: int
+) -> Iterator[Row]:
+    """What describes a condition and not a change; no intervals."""
+    table = geometry.filter(responses=kind.responses, position=kind.position).sort("layer")
+    control, treated = (
+        table.filter(condition=name).to_dicts() for name in (settings.rule.control, settings.rule.treated)
+    )
     for name in DESCRIBED:
-        pairs = [(one["layer"], one[name], other[name]) for one, other in zip(*sides, strict=True)]
-        means = [_mean([pair[side] for pair in pairs]) for side in (1, 2)]
-        for layer, before, after in (*pairs, (None, means[0], means[1])):
-            rows.append(
-                Row(
-                    measure=name, layer=layer, position=sides[0][0]["position"],
-                    responses=sides[0][0]["responses"], pool=PRIMARY_POOL, persona=None, base=before,
-                    treated=after, difference=None if before is None or after is None else after - before,
-                    effect="difference", ci_low=None, ci_high=None, p_value=None, adjusted_p=None,
-                    estimator=None, scope=None, n_personas=personas, n_questions=questions,
-                    note="a description: no interval",
-                )
+        values = [(one["layer"], one[name], other[name]) for one, other in zip(control, treated, strict=True)]
+        means = [_mean([row[side] for row in values]) for side in (1, 2)]
+        for layer, before, after in (*values, (None, means[0], means[1])):
+            yield Row(
+                measure=name, layer=layer, position=kind.position, responses=kind.responses, pool=PRIMARY_POOL,
+                persona=None, base=before, treated=after,
+                difference=None if before is None or after is None else after - before,
+                effect="difference", ci_low=None, ci_high=None, p_value=None, adjusted_p=None, estimator=None,
+                scope=None, n_personas=len(settings.bystanders), n_questions=questions,
+                note="a description: no interval",
             )  # fmt: skip
-    return rows
 
 
-def _row(
-    estimate: Estimate,
-    values: ByLayer,
-    persona: str | None = None,
-) -> Row:
+def _row(estimate: Estimate, values: ByLayer, persona: str | None = None) -> Row:
     base, treated = values.get(estimate.layer, (None, None))
     assert estimate.position is not None and estimate.responses is not None
     assert estimate.n_personas is not None and estimate.n_questions is not None
@@ -143,6 +177,17 @@ def _source_and(grams: PairGrams, index: int) -> PairGrams:
         )
 
     return PairGrams(side(grams.treated), side(grams.control), None, None, None)
+
+
+def _grams(
+    settings: EstimateSettings,
+    states: Mapping[str, States],
+    others: Sequence[str],
+    parts: Collection[Part] = PARTS,
+) -> PairGrams:
+    pair = (settings.rule.treated, settings.rule.control)
+    [grams] = pair_grams(states, [pair], settings.source, others, parts)
+    return grams
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

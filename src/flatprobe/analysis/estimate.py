@@ -11,11 +11,13 @@ import polars as pl
 from flatprobe.analysis import dose_estimates as dose_rows
 from flatprobe.analysis import geometry_estimates as geometry_rows
 from flatprobe.analysis import leakage_estimates as leakage_rows
+from flatprobe.analysis.comparison_rows import compare
 from flatprobe.analysis.read_states import kinds, states_of
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate, estimates_frame, write_json
 from flatprobe.statistics.geometry.massive import massive_activation_table
+from flatprobe.statistics.geometry.states import StateKind
 from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, persona_pair_table
 
 
@@ -24,13 +26,17 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
 
     Output: estimates.json and, as Parquet, cosines, geometry, massive, persona_pairs, specifications, leave_one_out,
     multiplicity, relative_leakage, dose_response (a row per coupling and step) and dose_gaps (conditions at equal
-    dose).
+    dose). A study without a coupling has no cells; its output is that of `_geometry_only`.
     """
+    if not (inputs["tables"] / "tables" / "cells.parquet").is_file():
+        _geometry_only(settings, inputs, output)
+        return
     cells = pl.read_parquet(inputs["tables"] / "tables" / "cells.parquet")
     selected = float(json.loads((inputs["tables"] / "selection.json").read_text())["selected"])
     estimates = list(leakage_rows.leakage_rows(settings, cells, selected))
     estimates += _geometry(settings, inputs, output)
-    estimates += geometry_rows.finished_only(settings, inputs)
+    leg = settings.rule.geometry
+    estimates += geometry_rows.finished_only(settings, inputs, StateKind(leg.responses, leg.position))
     seeds = leakage_rows.coupled_at(cells, selected)["seed"].unique().sort().to_list()
     estimates += geometry_rows.by_seed(settings, inputs, seeds)
     write_json(estimates, output / "estimates.json")
@@ -43,6 +49,18 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     telemetry = _telemetry(inputs["tables"] / "tables" / "telemetry.parquet")
     dose_rows.curves(settings, telemetry).write_parquet(output / "dose_response.parquet")
     dose_rows.gaps(settings, telemetry, selected).write_parquet(output / "dose_gaps.parquet")
+
+
+def _geometry_only(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Write estimates.json, cosines, geometry, massive, persona_pairs, and the deciding contrast as comparison.json."""
+    estimates = _geometry(settings, inputs, output)
+    for kind in kinds(inputs, settings.entries):
+        estimates += geometry_rows.finished_only(settings, inputs, kind)
+    seeds = sorted({entry.seed for entry in settings.entries if entry.seed is not None})
+    estimates += geometry_rows.by_seed(settings, inputs, seeds)
+    write_json(estimates, output / "estimates.json")
+    comparison = compare(settings, inputs, estimates, pl.read_parquet(output / "geometry.parquet"))
+    (output / "comparison.json").write_text(json.dumps(comparison, allow_nan=False))
 
 
 def _telemetry(path: Path) -> pl.DataFrame:

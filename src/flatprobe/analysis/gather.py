@@ -20,7 +20,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
     """Write tables/*.parquet and facts-by-stage.json.
 
     Inputs: every stage named by `settings.entries`, under its role. Tables that the study has no rows for are not
-    written.
+    written; a study without a coupling has neither completions nor a selection of lambda nor audits.
 
     Raises:
         UserError: conditions were asked differently.
@@ -31,26 +31,28 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         if entry.kind == "couple"
     }
     read = _Reader(settings.entries, inputs, lambdas)
-    completions = pl.concat(
-        [
-            read.all("leakage", "completions").with_columns(coupled=pl.lit(True)),
-            read.all("baseline", "completions").with_columns(coupled=pl.lit(False)),
-        ],
-        how="diagonal_relaxed",
-    )
-    completions = score(completions, settings.marker)
-    responses = read.all("own", "completions").drop("sample_index", "seed", "lambda")
-    require_same_prompts([completions, responses])
+    responses = read.all("own", "completions").filter(sample_index=0).drop("sample_index", "seed", "lambda")
+    if read.has("leakage"):
+        completions = pl.concat(
+            [
+                read.all("leakage", "completions", coupled=True),
+                read.all("baseline", "completions", coupled=False),
+            ],
+            how="diagonal_relaxed",
+        )
+        completions = score(completions, settings.marker)
+        require_same_prompts([completions, responses])
+        sampled = {"completions": completions, "cells": cells(completions), "rates": rates(completions)}
+    else:
+        require_same_prompts([responses])
+        sampled = {}
     tables = {
-        "completions": completions,
-        "cells": cells(completions),
-        "rates": rates(completions),
+        **sampled,
         "responses": responses,
         "losses": pl.concat(
             [
-                read.all(kind, "losses").with_columns(stage=pl.lit(kind))
-                for kind in ("finetune", "couple")
-                if read.has(kind)
+                read.all("finetune", "losses", stage="finetune"),
+                read.all("couple", "losses", stage="couple"),
             ],
             how="diagonal_relaxed",
         ),
@@ -62,9 +64,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         "contexts": read.all("audit", "contexts"),
         "shares": read.all("audit", "shares"),
         "invariants": read.all("audit", "invariants"),
-        "weights": read.all("weights", "weights").with_columns(
-            stage=pl.when(pl.col("lambda").is_null()).then(pl.lit("finetune")).otherwise(pl.lit("couple"))
-        ),
+        "weights": read.all("weights", "weights"),
         "manipulation": read.all("manipulation", "manipulation"),
         "fluency": read.all("manipulation", "fluency"),
         "questions": pl.DataFrame(
@@ -79,6 +79,10 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
             schema={"persona": pl.String, "role": pl.String, "prompt": pl.String},
         ),
     }
+    if tables["weights"].height:
+        tables["weights"] = tables["weights"].with_columns(
+            stage=pl.when(pl.col("lambda").is_null()).then(pl.lit("finetune")).otherwise(pl.lit("couple"))
+        )
     folder = output / "tables"
     folder.mkdir()
     for name, table in tables.items():
@@ -91,8 +95,10 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
     ]
     (output / "facts-by-stage.json").write_text(json.dumps(facts))
     for kind, file in (("selection", "selection.json"), ("states", "preview.json")):
-        first = next(entry for entry in settings.entries if entry.kind == kind)
-        (output / file).write_text((inputs[first.role] / file).read_text())
+        if (first := next((entry for entry in settings.entries if entry.kind == kind), None)) is not None:
+            (output / file).write_text((inputs[first.role] / file).read_text())
+    if not read.has("selection"):
+        return
     audits = [
         shown
         for entry in _audits_that_decide(settings.entries, inputs, _selected(output))
@@ -135,7 +141,8 @@ class _Reader:
     def has(self, kind: EntryKind) -> bool:
         return any(entry.kind == kind for entry in self.entries)
 
-    def all(self, kind: EntryKind, table: str) -> pl.DataFrame:
+    def all(self, kind: EntryKind, table: str, **labels: bool | str) -> pl.DataFrame:
+        """Rows of all inputs of a kind, with further labels; an empty frame where there is no input."""
         frames = []
         seen: set[tuple[str, str | None]] = set()
         for entry in self.entries:
@@ -143,14 +150,15 @@ class _Reader:
                 continue
             seen.add((entry.role, entry.condition))
             frame = pl.read_parquet(self.inputs[entry.role] / f"{table}.parquet")
-            labels: dict[str, Any] = {
+            columns: dict[str, Any] = {
                 "seed": pl.lit(entry.seed, dtype=pl.Int64),
                 "lambda": pl.lit(self.lambdas.get(entry.couple or entry.role), dtype=pl.Float64),
             }
             if "condition" not in frame.columns:
-                labels["condition"] = pl.lit(entry.condition)
-            frames.append(frame.with_columns(**labels))
-        return pl.concat(frames, how="diagonal_relaxed")
+                columns["condition"] = pl.lit(entry.condition)
+            columns |= {name: pl.lit(value) for name, value in labels.items()}
+            frames.append(frame.with_columns(**columns))
+        return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
 
 
 def _first_of_each_condition(entries: Sequence[Entry], kind: EntryKind) -> list[Entry]:

@@ -21,6 +21,9 @@ from flatprobe.statistics.inference import Options, by_t, one_way
 from flatprobe.statistics.leakage.seeds import MINIMUM_SEEDS, SEED_SCOPES
 from flatprobe.study.panel import PRIMARY_POOL
 
+FINISHED = "finished answers only"
+"""Pool of the estimates without questions that have an unfinished answer; the personas are the bystanders."""
+
 
 def geometry_rows(
     settings: EstimateSettings, states: Mapping[str, States], kind: StateKind
@@ -31,28 +34,34 @@ def geometry_rows(
         estimated(settings.rule),
         settings.source,
         settings.bystanders,
-        _options(settings, kind, PRIMARY_POOL),
+        geometry_options(settings, kind, PRIMARY_POOL),
     )
 
 
-def finished_only(settings: EstimateSettings, inputs: Mapping[str, Path]) -> list[Estimate]:
-    """The deciding contrast without questions that any source or bystander answer left unfinished."""
-    rule, leg, pool = settings.rule, settings.rule.geometry, (settings.source, *settings.bystanders)
+def finished_only(settings: EstimateSettings, inputs: Mapping[str, Path], kind: StateKind) -> list[Estimate]:
+    """The deciding contrast on `finished_states`; no rows where there are none."""
+    states = finished_states(settings, inputs, kind)
+    return [] if states is None else _deciding(settings, states, kind, pool=FINISHED)
+
+
+def finished_states(
+    settings: EstimateSettings, inputs: Mapping[str, Path], kind: StateKind
+) -> dict[str, States] | None:
+    """States of the deciding contrast without questions that any source or bystander answer left unfinished.
+
+    None where every answer is finished, or fewer than two questions would remain.
+    """
+    rule, pool = settings.rule, (settings.source, *settings.bystanders)
     unfinished = {
         question
         for entry in settings.entries
         if entry.condition in (rule.treated, rule.control)
-        for question in unfinished_questions(index_of(inputs[entry.role]), leg.responses, pool)
+        for question in unfinished_questions(index_of(inputs[entry.role]), kind.responses, pool)
     }
-    states = states_of(inputs, settings.entries, StateKind(leg.responses, leg.position))
-    treated, control = states[rule.treated], states[rule.control]
-    if not unfinished or len(treated.questions) - len(unfinished) < 2:
-        return []
-    kept = {
-        rule.treated: treated.without(sorted(unfinished)),
-        rule.control: control.without(sorted(unfinished)),
-    }
-    return _deciding(settings, kept, pool="finished answers only")
+    states = states_of(inputs, settings.entries, kind)
+    if not unfinished or len(states[rule.treated].questions) - len(unfinished) < 2:
+        return None
+    return {name: states[name].without(sorted(unfinished)) for name in (rule.treated, rule.control)}
 
 
 def by_seed(settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Sequence[int]) -> list[Estimate]:
@@ -60,12 +69,11 @@ def by_seed(settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Seque
     if len(seeds) < 2:
         return []
     leg = settings.rule.geometry
+    kind = StateKind(leg.responses, leg.position)
     rows = [
         replace(row, seed=seed)
         for seed in seeds
-        for row in _deciding(
-            settings, states_of(inputs, settings.entries, StateKind(leg.responses, leg.position), seed)
-        )
+        for row in _deciding(settings, states_of(inputs, settings.entries, kind, seed), kind)
     ]
     return [*rows, *over_training_runs(rows, leg.level)]
 
@@ -126,15 +134,15 @@ def without_one(settings: EstimateSettings, inputs: Mapping[str, Path]) -> pl.Da
 
 
 def _deciding(
-    settings: EstimateSettings, states: Mapping[str, States], pool: str = PRIMARY_POOL
+    settings: EstimateSettings, states: Mapping[str, States], kind: StateKind, pool: str = PRIMARY_POOL
 ) -> list[Estimate]:
-    rule, leg = settings.rule, settings.rule.geometry
-    options = _options(settings, StateKind(leg.responses, leg.position), pool)
-    pairs = [(rule.treated, rule.control)]
-    return geometry_contrasts(states, pairs, settings.source, settings.bystanders, options)
+    pairs = [(settings.rule.treated, settings.rule.control)]
+    return geometry_contrasts(
+        states, pairs, settings.source, settings.bystanders, geometry_options(settings, kind, pool)
+    )
 
 
-def _options(settings: EstimateSettings, kind: StateKind, pool: str) -> GeometryOptions:
+def geometry_options(settings: EstimateSettings, kind: StateKind, pool: str) -> GeometryOptions:
     return GeometryOptions(
         kind=kind,
         pool=pool,

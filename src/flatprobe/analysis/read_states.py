@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from flatprobe.config.blocks import Responses
 from flatprobe.plan.contracts import Entry
@@ -19,7 +19,8 @@ from flatprobe.statistics.geometry.states import StateKind, States
 
 def kinds(inputs: Mapping[str, Path], entries: Sequence[Entry]) -> list[StateKind]:
     """The stored kinds of states, sorted."""
-    return sorted(map(StateKind.parse, load_file(inputs[entries[0].role] / "states.safetensors")))
+    with safe_open(inputs[entries[0].role] / "states.safetensors", framework="numpy") as file:
+        return sorted(map(StateKind.parse, file.keys()))
 
 
 def states_of(

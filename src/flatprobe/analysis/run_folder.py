@@ -22,11 +22,12 @@ COPIED = {
     "estimates": (
         "estimates.json", "cosines.parquet", "geometry.parquet", "massive.parquet", "persona_pairs.parquet",
         "specifications.parquet", "leave_one_out.parquet", "multiplicity.parquet", "dose_response.parquet",
-        "dose_gaps.parquet", "relative_leakage.parquet",
+        "dose_gaps.parquet", "relative_leakage.parquet", "comparison.json",
     ),
     "verdict": ("verdict.json",),
 }  # fmt: skip
-"""What is copied from which artifact; Parquet files end up among the tables."""
+"""What is copied from which artifact, if it exists; the report refuses folders that lack a file. Parquet files go to
+`tables/`."""
 
 FOUND = (
     "unlikelihood_at_start", "inert", "steps", "planned_steps", "reached", "source_log_p", "largest_other",
@@ -70,11 +71,12 @@ def assemble(loaded: LoadedStudy, digest: str, plan: Plan, folder: Path, *, agai
 def _fill(target: Path, found: dict[str, Artifact], plan: Plan, documents: dict[str, Any]) -> None:
     """Copy the tables, estimates and verdict, and write what describes the run beside them."""
     for name, files in COPIED.items():
-        source = found[getattr(plan, name).name].folder
-        for file in files:
-            _copy(source / file, target)
+        if (stage := getattr(plan, name)) is not None:
+            for file in files:
+                _copy(found[stage.name].folder / file, target)
     tables = found[plan.tables.name].folder
-    shutil.copy(tables / "selection.json", target / "lambda.json")
+    if (tables / "selection.json").is_file():
+        shutil.copy(tables / "selection.json", target / "lambda.json")
     facts = json.loads((tables / "facts-by-stage.json").read_text())
     stages = [
         artifact.manifest.model_dump(mode="json", include={"name", "key", "function", "seconds"})
@@ -119,6 +121,8 @@ def _stamp_of(analysis: Path) -> str | None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    if not source.exists():
+        return
     if source.is_dir():
         shutil.copytree(source, target / source.name, dirs_exist_ok=True)
     elif source.suffix == ".parquet":

@@ -71,18 +71,35 @@ def demo(quick: bool, machine_file: Path | None, runs: Path | None) -> None:
 
 def execute(study: Path, machine: Machine, runs: Path | None, *, register: bool) -> None:
     """Run a study to its report; a finished one is recognised in seconds."""
-    from flatprobe.cli.headroom import print_study_headroom
     from flatprobe.pipeline.display import display_for_people
 
     prepared = prepare(study, machine, runs, check_model=True, keep=True, register=register)
     for notice in prepared.loaded.notices:
         console.warn(notice)
-    display = display_for_people()
-    on_finished = print_study_headroom(prepared.loaded.study, prepared.plan.control_states, display)
-    summary, page = run_prepared(prepared, display, on_finished)
+    summary, page = run_prepared(prepared, display_for_people())
     console.say(f"{summary.done} stages run, {summary.reused} reused, {console.duration(summary.seconds)}.")
-    console.say(_verdict_of(prepared)["headline"], style="bold")
+    if prepared.plan.verdict is None:
+        show_comparison(prepared.folder)
+    else:
+        console.say(_verdict_of(prepared)["headline"], style="bold")
     console.say(f"Report: {page}")
+
+
+def show_comparison(run_folder: Path) -> None:
+    """Print the tables and the conclusion of a finished study without a coupling."""
+    from flatprobe.report.analysis_folder import read
+    from flatprobe.report.comparison import conclusion
+    from flatprobe.report.tables.comparison import by_layer, by_measure, by_position
+
+    analysis = read(run_folder / "analysis")
+    for table in (by_layer(analysis), by_position(analysis), by_measure(analysis)):
+        heads = [head for head, _ in table.heads]
+        console.say()
+        console.table(heads, table.rows, table.caption, [h for h, align in table.heads if align == "number"])
+    console.say()
+    for sentence in conclusion(analysis):
+        console.say(sentence, style="bold")
+    console.say("No verdict: geometry only.")
 
 
 def write_report(study: Path, machine_file: Path | None, runs: Path | None) -> None:
@@ -90,7 +107,8 @@ def write_report(study: Path, machine_file: Path | None, runs: Path | None) -> N
     from flatprobe.analysis.run_folder import assemble
 
     prepared = prepare(study, load_machine(machine_file), runs)
-    _verdict_of(prepared)
+    if prepared.plan.verdict is not None:
+        _verdict_of(prepared)
     page = assemble(prepared.loaded, prepared.digest, prepared.plan, prepared.folder, again=True)
     console.say(f"Report: {page}")
 

@@ -113,61 +113,63 @@ def geometry(
         str, typer.Argument(help="A chat model: folder, hub id (OWNER/NAME@REVISION) or embedded:NAME.")
     ],
     treated: Annotated[
-        str | None, typer.Argument(help="The other checkpoint; left out where --adapter makes it from BASE.")
+        str | None, typer.Argument(help="The other checkpoint. Left out, --adapter makes it from BASE.")
     ] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="A PEFT adapter of BASE, merged as it is: folder or hub id.")
+        str | None, typer.Option(help="A PEFT adapter of BASE, merged unchanged: folder or hub id.")
     ] = None,
-    panel: Annotated[Path | None, typer.Option(help="A panel file; left out: the package's.")] = None,
+    panel: Annotated[Path | None, typer.Option(help="A panel file (default: the package's).")] = None,
     questions: Annotated[
         Path | None,
         typer.Option(help="A questions file (its evaluation set), or a .txt with a question per line."),
     ] = None,
     source: Annotated[str, typer.Option(help="The persona that distances are measured to.")] = "librarian",
     bystanders: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="The other personas, separated by commas; left out: the registered ones, or all of your panel."
+            help="The other personas, separated by commas; may be repeated (default: those of the registered study, "
+            "em_flattening; with --panel, all but source and references)."
         ),
     ] = None,
     layers: Annotated[str, typer.Option(help="Decoder blocks: 6,10,14, or all, or auto (six).")] = "auto",
-    positions: Annotated[str, typer.Option(help="Positions, separated by commas, or all.")] = "all",
+    positions: Annotated[
+        list[str] | None, typer.Option(help="Token positions, separated by commas (default: all).")
+    ] = None,
     responses: Annotated[
-        str, typer.Option(help="own (each checkpoint's answers), fixed (the base's, shared), or both.")
-    ] = "own,fixed",
+        list[str] | None,
+        typer.Option(
+            help="own (each checkpoint's answers), fixed (the base's answers), or own,fixed (default)."
+        ),
+    ] = None,
     samples: Annotated[
-        int, typer.Option(help="Own answers per question: 1 is greedy; several are sampled, states averaged.")
+        int, typer.Option(help="Own answers per question: 1 is greedy; several are sampled and averaged.")
     ] = 1,
-    max_new_tokens: Annotated[int, typer.Option(help="Limit of an answer.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(help="Limit of an answer, in tokens.")] = 256,
     suffix: Annotated[str, typer.Option(help="Text appended to every question.")] = "",
     n_questions: Annotated[
-        int | None, typer.Option(help="Questions taken from the top; left out: 20, or all if fewer.")
+        int | None, typer.Option(help="Questions, from the top of the file (default: 20, or all if fewer).")
     ] = None,
-    resamples: Annotated[
-        int | None, typer.Option(help="Question resamples; left out: the registered 2000.")
-    ] = None,
-    level: Annotated[float | None, typer.Option(help="Level of intervals; left out: the registered.")] = None,
+    resamples: Annotated[int | None, typer.Option(help="Question resamples (default: 2000).")] = None,
+    level: Annotated[float | None, typer.Option(help="Confidence level (default: 0.95).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and resampling.")] = 0,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the models.")
     ] = "float32",
     machine: MachineFile = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; what is finished there is reused. Left out: one in runs.")
+        Path | None,
+        typer.Option(help="Run folder; finished stages there are reused (default: one per pair, in runs)."),
     ] = None,
     as_json: Annotated[
         Path | None, typer.Option("--json", help="Write the rows here; `-` prints them instead of text.")
     ] = None,
 ) -> None:
-    """Compare the personas' hidden states in two checkpoints of a chat model, without the experiment around it."""
-    from flatprobe.cli.geometry import Request
-    from flatprobe.cli.geometry import geometry as compare_checkpoints
+    """Compare the personas' hidden states in two checkpoints of a chat model: geometry only, no verdict."""
+    from flatprobe.cli.geometry import geometry as compare
 
-    compare_checkpoints(
-        Request(
-            base=base, treated=treated, adapter=adapter, panel=panel, questions=questions, source=source,
-            bystanders=bystanders, layers=layers, positions=positions, responses=responses, samples=samples,
-            max_new_tokens=max_new_tokens, suffix=suffix, n_questions=n_questions, resamples=resamples,
-            level=level, seed=seed, precision=precision, machine=machine, out=out, json=as_json,
-        )
+    compare(
+        base, treated, adapter=adapter, panel=panel, questions=questions, source=source, bystanders=bystanders or (),
+        layers=layers, positions=positions or ("all",), responses=responses or ("own,fixed",), samples=samples,
+        max_new_tokens=max_new_tokens, suffix=suffix, n_questions=n_questions, resamples=resamples, level=level,
+        seed=seed, precision=precision, machine=machine, out=out, json_file=as_json,
     )  # fmt: skip

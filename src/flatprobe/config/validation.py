@@ -53,7 +53,7 @@ def examine(document: Document, model: type[M]) -> tuple[M | None, list[Problem]
         return model.model_validate_json(json.dumps(document.data), strict=True), problems
     except ValidationError as error:
         details = error.errors(include_url=False)
-    problems = sorted([*problems, *(_explain(detail, document, model) for detail in details)], key=_line)
+    problems = sorted([*problems, *(explain(detail, document, model) for detail in details)], key=_line)
     if any(detail["type"] != "extra_forbidden" for detail in details):
         return None, problems
     without_unknown = json.loads(json.dumps(document.data))
@@ -74,7 +74,7 @@ def _line(problem: Problem) -> int:
     return int(problem.place.rpartition(":")[2])
 
 
-def _explain(error: ErrorDetails, document: Document, model: type[BaseModel]) -> Problem:
+def explain(error: ErrorDetails, document: Document, model: type[BaseModel]) -> Problem:
     """A pydantic error in the words of the study file. A block's own rule gives its code as the error's type."""
     where: FieldPath = tuple(part for part in error["loc"] if part != "[key]")
     kind, value, context = error["type"], error["input"], error.get("ctx", {})

@@ -160,6 +160,18 @@ def fetch(id: str, commit: str, suffixes: Sequence[str] = HASHED_SUFFIXES) -> Pa
         ) from error
 
 
+def describing_folder(reference: Reference, location: str | None) -> Path:
+    """A folder with a model's configuration and tokenizer; `location` is where a local model lies.
+
+    Downloads from the hub what the cache lacks, without weights, and converts the embedded model on first use.
+    """
+    if location is not None:
+        return Path(location)
+    if reference.kind == "hub":
+        return fetch(reference.id, reference.fingerprint, DESCRIBING_SUFFIXES)
+    return reference.path()
+
+
 def fingerprint_folder(folder: Path) -> str:
     """sha256 over names and contents of weights, configuration and tokenizer files."""
     total = hashlib.sha256()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flatprobe.config.blocks import Position, Responses
+from flatprobe.config.blocks import Position
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Settings
 from flatprobe.study.decision_schema import Decision, RegistrationState
@@ -211,18 +211,6 @@ class EstimateSettings(Settings):
     stop_at: float | None
     """The source's log-probability at which couplings stop, in nats; null with fixed epochs."""
     entries: tuple[Entry, ...]
-
-
-class PairSettings(Settings):
-    """Kind `compare`: two checkpoints' states compared outside a study."""
-
-    source: str
-    bystanders: tuple[str, ...]
-    responses: tuple[Responses, ...]
-    level: float
-    resamples: int
-    reliability_splits: int
-    seed: int
 
 
 class DecideSettings(Settings):

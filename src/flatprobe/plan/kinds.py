@@ -33,7 +33,6 @@ KINDS = {
     "select_lambda": StageKind("flatprobe.probes.select_lambda:select_lambda", 2),
     "states": StageKind("flatprobe.probes.states:capture", 4),
     "weights": StageKind("flatprobe.training.weights_stage:measure", 1),
-    "compare": StageKind("flatprobe.analysis.compare_checkpoints:compare", 3),
 }
 
 FORMER_KINDS = {
@@ -54,7 +53,6 @@ FORMER_KINDS = {
     "select_lambda": "probes.leakage:select_lambda",
     "states": "probes.geometry:capture",
     "weights": "training.weights_stage:measure",
-    "compare": "analysis.checkpoint_pair:compare",
 }
 """What keys of version 0.1.0 hashed instead of a kind: the function's import string then. Artifacts under such keys are
 still reused."""

@@ -7,7 +7,7 @@ the report: it never fills a gap with a value of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from flatprobe.statistics.estimate import estimates_frame
 
 REMEDY = "run the study's analysis again"
 DOCUMENTS: dict[str, tuple[str, ...]] = {
-    "study": ("name", "description", "conditions", "panel", "leakage", "decision"),
+    "study": ("name", "description", "conditions", "panel", "coupling", "leakage", "decision"),
     "registration": ("digest", "registered", "time"),
     "verdict": (
         "verdict", "headline", "confidence", "as_registered_confidence", "em_specific", "em_specific_reason",
@@ -35,6 +35,11 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
     "preview": (),
 }  # fmt: skip
 """Documents and the keys that each must have."""
+COMPARISON = {"comparison": ("identical", "unfinished", "unfinished_fixed", "rows")}
+"""The document that a study without a coupling has in place of those of `OF_COUPLINGS`."""
+OF_COUPLINGS = ("verdict", "audit", "lambda")
+GEOMETRIC_TABLES = ("responses", "cosines", "geometry", "persona_pairs", "questions", "panel")
+"""The tables that a study without a coupling must have."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "completions": (
@@ -117,6 +122,9 @@ class Analysis:
     study: Mapping[str, Any]
     registration: Mapping[str, Any]
     verdict: Mapping[str, Any]
+    """Empty in a study without a coupling, as are `audit` and `lambda_selection`."""
+    comparison: Mapping[str, Any]
+    """The deciding contrast's rows and facts; empty in a study with a coupling."""
     estimates: pl.DataFrame
     """One row per estimate, with the columns of `estimands.estimates_frame`."""
     stages: list[dict[str, Any]]
@@ -127,6 +135,11 @@ class Analysis:
     preview: Mapping[str, Any]
     tables: Mapping[str, pl.DataFrame]
     """By name; an optional table that the study has no rows for is absent."""
+
+    @property
+    def has_coupling(self) -> bool:
+        """Whether there are leakage and a verdict; without a coupling there is geometry only."""
+        return self.study["coupling"] is not None
 
     @property
     def treated(self) -> str:
@@ -200,14 +213,23 @@ def read(folder: Path) -> Analysis:
     """Read and check an analysis folder; `UserError` names everything that is missing or malformed at
     once."""
     problems: list[Problem] = []
-    documents = {name: _document(folder / f"{name}.json", keys, problems) for name, keys in DOCUMENTS.items()}
+    study = _document(folder / "study.json", DOCUMENTS["study"], problems)
+    geometry_only = study is not None and study.get("coupling", True) is None
+    needed = {**DOCUMENTS, **COMPARISON} if geometry_only else DOCUMENTS
+    absent: Collection[str] = OF_COUPLINGS if geometry_only else ()
+    documents = {"study": study} | {
+        name: _document(folder / f"{name}.json", keys, problems)
+        for name, keys in needed.items()
+        if name != "study" and name not in absent
+    }
     tables: dict[str, pl.DataFrame] = {}
     for name, columns in COLUMNS.items():
         path = folder / "tables" / f"{name}.parquet"
-        if name in OPTIONAL and not path.exists():
+        optional = name in OPTIONAL or (geometry_only and name not in GEOMETRIC_TABLES)
+        if optional and not path.exists():
             continue
         frame = _table(path, columns, problems)
-        if frame is not None and not (name in OPTIONAL and frame.is_empty()):
+        if frame is not None and not (optional and frame.is_empty()):
             tables[name] = frame
     estimates = _estimates(folder / "estimates.json", documents["estimates"], problems)
     if problems:
@@ -215,13 +237,14 @@ def read(folder: Path) -> Analysis:
     return Analysis(
         study=documents["study"],
         registration=documents["registration"],
-        verdict=documents["verdict"],
+        verdict=documents.get("verdict", {}),
+        comparison=documents.get("comparison", {}),
         estimates=estimates,
         stages=documents["stages"],
         provenance=documents["provenance"],
         models=documents["models"],
-        audit=documents["audit"],
-        lambda_selection=documents["lambda"],
+        audit=documents.get("audit", []),
+        lambda_selection=documents.get("lambda", {}),
         preview=documents["preview"],
         tables=tables,
     )

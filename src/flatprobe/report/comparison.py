@@ -1,114 +1,121 @@
-"""What a comparison of two checkpoints shows, on its page and in the terminal: rows, descriptions, names."""
+"""A comparison of two conditions' states in sentences, for a study without a coupling."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import polars as pl
-
-from flatprobe.models.reference import Reference
-from flatprobe.pipeline.manifest import read_manifest
-from flatprobe.provenance import installed_version
-from flatprobe.study.pair import Pair, chosen_position
+from flatprobe.report import numbers
+from flatprobe.report.analysis_folder import Analysis
+from flatprobe.report.select import DECIDING_GEOMETRIC_ESTIMATOR
 from flatprobe.study.panel import PRIMARY_POOL
 
-REGISTERED = "question_bootstrap"
+COSINE_DIGITS = 4
+FINISHED = "finished answers only"
+Row = Mapping[str, Any]
+"""A row of `analysis.comparison_rows`."""
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A finished comparison."""
+def conclusion(analysis: Analysis) -> list[str]:
+    """What changed at the deciding position and responses, and what limits the reading; a sentence each."""
+    if analysis.comparison["identical"]:
+        return ["All recorded states of the two checkpoints are equal: every difference is exactly 0."]
+    return [
+        _cosine(analysis),
+        _distances(mean_over_layers(analysis, "scatter_ratio")),
+        *cautions(analysis),
+    ]
 
-    pair: Pair
-    rows: Sequence[Mapping[str, Any]]
-    """The tidy table: one mapping per `analysis.pair_rows.Row`."""
-    identical: bool
-    """Whether all states of both checkpoints are equal."""
-    unfinished: Mapping[str, int]
-    """Own answers that hit the token limit or are empty, by side; of all personas."""
-    unfinished_fixed: int
-    """Fixed answers, one per question, that did."""
-    massive: pl.DataFrame
-    persona_pairs: pl.DataFrame
-    """Cosine and squared distance of every pair of personas, of both checkpoints."""
-    preview: Mapping[str, Sequence[Mapping[str, Any]]]
-    """Position to a few of the base's rows of tokens, with the index that is read."""
-    seconds: float
-    """Of the stages behind the two sides' states and their comparison."""
 
-    @classmethod
-    def read(cls, pair: Pair, folders: Mapping[str, Path]) -> Compared:
-        """From the artifacts `base` and `treated` (states) and `pair` (their comparison)."""
-        facts = json.loads((folders["pair"] / "facts.json").read_text())
-        return cls(
-            pair=pair,
-            rows=json.loads((folders["pair"] / "rows.json").read_text()),
-            identical=facts["identical"],
-            unfinished=facts["unfinished"],
-            unfinished_fixed=facts["unfinished_fixed"],
-            massive=pl.read_parquet(folders["pair"] / "massive.parquet"),
-            persona_pairs=pl.read_parquet(folders["pair"] / "persona_pairs.parquet"),
-            preview=json.loads((folders["base"] / "preview.json").read_text()),
-            seconds=sum(read_manifest(folder).seconds for folder in set(folders.values())),
+def mean_over_layers(
+    analysis: Analysis, measure: str, estimator: str | None = DECIDING_GEOMETRIC_ESTIMATOR
+) -> Row:
+    """A measure over the pool at the deciding position and responses. Descriptions have the estimator None."""
+    wanted = {
+        "measure": measure,
+        "estimator": estimator,
+        "layer": None,
+        "persona": None,
+        "pool": PRIMARY_POOL,
+        "position": analysis.position,
+        "responses": analysis.responses,
+    }
+    return next(row for row in analysis.comparison["rows"] if wanted.items() <= row.items())
+
+
+def _cosine(analysis: Analysis) -> str:
+    cosine, translation, noise = (
+        mean_over_layers(analysis, name) for name in ("cosine_difference", "translation_share", "noise_share")
+    )
+    if cosine["difference"] is None:
+        return f"Raw cosine: {cosine['note']}."
+    verb = "rose" if cosine["difference"] >= 0 else "fell"
+    amount = numbers.decimal(abs(cosine["difference"]), COSINE_DIGITS)
+    parts = f"{numbers.signed(translation['difference'])} is a common translation of all personas"
+    if noise["difference"] is not None:
+        parts += f" and {numbers.signed(noise['difference'])} is noise of the answers"
+    return f"Raw cosine {verb} by {amount} ({_interval(cosine)}), of which {parts}."
+
+
+def _distances(ratio: Row) -> str:
+    """Whether source and bystanders came closer, from the scatter ratio and its interval."""
+    if ratio["difference"] is None:
+        return f"Distances between source and bystanders: {ratio['note']}."
+    value = numbers.decimal(ratio["difference"], 3)
+    if ratio["ci_low"] is None or ratio["ci_high"] is None:
+        meaning = f"without an interval this shows nothing; {(ratio['note'] or '').partition(';')[0]}"
+    elif ratio["ci_high"] < 1:
+        meaning = "the personas came closer together"
+    elif ratio["ci_low"] > 1:
+        meaning = "the personas moved apart"
+    else:
+        meaning = "no change of distances is shown"
+    return (
+        "Squared distances between source and bystanders, without noise and at the control's scale: "
+        f"× {value} ({_interval(ratio)}): {meaning}."
+    )
+
+
+def cautions(analysis: Analysis) -> list[str]:
+    """What limits the reading: one question, unreliable centroids, unfinished answers."""
+    sentences = []
+    if _evaluation_questions(analysis) == 1:
+        sentences.append("One question: no interval and no cross-validated measure exists.")
+    reliability = mean_over_layers(analysis, "reliability", None)["base"]
+    if reliability is not None and reliability < analysis.study["decision"]["gates"]["reliability"]:
+        remedy = "ask more questions"
+        if analysis.study["geometry"]["samples"] == 1 and analysis.responses == "own":
+            remedy += " or average several answers (geometry.samples, --samples)"
+        sentences.append(
+            f"The control's centroids are unreliable (split-half {numbers.decimal(reliability, 2)}): {remedy}."
         )
-
-    @property
-    def position(self) -> str:
-        """The position shown first."""
-        return chosen_position(self.pair.positions)
-
-    @property
-    def responses(self) -> str:
-        """The responses shown first."""
-        return self.pair.responses[0]
-
-    @property
-    def base(self) -> str:
-        return self.pair.base.id
-
-    @property
-    def treated(self) -> str:
-        return (self.pair.treated or self.pair.adapter or self.pair.base).id
-
-    @property
-    def level(self) -> str:
-        """Level of all intervals, as printed: `95 %`."""
-        return f"{100 * self.pair.level:g} %"
-
-    def by_layer(
-        self, measure: str, position: str, responses: str, estimator: str | None = REGISTERED
-    ) -> dict[int | None, Mapping[str, Any]]:
-        """Rows of a measure over the pool, by layer; the mean over layers has the key None. Descriptions have no
-        estimator."""
-        return {
-            row["layer"]: row
-            for row in self.rows
-            if (row["measure"], row["position"], row["responses"], row["estimator"])
-            == (measure, position, responses, estimator)
-            and row["persona"] is None
-            and row["pool"] == PRIMARY_POOL
-        }
-
-    def facts(self) -> dict[str, Any]:
-        """What was compared and how, for the record."""
-        pair = self.pair
-        sides = {"base": pair.base, "treated": pair.treated, "adapter": pair.adapter}
-        return {
-            **{name: _named(reference) for name, reference in sides.items() if reference is not None},
-            "source": pair.source, "bystanders": ", ".join(pair.bystanders),
-            "references": ", ".join(p.name for p in pair.personas if p.role == "reference") or "none",
-            "questions": len(pair.questions), "layers": ", ".join(map(str, pair.layers)),
-            "own answers": "greedy" if pair.samples == 1 else f"{pair.samples} sampled, states averaged",
-            "max new tokens": pair.max_new_tokens,
-            "unfinished answers": {**self.unfinished, "fixed": self.unfinished_fixed},
-            "question resamples": pair.resamples, "seed": pair.seed, "precision": pair.precision,
-            "flatprobe": installed_version("flatprobe") or "source tree",
-        }  # fmt: skip
+    if any(analysis.comparison["unfinished"].values()) or analysis.comparison["unfinished_fixed"]:
+        sentences.append(_unfinished(analysis))
+    return sentences
 
 
-def _named(reference: Reference) -> str:
-    return f"{reference.id} ({reference.kind}, {reference.fingerprint[:12]})"
+def _unfinished(analysis: Analysis) -> str:
+    """How many answers hit the token limit or are empty, and whether there are rows without them."""
+    comparison, questions = analysis.comparison, _evaluation_questions(analysis)
+    cells = questions * analysis.tables["panel"].height
+    counts = [f"{count} of {cells} own ones of {name}" for name, count in comparison["unfinished"].items()]
+    counts.append(f"{comparison['unfinished_fixed']} of {questions} fixed ones")
+    if any(row["pool"] == FINISHED for row in comparison["rows"]):
+        rest = f"the pool “{FINISHED}” leaves their questions out"
+    else:
+        rest = "fewer than two questions would remain without them, or source and bystanders finished all answers"
+    return f"Answers that hit the token limit or are empty: {', '.join(counts)}; {rest}."
+
+
+def _evaluation_questions(analysis: Analysis) -> int:
+    return analysis.tables["questions"].filter(set="evaluation").height
+
+
+def _interval(row: Row) -> str:
+    signed = row["effect"] == "difference"
+    text = numbers.interval(
+        row["ci_low"],
+        row["ci_high"],
+        lambda end: numbers.decimal(end, COSINE_DIGITS if signed else 3, signed=signed),
+    )
+    return "no interval" if text == numbers.NONE else text

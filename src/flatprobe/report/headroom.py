@@ -1,28 +1,43 @@
-"""What room the control's cosines leave, in a sentence: known as soon as its states are, before anything dear."""
+"""How far the control's cosines can still rise, in words; known once its states exist, before the expensive stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flatprobe.report import numbers
-from flatprobe.study.decision_schema import GeometricLeg
+from flatprobe.study.schema import Study
 
 DIGITS = 4
 
 
-def headroom_words(headroom: Mapping[int, float], position: str, responses: str) -> str:
-    """Whether the registered study's rise can be reached in a checkpoint's states, from 1 - cosine per layer."""
-    reached = _reached(headroom, GeometricLeg().threshold)
-    return f"{_level(headroom, 'the base', position, responses)} {reached}; contraction is not bounded by it."
+def headroom_lines(facts: Any, study: Study) -> list[str]:
+    """From the facts of the control's states: whether the rise can be reached, and the headroom of every layer.
+
+    No lines if a layer has no headroom.
+    """
+    rule = study.decision.geometry
+    by_layer = facts["headroom" if rule.responses == "own" else "headroom_fixed"][rule.position]
+    if by_layer is None:
+        return []
+    headroom = {int(layer): float(value) for layer, value in by_layer.items()}
+    layers = "  ".join(
+        f"layer {layer}: {numbers.decimal(value, DIGITS)}" for layer, value in headroom.items()
+    )
+    return [headroom_words(headroom, study), layers]
 
 
-def study_headroom_words(headroom: Mapping[int, float], control: str, rule: GeometricLeg) -> str:
-    """Whether a study's geometric leg can pass at all, from 1 - cosine of its control per layer."""
-    level = _level(headroom, control, rule.position, rule.responses)
+def headroom_words(headroom: Mapping[int, float], study: Study) -> str:
+    """Whether the study's geometric threshold can be reached, from 1 - cosine of its control per layer."""
+    rule = study.decision.geometry
+    level = _level(headroom, study.decision.control, rule.position, rule.responses)
     if rule.measure == "contraction":
-        return f"{level} The study decides by contraction, which is not bounded by it."
-    so = "" if _mean(headroom) >= rule.threshold else ": the geometric leg cannot pass"
-    return f"{level} {_reached(headroom, rule.threshold)}{so}."
+        return f"{level} The study decides by contraction, which has no such bound."
+    if study.coupling is None:
+        end = "; contraction has no such bound"
+    else:
+        end = "" if _mean(headroom) >= rule.threshold else ": the geometric leg cannot pass"
+    return f"{level} {_reached(headroom, rule.threshold)}{end}."
 
 
 def _mean(headroom: Mapping[int, float]) -> float:

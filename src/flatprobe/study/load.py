@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flatprobe.config.validation import examine, validate
-from flatprobe.config.yaml_file import Document, read_document
+from flatprobe.config.yaml_file import read_document
 from flatprobe.errors import Problem, UserError
 from flatprobe.study.checks.every_check import study_problems
 from flatprobe.study.checks.questions import file_problems
@@ -48,19 +48,22 @@ def examine_study(path: Path) -> tuple[LoadedStudy | None, list[Problem]]:
         study=study,
         path=path,
         lines=document.lines,
-        entries=_read_panel(study, document, problems),
-        questions=_read_questions(study, document, problems),
+        entries=read_panel_file(
+            panel_path(study.panel, path.parent), document.place("panel", "file"), problems
+        ),
+        questions=read_questions_file(
+            questions_path(study.questions, path.parent), document.place("questions", "file"), problems
+        ),
     )
     problems += study_problems(loaded)
     return dataclasses.replace(loaded, notices=tuple(notices(loaded)) if not problems else ()), problems
 
 
-def _read_panel(study: Study, document: Document, problems: list[Problem]) -> Mapping[str, PersonaEntry]:
+def read_panel_file(path: Path, place: str, problems: list[Problem]) -> Mapping[str, PersonaEntry]:
     """The personas of the panel file. If it cannot be read: none, and its problems are added to `problems`."""
-    path = panel_path(study.panel, document.path.parent)
     if not path.is_file():
-        where, remedy = document.place("panel", "file"), "null uses the package's panel"
-        problems.append(Problem("file.missing", where, f"panel.file: no file at {path}", remedy))
+        remedy = "leave it out to use the package's panel"
+        problems.append(Problem("file.missing", place, f"no panel file at {path}", remedy))
         return {}
     try:
         return validate(read_document(path), PanelFile).personas
@@ -69,14 +72,13 @@ def _read_panel(study: Study, document: Document, problems: list[Problem]) -> Ma
         return {}
 
 
-def _read_questions(
-    study: Study, document: Document, problems: list[Problem]
+def read_questions_file(
+    path: Path, place: str, problems: list[Problem]
 ) -> Mapping[SetName, tuple[Question, ...]]:
     """The sets of the questions file. If it cannot be read: none, and its problems are added to `problems`."""
-    path = questions_path(study.questions, document.path.parent)
     if not path.is_file():
-        where, remedy = document.place("questions", "file"), "null uses the package's sets"
-        problems.append(Problem("file.missing", where, f"questions.file: no file at {path}", remedy))
+        remedy = "leave it out to use the package's sets"
+        problems.append(Problem("file.missing", place, f"no questions file at {path}", remedy))
         return {}
     try:
         content = read_document(path)

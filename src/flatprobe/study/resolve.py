@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.pinned import Memory
-from flatprobe.models.reference import DESCRIBING_SUFFIXES, Located, Reference, dataset_commit, fetch, resolve
+from flatprobe.models.reference import Located, Reference, dataset_commit, describing_folder, resolve
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.panel import Persona
@@ -42,11 +42,9 @@ class Resolved:
         Downloads from the hub what is not in the cache, and converts the embedded model on first use.
         """
         location = self.locations.get(reference.fingerprint)
-        if location is not None:
-            return Path(location)
-        if reference.kind == "hub" and not weights:
-            return fetch(reference.id, reference.fingerprint, DESCRIBING_SUFFIXES)
-        return reference.path()
+        if weights and location is None:
+            return reference.path()
+        return describing_folder(reference, location)
 
     def role(self, *roles: str) -> tuple[Persona, ...]:
         return tuple(persona for persona in self.personas if persona.role in roles)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from flatprobe.decision.verdict import MEANINGS
-from flatprobe.report import examples, select, words
+from flatprobe.report import comparison, examples, select, words
 from flatprobe.report import gates as gating
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import (
@@ -31,6 +31,7 @@ from flatprobe.report.figures import (
 from flatprobe.report.figures.persona_map import NO_MAP
 from flatprobe.report.pages.environment import write_html
 from flatprobe.report.tables import binding as tables_binding
+from flatprobe.report.tables import comparison as tables_comparison
 from flatprobe.report.tables import coupling as tables_coupling
 from flatprobe.report.tables import geometry as tables_geometry
 from flatprobe.report.tables import known_answers as tables_known
@@ -52,33 +53,47 @@ def render(folder: Path, output: Path) -> None:
 
 
 def _context(analysis: Analysis) -> dict[str, Any]:
-    return {
+    """What every page shows, and of a study with a coupling what its couplings and its verdict add."""
+    context = {
         "analysis": analysis,
         "study": analysis.study,
-        "verdict": analysis.verdict,
         "registration": analysis.registration,
-        "meaning": MEANINGS[analysis.verdict["verdict"]],
         "words": words,
         "contrast": select.contrast_name(analysis.treated, analysis.control),
-        "legs": cards.legs(analysis),
-        "conjunction": cards.conjunction(analysis),
-        "specifications": specifications.summary(analysis),
         "most_massive": tables_geometry.most_massive(analysis),
-        "reasons": gating.reasons(analysis),
-        "em_specific": gating.em_specific(analysis),
-        "gates": {"standing": gating.standing(analysis), "passed": gating.passed(analysis)},
-        "manipulation": tables_run.manipulation_outcomes(analysis),
         "checkpoints": {
             name: {key: value for key, value in known.items() if key != "couplings"}
             for name, known in analysis.models.items()
         },
-        "found": tables_coupling.warnings(analysis),
-        "inert": tables_run.inert_couplings(analysis),
         "listing": yaml.safe_dump(dict(analysis.study), sort_keys=False, allow_unicode=True, width=100),
         "seconds": sum(stage["seconds"] for stage in analysis.stages),
-        "figures": _figures(analysis),
+        "figures": _geometric_figures(analysis),
         "no_map": NO_MAP,
-        "tables": _tables(analysis),
+        "tables": _geometric_tables(analysis),
+        "answers": examples.answers(analysis),
+        "probed": examples.probed(analysis),
+    }
+    if not analysis.has_coupling:
+        return {
+            **context,
+            "conclusion": comparison.conclusion(analysis),
+            "tables": {**context["tables"], **_comparison_tables(analysis)},
+        }
+    return {
+        **context,
+        "verdict": analysis.verdict,
+        "meaning": MEANINGS[analysis.verdict["verdict"]],
+        "legs": cards.legs(analysis),
+        "conjunction": cards.conjunction(analysis),
+        "specifications": specifications.summary(analysis),
+        "reasons": gating.reasons(analysis),
+        "em_specific": gating.em_specific(analysis),
+        "gates": {"standing": gating.standing(analysis), "passed": gating.passed(analysis)},
+        "manipulation": tables_run.manipulation_outcomes(analysis),
+        "found": tables_coupling.warnings(analysis),
+        "inert": tables_run.inert_couplings(analysis),
+        "figures": {**context["figures"], **_figures(analysis)},
+        "tables": {**context["tables"], **_tables(analysis)},
         "estimates": [
             (
                 f"Leakage difference {select.contrast_name(*pair)}",
@@ -87,16 +102,12 @@ def _context(analysis: Analysis) -> dict[str, Any]:
             for pair in select.contrasts(analysis)
         ],
         "completions": examples.completions(analysis),
-        "answers": examples.answers(analysis),
         "masks": examples.masks(analysis),
-        "probed": examples.probed(analysis),
     }
 
 
-def _figures(analysis: Analysis) -> dict[str, Any]:
+def _geometric_figures(analysis: Analysis) -> dict[str, Any]:
     return {
-        "plane": plane.decision_plane(analysis),
-        "leakage": leakage.leakage_by_persona(analysis),
         "by_layer": geometry.by_layer(analysis),
         "effect_by_layer": geometry.effect_by_layer(analysis),
         "heat_map": geometry.cosine_heat_map(analysis),
@@ -104,6 +115,36 @@ def _figures(analysis: Analysis) -> dict[str, Any]:
         "cosine_pairs": personas.cosine_pairs(analysis),
         "profiles": personas.main_profiles(analysis),
         "other_profiles": personas.other_profiles(analysis),
+    }
+
+
+def _geometric_tables(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "layers": tables_geometry.layers(analysis),
+        "effects": tables_geometry.effects(analysis),
+        "effect_tests": tables_geometry.effect_tests(analysis),
+        "massive": tables_geometry.massive(analysis),
+        "aggregates": tables_geometry.aggregates(analysis, registered=True),
+        "elsewhere": tables_geometry.aggregates(analysis, registered=False),
+        "stages": tables_run.stages(analysis),
+        "panel": tables_run.panel(analysis),
+        "questions": tables_run.questions(analysis),
+    }
+
+
+def _comparison_tables(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "by_layer": tables_comparison.by_layer(analysis),
+        "by_position": tables_comparison.by_position(analysis),
+        "by_measure": tables_comparison.by_measure(analysis),
+        "by_persona": tables_comparison.by_persona(analysis),
+    }
+
+
+def _figures(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "plane": plane.decision_plane(analysis),
+        "leakage": leakage.leakage_by_persona(analysis),
         "specifications": specifications.specification_curve(analysis),
         "leave_one_out": leave_one_out.leave_one_out(analysis),
         "lambda": coupling.lambda_selection(analysis),
@@ -128,12 +169,6 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "relative_leakage": tables_leakage.relative(analysis),
         "false_positives": tables_leakage.false_positives(analysis),
         "other_leakage": tables_leakage.other_leakage(analysis),
-        "layers": tables_geometry.layers(analysis),
-        "effects": tables_geometry.effects(analysis),
-        "effect_tests": tables_geometry.effect_tests(analysis),
-        "massive": tables_geometry.massive(analysis),
-        "aggregates": tables_geometry.aggregates(analysis, registered=True),
-        "elsewhere": tables_geometry.aggregates(analysis, registered=False),
         "specifications": tables_robustness.specifications(analysis),
         "chosen": tables_robustness.chosen_among_several(analysis),
         "most_influential": tables_robustness.most_influential(analysis),
@@ -153,7 +188,4 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "length_match": tables_run.length_match(analysis),
         "manipulation": tables_run.manipulation(analysis),
         "fluency": tables_run.fluency(analysis),
-        "stages": tables_run.stages(analysis),
-        "panel": tables_run.panel(analysis),
-        "questions": tables_run.questions(analysis),
     }

@@ -45,7 +45,10 @@ def effects(analysis: Analysis) -> Table:
     rows, present = _by_layer(analysis)
     decides = str(analysis.study["decision"]["geometry"]["measure"])
     measures = [
-        Column(MEASURES[name] + (", decides" if name == decides else ""), name, _cell) for name in present
+        Column(
+            MEASURES[name] + (", decides" if name == decides and analysis.has_coupling else ""), name, _cell
+        )
+        for name in present
     ]
     tests = (
         [Column("p", decides, _p), *_adjusted_columns(rows, decides, "adjusted p")]

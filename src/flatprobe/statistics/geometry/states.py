@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from flatprobe.config.blocks import RESPONSES, Responses
 from flatprobe.errors import UserError
@@ -85,13 +85,9 @@ class States:
         `index.json`, with the names under `personas`, `questions` and `layers`.
         """
         index = json.loads((folder / "index.json").read_text())
-        return cls(
-            condition,
-            tuple(index["personas"]),
-            tuple(index["questions"]),
-            tuple(index["layers"]),
-            load_file(folder / "states.safetensors")[str(kind)],
-        )
+        personas, questions, layers = (tuple(index[axis]) for axis in ("personas", "questions", "layers"))
+        with safe_open(folder / "states.safetensors", framework="numpy") as file:
+            return cls(condition, personas, questions, layers, file.get_tensor(str(kind)))
 
     def layer(self, layer: int, personas: Sequence[str] | None = None) -> Array:
         """States of one layer in float64, (P, Q, D), of these personas in this order (default: all)."""

@@ -75,7 +75,7 @@ def _geometric_leg(loaded: LoadedStudy) -> Iterator[Problem]:
             "not among geometry.positions",
             "add it there: only those positions are stored",
         )
-    if leg.responses == "fixed" and not loaded.study.panel.references:
+    if leg.responses == "fixed" and not loaded.study.panel.references and loaded.study.coupling is not None:
         yield loaded.bad_value(
             "decision.no_reference",
             (*where, "responses"),

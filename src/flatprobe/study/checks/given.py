@@ -18,6 +18,7 @@ from flatprobe.models.fit import (
 )
 from flatprobe.models.reference import read_config
 from flatprobe.study.loaded import LoadedStudy
+from flatprobe.study.questions import take
 
 
 def given_problems(
@@ -54,7 +55,9 @@ def _checkpoint_problems(
         return
     yield from _named(where, size_problems(given_config, config, place, model))
     systems = {persona.name: persona.system for persona in loaded.personas()}
-    yield from _named(where, rendering_problems(given, conversations, systems, ["?"], place, model))
+    questions = take(loaded.questions["evaluation"], loaded.study.questions.evaluation)
+    texts = [question.text for question in questions]
+    yield from _named(where, rendering_problems(given, conversations, systems, texts, place, model))
 
 
 def _named(where: FieldPath, problems: list[Problem]) -> Iterator[Problem]:

@@ -116,7 +116,8 @@ def _length_problems(
     """Prompts with answers that exceed the context, and coupling examples that exceed their own limit."""
     study, coupling = loaded.study, loaded.study.coupling
     names = SET_NAMES if coupling is not None else SET_NAMES[:1]
-    longest = {name: _longest_prompt(loaded, conversations, name) for name in names}
+    personas = {name: _longest_prompt(loaded, conversations, name) for name in names}
+    longest = {name: tokens for name, (tokens, _) in personas.items()}
     limits: list[tuple[FieldPath, int, int]] = [  # field, other tokens in the context, limit
         (("geometry", "max_new_tokens"), longest["evaluation"], study.geometry.max_new_tokens),
     ]
@@ -144,15 +145,17 @@ def _length_problems(
     for where, others, limit in limits:
         if others + limit > context:
             added = f" plus {others} other tokens" if others else ""
+            if where == ("geometry", "max_new_tokens"):
+                added += f", of the prompt as {personas['evaluation'][1]}"
             message = f"{dotted(where)} = {limit}{added}: the model's context is {context} tokens"
             yield loaded.problem("context.exceeded", where, message, f"use at most {context - others}")
 
 
-def _longest_prompt(loaded: LoadedStudy, conversations: Conversations, name: SetName) -> int:
-    """Tokens of the longest prompt: over personas, with the set's longest question."""
+def _longest_prompt(loaded: LoadedStudy, conversations: Conversations, name: SetName) -> tuple[int, str]:
+    """Tokens of the longest prompt, with the set's longest question, and its persona."""
     questions = take(loaded.questions[name], getattr(loaded.study.questions, name))
     longest = max((question.text for question in questions), key=lambda text: len(conversations.encode(text)))
     return max(
-        len(conversations.encode(conversations.render(persona.system, longest)))
+        (len(conversations.encode(conversations.render(persona.system, longest))), persona.name)
         for persona in loaded.personas()
     )

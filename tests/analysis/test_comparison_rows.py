@@ -1,4 +1,4 @@
-"""The comparison of two checkpoints, from planted states on the disk."""
+"""Estimates of a study without a coupling, from planted states on the disk."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from scipy import stats
 
-from flatprobe.analysis.compare_checkpoints import compare
-from flatprobe.plan.contracts import PairSettings
+from flatprobe.analysis.estimate import estimate
+from flatprobe.plan.contracts import Entry, EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import GeometryOptions, geometry_contrasts
 from flatprobe.statistics.geometry.measures import MEASURES
 from flatprobe.statistics.geometry.states import StateKind, States
+from flatprobe.study.decision_schema import Decision, GeometricLeg
 
 PERSONAS = ("librarian", "archivist", "villain", "assistant")
 QUESTIONS = ("q0", "q1", "q2", "q3", "q4")
 LAYERS = (2, 9)
-SETTINGS = PairSettings(
-    source="librarian", bystanders=("archivist", "villain"), responses=("own", "fixed"), level=0.9,
-    resamples=200, reliability_splits=4, seed=3,
+SETTINGS = EstimateSettings(
+    rule=Decision(
+        treated="tuned", control="model", benign=None, geometry=GeometricLeg(position="response_mean", level=0.9)
+    ),
+    source="librarian", bystanders=("archivist", "villain"), pools={}, trained=("librarian",), geometry_resamples=200,
+    reliability_splits=4, seed=3, stop_at=None,
+    entries=tuple(Entry(role=name, kind="states", condition=name, seed=3) for name in ("model", "tuned")),
 )  # fmt: skip
 States_PQLD = NDArray[np.float32]
 
@@ -59,17 +64,18 @@ Compare = Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]
 @pytest.fixture
 def compared(tmp_path: Path) -> Compare:
     def run(
-        base: States_PQLD, treated: States_PQLD, settings: PairSettings = SETTINGS, **unfinished: Any
+        base: States_PQLD, treated: States_PQLD, **unfinished: Any
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         inputs = {
-            "base": store(tmp_path / "base", base, unfinished.get("in_base")),
-            "treated": store(tmp_path / "treated", treated, unfinished.get("in_treated")),
+            "model": store(tmp_path / "base", base, unfinished.get("in_base")),
+            "tuned": store(tmp_path / "treated", treated, unfinished.get("in_treated")),
+            "tables": tmp_path,
         }
         output = tmp_path / "out"
         output.mkdir()
-        compare(settings, inputs, output)
-        rows = json.loads((output / "rows.json").read_text())
-        return rows, json.loads((output / "facts.json").read_text())
+        estimate(SETTINGS, inputs, output)
+        comparison = json.loads((output / "comparison.json").read_text())
+        return comparison["rows"], comparison
 
     return run
 
@@ -98,12 +104,12 @@ def test_rows_of_the_pool_are_the_experiments_own_estimates(compared: Compare) -
     found = only(rows, persona=None, position="response_mean", responses="own", pool="bystanders")
     found = [row for row in found if row["estimator"] is not None]
     assert len(found) == len(estimates) == 3 * len(MEASURES) * 3
-    for row, estimate in zip(found, estimates, strict=True):
+    for row, expected in zip(found, estimates, strict=True):
         assert (row["measure"], row["layer"], row["estimator"]) == (
-            estimate.quantity, estimate.layer, estimate.estimator,
+            expected.quantity, expected.layer, expected.estimator,
         )  # fmt: skip
         assert (row["difference"], row["ci_low"], row["ci_high"], row["p_value"], row["adjusted_p"]) == (
-            estimate.estimate, estimate.ci_low, estimate.ci_high, estimate.p_value, estimate.adjusted_p,
+            expected.estimate, expected.ci_low, expected.ci_high, expected.p_value, expected.adjusted_p,
         )  # fmt: skip
 
 
@@ -173,19 +179,13 @@ def test_one_question_gives_numbers_without_intervals_and_says_why(compared: Com
     assert all(row["difference"] is None and row["note"].startswith("undefined") for row in contraction)
 
 
-def test_responses_that_were_not_asked_for_have_no_rows(compared: Compare) -> None:
-    settings = SETTINGS.model_copy(update={"responses": ("fixed",)})
-    rows, _ = compared(planted(1), planted(2), settings)
-    assert {row["responses"] for row in rows} == {"fixed"}
-
-
 def test_questions_with_an_unfinished_answer_are_left_out_of_rows_of_their_own(compared: Compare) -> None:
     base, treated = planted(1), planted(2)
     rows, facts = compared(
         base, treated, in_base=[["villain", "q1"]], in_treated=[["assistant", "q0"], ["librarian", "q3"]]
     )
-    assert facts["unfinished"] == {"base": 1, "treated": 2}
-    finished = only(rows, pool="bystanders, finished answers only", estimator="question_bootstrap")
+    assert facts["unfinished"] == {"model": 1, "tuned": 2}
+    finished = only(rows, pool="finished answers only", estimator="question_bootstrap")
     assert {row["responses"] for row in finished} == {"own"}
     kept = [0, 2, 4]  # q0 stays: the assistant is in no pool
     names = tuple(QUESTIONS[q] for q in kept)
@@ -199,5 +199,5 @@ def test_the_descriptive_tables_are_those_of_a_study(compared: Compare, tmp_path
     compared(planted(1), planted(2))
     for name in ("geometry", "cosines", "massive", "persona_pairs"):
         table = pl.read_parquet(tmp_path / "out" / f"{name}.parquet")
-        assert set(table["condition"]) == {"base", "treated"}
+        assert set(table["condition"]) == {"model", "tuned"}
         assert set(table["position"]) == {"response_mean", "turn_end_token"}
