@@ -199,7 +199,7 @@ def _leakage(resamples: int, repeats: int) -> Iterator[Row]:
     task = f"leakage, 140 cells, {resamples:,} resamples"
 
     def flatprobe(run: int) -> None:
-        contrast_cells(paired, resamples=run, seed=SEED, estimators=["cell_bootstrap"])
+        contrast_cells(paired, resamples=run, seed=SEED, estimators=["cell_bootstrap"], level=0.95)
 
     def against(draws: np.ndarray[Any, Any]) -> float:
         return float(np.abs(draws - reference).max())

@@ -22,7 +22,7 @@ def geometry(treated: States) -> list[Estimate]:
 
 def leakage(cells: pl.DataFrame, bystanders: tuple[str, ...]) -> list[Estimate]:
     return leakage_contrast(
-        cells, "em_first", "base_first", bystanders, pool="bystanders", resamples=4000, seed=1
+        cells, "em_first", "base_first", bystanders, pool="bystanders", resamples=4000, seed=1, level=0.95
     )
 
 

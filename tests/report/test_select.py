@@ -66,7 +66,7 @@ def test_the_false_positive_baseline_prints_the_upper_bound_of_pooled_counts(ana
     rates = analysis.tables["rates"].filter(~pl.col("coupled") & (pl.col("condition") == "em_first"))
     total = int(rates.filter(pl.col("role") == "bystander")["total"].sum())
     row = next(row for row in table.rows if row[:2] == ("em_first", "bystanders"))
-    assert row[2:] == (f"0 / {total}", "0.0 %", f"{100 * upper_bound(0, total):.1f} %")
+    assert row[2:] == (f"0 / {total}", "0.0 %", f"{100 * upper_bound(0, total, level=0.95):.1f} %")
     assert [row[0] for row in table.rows[::2]] == ["base_first", "em_first", "benign_first"]
 
 

@@ -82,23 +82,23 @@ def by_lambda() -> dict[float, PairedCells]:
 def test_each_lambda_keeps_its_registered_estimate_beside_the_adjusted_p(
     by_lambda: dict[float, PairedCells],
 ) -> None:
-    rows = leakage_over_lambdas(by_lambda, resamples=2000, seed=7)
+    rows = leakage_over_lambdas(by_lambda, resamples=2000, seed=7, level=0.95)
     for row, (value, paired) in zip(rows, by_lambda.items(), strict=True):
-        (alone,) = contrast_cells(paired, resamples=2000, seed=7, estimators=["cell_bootstrap"])
+        (alone,) = contrast_cells(paired, resamples=2000, seed=7, estimators=["cell_bootstrap"], level=0.95)
         assert row == replace(alone, lambda_=value, adjusted_p=row.adjusted_p, family="max-T over 3 lambdas")
         assert row.adjusted_p is not None and alone.p_value is not None
 
 
 def test_the_same_cells_at_every_lambda_cost_nothing(by_lambda: dict[float, PairedCells]) -> None:
     paired = by_lambda[1.0]
-    one = leakage_over_lambdas({1.0: paired}, resamples=2000, seed=7)
-    three = leakage_over_lambdas({0.5: paired, 1.0: paired, 2.0: paired}, resamples=2000, seed=7)
+    one = leakage_over_lambdas({1.0: paired}, resamples=2000, seed=7, level=0.95)
+    three = leakage_over_lambdas({0.5: paired, 1.0: paired, 2.0: paired}, resamples=2000, seed=7, level=0.95)
     assert {row.adjusted_p for row in three} == {one[0].adjusted_p}
     assert one[0].family == "max-T over 1 lambda"
 
 
 def test_holm_over_lambdas_adjusts_the_registered_p(by_lambda: dict[float, PairedCells]) -> None:
-    rows = leakage_over_lambdas(by_lambda, resamples=2000, seed=7, method="Holm")
+    rows = leakage_over_lambdas(by_lambda, resamples=2000, seed=7, method="Holm", level=0.95)
     assert [row.adjusted_p for row in rows] == holm([row.p_value for row in rows if row.p_value is not None])
     assert {row.family for row in rows} == {"Holm over 3 lambdas"}
 
@@ -107,7 +107,9 @@ def test_a_lambda_that_does_not_vary_is_left_out_of_the_family_and_says_so(
     by_lambda: dict[float, PairedCells],
 ) -> None:
     counts = [[0] * 8] * 5
-    rows = leakage_over_lambdas({0.0: pair(table(counts, counts)), **by_lambda}, resamples=500, seed=7)
+    rows = leakage_over_lambdas(
+        {0.0: pair(table(counts, counts)), **by_lambda}, resamples=500, seed=7, level=0.95
+    )
     assert rows[0].adjusted_p is None and "not in the family" in (rows[0].note or "")
     assert {row.family for row in rows[1:]} == {"max-T over 3 lambdas"}
 
@@ -115,7 +117,10 @@ def test_a_lambda_that_does_not_vary_is_left_out_of_the_family_and_says_so(
 def test_max_t_needs_the_same_cells_at_every_lambda_and_holm_does_not(published: pl.DataFrame) -> None:
     whole, part = pair(published), pair(published.filter(pl.col("question_id") != "q01"))
     with pytest.raises(UserError, match="lambda 2.0"):
-        leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1)
-    assert len(leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, method="Holm")) == 2
+        leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, level=0.95)
+    assert (
+        len(leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, method="Holm", level=0.95))
+        == 2
+    )
     with pytest.raises(UserError, match="no lambda"):
-        leakage_over_lambdas({}, resamples=10, seed=1)
+        leakage_over_lambdas({}, resamples=10, seed=1, level=0.95)

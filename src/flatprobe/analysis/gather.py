@@ -42,7 +42,11 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         )
         completions = score(completions, settings.marker)
         require_same_prompts([completions, responses])
-        sampled = {"completions": completions, "cells": cells(completions), "rates": rates(completions)}
+        sampled = {
+            "completions": completions,
+            "cells": cells(completions),
+            "rates": rates(completions, settings.level),
+        }
     else:
         require_same_prompts([responses])
         sampled = {}

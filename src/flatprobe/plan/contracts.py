@@ -194,6 +194,8 @@ class GatherSettings(Settings):
     personas: tuple[Persona, ...]
     questions: dict[SetName, tuple[Question, ...]]
     entries: tuple[Entry, ...]
+    level: float
+    """Level of the intervals of rates."""
 
 
 class EstimateSettings(Settings):

@@ -160,6 +160,7 @@ class _Planner:
             personas=self.resolved.personas,
             questions=dict(self.resolved.questions),
             entries=tuple(self.entries),
+            level=study.decision.behaviour.level,
         )
         tables = stage("tables", "gather", gather, **self.inputs)
         estimate = EstimateSettings(

@@ -19,7 +19,7 @@ class Options:
     """How an estimate is to be made; refuses values that mean nothing, all of them at once."""
 
     resamples: int
-    level: float = 0.95
+    level: float
     """Confidence level of the two-sided intervals."""
     margin: float | None = None
     """Of the superiority test, as a difference of rates in [0, 1]."""

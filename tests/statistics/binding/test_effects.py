@@ -31,7 +31,7 @@ def found(table: pl.DataFrame, persona: str = POOLED) -> dict[str, dict[str, flo
 
 
 def test_planted_effects_come_back_each_under_its_own_name() -> None:
-    table = found(effects(readings(3.0, 0.5, -1.0, noise=0.05)))
+    table = found(effects(readings(3.0, 0.5, -1.0, noise=0.05), level=0.95))
     assert {name: row["estimate"] for name, row in table.items()} == pytest.approx(
         {"prompt": 3.0, "text": 0.5, "interaction": -1.0}, abs=0.1
     )
@@ -54,19 +54,19 @@ def test_a_pooled_effect_is_the_one_sample_t_test_of_question_means() -> None:
     assert row["p_value"] == pytest.approx(expected.pvalue)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((interval.low, interval.high))
     one = stats.ttest_1samp((ss - sb - bs + bb)[1], 0.0)
-    assert found(effects(cells), "b1")["interaction"]["p_value"] == pytest.approx(one.pvalue)
+    assert found(effects(cells, level=0.95), "b1")["interaction"]["p_value"] == pytest.approx(one.pvalue)
 
 
 def test_a_question_that_lacks_a_reading_is_left_out_of_its_bystander_and_of_the_pool() -> None:
     cells = readings(1.0, 0.0, 0.0, noise=1.0)
     lost = (pl.col("persona") == "b0") & (pl.col("question_id") == "q0") & (pl.col("text") == "source")
-    table = effects(cells.filter(~lost))
+    table = effects(cells.filter(~lost), level=0.95)
     assert [found(table, name)["prompt"]["n_questions"] for name in ("b0", "b1", POOLED)] == [11, 12, 11]
 
 
 def test_without_a_second_question_or_any_spread_there_is_an_estimate_and_no_interval() -> None:
     for cells in (readings(1.0, 0.0, 0.0, noise=1.0, questions=1), readings(2.0, 0.0, 0.0, noise=0.0)):
-        row = found(effects(cells))["prompt"]
+        row = found(effects(cells, level=0.95))["prompt"]
         assert row["estimate"] is not None
         assert row["ci_low"] is row["ci_high"] is row["p_value"] is row["standard_error"] is None
 
@@ -74,6 +74,6 @@ def test_without_a_second_question_or_any_spread_there_is_an_estimate_and_no_int
 def test_readings_given_twice_or_missing_altogether_are_refused() -> None:
     cells = readings(1.0, 0.0, 0.0, noise=1.0)
     with pytest.raises(UserError, match="given twice"):
-        effects(pl.concat([cells, cells[:1]]))
+        effects(pl.concat([cells, cells[:1]]), level=0.95)
     with pytest.raises(UserError, match="no reading of bystander/source"):
-        effects(cells.filter((pl.col("prompt") == "source") | (pl.col("text") == "bystander")))
+        effects(cells.filter((pl.col("prompt") == "source") | (pl.col("text") == "bystander")), level=0.95)

@@ -16,7 +16,14 @@ from flatprobe.statistics.leakage.estimators import SCOPES, leakage_contrast
 def contrast(cells: pl.DataFrame, personas: tuple[str, ...], resamples: int = 2000) -> dict[str, Estimate]:
     return by_name(
         leakage_contrast(
-            cells, "em_first", "base_first", personas, pool="bystanders", resamples=resamples, seed=42
+            cells,
+            "em_first",
+            "base_first",
+            personas,
+            pool="bystanders",
+            resamples=resamples,
+            seed=42,
+            level=0.95,
         )
     )
 
@@ -121,7 +128,14 @@ def test_swapping_the_conditions_flips_the_sign_and_nothing_else(
     published: pl.DataFrame, bystanders: tuple[str, ...], worked: dict[str, Estimate]
 ) -> None:
     swapped = leakage_contrast(
-        published, "base_first", "em_first", bystanders, pool="bystanders", resamples=10_000, seed=42
+        published,
+        "base_first",
+        "em_first",
+        bystanders,
+        pool="bystanders",
+        resamples=10_000,
+        seed=42,
+        level=0.95,
     )
     for estimate in swapped:
         other = worked[estimate.estimator]
@@ -219,6 +233,7 @@ def test_a_contaminated_pool_is_labelled(published: pl.DataFrame, bystanders: tu
         resamples=50,
         seed=1,
         contaminated=True,
+        level=0.95,
     )
     assert all(estimate.pool == "as_written (contaminated)" for estimate in estimates)
     assert all("contaminated" in (estimate.note or "") for estimate in estimates)

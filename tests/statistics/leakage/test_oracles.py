@@ -28,7 +28,9 @@ def paired(published: pl.DataFrame, bystanders: tuple[str, ...]) -> PairedCells:
 
 def one(paired: PairedCells, name: str, resamples: int = 4000, **options: float) -> Estimate:
     """A single estimator's estimate; `options` are margins."""
-    (estimate,) = contrast_cells(paired, resamples=resamples, seed=5, estimators=[name], **options)  # type: ignore[arg-type]
+    (estimate,) = contrast_cells(
+        paired, resamples=resamples, seed=5, estimators=[name], level=0.95, **options
+    )  # type: ignore[arg-type]
     return estimate
 
 
@@ -126,11 +128,11 @@ def test_options_that_mean_nothing_are_refused_by_name(
     paired: PairedCells, options: dict[str, float], place: str
 ) -> None:
     with pytest.raises(UserError, match=place):
-        contrast_cells(paired, **{"resamples": 10, "seed": 1, **options})  # type: ignore[arg-type]
+        contrast_cells(paired, **{"resamples": 10, "seed": 1, "level": 0.95, **options})  # type: ignore[arg-type]
 
 
 def test_the_draws_of_an_estimator_do_not_depend_on_which_others_are_asked_for(paired: PairedCells) -> None:
-    together = by_name(contrast_cells(paired, resamples=300, seed=5))
+    together = by_name(contrast_cells(paired, resamples=300, seed=5, level=0.95))
     for name in SCOPES:
         assert one(paired, name, 300) == together[name]
 
@@ -138,9 +140,9 @@ def test_the_draws_of_an_estimator_do_not_depend_on_which_others_are_asked_for(p
 def test_chunks_change_neither_the_number_of_draws_nor_the_exact_part(
     paired: PairedCells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = by_name(contrast_cells(paired, resamples=3000, seed=5))
+    whole = by_name(contrast_cells(paired, resamples=3000, seed=5, level=0.95))
     monkeypatch.setattr(bootstrap, "CHUNK_VALUES", 7000)
-    chunked = by_name(contrast_cells(paired, resamples=3000, seed=5))
+    chunked = by_name(contrast_cells(paired, resamples=3000, seed=5, level=0.95))
     for name in SCOPES:
         assert chunked[name].resamples == whole[name].resamples
         if whole[name].standard_error is not None:
@@ -156,7 +158,7 @@ def test_the_order_of_the_rows_plays_no_part(seed: int, shuffle: int, dropped: f
     cells = cells.filter(pl.Series(generator.random(cells.height) >= dropped))
     shuffled = cells.sample(fraction=1, shuffle=True, seed=shuffle)
     runs = [
-        leakage_contrast(frame, "em_first", "base_first", "abcd", pool="p", resamples=50, seed=3)
+        leakage_contrast(frame, "em_first", "base_first", "abcd", pool="p", resamples=50, seed=3, level=0.95)
         for frame in (cells, shuffled)
     ]
     assert runs[0] == runs[1]
@@ -185,7 +187,9 @@ def test_swapping_the_conditions_mirrors_every_exact_estimator(seed: int, droppe
 )
 def test_constant_cells_are_said_by_every_estimator(hits: tuple[int, int], shown: str) -> None:
     paired = pair(table([[hits[0]] * 4] * 3, [[hits[1]] * 4] * 3))
-    rows = by_name(contrast_cells(paired, resamples=199, seed=1, margin=0.15, equivalence_margin=0.05))
+    rows = by_name(
+        contrast_cells(paired, resamples=199, seed=1, margin=0.15, equivalence_margin=0.05, level=0.95)
+    )
     assert all("no variation" in (row.note or "") for row in rows.values())
     assert shown in (rows["cell_bootstrap"].note or "")
     for name in (*T_TYPE, "question_bootstrap_t"):
@@ -198,7 +202,9 @@ def test_constant_cells_are_said_by_every_estimator(hits: tuple[int, int], shown
 
 
 def test_equal_differences_of_unequal_completions_leave_only_binomial_noise() -> None:
-    rows = by_name(contrast_cells(pair(table([[5] * 4] * 3, [[3] * 4] * 3)), resamples=2000, seed=1))
+    rows = by_name(
+        contrast_cells(pair(table([[5] * 4] * 3, [[3] * 4] * 3)), resamples=2000, seed=1, level=0.95)
+    )
     noise = (0.5 * 0.5 / 10 / 12 + 0.3 * 0.7 / 10 / 12) ** 0.5
     assert rows["completion_resampling"].standard_error == pytest.approx(noise, rel=0.1)
     assert rows["cell_bootstrap"].standard_error == pytest.approx(0, abs=1e-12)
@@ -208,7 +214,10 @@ def test_equal_differences_of_unequal_completions_leave_only_binomial_noise() ->
 def test_one_completion_per_cell_has_no_binomial_noise_and_is_analysed_otherwise() -> None:
     rows = by_name(
         contrast_cells(
-            pair(table([[1, 0, 1], [1, 1, 0]], [[0, 0, 1], [0, 1, 0]], total=1)), resamples=200, seed=1
+            pair(table([[1, 0, 1], [1, 1, 0]], [[0, 0, 1], [0, 1, 0]], total=1)),
+            resamples=200,
+            seed=1,
+            level=0.95,
         )
     )
     assert "all completions carry the marker or none does" in (rows["completion_resampling"].note or "")
@@ -216,7 +225,7 @@ def test_one_completion_per_cell_has_no_binomial_noise_and_is_analysed_otherwise
 
 
 def test_one_cell_has_an_estimate_and_binomial_noise_and_nothing_else() -> None:
-    rows = by_name(contrast_cells(pair(table([[7]], [[2]])), resamples=500, seed=1))
+    rows = by_name(contrast_cells(pair(table([[7]], [[2]])), resamples=500, seed=1, level=0.95))
     assert rows["completion_resampling"].standard_error == pytest.approx(
         (0.21 / 10 + 0.16 / 10) ** 0.5, rel=0.15
     )
@@ -239,7 +248,9 @@ def test_unequal_completions_weigh_cells_equally() -> None:
 def test_a_pigeonhole_with_resamples_that_hold_no_cell_is_refused_by_name() -> None:
     gone = (pl.col("persona") == "a") & (pl.col("question_id") == "q00")
     rows = by_name(
-        contrast_cells(pair(table([[1, 2], [3, 5]], [[0, 0], [1, 0]]).filter(~gone)), resamples=200, seed=1)
+        contrast_cells(
+            pair(table([[1, 2], [3, 5]], [[0, 0], [1, 0]]).filter(~gone)), resamples=200, seed=1, level=0.95
+        )
     )
     assert rows["pigeonhole_t"].estimate is None and "resamples hold no cell" in (
         rows["pigeonhole_t"].note or ""

@@ -31,7 +31,7 @@ def test_cells_count_strict_and_end_anchored_hits_per_question() -> None:
 
 
 def test_the_rates_interval_clusters_on_questions() -> None:
-    row = rates(completions([1, 2, 3])).row(0, named=True)
+    row = rates(completions([1, 2, 3]), level=0.95).row(0, named=True)
     oracle = stats.ttest_1samp(np.array([1, 2, 3]) / 4, 0).confidence_interval()
     assert row["rate"] == 0.5 and row["rate_low"] == pytest.approx(max(0, oracle.low))
     assert row["rate_high"] == pytest.approx(min(1, oracle.high))
@@ -39,14 +39,14 @@ def test_the_rates_interval_clusters_on_questions() -> None:
 
 def test_equal_questions_or_a_single_one_get_wilsons_interval() -> None:
     for counts, trials in (([0, 0, 0], 12), ([0], 4)):
-        row = rates(completions(counts)).row(0, named=True)
+        row = rates(completions(counts), level=0.95).row(0, named=True)
         oracle = stats.binomtest(0, trials).proportion_ci(method="wilson")
         assert (row["rate_low"], row["rate_high"]) == pytest.approx((oracle.low, oracle.high))
         assert row["rate_high"] > 0
 
 
 def test_shares_among_marked_completions_are_null_when_none_is_marked() -> None:
-    row = rates(completions([0, 0])).row(0, named=True)
+    row = rates(completions([0, 0]), level=0.95).row(0, named=True)
     assert row["spam_share"] is None and row["end_share"] is None and row["end_rate"] == 0
 
 
@@ -56,14 +56,14 @@ def test_spam_truncation_and_end_share_have_their_own_denominators() -> None:
         finish_reason=pl.when(pl.col("sample_index") == 3).then(pl.lit("length")).otherwise("finish_reason"),
         ends_with_marker=pl.col("marker_present") & (pl.col("sample_index") < 3),
     )
-    row = rates(frame).row(0, named=True)
+    row = rates(frame, level=0.95).row(0, named=True)
     assert (row["spam_share"], row["truncated_share"], row["end_share"]) == (0.25, 0.25, 0.75)
     assert row["end_rate"] == 0.375 and row["median_tokens"] == 11.5
 
 
 def test_uncoupled_completions_keep_their_row_without_a_lambda() -> None:
     frame = pl.concat([completions([1, 2]), completions([0, 0], **{"lambda": None, "coupled": False})])
-    table = rates(frame)
+    table = rates(frame, level=0.95)
     assert table["coupled"].to_list() == [True, False] and table["rate_low"].null_count() == 0
     assert table["lambda"].to_list() == [1.0, None]
 
@@ -75,7 +75,7 @@ def test_a_repeated_sample_is_refused() -> None:
 
 
 def test_the_false_positive_bound_of_no_hits_is_one_minus_the_root_of_the_level() -> None:
-    assert upper_bound(0, 60) == pytest.approx(1 - 0.05 ** (1 / 60))
-    assert upper_bound(3, 3) == 1.0
+    assert upper_bound(0, 60, level=0.95) == pytest.approx(1 - 0.05 ** (1 / 60))
+    assert upper_bound(3, 3, level=0.95) == 1.0
     with pytest.raises(UserError):
-        upper_bound(4, 3)
+        upper_bound(4, 3, level=0.95)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flatprobe.statistics.leakage.relative import SOURCE_WITHOUT, relative_leakage
+from flatprobe.statistics.leakage.relative import NO_SOURCE_RATE, relative_leakage
 
 BYSTANDERS = ("archivist", "journalist")
 
@@ -26,7 +26,7 @@ def cells(condition: str, source: list[int], *bystanders: list[int], total: int 
 
 
 def compared(*tables: pl.DataFrame, **changes: Any) -> list[dict[str, Any]]:
-    options = {"resamples": 2000, "seed": 0} | changes
+    options = {"resamples": 2000, "seed": 0, "level": 0.95} | changes
     return relative_leakage(
         pl.concat(tables), [("new", "old")], "librarian", BYSTANDERS, **options
     ).to_dicts()
@@ -68,7 +68,7 @@ def test_half_the_dose_in_all_personas_leaves_it_as_it_is() -> None:
 def test_a_source_that_never_shows_the_marker_has_no_ratio() -> None:
     new, _, contrast = compared(cells("new", [0, 0, 0], [1, 1, 1], [0, 0, 0]), OLD)
     assert new["relative"] is None and new["source_rate"] == 0.0
-    assert new["note"] == contrast["note"] == SOURCE_WITHOUT and contrast["ci_low"] is None
+    assert new["note"] == contrast["note"] == NO_SOURCE_RATE and contrast["ci_low"] is None
 
 
 def test_resamples_without_a_marked_answer_of_the_source_are_counted() -> None:

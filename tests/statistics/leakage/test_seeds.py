@@ -32,7 +32,9 @@ def runs(seeds: Sequence[int] = SEEDS) -> pl.DataFrame:
 
 def contrast(cells: pl.DataFrame, margin: float | None = None) -> dict[str, Estimate]:
     personas = cells["persona"].unique().sort().to_list()
-    return by_name(seed_contrast(cells, "em_first", "base_first", personas, pool="p", margin=margin))
+    return by_name(
+        seed_contrast(cells, "em_first", "base_first", personas, pool="p", margin=margin, level=0.95)
+    )
 
 
 def differences(cells: pl.DataFrame) -> pl.DataFrame:

@@ -38,6 +38,7 @@ def curve(cells: pl.DataFrame, bystanders: tuple[str, ...]) -> pl.DataFrame:
         trained=["assistant", "librarian"],
         resamples=RESAMPLES,
         seed=3,
+        level=0.95,
     )
 
 
@@ -55,7 +56,14 @@ def test_each_specification_is_the_contrast_of_its_own_counts(
 ) -> None:
     chosen = cells.filter(pl.col("coupled") & (pl.col("lambda") == 2.0)).with_columns(hits="end_hits")
     direct = leakage_contrast(
-        chosen, "em_first", "base_first", bystanders, pool="bystanders", resamples=RESAMPLES, seed=3
+        chosen,
+        "em_first",
+        "base_first",
+        bystanders,
+        pool="bystanders",
+        resamples=RESAMPLES,
+        seed=3,
+        level=0.95,
     )
     rows = curve.filter(
         pl.col("pool") == "bystanders", pl.col("lambda") == 2.0, pl.col("detector") == "end_anchored"
@@ -90,7 +98,7 @@ def test_seeds_are_summed_and_plain_counts_need_no_further_columns(
 ) -> None:
     def estimates(frame: pl.DataFrame) -> pl.DataFrame:
         return specification_curve(
-            frame, "em_first", "base_first", {"p": bystanders}, resamples=RESAMPLES, seed=3
+            frame, "em_first", "base_first", {"p": bystanders}, resamples=RESAMPLES, seed=3, level=0.95
         )
 
     twice = pl.concat(published.with_columns(seed=pl.lit(seed)) for seed in (1, 2))
@@ -110,4 +118,6 @@ def test_a_curve_without_pool_lambda_or_counts_is_refused(
         (apart, {"p": bystanders}, "none in common"),
     ):
         with pytest.raises(UserError, match=message):
-            specification_curve(frame, "em_first", "base_first", pools, resamples=RESAMPLES, seed=3)
+            specification_curve(
+                frame, "em_first", "base_first", pools, resamples=RESAMPLES, seed=3, level=0.95
+            )

@@ -36,7 +36,7 @@ def rates(analysis: Analysis, *, coupled: bool) -> Table:
         Column("marked", lambda row: f"{row['hits']} / {row['total']}", str),
         Column("rate", "rate", numbers.percent),
         Column(
-            "95 % interval",
+            f"{analysis.behavioural_level} interval",
             lambda row: numbers.interval(row["rate_low"], row["rate_high"], numbers.percent),
             str,
         ),
@@ -162,6 +162,7 @@ def false_positives(analysis: Analysis) -> Table:
         "bystanders": frame.filter(pl.col("role") == "bystander"),
         "all personas": frame,
     }
+    level = float(analysis.study["decision"]["behaviour"]["level"])
     rows = [
         {"condition": name, "personas": pool, "hits": int(of["hits"].sum()), "total": int(of["total"].sum())}
         for name in analysis.conditions
@@ -173,7 +174,11 @@ def false_positives(analysis: Analysis) -> Table:
         Column("personas", "personas"),
         Column("marked", lambda row: f"{row['hits']} / {row['total']}", str),
         Column("rate", lambda row: row["hits"] / row["total"], numbers.percent),
-        Column("95 % upper bound", lambda row: upper_bound(row["hits"], row["total"]), numbers.percent),
+        Column(
+            f"{analysis.behavioural_level} upper bound",
+            lambda row: upper_bound(row["hits"], row["total"], level),
+            numbers.percent,
+        ),
     ]
     caption = (
         "Completions of uncoupled checkpoints that contain the marker. The bound is one-sided and exact "

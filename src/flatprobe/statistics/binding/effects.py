@@ -26,7 +26,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def effects(cells: pl.DataFrame, level: float = 0.95) -> pl.DataFrame:
+def effects(cells: pl.DataFrame, level: float) -> pl.DataFrame:
     """The three effects per bystander, and pooled over them, with t intervals over questions.
 
     Args:

@@ -23,7 +23,7 @@ def leakage_over_lambdas(
     *,
     resamples: int,
     seed: int,
-    level: float = 0.95,
+    level: float,
     method: Literal["max-T", "Holm"] = "max-T",
     treated: str = "treated",
     control: str = "control",

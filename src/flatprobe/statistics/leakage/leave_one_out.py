@@ -27,7 +27,7 @@ def leave_one_out(
     *,
     resamples: int,
     seed: int,
-    level: float = 0.95,
+    level: float,
     estimators: Sequence[str] = ("crossed_anova", "cell_bootstrap"),
 ) -> pl.DataFrame:
     """Estimate again without each persona and without each question: one row per `left_out` and estimator.

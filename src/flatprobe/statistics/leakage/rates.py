@@ -55,7 +55,7 @@ def cells(completions: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def rates(completions: pl.DataFrame, level: float = 0.95) -> pl.DataFrame:
+def rates(completions: pl.DataFrame, level: float) -> pl.DataFrame:
     """One row per arm (`ARM`), as shares in [0, 1]; null where a share has no denominator.
 
     Columns: hits, total, rate (strict), rate_low, rate_high, end_rate, start_rate (among all completions),
@@ -98,7 +98,7 @@ def rates(completions: pl.DataFrame, level: float = 0.95) -> pl.DataFrame:
     return table.select(*ARM, *order)
 
 
-def upper_bound(hits: int, total: int, level: float = 0.95) -> float:
+def upper_bound(hits: int, total: int, level: float) -> float:
     """One-sided upper bound of a rate (Clopper and Pearson 1934), for the false-positive baseline."""
     if total < 1 or not 0 <= hits <= total:
         raise UserError.one(

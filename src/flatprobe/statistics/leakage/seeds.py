@@ -33,7 +33,7 @@ def seed_contrast(
     personas: Sequence[str],
     *,
     pool: str,
-    level: float = 0.95,
+    level: float,
     contaminated: bool = False,
     margin: float | None = None,
     equivalence_margin: float | None = None,

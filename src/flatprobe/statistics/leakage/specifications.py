@@ -42,7 +42,7 @@ def specification_curve(
     trained: Collection[str] = (),
     resamples: int,
     seed: int,
-    level: float = 0.95,
+    level: float,
 ) -> pl.DataFrame:
     """Estimate `treated - control` for every pool, lambda and detector, by every estimator: one row each.
 
