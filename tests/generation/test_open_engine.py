@@ -42,4 +42,4 @@ def test_an_openai_engine_without_its_options_is_refused(model_folder: Callable[
     local = machine.current().model_copy(update={"engine": "openai"})
     with pytest.raises(UserError) as refusal, open_engine(model_folder("llama"), "float32", local):
         pass
-    assert [(p.code, p.place) for p in refusal.value.problems] == [("machine.openai", "machine: openai")]
+    assert [(p.code, p.place) for p in refusal.value.problems] == [("machine.no_server", "machine: openai")]

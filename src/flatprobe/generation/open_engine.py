@@ -68,7 +68,9 @@ def _open(
         from flatprobe.generation.openai_engine.engine import OpenaiEngine
 
         if local.openai is None:
-            raise UserError.one("machine.openai", "machine: openai", "missing", "give `base_url` and `model`")
+            raise UserError.one(
+                "machine.no_server", "machine: openai", "missing", "give `base_url` and `model`"
+            )
         return OpenaiEngine(path, conversations, ends, local.openai), conversations, False
     if local.engine != "vllm":
         make = _imported(local.engine)

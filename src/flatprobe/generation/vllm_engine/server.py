@@ -120,10 +120,8 @@ class VllmServer:
         self._link = self._start()
         self._link.send(command="start", arguments=self._arguments(grown))
         reply = self.reply(self._link, starting=True)
-        self._size, self.started = (
-            grown,
-            {name: reply[name] for name in reply if name not in ("reply", "pid")},
-        )
+        self._size = grown
+        self.started = {name: reply[name] for name in reply if name not in ("reply", "pid")}
         self.starts += 1
         return self._link
 
