@@ -35,7 +35,7 @@ from flatprobe.generation.stopping import end_tokens
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.embedded import converted_folder
 from flatprobe.models.load import held_checkpoint
-from flatprobe.pipeline.resume import Place, lasting
+from flatprobe.pipeline.resume import ResumeFolder, use_resume_folder
 from flatprobe.plan.contracts import SampleSettings
 
 ROWS = (8, 64, 128)
@@ -212,7 +212,7 @@ def sample_resumably(options: argparse.Namespace) -> None:
             sys.stdout.flush()
 
     engine.stream = watched  # type: ignore[method-assign,assignment]
-    with lasting(Place(options.one, "kill")):
+    with use_resume_folder(ResumeFolder(options.one, "kill")):
         complete(engine, load.prompts, settings)
 
 

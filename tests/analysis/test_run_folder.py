@@ -45,7 +45,7 @@ FACTS = [
 def seal(run: Path, stage: Stage, files: dict[str, str | Path]) -> None:
     """Make a stage's artifact of texts and of files or folders to copy."""
     store = ArtifactStore(run)
-    partial = store.begin()
+    partial = store.new_partial()
     for name, content in files.items():
         if isinstance(content, str):
             (partial / name).write_text(content)
@@ -157,9 +157,10 @@ def test_a_lost_part_is_made_again(run: Path, rendered: list[str], lost: str) ->
     assert path.exists()
 
 
-def test_nothing_is_written_while_a_run_is_at_work(run: Path, rendered: list[str]) -> None:
-    with run_lock(run), pytest.raises(UserError, match="another run is at work"):
+def test_nothing_is_written_while_a_run_holds_the_lock(run: Path, rendered: list[str]) -> None:
+    with run_lock(run), pytest.raises(UserError) as caught:
         room.assemble(loaded(), DIGEST, PLAN, run)
+    assert [(problem.code, problem.place) for problem in caught.value.problems] == [("run.locked", str(run))]
     assert rendered == []
     assert not (run / "analysis").exists()
 

@@ -23,7 +23,7 @@ from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
 from flatprobe.pipeline.progress import Progress
-from flatprobe.pipeline.resume import Place, lasting
+from flatprobe.pipeline.resume import ResumeFolder, use_resume_folder
 from flatprobe.plan.contracts import SampleSettings
 from flatprobe.provenance import collect_provenance
 from flatprobe.study.panel import Persona
@@ -219,7 +219,7 @@ def test_a_kill_loses_one_chunk_and_the_next_attempt_samples_only_what_is_missin
         return stream(engine, requests, settings)
 
     settings = SETTINGS.model_copy(update={"parity_prompts": 0})
-    with lasting(Place(tmp_path / "resume", "key")):
+    with use_resume_folder(ResumeFolder(tmp_path / "resume", "key")):
         with monkeypatch.context() as dead:
             dead.setattr(TransformersEngine, "stream", dying)
             flush = saved.CompletionStore.flush

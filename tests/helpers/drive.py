@@ -1,4 +1,4 @@
-"""`drive.py RUN_FOLDER WORK_FOLDER` runs three stages in a process that the tests interrupt or kill."""
+"""`drive.py RUN_FOLDER WORK_FOLDER` runs three stages; tests interrupt or kill the process."""
 
 from __future__ import annotations
 

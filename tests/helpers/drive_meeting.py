@@ -1,4 +1,4 @@
-"""`drive_meeting.py RUN_FOLDER PLACE` runs two stages at a time that wait for a third, which never comes."""
+"""`drive_meeting.py RUN_FOLDER FOLDER` runs two stages that wait for a third one, which never starts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from flatprobe.pipeline.runner import RunnerSettings, run
 from flatprobe.pipeline.stage import Stage
 
 
-def meetings(place: Path, count: int, parties: int | None = None) -> list[Stage]:
-    """Stages that end once all (or so many) are under way."""
+def meetings(folder: Path, count: int, parties: int | None = None) -> list[Stage]:
+    """Stages that end once `parties` of them run (default: all)."""
     return [
         Stage(
-            f"meet/{n}", "stage_functions:meet", Meeting(name=str(n), place=place, parties=parties or count)
+            f"meet/{n}", "stage_functions:meet", Meeting(name=str(n), folder=folder, parties=parties or count)
         )
         for n in range(count)
     ]
 
 
 def main() -> int:
-    folder, place = Path(sys.argv[1]), Path(sys.argv[2])
+    run_folder, folder = Path(sys.argv[1]), Path(sys.argv[2])
     try:
-        run(meetings(place, 2, parties=3), folder, RunnerSettings(workers=2))
+        run(meetings(folder, 2, parties=3), run_folder, RunnerSettings(workers=2))
     except FlatprobeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

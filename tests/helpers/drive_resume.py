@@ -1,4 +1,4 @@
-"""`drive_resume.py RUN_FOLDER WORK_FOLDER` runs a stage that counts to six, keeping each number as it comes."""
+"""`drive_resume.py RUN_FOLDER WORK_FOLDER` runs a stage that counts to six and saves every number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Wait for other processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ PATIENCE = 20.0  # seconds
 
 
 def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until the condition holds. Fails after `PATIENCE`."""
     end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end, "it did not happen in time"
@@ -17,6 +18,6 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet (a zombie) has."""
+    """Whether a process has ended; a zombie has."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return state.stdout.strip()[:1] in ("", "Z")

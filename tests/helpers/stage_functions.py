@@ -1,4 +1,4 @@
-"""Small stages; some add a line to a tally outside the run folder, so that calls can be counted."""
+"""Small stages. Some add a line per call to a tally outside the run folder."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Gate(Settings):
 
 
 class Meeting(Settings):
-    """`meet` leaves its name at the place and ends once so many names are there."""
+    """`meet` writes its name into the folder and ends once `parties` names are there."""
 
     name: str
-    place: Path
+    folder: Path
     parties: int
 
 
@@ -81,8 +81,8 @@ def wait(settings: Gate, inputs: Inputs, output: Path) -> None:
 
 
 def meet(settings: Meeting, inputs: Inputs, output: Path) -> None:
-    (settings.place / settings.name).touch()
-    while len(list(settings.place.iterdir())) < settings.parties:
+    (settings.folder / settings.name).touch()
+    while len(list(settings.folder.iterdir())) < settings.parties:
         time.sleep(0.02)
     facts = {"pid": os.getpid(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
     (output / "facts.json").write_text(json.dumps(facts))
@@ -93,25 +93,25 @@ def meet_and_refuse(settings: Meeting, inputs: Inputs, output: Path) -> None:
     refuse(Nothing(), inputs, output)
 
 
-def fail_once_there(settings: Meeting, inputs: Inputs, output: Path) -> None:
-    while not (settings.place / settings.name).exists():
+def fail_once_met(settings: Meeting, inputs: Inputs, output: Path) -> None:
+    while not (settings.folder / settings.name).exists():
         time.sleep(0.02)
     raise ArithmeticError("no number")
 
 
 def count_on(settings: Gate, inputs: Inputs, output: Path) -> None:
-    """Count to six in the folder to resume from; at three, wait for the gate."""
-    kept = resume.folder()
-    assert kept is not None
+    """Count to six in the resume folder; at three, wait for the gate."""
+    folder = resume.folder()
+    assert folder is not None
     for number in range(6):
-        if (kept / str(number)).exists():
+        if (folder / str(number)).exists():
             continue
         if number == 3 and not settings.opened.exists():
             settings.entered.write_text(json.dumps([os.getpid(), os.getpid()]))
             while not settings.opened.exists():
                 time.sleep(0.02)
         _count(settings.tally, str(number))
-        (kept / str(number)).touch()
+        (folder / str(number)).touch()
     (output / "number.txt").write_text("6")
 
 

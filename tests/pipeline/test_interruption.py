@@ -1,4 +1,4 @@
-"""A run may end at any moment, by Ctrl-C or kill -9: the next redoes the stage under way, nothing else."""
+"""A run may be interrupted or killed at any moment; the next run repeats only the running stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DRIVE = Path(__file__).parents[1] / "helpers" / "drive.py"
 
 
 class Driven:
-    """`drive.py` in a process group of its own, with what its waiting stage tells."""
+    """`drive.py` in its own process group."""
 
     def __init__(self, folder: Path, work: Path) -> None:
         self.folder, self.work = folder, work
@@ -31,19 +31,21 @@ class Driven:
         return subprocess.Popen(
             [sys.executable, str(_DRIVE), str(self.folder), str(self.work)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def until_it_waits(self) -> tuple[int, int]:
-        """Process ids of the worker and of the child that its stage started, once that stage is under way."""
+        """Process ids of the worker and of its stage's child process, once the stage runs."""
         eventually((self.work / "entered").exists)
         worker, child = json.loads((self.work / "entered").read_text())
         return worker, child
 
     def ends(self) -> tuple[int, str]:
         """Exit status and standard error."""
-        _, said = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, said
+        _, errors = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, errors
 
     def resume(self) -> tuple[int, str]:
         """Run the same command again, with the gate open."""
@@ -63,60 +65,60 @@ class Driven:
 
 @pytest.fixture
 def driven(tmp_path: Path) -> Iterator[Driven]:
-    made = Driven(tmp_path / "run", tmp_path)
-    yield made
-    if made.process.poll() is None:
-        made.process.kill()
-    if made.process.stderr is not None:
-        made.process.stderr.close()
-    made.process.wait()
+    driven = Driven(tmp_path / "run", tmp_path)
+    yield driven
+    if driven.process.poll() is None:
+        driven.process.kill()
+    if driven.process.stderr is not None:
+        driven.process.stderr.close()
+    driven.process.wait()
 
 
-def assert_the_rest_is_done_once(driven: Driven, finished: int) -> None:
-    code, said = driven.resume()
-    assert code == 0, said
+def assert_the_rest_runs_once(driven: Driven, finished: int) -> None:
+    code, errors = driven.resume()
+    assert code == 0, errors
     assert driven.artifacts() == ["after", "before", "wait"]
     assert driven.tally() == ["write 1", "wait", "wait", "add 10"]
     assert driven.events().count("stage_reused") == finished
 
 
-def test_ctrl_c_keeps_what_is_finished_and_ends_all_processes(driven: Driven) -> None:
+def test_ctrl_c_keeps_finished_stages_and_ends_all_processes(driven: Driven) -> None:
     worker, child = driven.until_it_waits()
     clock = time.monotonic()
     os.killpg(driven.process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
-    code, said = driven.ends()
+    code, errors = driven.ends()
     assert time.monotonic() - clock < 4  # the stage is stopped, not waited for
     assert code == 1
-    assert "interrupted in stage wait:" in said
-    assert "Traceback" not in said
+    assert "interrupted in stage wait:" in errors
+    assert "Traceback" not in errors
     assert driven.events()[-1] == "run_interrupted"
     assert driven.artifacts() == ["before"]  # the partial is gone
     eventually(lambda: gone(worker) and gone(child))
-    assert_the_rest_is_done_once(driven, finished=1)
+    assert_the_rest_runs_once(driven, finished=1)
 
 
-def test_kill_9_of_the_worker_is_a_failure_and_one_stage_is_redone(driven: Driven) -> None:
+def test_kill_9_of_the_worker_is_a_failure_and_one_stage_is_repeated(driven: Driven) -> None:
     worker, child = driven.until_it_waits()
     os.kill(worker, signal.SIGKILL)
-    code, said = driven.ends()
+    code, errors = driven.ends()
     assert code == 1
-    assert "stage wait failed: its process was killed by SIGKILL" in said
-    assert str(driven.folder / "logs" / "wait.log") in said
+    assert "stage wait failed: its process was killed by SIGKILL" in errors
+    assert str(driven.folder / "logs" / "wait.log") in errors
     eventually(lambda: gone(child))
-    assert_the_rest_is_done_once(driven, finished=1)
+    assert_the_rest_runs_once(driven, finished=1)
 
 
-def test_kill_9_of_the_runner_takes_the_worker_along_and_one_stage_is_redone(driven: Driven) -> None:
+def test_kill_9_of_the_runner_also_ends_the_worker_and_one_stage_is_repeated(driven: Driven) -> None:
     worker, child = driven.until_it_waits()
     os.killpg(driven.process.pid, signal.SIGKILL)
     code, _ = driven.ends()
     assert code == -signal.SIGKILL
     eventually(lambda: gone(worker) and gone(child))
     assert any(name.startswith(".partial") for name in driven.artifacts())
-    assert_the_rest_is_done_once(driven, finished=1)
+    assert_the_rest_runs_once(driven, finished=1)
 
 
-def test_a_stage_under_way_is_running_only_as_long_as_its_run_lives(driven: Driven) -> None:
+def test_a_stage_counts_as_running_only_while_its_run_lives(driven: Driven) -> None:
     worker, _ = driven.until_it_waits()
     states = [stage.state for stage in status([three_stages(driven.work)], driven.folder)]
     assert states == ["finished", "running", "missing"]
@@ -127,12 +129,12 @@ def test_a_stage_under_way_is_running_only_as_long_as_its_run_lives(driven: Driv
     eventually(lambda: gone(worker))
 
 
-def test_a_second_run_beside_a_living_one_is_refused_and_leaves_it_alone(driven: Driven) -> None:
+def test_a_second_run_beside_a_live_one_is_refused_and_does_not_disturb_it(driven: Driven) -> None:
     driven.until_it_waits()
     second = Driven(driven.folder, driven.work)
-    code, said = second.ends()
+    code, errors = second.ends()
     assert code == 2
-    assert f"process {driven.process.pid} on" in said
+    assert f"process {driven.process.pid} on" in errors
     (driven.work / "opened").touch()
     assert driven.ends()[0] == 0
     assert driven.tally() == ["write 1", "wait", "add 10"]

@@ -1,4 +1,4 @@
-"""Runs: what is reused, what is computed again, and how failures are told."""
+"""Runs: what is reused, what is computed again, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_run_computes_a_target_from_its_inputs(tmp_path: Path) -> None:
     assert names_of("stage_finished", tmp_path) == ["write/1", "write/2", "sum"]
 
 
-def test_a_manifest_tells_what_was_computed_from_what_and_with_what(tmp_path: Path) -> None:
+def test_a_manifest_records_function_settings_inputs_files_and_software(tmp_path: Path) -> None:
     target = sum_of_two()
     manifest = run([target], tmp_path, RunnerSettings(threads=1)).artifacts["sum"].manifest
     assert (manifest.key, manifest.function, manifest.version) == (target.key, "stage_functions:add", 1)
@@ -104,7 +104,7 @@ def test_forty_finished_stages_are_reused_within_a_second(
 
 
 class Notes(Display):
-    """Keeps what a run says beside its stages."""
+    """Records the messages of a run."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -113,7 +113,7 @@ class Notes(Display):
         self.notes.append(text)
 
 
-def test_only_what_depends_on_a_changed_setting_is_computed_again(tmp_path: Path) -> None:
+def test_only_stages_that_depend_on_a_changed_setting_are_computed_again(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
     run([sum_of_two(tally)], tmp_path / "run")
     changed = Stage("sum", "stage_functions:add", Number(value=20, tally=tally), sum_of_two(tally).inputs)
@@ -129,7 +129,7 @@ def test_two_names_for_one_computation_are_one_artifact_under_both_names(tmp_pat
     assert summary.artifacts["first"] == summary.artifacts["second"]
 
 
-def test_a_damaged_artifact_is_reported_and_computed_again_alone_when_it_comes_out_the_same(
+def test_only_a_damaged_artifact_is_computed_again_if_its_content_stays_the_same(
     tmp_path: Path,
 ) -> None:
     first = run([sum_of_two()], tmp_path)
@@ -139,14 +139,16 @@ def test_a_damaged_artifact_is_reported_and_computed_again_alone_when_it_comes_o
     assert names_of("stage_damaged", tmp_path) == ["write/1"]
 
 
-def test_what_used_an_input_that_comes_out_otherwise_is_computed_again(tmp_path: Path) -> None:
+def test_a_stage_is_computed_again_if_its_recomputed_input_has_other_content(tmp_path: Path) -> None:
     source = Stage("clock", "stage_functions:write_the_time", Number(value=0))
     user = Stage("user", "stage_functions:add", Number(value=0), {"clock": source})
     first = run([user], tmp_path)
     (first.artifacts["clock"].folder / "number.txt").unlink()
     second = run([user], tmp_path)
     assert second.done == 2
-    texts = {name: (made.folder / "number.txt").read_text() for name, made in second.artifacts.items()}
+    texts = {
+        name: (artifact.folder / "number.txt").read_text() for name, artifact in second.artifacts.items()
+    }
     assert texts["user"] == texts["clock"]
 
 
@@ -158,7 +160,7 @@ def test_warm_stages_share_a_process_and_a_fresh_one_has_its_own(tmp_path: Path)
     stages = [
         Stage(s.name, s.function, s.settings, version=i, resources=s.resources) for i, s in enumerate(stages)
     ]
-    facts = [made.facts for made in run(stages, tmp_path).artifacts.values()]
+    facts = [artifact.facts for artifact in run(stages, tmp_path).artifacts.values()]
     pids = [fact["pid"] for fact in facts if isinstance(fact, dict)]
     assert pids[0] == pids[2]
     assert len({*pids, os.getpid()}) == 3
@@ -188,21 +190,22 @@ if __name__ == "__main__":
 """
 
 
-def test_a_script_that_imports_torch_at_its_top_has_workers_with_the_threads_asked_for(
+def test_workers_of_a_script_that_imports_torch_at_its_top_use_the_given_threads(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {
-        "PYTHONPATH": os.pathsep.join([*sys.path]), "OMP_NUM_THREADS": "2"
-    }  # fmt: skip
-    shown = subprocess.run(
-        [sys.executable, tmp_path / "script.py", tmp_path / "run"], env=os.environ | environment, check=True,
-        capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    assert "{'threads': 1}" in shown
+    environment = {"PYTHONPATH": os.pathsep.join([*sys.path]), "OMP_NUM_THREADS": "2"}
+    output = subprocess.run(
+        [sys.executable, tmp_path / "script.py", tmp_path / "run"],
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "{'threads': 1}" in output
 
 
-def test_a_failing_stage_names_itself_its_error_and_a_log_with_everything_it_said(tmp_path: Path) -> None:
+def test_a_failure_has_the_stage_the_error_and_a_log_with_all_output(tmp_path: Path) -> None:
     target = Stage("sum", "stage_functions:add", Number(value=0), {"a": number(1), "b": plain("fail")})
     with pytest.raises(StageFailed) as caught:
         run([target], tmp_path)
@@ -214,17 +217,20 @@ def test_a_failing_stage_names_itself_its_error_and_a_log_with_everything_it_sai
     assert names_of("stage_failed", tmp_path) == ["fail"]
 
 
-def test_what_was_finished_before_a_failure_stays_and_nothing_half_done_does(tmp_path: Path) -> None:
+def test_after_a_failure_finished_artifacts_stay_and_partial_ones_go(tmp_path: Path) -> None:
     with pytest.raises(StageFailed):
         run([number(1), plain("fail")], tmp_path)
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [f"write__1-{number(1).key[:12]}"]
     assert run([number(1)], tmp_path).reused == 1
 
 
-def test_a_user_error_of_a_stage_comes_through_with_all_its_problems(tmp_path: Path) -> None:
+def test_a_user_error_of_a_stage_is_raised_with_all_its_problems(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         run([plain("refuse")], tmp_path)
-    assert [problem.place for problem in caught.value.problems] == ["mine.yaml:3", "mine.yaml:9"]
+    assert [(problem.code, problem.place) for problem in caught.value.problems] == [
+        ("test.some", "mine.yaml:3"),
+        ("test.some", "mine.yaml:9"),
+    ]
     assert caught.value.problems[0].remedy == "look at its name"
     assert caught.value.exit_code == 2
 
@@ -234,12 +240,12 @@ def test_a_user_error_of_a_stage_comes_through_with_all_its_problems(tmp_path: P
     [
         ("die", "killed by SIGKILL"),
         ("exit_quietly", "SystemExit: 0"),
-        ("leave_nothing", "left no file"),
+        ("leave_nothing", "no file"),
         ("leave_a_link", "symbolic link, link"),
         ("no_such_function", "no attribute 'no_such_function'"),
     ],
 )
-def test_a_stage_that_does_not_do_its_work_is_a_failure(tmp_path: Path, function: str, cause: str) -> None:
+def test_a_stage_without_a_valid_output_is_a_failure(tmp_path: Path, function: str, cause: str) -> None:
     with pytest.raises(StageFailed, match=cause):
         run([plain(function)], tmp_path)
     assert list((tmp_path / "artifacts").iterdir()) == []
@@ -253,7 +259,7 @@ def test_the_last_words_of_a_killed_process_are_in_the_failure(
         run([plain("die")], tmp_path)
 
 
-def test_a_script_that_is_not_guarded_is_told_so(tmp_path: Path) -> None:
+def test_the_failure_names_a_missing_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
@@ -263,9 +269,12 @@ def test_a_script_that_is_not_guarded_is_told_so(tmp_path: Path) -> None:
     )
     ended = subprocess.run(
         [sys.executable, str(script)],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "StageFailed: stage write/1 failed: its process ended with status 1" in ended.stderr
     assert "guarded by `__name__`" in ended.stderr
 
@@ -275,39 +284,45 @@ def test_settings_of_another_type_than_the_function_declares_are_a_failure(tmp_p
         run([Stage("s", "stage_functions:fail", Number(value=1))], tmp_path)
 
 
-def test_a_second_run_in_the_same_folder_is_told_who_is_at_work(tmp_path: Path) -> None:
-    with run_lock(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on") as caught:
+def test_a_second_run_in_the_same_folder_is_refused_with_the_first_one_s_process(tmp_path: Path) -> None:
+    with run_lock(tmp_path), pytest.raises(UserError) as caught:
         run([number(1)], tmp_path)
-    assert caught.value.problems[0].place == str(tmp_path)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.place) == ("run.locked", str(tmp_path))
+    assert str(os.getpid()) in problem.message
     assert run([number(1)], tmp_path).done == 1
 
 
-def test_a_run_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_created_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be written"):
-        run([number(1)], tmp_path / "file" / "run")
+    folder = tmp_path / "file" / "run"
+    with pytest.raises(UserError) as caught:
+        run([number(1)], folder)
+    assert [(problem.code, problem.place) for problem in caught.value.problems] == [
+        ("run.not_writable", str(folder))
+    ]
 
 
-def test_a_torn_last_line_of_the_diary_does_not_spoil_the_next(tmp_path: Path) -> None:
+def test_an_incomplete_last_event_does_not_spoil_the_next_one(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text('{"event": "run_st')
     run([number(1)], tmp_path)
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines[1:]][-1] == "run_finished"
 
 
-def test_status_tells_finished_damaged_and_missing_apart(tmp_path: Path) -> None:
+def test_status_distinguishes_finished_damaged_and_missing_stages(tmp_path: Path) -> None:
     run([number(1), number(2)], tmp_path)
     damaged = run([number(2)], tmp_path).artifacts["write/2"]
     (damaged.folder / "number.txt").unlink()
-    found = status([number(1), number(2), number(3)], tmp_path)
-    assert [stage.state for stage in found] == ["finished", "damaged", "missing"]
-    assert found[0].bytes == len("1") + len('{"value": 1}')
-    assert found[0].seconds is not None
-    assert found[1].damage == "number.txt is missing"
-    assert (found[1].seconds, found[2].bytes) == (None, None)
+    statuses = status([number(1), number(2), number(3)], tmp_path)
+    assert [stage.state for stage in statuses] == ["finished", "damaged", "missing"]
+    assert statuses[0].bytes == len("1") + len('{"value": 1}')
+    assert statuses[0].seconds is not None
+    assert statuses[1].damage == "number.txt is missing"
+    assert (statuses[1].seconds, statuses[2].bytes) == (None, None)
 
 
-def test_status_of_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
+def test_status_does_not_create_a_missing_folder(tmp_path: Path) -> None:
     assert [stage.state for stage in status([number(1)], tmp_path / "none")] == ["missing"]
     assert not (tmp_path / "none").exists()
 
@@ -318,8 +333,8 @@ def test_a_warm_worker_that_died_between_two_stages_is_replaced(tmp_path: Path) 
 
     def execute(name: str) -> int:
         stage = plain("write_process", name=name)
-        partial = store.begin()
-        executor.start(make_task(stage, {}, partial, tmp_path / "log", tmp_path / "resume"))
+        partial = store.new_partial()
+        executor.submit(make_task(stage, {}, partial, tmp_path / "log", tmp_path / "resume"))
         _, outcome = executor.wait(lambda task, progress: None)
         assert isinstance(outcome, Finished)
         pid = json.loads((partial / "facts.json").read_text())["pid"]

@@ -1,4 +1,4 @@
-"""Why a stage is computed although one of its name is there: what differs between the two."""
+"""Why a stage is computed again: its differences from the last artifact of the same name."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged, Manifest, read_manifest
 from flatprobe.pipeline.stage import Stage
 
-_SHOWN = 3  # differences that are named; the others are counted
-_LONGEST = 60  # characters of a value
+_MAX_DIFFERENCES = 3  # further differences are only counted
+_MAX_CHARACTERS = 60  # of one value
 
 
 def why_computed(stage: Stage, store: ArtifactStore) -> str | None:
-    """The differences from the newest artifact of the same name, as one line; None where there is no such artifact,
-    or where only its inputs differ: their own line says why."""
-    earlier = _newest(stage, store)
-    if earlier is None:
-        return None
-    differences = list(_differences(earlier, stage))
+    """The differences from the newest artifact of the same name, in one line.
+
+    None if there is no such artifact, or if only inputs differ: the input has a line of its own."""
+    earlier = _newest_manifest(stage, store)
+    differences = [] if earlier is None else list(_differences(earlier, stage))
     if not differences:
         return None
-    rest = len(differences) - _SHOWN
-    return "; ".join(differences[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+    rest = len(differences) - _MAX_DIFFERENCES
+    return "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def _newest(stage: Stage, store: ArtifactStore) -> Manifest | None:
+def _newest_manifest(stage: Stage, store: ArtifactStore) -> Manifest | None:
     manifests = []
     for folder in store.folder.glob(f"{stage.file_name}-*"):
         try:
@@ -48,13 +47,13 @@ def _differences(earlier: Manifest, stage: Stage) -> Iterator[str]:
         if field not in before:
             yield f"{field} is new"
         elif field not in now:
-            yield f"{field} is gone"
+            yield f"{field} was removed"
         elif before[field] != now[field]:
             yield f"{field} was {_short(before[field])}, now {_short(now[field])}"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted fields; lists stay whole."""
+    """Nested settings as dotted fields; a list is one value."""
     fields: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -66,4 +65,4 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"

@@ -1,4 +1,4 @@
-"""What the two supervisors of child processes share. Each child leads a group, to be ended with its children."""
+"""Signals and exit statuses of child processes. Each child leads a process group, so its children end with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run, on standard error: live bars on a terminal, plain lines everywhere else."""
+"""Displays of a run on standard error: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from flatprobe.pipeline.progress import Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-_PAUSE_OF_PLAIN_PROGRESS = 30.0  # seconds: enough to see in the log of a batch job that it is alive
+_PLAIN_PROGRESS_INTERVAL = 30.0  # seconds; shows in a batch job's log that the job is alive
 
 
 class Display:
-    """Is told what happens, in order. This one shows nothing and is the base of those that do."""
+    """Receives the events of a run in order. Base class of displays; shows nothing."""
 
     def begin(self, total: int) -> None:
-        """A run of `total` stages begins."""
+        """The run of `total` stages starts."""
 
     def reused(self, stage: str) -> None:
-        """The artifact of a stage was there already."""
+        """The artifact of a stage exists and is reused."""
 
     def started(self, stage: str) -> None:
-        """A stage is being computed, until `finished` or `failed`; others may be at the same time."""
+        """A stage starts; it runs until `finished` or `failed`. Several may run at the same time."""
 
     def progress(self, stage: str, progress: Progress) -> None:
-        """How far a stage is."""
+        """A running stage reports its progress."""
 
     def finished(self, stage: str, seconds: float) -> None:
         """A stage was computed."""
@@ -37,10 +37,10 @@ class Display:
         """A stage ended without an artifact."""
 
     def note(self, text: str) -> None:
-        """Something else worth knowing."""
+        """Show a message."""
 
     def close(self) -> None:
-        """The run is over, one way or another."""
+        """The run has ended, successfully or not."""
 
     def __enter__(self) -> Self:
         return self
@@ -52,63 +52,63 @@ class Display:
 
 
 def display_for_people() -> Display:
-    """The live display where standard error is a terminal, plain lines otherwise."""
+    """The live display if standard error is a terminal, plain lines otherwise."""
     return LiveDisplay() if console(stderr=True).is_terminal else PlainDisplay()
 
 
 class PlainDisplay(Display):
-    """A line where a stage starts and ends, one for all that is reused in a row, now and then progress."""
+    """One line when a stage starts and one when it ends; one for consecutive reused stages; progress every 30 s."""
 
     def __init__(self) -> None:
-        self._total = self._place = self._unsaid_reused = 0
-        self._places: dict[str, int] = {}
-        self._said: dict[str, float] = {}
+        self._total = self._count = self._unprinted_reused = 0
+        self._numbers: dict[str, int] = {}
+        self._last_printed: dict[str, float] = {}
 
     def begin(self, total: int) -> None:
         self._total = total
 
     def reused(self, stage: str) -> None:
-        self._place += 1
-        self._unsaid_reused += 1
+        self._count += 1
+        self._unprinted_reused += 1
 
     def started(self, stage: str) -> None:
-        self._say_reused()
-        self._place += 1
-        self._places[stage], self._said[stage] = self._place, time.monotonic()
-        self._say(self._place, f"{stage}  started")
+        self._print_reused()
+        self._count += 1
+        self._numbers[stage], self._last_printed[stage] = self._count, time.monotonic()
+        self._print(self._count, f"{stage}  started")
 
     def progress(self, stage: str, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._said[stage] >= _PAUSE_OF_PLAIN_PROGRESS:
-            self._said[stage] = now
+        if now - self._last_printed[stage] >= _PLAIN_PROGRESS_INTERVAL:
+            self._last_printed[stage] = now
             note = f"  {progress.note}" if progress.note else ""
-            self._say(self._places[stage], f"{stage}  {progress.done} of {progress.total}{note}")
+            self._print(self._numbers[stage], f"{stage}  {progress.done} of {progress.total}{note}")
 
     def finished(self, stage: str, seconds: float) -> None:
-        self._say(self._places[stage], f"{stage}  done in {duration(seconds)}")
+        self._print(self._numbers[stage], f"{stage}  done in {duration(seconds)}")
 
     def failed(self, stage: str, seconds: float) -> None:
-        self._say(self._places[stage], f"{stage}  failed after {duration(seconds)}")
+        self._print(self._numbers[stage], f"{stage}  failed after {duration(seconds)}")
 
     def note(self, text: str) -> None:
-        self._say_reused()
+        self._print_reused()
         console(stderr=True).print(text, soft_wrap=True)
 
     def close(self) -> None:
-        self._say_reused()
+        self._print_reused()
 
-    def _say_reused(self) -> None:
-        if self._unsaid_reused:
-            self._say(self._place, f"{self._unsaid_reused} finished before, reused")
-            self._unsaid_reused = 0
+    def _print_reused(self) -> None:
+        if self._unprinted_reused:
+            self._print(self._count, f"{self._unprinted_reused} finished before, reused")
+            self._unprinted_reused = 0
 
-    def _say(self, place: int, text: str) -> None:
+    def _print(self, number: int, text: str) -> None:
         width = len(str(self._total))
-        console(stderr=True).print(f"[{place:>{width}}/{self._total}] {text}", soft_wrap=True)
+        console(stderr=True).print(f"[{number:>{width}}/{self._total}] {text}", soft_wrap=True)
 
 
 class LiveDisplay(Display):
-    """A bar for the stages of the run, and one for each that is under way; finished stages scroll by."""
+    """A bar for the whole run and one for each running stage; finished stages are printed above."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -124,15 +124,15 @@ class LiveDisplay(Display):
             console=self._console,
             transient=True,
         )
-        self._overall = self._bars.add_task("stages", total=None, note="")
+        self._all_stages = self._bars.add_task("stages", total=None, note="")
         self._stages: dict[str, TaskID] = {}
 
     def begin(self, total: int) -> None:
-        self._bars.update(self._overall, total=total)
+        self._bars.update(self._all_stages, total=total)
         self._bars.start()
 
     def reused(self, stage: str) -> None:
-        self._bars.advance(self._overall)
+        self._bars.advance(self._all_stages)
 
     def started(self, stage: str) -> None:
         self._stages[stage] = self._bars.add_task(stage, total=None, note="")
@@ -142,7 +142,7 @@ class LiveDisplay(Display):
         self._bars.update(bar, completed=progress.done, total=progress.total, note=progress.note)
 
     def finished(self, stage: str, seconds: float) -> None:
-        self._bars.advance(self._overall)
+        self._bars.advance(self._all_stages)
         self._bars.remove_task(self._stages.pop(stage))
         self._console.print(f"✓ {stage}  {duration(seconds)}", style="green", soft_wrap=True)
 

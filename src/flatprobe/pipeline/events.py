@@ -1,4 +1,4 @@
-"""The diary of a run folder: one JSON object a line, appended by every run and never rewritten."""
+"""The event log of a run folder: one JSON object per line; runs only append."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ from types import TracebackType
 from typing import Literal, Self
 
 Event = Literal[
-    "run_started", "stage_reused", "stage_damaged", "stage_started", "stage_finished", "stage_failed",
-    "run_interrupted", "run_finished",
-]  # fmt: skip
+    "run_started",
+    "stage_reused",
+    "stage_damaged",
+    "stage_started",
+    "stage_finished",
+    "stage_failed",
+    "run_interrupted",
+    "run_finished",
+]
 
 
 def utc_now() -> str:
-    """The time as ISO 8601 in UTC, to the millisecond."""
+    """The current time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class EventLog:
-    """Appends to `events.jsonl`; each line is on its way to the disk when `write` returns."""
+    """Appends to `events.jsonl`; each line is flushed when `write` returns."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
         if self._file.tell() and not path.read_bytes().endswith(b"\n"):
-            self._file.write("\n")  # a run was killed in the middle of its last line
+            self._file.write("\n")  # a run was killed while it wrote its last line
 
     def write(self, event: Event, **facts: str | int | float | None) -> None:
-        """Append one line: the time, the event, the process, and the facts."""
-        line = {"time": utc_now(), "event": event, "pid": os.getpid(), **facts}
-        self._file.write(json.dumps(line) + "\n")
+        """Append one line: time, event, process id and `facts`."""
+        record = {"time": utc_now(), "event": event, "pid": os.getpid(), **facts}
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""One run at a time in a run folder."""
+"""A lock file: at most one run at a time in a run folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from flatprobe.pipeline.events import utc_now
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the folder. The system releases it when the process ends, however it ends: none is left behind.
+    """Lock the folder. The operating system releases the lock when the process ends, even if it is killed.
 
-    Raises UserError, naming the holder, where another run is at work, and where the folder cannot be written.
+    Raises:
+        UserError: another run holds the lock (the message names its process), or the folder cannot be written.
     """
-    holder = folder / "run.holder.json"  # beside the lock, as opening a lock file empties it
+    holder = folder / "run.holder.json"  # a separate file, because opening a lock file empties it
     lock = FileLock(folder / "run.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,15 +30,15 @@ def run_lock(folder: Path) -> Iterator[None]:
         holder.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": utc_now()}))
     except Timeout:
         raise UserError.one(
-            "lock.TODO",
+            "run.locked",
             str(folder),
-            f"another run is at work here: {_describe(holder)}",
-            "wait for it, or stop it; what it has finished is kept",
+            f"another run uses this folder: {_describe(holder)}",
+            "wait for it or stop it; its finished stages are kept",
         ) from None
     except OSError as error:
         lock.release()
         raise UserError.one(
-            "lock.TODO",
+            "run.not_writable",
             str(folder),
             f"the run folder cannot be written: {error.strerror or error}",
             "choose another folder",
@@ -51,7 +52,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def _describe(holder: Path) -> str:
     try:
-        found = json.loads(holder.read_text())
-        return f"process {found['pid']} on {found['host']}, since {found['since']}"
-    except (OSError, ValueError, KeyError):  # it has only just started, or is just ending
-        return "a process that has not signed yet"
+        record = json.loads(holder.read_text())
+        return f"process {record['pid']} on {record['host']}, since {record['since']}"
+    except (OSError, ValueError, KeyError):  # the other run is just starting or ending
+        return "another process (it has not recorded its id yet)"

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: written last, so that its existence means that the stage completed."""
+"""The manifest of an artifact. It is written last: if it exists, the stage completed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FACTS = "facts.json"
 
 
 class Damaged(FlatprobeError):
-    """An artifact is not what its manifest says; the text says in what way."""
+    """An artifact does not match its manifest; the text says how."""
 
 
 class FileRecord(BaseModel):
@@ -31,74 +31,76 @@ class FileRecord(BaseModel):
 
 
 class InputRecord(BaseModel):
-    """What a stage was given in one role."""
+    """The artifact that a stage read in one role."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     key: str
     content: str
-    """`Manifest.content` of the artifact that was read: which copy, where a computation is not repeatable."""
+    """`Manifest.content` of the artifact. It tells copies apart if a computation is not deterministic."""
 
 
 class Manifest(BaseModel):
-    """What was computed, from what, with what, and what came of it."""
+    """Record of one computation: function, settings, inputs, output files, time and software."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     name: str
     kind: str = ""
-    """Empty in manifests from before kinds had names."""
+    """Empty in manifests of version 0.1.0, which had no kinds."""
     function: str
     version: int
     settings: dict[str, JsonValue]
     inputs: dict[str, InputRecord]
     files: dict[str, FileRecord]
-    """Path inside the artifact, with `/` → the file; all but the manifest itself."""
+    """Path inside the artifact, with `/` → the file. Without the manifest."""
     started: str
     """ISO 8601, UTC."""
     seconds: float
-    """Wall time of the stage function, its imports included."""
+    """Wall time of the stage function, including its imports."""
     provenance: Provenance
     facts: JsonValue = None
-    """Small facts for people: the content of the `facts.json` that the stage may have written."""
+    """Content of the `facts.json` that the stage wrote, if it wrote one: small facts for people."""
 
     @property
     def content(self) -> str:
-        """SHA-256 over names and hashes of all files: equal for two artifacts that hold the same bytes."""
+        """SHA-256 over the names and hashes of all files. Equal if two artifacts hold the same bytes."""
         hashes = {path: record.sha256 for path, record in self.files.items()}
         return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
 
     @property
     def bytes(self) -> int:
-        """Size of all files together."""
+        """Total size of the files."""
         return sum(record.bytes for record in self.files.values())
 
 
 def describe_files(folder: Path) -> dict[str, FileRecord]:
-    """Hash every file under a folder and see it onto the disk.
+    """Hash every file under a folder and sync it to disk.
 
-    Raises ValueError for a symbolic link, as the artifact would then not hold what it says, and where there
-    is no file: a stage that leaves nothing has not done its work.
+    Raises:
+        ValueError: the folder holds a symbolic link, whose target is outside the artifact, or holds no file.
     """
     records = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            raise ValueError(f"the stage left a symbolic link, {relative}; an artifact holds its own files")
+            raise ValueError(
+                f"the stage wrote a symbolic link, {relative}; an artifact must hold regular files"
+            )
         if path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
             records[relative] = FileRecord(bytes=path.stat().st_size, sha256=digest)
     if not records:
-        raise ValueError("the stage left no file in its output folder")
+        raise ValueError("the stage wrote no file into its output folder")
     return records
 
 
 def read_facts(folder: Path) -> JsonValue:
-    """The facts that a stage left, or None. Raises ValueError where the file is no JSON."""
+    """The facts that a stage wrote, or None. Raises ValueError if the file is not JSON."""
     path = folder / FACTS
     if not path.exists():
         return None
@@ -107,7 +109,7 @@ def read_facts(folder: Path) -> JsonValue:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest and wait until the disk has it. FileExistsError where the stage wrote one itself."""
+    """Write the manifest and sync it to disk. Raises FileExistsError if the stage wrote such a file itself."""
     with (folder / MANIFEST).open("x", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=1) + "\n")
         file.flush()
@@ -117,8 +119,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact whose files all exist with their recorded sizes.
 
-    Raises Damaged otherwise. Hashes are not computed again here, as checkpoints of many gigabytes would take
-    minutes; `verify_hashes` does so.
+    Hashes are not checked, because large checkpoints would take minutes; `verify_hashes` checks them.
+
+    Raises:
+        Damaged: the manifest cannot be read, or a file is missing or has another size.
     """
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
@@ -136,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify_hashes(folder: Path, manifest: Manifest) -> None:
-    """Read every file again. Raises Damaged where one has other content than was recorded."""
+    """Hash every file again. Raises Damaged if a hash differs from the recorded one."""
     for relative, record in manifest.files.items():
         with (folder / relative).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:

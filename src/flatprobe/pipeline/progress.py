@@ -1,4 +1,4 @@
-"""How a stage function says how far it is, from any depth and without being handed anything."""
+"""Progress reports of stage functions. Any function below a stage can report without extra arguments."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-SHORTEST_PAUSE = 0.2  # seconds between two reports that are passed on: more than a person could read
+MIN_INTERVAL = 0.2  # seconds between two reports that are passed on
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of work, which the note may name (`epoch 2, loss 1.31`)."""
+    """`done` of `total` units of work, with an optional note (`epoch 2, loss 1.31`)."""
 
     done: int
     total: int
@@ -26,32 +26,32 @@ _listener: Listener | None = None
 
 
 def report_progress(done: int, total: int, note: str = "") -> None:
-    """Say that `done` of `total` units are done. Does nothing outside a worker, so tests can call stages."""
+    """Report that `done` of `total` units are done. No effect outside a worker, for example in tests."""
     if _listener is not None:
         _listener(Progress(done, total, note))
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Pass reports of this process on to `listener`: a few a second, the last one (done = total) always."""
+    """Pass this process's reports to `listener`: at most five a second, and always the last one (done = total)."""
     global _listener
-    before, _listener = _listener, _limited(listener)
+    previous, _listener = _listener, _rate_limited(listener)
     try:
         yield
     finally:
-        _listener = before
+        _listener = previous
 
 
-def _limited(listener: Listener) -> Listener:
-    lock = threading.Lock()  # stages may report from several threads, and a pipe takes one message at a time
-    passed_on = float("-inf")
+def _rate_limited(listener: Listener) -> Listener:
+    lock = threading.Lock()  # several threads may report, and a pipe takes one message at a time
+    last_time = float("-inf")
 
     def pass_on(progress: Progress) -> None:
-        nonlocal passed_on
+        nonlocal last_time
         with lock:
             now = time.monotonic()
-            if now - passed_on >= SHORTEST_PAUSE or progress.done >= progress.total:
-                passed_on = now
+            if now - last_time >= MIN_INTERVAL or progress.done >= progress.total:
+                last_time = now
                 listener(progress)
 
     return pass_on

@@ -1,4 +1,4 @@
-"""What a stage leaves for its own next attempt: a folder that outlives a kill, and goes when the stage is finished."""
+"""Resume folder of a stage: survives a killed process, deleted when the stage is finished."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ OWNER = "key.txt"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the stage with this key may keep something, should it want to."""
+class ResumeFolder:
+    """The scratch folder of the stage with this key. It is created when the stage first asks for it."""
 
     path: Path
     key: str
@@ -21,36 +21,36 @@ class Place:
     """The stage's name, for people."""
 
 
-_place: Place | None = None
+_current: ResumeFolder | None = None
 
 
 @contextmanager
-def lasting(place: Place) -> Iterator[None]:
-    """Give the stage functions that run in this process a folder to resume from."""
-    global _place
-    before, _place = _place, place
+def use_resume_folder(current: ResumeFolder) -> Iterator[None]:
+    """Let the stage function that runs in this process use this resume folder."""
+    global _current
+    previous, _current = _current, current
     try:
         yield
     finally:
-        _place = before
+        _current = previous
 
 
 def stage_name() -> str | None:
-    """Name of the stage under way; None outside a worker."""
-    return _place.stage if _place is not None else None
+    """Name of the running stage; None outside a worker."""
+    return _current.stage if _current is not None else None
 
 
 def folder() -> Path | None:
-    """The folder of the stage under way, made now if it is not there; None outside a worker, as in tests.
+    """The resume folder of the running stage, created if needed; None outside a worker, for example in tests.
 
-    It holds what an earlier attempt at the very same computation left. What belongs to another is removed: folders are
-    found by the first digits of a key, and only all of them say whose they are.
+    It holds only files of the same computation. The folder's name has the first digits of the key; the file `key.txt`
+    has the whole key, and the files of another key are removed.
     """
-    if _place is None:
+    if _current is None:
         return None
-    owner = _place.path / OWNER
-    if not owner.is_file() or owner.read_text(encoding="utf-8") != _place.key:
-        shutil.rmtree(_place.path, ignore_errors=True)
-        _place.path.mkdir(parents=True)
-        owner.write_text(_place.key, encoding="utf-8")
-    return _place.path
+    owner = _current.path / OWNER
+    if not owner.is_file() or owner.read_text(encoding="utf-8") != _current.key:
+        shutil.rmtree(_current.path, ignore_errors=True)
+        _current.path.mkdir(parents=True)
+        owner.write_text(_current.key, encoding="utf-8")
+    return _current.path

@@ -1,4 +1,4 @@
-"""Computes what is missing, several stages at a time where there are workers for it, and keeps a diary of it."""
+"""Runs the stages that have no artifact yet, on one or several workers, and logs events."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from flatprobe.pipeline.task import Executor, Failed, Refused, make_task
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """How to run on this machine; part of no key."""
+    """How to run on this machine; not part of any key."""
 
     threads: int | None = None
-    """Threads of numerical libraries in a worker; None leaves it to them."""
+    """Threads of numerical libraries in a worker. None: each library decides."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Set in workers, before they import anything heavy."""
+    """Environment variables of workers, set before heavy packages are imported."""
     workers: int = 1
-    """Stages computed at a time."""
+    """Maximum number of stages that run at the same time."""
     gpus: int = 1
-    """GPUs that the workers share out among themselves."""
+    """Number of GPUs, distributed over the workers."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did."""
+    """Result of a run."""
 
     done: int
     """Stages computed."""
     reused: int
-    """Stages whose artifacts were there already."""
+    """Stages whose artifacts existed."""
     seconds: float
     artifacts: Mapping[str, Artifact]
-    """By stage name; of several names for one computation, each is here."""
+    """By stage name. If one computation has several names, each is listed."""
 
 
 def run(
@@ -55,18 +55,22 @@ def run(
     executor: Executor | None = None,
     on_finished: Callable[[Stage, Artifact], None] | None = None,
 ) -> RunSummary:
-    """Bring every target, and all it needs, to completion in a run folder; what is finished is reused.
+    """Compute every target and all its inputs in a run folder; existing artifacts are reused.
 
-    Workers are spawned, so a script that calls this does so under `if __name__ == "__main__":`.
+    Workers are spawned, so a script must call this under `if __name__ == "__main__":`.
 
-    Stages are handed out in order, each as soon as what it needs is there. Where one fails, those under way are let
-    finish, and no other is begun.
+    Stages are submitted in order, each as soon as its inputs exist. After a failure running stages finish, and no new
+    stage starts.
 
     `on_finished` is called with each stage and its artifact as soon as the artifact exists, computed or reused.
 
-    Raises UserError where the folder is in use or cannot be written and where a stage raises one, StageFailed
-    where a stage raises anything else or its process dies, Interrupted on Ctrl-C, and ValueError for stages
-    that have no key or share a name. What was finished always stays, and the next run goes on from there.
+    Finished stages stay, and the next run continues from them, after any of these errors.
+
+    Raises:
+        UserError: the folder is locked or cannot be written, or a stage raised a UserError.
+        StageFailed: a stage raised any other error, or its process died.
+        Interrupted: Ctrl-C.
+        ValueError: a stage has no key, or two stages share a name.
     """
     clock = time.monotonic()
     machine = machine or RunnerSettings()
@@ -75,10 +79,10 @@ def run(
     with (
         run_lock(folder),
         EventLog(folder / "events.jsonl") as events,
-        closing(executor or local) as at_work,
-        display or Display() as shown,
+        closing(executor or local) as opened_executor,
+        display or Display() as opened_display,
     ):
-        current = _Run(folder, events, at_work, shown, order, on_finished)
+        current = _Run(folder, events, opened_executor, opened_display, order, on_finished)
         events.write("run_started", stages=len(order))
         current.complete()
         seconds = time.monotonic() - clock
@@ -88,14 +92,14 @@ def run(
 
 
 @dataclass(frozen=True)
-class _UnderWay:
+class _Running:
     stage: Stage
     partial: Path
     clock: float
 
 
 class _Run:
-    """What one run holds while it goes through the stages."""
+    """The state of one run: queued and running stages, artifacts, failures."""
 
     def __init__(
         self,
@@ -115,103 +119,106 @@ class _Run:
         self.display = display
         self.on_finished = on_finished
         self.artifacts: dict[str, Artifact] = {}
-        self.waiting = list(order)
-        self.under_way: dict[str, _UnderWay] = {}
+        self.queued = list(order)
+        self.running: dict[str, _Running] = {}
         self.failures: list[StageFailed | UserError] = []
         self.done = self.reused = 0
         display.begin(len(order))
 
     def complete(self) -> None:
-        """See that the artifact of every stage is there."""
+        """Compute or reuse every stage. Raises as `run`."""
         try:
-            while self.waiting or self.under_way:
+            while self.queued or self.running:
                 if not self.failures:
-                    self._hand_out()
-                if not self.under_way:
+                    self._submit_ready()
+                if not self.running:
                     break
-                self._take_in()
+                self._collect_next()
         except KeyboardInterrupt:
-            if self.failures:  # the interruption only cuts short the wait behind them
+            if self.failures:  # a failure matters more than the interrupted wait for other stages
                 self._raise_failures()
-            names = [work.stage.name for work in self.under_way.values()]
+            names = [running.stage.name for running in self.running.values()]
             self.events.write("run_interrupted", stage=", ".join(names))
             raise Interrupted(", ".join(names) or None) from None
-        finally:  # nobody may write into a partial folder while it is removed
-            self.executor.close()
-            for work in self.under_way.values():
-                self.store.discard(work.partial)
+        finally:
+            self.executor.close()  # first: no process may write into a partial folder while it is removed
+            for running in self.running.values():
+                self.store.discard(running.partial)
         self._raise_failures()
 
-    def _hand_out(self) -> None:
-        """Reuse or begin, in order, what has its inputs, until all slots are taken."""
-        for stage in list(self.waiting):
-            if len(self.under_way) == self.executor.slots:
+    def _submit_ready(self) -> None:
+        """Reuse or submit queued stages whose inputs exist, in order, until all slots are used."""
+        for stage in list(self.queued):
+            if len(self.running) == self.executor.slots:
                 return
-            if all(needed.key in self.artifacts for needed in stage.inputs.values()):
-                self.waiting.remove(stage)
-                inputs = {role: self.artifacts[needed.key] for role, needed in stage.inputs.items()}
-                artifact = self._reusable(stage, inputs)
+            if all(upstream.key in self.artifacts for upstream in stage.inputs.values()):
+                self.queued.remove(stage)
+                inputs = {role: self.artifacts[upstream.key] for role, upstream in stage.inputs.items()}
+                artifact = self._find_reusable(stage, inputs)
                 if artifact is None:
-                    self._begin(stage, inputs)
+                    self._submit(stage, inputs)
                 else:
-                    self._keep(stage, artifact)
+                    self._add_artifact(stage, artifact)
 
-    def _reusable(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact | None:
+    def _find_reusable(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact | None:
         try:
             artifact = self.store.find_current(stage, inputs)
         except Damaged as damage:
             self.events.write("stage_damaged", stage=stage.name, key=stage.key, reason=str(damage))
             self.display.note(f"{stage.name} is computed again: {damage}")
             return None
-        if artifact is None and (why := why_computed(stage, self.store)) is not None:
-            self.display.note(f"{stage.name} is computed again: {why}")
-        if artifact is not None:
+        if artifact is None:
+            if (why := why_computed(stage, self.store)) is not None:
+                self.display.note(f"{stage.name} is computed again: {why}")
+        else:
             self.reused += 1
             self.events.write("stage_reused", stage=stage.name, key=stage.key)
             self.display.reused(stage.name)
         return artifact
 
-    def _begin(self, stage: Stage, inputs: Mapping[str, Artifact]) -> None:
+    def _submit(self, stage: Stage, inputs: Mapping[str, Artifact]) -> None:
         self.events.write("stage_started", stage=stage.name, key=stage.key)
         self.display.started(stage.name)
-        work = _UnderWay(stage, self.store.begin(), time.monotonic())
-        self.under_way[stage.key] = work
+        running = _Running(stage, self.store.new_partial(), time.monotonic())
+        self.running[stage.key] = running
         log = self.logs / f"{stage.file_name}.log"
-        self.executor.start(make_task(stage, inputs, work.partial, log, self.store.resume(stage)))
+        task = make_task(stage, inputs, running.partial, log, self.store.resume_folder(stage))
+        self.executor.submit(task)
 
-    def _take_in(self) -> None:
-        """Wait for the next stage to end, and keep what it made or how it failed."""
+    def _collect_next(self) -> None:
+        """Wait for the next stage that ends, and record its artifact or its failure."""
         task, outcome = self.executor.wait(lambda task, progress: self.display.progress(task.name, progress))
-        work = self.under_way[task.key]
-        seconds = time.monotonic() - work.clock
+        running = self.running[task.key]
+        seconds = time.monotonic() - running.clock
         if isinstance(outcome, Refused):
-            self._fail(work, seconds, UserError(outcome.problems), str(UserError(outcome.problems)))
+            refusal = UserError(outcome.problems)
+            self._fail(running, seconds, refusal, str(refusal))
         elif isinstance(outcome, Failed):
-            self._fail(work, seconds, StageFailed(task.name, outcome.cause, task.log), outcome.cause)
+            self._fail(running, seconds, StageFailed(task.name, outcome.cause, task.log), outcome.cause)
         else:
-            artifact = self.store.commit(work.partial, work.stage)
+            artifact = self.store.commit(running.partial, running.stage)
             self.done += 1
             self.events.write("stage_finished", stage=task.name, key=task.key, seconds=round(seconds, 3))
             self.display.finished(task.name, seconds)
-            self._keep(work.stage, artifact)
-        del self.under_way[task.key]
+            self._add_artifact(running.stage, artifact)
+        del self.running[task.key]
 
-    def _keep(self, stage: Stage, artifact: Artifact) -> None:
+    def _add_artifact(self, stage: Stage, artifact: Artifact) -> None:
         self.artifacts[stage.key] = artifact
         if self.on_finished is not None:
             self.on_finished(stage, artifact)
 
-    def _fail(self, work: _UnderWay, seconds: float, error: StageFailed | UserError, cause: str) -> None:
-        name, key = work.stage.name, work.stage.key
-        self.store.discard(work.partial)
+    def _fail(self, running: _Running, seconds: float, error: StageFailed | UserError, cause: str) -> None:
+        name, key = running.stage.name, running.stage.key
+        self.store.discard(running.partial)
         self.events.write("stage_failed", stage=name, key=key, seconds=round(seconds, 3), cause=cause)
         self.display.failed(name, seconds)
         self.failures.append(error)
-        if len(self.under_way) > 1:
-            self.display.note(f"{cause}\nWhat is under way is let finish; nothing else is begun.")
+        if len(self.running) > 1:
+            self.display.note(f"{cause}\nRunning stages will finish; no new stage will start.")
 
     def _raise_failures(self) -> None:
-        """Raise the first stage that failed, or all problems of those that refused."""
+        """Raise the first StageFailed; if there is none, all problems of all UserErrors together."""
         for error in self.failures:
             if isinstance(error, StageFailed):
                 raise error

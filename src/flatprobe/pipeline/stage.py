@@ -1,4 +1,4 @@
-"""What to compute: a stage is data, and its key says everything that can change its result."""
+"""A stage: the description of one computation. Its key hashes everything that can change the result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 _NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*)*")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_LONGEST_NAME = 150  # it becomes the name of a folder, with a key, under the 255 bytes of common file systems
+_LONGEST_NAME = 150  # name and key become a folder's name; file systems allow 255 bytes
 
 
 class Settings(BaseModel):
-    """Base of everything that a stage function may be told; hashed into the key of its stage.
+    """Base class of a stage function's settings, which are hashed into the stage's key.
 
-    Not-a-number and infinities are refused, because JSON has no word for them.
+    NaN and infinities are refused, because JSON has no value for them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,12 +30,15 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Resources:
-    """How a stage wants to be run; never part of its key."""
+    """What a stage needs from the machine; never part of its key."""
 
     kind: Literal["cpu", "gpu"] = "cpu"
     process: Literal["warm", "fresh"] = "warm"
-    """`warm` shares one worker, so that heavy packages are imported once; `fresh` gets a process that ends
-    with the stage and so gives back all it held, as GPU engines need."""
+    """`warm`: a worker that also runs other stages, so that heavy packages are imported once. `fresh`: a process that
+    ends with the stage and so frees all its memory, as GPU engines need."""
+    affinity: str | None = None
+    """Role of an input that a worker may keep in memory: a later stage that reads the same artifact in this role
+    prefers that worker."""
 
 
 CPU = Resources()
@@ -43,10 +46,12 @@ CPU = Resources()
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """What to compute. How (cache, devices, processes) belongs to the runner.
+    """What to compute; the runner decides how (cache, devices, processes).
 
-    Two stages with equal keys are the same computation. Raises ValueError for a name or a function that
-    cannot be one. As inputs are given at construction and never change, stages cannot form a cycle.
+    Two stages with equal keys are the same computation. Inputs are set at construction, so stages cannot form a cycle.
+
+    Raises:
+        ValueError: the name or the function is malformed.
     """
 
     name: str
@@ -55,20 +60,20 @@ class Stage:
     """Import string `module:function` of a `def f(settings: …, inputs: Mapping[str, Path], output: Path)`."""
     settings: Settings
     inputs: Mapping[str, Stage] = field(default_factory=dict, repr=False)
-    """Role of the input in the function → the stage that makes it."""
+    """Role of the input in the function → the stage that computes it."""
     version: int = 1
-    """Bumped when the function's meaning changes, so that older artifacts are not taken for its result."""
+    """Raised when the function gives another result, so that older artifacts are not reused."""
     resources: Resources = CPU
     kind: str = ""
-    """What the function computes, as one stable word: hashed, so that the function may move to another file. Left
-    empty, it is the import string."""
+    """Stable word for what the function computes. The key hashes it instead of the import string, so that the function
+    can move to another file. Empty: the import string."""
     former_kind: str | None = None
-    """What older keys hashed in place of the kind; artifacts under such a key are reused."""
+    """What keys of version 0.1.0 hashed instead of the kind; artifacts with such a key are reused."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > _LONGEST_NAME:
             raise ValueError(
-                f"{self.name!r} is no name of a stage: up to {_LONGEST_NAME} letters, digits and _.+=-"
+                f"{self.name!r} is not a stage name: up to {_LONGEST_NAME} letters, digits and _.+=-"
                 " in parts separated by /, no part starting with a dot"
             )
         if not _FUNCTION.fullmatch(self.function):
@@ -80,12 +85,14 @@ class Stage:
 
     @cached_property
     def settings_json(self) -> str:
-        """The settings as canonical JSON: what is hashed, what is recorded, and what the worker validates.
+        """The settings as canonical JSON: hashed, recorded in the manifest, and validated by the worker.
 
-        Raises TypeError for a set, whose order differs between processes, and ValueError for not-a-number.
+        Raises:
+            TypeError: the settings hold a set, whose order differs between processes.
+            ValueError: the settings hold NaN or an infinity.
         """
         _refuse_ambiguous(self.settings.model_dump(serialize_as_any=True), self.name)
-        # Duck typing, as a subclass in a field annotated with its base would otherwise lose its own fields.
+        # serialize_as_any: a subclass in a field annotated with its base class keeps its own fields.
         return canonical_json(self.settings.model_dump(mode="json", serialize_as_any=True))
 
     @cached_property
@@ -95,15 +102,15 @@ class Stage:
 
     @cached_property
     def former_key(self) -> str | None:
-        """The key of the same computation before kinds had names; None where it had none."""
+        """The key that version 0.1.0 gave this computation; None if it did not have it."""
         inputs = {role: stage.former_key for role, stage in self.inputs.items()}
         if self.former_kind is None or None in inputs.values():
             return None
         return self._digest("function", self.former_kind, inputs)
 
-    def _digest(self, label: str, what: str, inputs: Mapping[str, str | None]) -> str:
+    def _digest(self, field_name: str, kind: str, inputs: Mapping[str, str | None]) -> str:
         content = {
-            label: what,
+            field_name: kind,
             "version": self.version,
             "settings": json.loads(self.settings_json),
             "inputs": inputs,
@@ -117,20 +124,20 @@ class Stage:
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: keys sorted, no spaces, ASCII. ValueError for not-a-number and infinities."""
+    """JSON with sorted keys, no spaces, ASCII only. Raises ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def walk(targets: Iterable[Stage]) -> Iterator[Stage]:
-    """The targets and all they need, each object once, inputs before what uses them."""
+    """The targets and all their inputs, recursively: each object once, inputs before their users."""
     seen: set[int] = set()
 
     def visit(stage: Stage) -> Iterator[Stage]:
         if id(stage) in seen:
             return
         seen.add(id(stage))
-        for needed in stage.inputs.values():
-            yield from visit(needed)
+        for upstream in stage.inputs.values():
+            yield from visit(upstream)
         yield stage
 
     for target in targets:
@@ -138,9 +145,10 @@ def walk(targets: Iterable[Stage]) -> Iterator[Stage]:
 
 
 def topological_order(targets: Iterable[Stage]) -> list[Stage]:
-    """One stage per key, inputs before what uses them; of several names for one computation the first wins.
+    """One stage per key, inputs before their users. If one computation has several names, the first is used.
 
-    Raises ValueError where one name stands for two computations, for people could not tell them apart.
+    Raises:
+        ValueError: two computations have the same name.
     """
     by_key: dict[str, Stage] = {}
     key_of: dict[str, str] = {}
@@ -152,11 +160,11 @@ def topological_order(targets: Iterable[Stage]) -> list[Stage]:
 
 
 def _refuse_ambiguous(value: object, stage: str) -> None:
-    """Raise for what JSON would write in any order (sets) or as null (not-a-number, infinities)."""
+    """Raise for values with no unique JSON: sets (any order), NaN and infinities (null)."""
     if isinstance(value, set | frozenset):
         raise TypeError(f"stage {stage}: the settings hold a set, which has no order; use a sorted tuple")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"stage {stage}: the settings hold {value}, for which JSON has no word")
+        raise ValueError(f"stage {stage}: the settings hold {value}, which JSON cannot represent")
     if isinstance(value, Mapping):
         for item in value.values():
             _refuse_ambiguous(item, stage)

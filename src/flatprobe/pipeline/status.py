@@ -1,4 +1,4 @@
-"""How far the stages of a run folder are; reads only, and needs no lock."""
+"""The states of all stages of a run folder. Read-only; needs no lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flatprobe.pipeline.artifact import Artifact, ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.stage import Stage, topological_order
 
-State = Literal["finished", "missing", "damaged", "running"]
+StageState = Literal["finished", "missing", "damaged", "running"]
 
 
 @dataclass(frozen=True)
@@ -22,24 +22,26 @@ class StageStatus:
 
     name: str
     key: str
-    state: State
+    state: StageState
     seconds: float | None = None
-    """Wall time that it took; None where it is not finished."""
+    """Wall time; None if not finished."""
     bytes: int | None = None
-    """Size of its files; None where it is not finished."""
+    """Size of its files; None if not finished."""
     damage: str | None = None
-    """Why its artifact is not to be trusted; the next run computes it again."""
+    """How its artifact is damaged; the next run computes the stage again."""
 
 
 def status(targets: Sequence[Stage], folder: Path) -> list[StageStatus]:
-    """The state of every target and of all it needs, in the order of a run. The folder need not exist."""
+    """The state of every target and all its inputs, in the order of a run. The folder need not exist."""
     store = ArtifactStore(folder)
     running = _running(folder / "events.jsonl")
     artifacts: dict[str, Artifact] = {}
-    found = []
+    statuses = []
     for stage in topological_order(targets):
         inputs = {
-            role: artifacts[needed.key] for role, needed in stage.inputs.items() if needed.key in artifacts
+            role: artifacts[upstream.key]
+            for role, upstream in stage.inputs.items()
+            if upstream.key in artifacts
         }
         try:
             artifact, damage = store.find_current(stage, inputs), None
@@ -48,18 +50,18 @@ def status(targets: Sequence[Stage], folder: Path) -> list[StageStatus]:
         if artifact is not None:
             artifacts[stage.key] = artifact
             manifest = artifact.manifest
-            found.append(StageStatus(stage.name, stage.key, "finished", manifest.seconds, manifest.bytes))
+            statuses.append(StageStatus(stage.name, stage.key, "finished", manifest.seconds, manifest.bytes))
         elif stage.key in running:
-            found.append(StageStatus(stage.name, stage.key, "running"))
+            statuses.append(StageStatus(stage.name, stage.key, "running"))
         else:
-            state: State = "damaged" if damage else "missing"
-            found.append(StageStatus(stage.name, stage.key, state, damage=damage))
-    return found
+            state: StageState = "damaged" if damage else "missing"
+            statuses.append(StageStatus(stage.name, stage.key, state, damage=damage))
+    return statuses
 
 
 def _running(events: Path) -> set[str]:
-    """The keys of the stages that a living run has begun and not ended, by its diary."""
-    under_way: dict[str, int] = {}
+    """Keys of the stages that a live run has started and not finished, by its event log."""
+    started: dict[str, int] = {}
     try:
         lines = events.read_text(encoding="utf-8").splitlines()
     except OSError:  # no run yet
@@ -67,16 +69,16 @@ def _running(events: Path) -> set[str]:
     for line in lines:
         try:
             event = json.loads(line)
-        except ValueError:  # a run was killed in the middle of this line, or is just writing it
+        except ValueError:  # an incomplete line: its run was killed, or is writing it now
             continue
         match event["event"]:
             case "run_started" | "run_interrupted" | "run_finished":
-                under_way.clear()
+                started.clear()
             case "stage_started":
-                under_way[event["key"]] = event["pid"]
+                started[event["key"]] = event["pid"]
             case "stage_finished" | "stage_failed":
-                under_way.pop(event["key"], None)
-    return {key for key, pid in under_way.items() if _alive(pid)}
+                started.pop(event["key"], None)
+    return {key for key, pid in started.items() if _alive(pid)}
 
 
 def _alive(pid: int) -> bool:
@@ -84,6 +86,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)  # sends nothing
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is there, and somebody else's
+    except PermissionError:  # it runs under another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""What the runner and a worker say to each other: all of it pickles and holds none of a stage's classes."""
+"""Messages between runner and worker. All can be pickled and need no class of a stage's own module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flatprobe.pipeline.stage import Resources, Stage
 
 @dataclass(frozen=True)
 class Task:
-    """One stage with the places it reads from and writes to."""
+    """One stage with its input and output folders."""
 
     name: str
     key: str
@@ -27,31 +27,31 @@ class Task:
     input_records: Mapping[str, InputRecord]
     input_folders: Mapping[str, Path]
     output: Path
-    """An existing empty folder."""
+    """An empty folder that exists."""
     log: Path
-    """Gets all that the process writes while the stage runs, appended."""
-    resume: Path
-    """Where the stage may keep what its next attempt can use; need not exist."""
+    """The process's standard output and error are appended while the stage runs."""
+    resume_folder: Path
+    """Folder of files that let the stage resume; need not exist."""
     resources: Resources
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The output folder is whole, with its manifest."""
+    """The output folder is complete, with its manifest."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The stage raised, or its process died; the cause is the end of the story, the log holds all of it."""
+    """The stage raised an error or its process died. `cause` is the last line or lines; the log has everything."""
 
     cause: str
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The stage found that the user asked for something that cannot be done."""
+    """The stage raised a UserError: the user's request cannot be carried out."""
 
     problems: tuple[Problem, ...]
 
@@ -60,23 +60,25 @@ Outcome = Finished | Failed | Refused
 
 
 class Executor(Protocol):
-    """Where stages run. The seam for clusters: nothing else in the pipeline knows about processes."""
+    """Runs tasks somewhere. The rest of the pipeline knows nothing of processes, so a cluster needs only this class."""
 
     slots: int
-    """How many stages it runs at a time."""
+    """Maximum number of running tasks."""
 
-    def start(self, task: Task) -> None:
-        """Begin a stage; the caller keeps to `slots`."""
+    def submit(self, task: Task) -> None:
+        """Start a task. The caller submits at most `slots` at a time."""
 
     def wait(self, on_progress: Callable[[Task, Progress], None]) -> tuple[Task, Outcome]:
-        """The next stage that comes to its end; progress of all is passed on meanwhile."""
+        """Wait for the next task that ends; progress of all tasks is passed on meanwhile."""
 
     def close(self) -> None:
-        """Stop what is under way, and give back all processes."""
+        """Stop running tasks and end all processes."""
 
 
-def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path, resume: Path) -> Task:
-    """The task of a stage whose inputs are all finished: `inputs` maps each of its roles to an artifact."""
+def make_task(
+    stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path, resume_folder: Path
+) -> Task:
+    """The task of a stage whose inputs are all finished; `inputs` maps each role to its artifact."""
     return Task(
         name=stage.name,
         key=stage.key,
@@ -85,13 +87,13 @@ def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: P
         version=stage.version,
         settings_json=stage.settings_json,
         input_records={
-            role: InputRecord(name=needed.name, key=needed.key, content=inputs[role].manifest.content)
-            for role, needed in stage.inputs.items()
+            role: InputRecord(name=upstream.name, key=upstream.key, content=inputs[role].manifest.content)
+            for role, upstream in stage.inputs.items()
         },
-        # Absolute, so that a stage may change its working directory.
+        # Absolute paths, because a stage may change its working directory.
         input_folders={role: inputs[role].folder.resolve() for role in stage.inputs},
         output=output.resolve(),
         log=log.resolve(),
-        resume=resume.resolve(),
+        resume_folder=resume_folder.resolve(),
         resources=stage.resources,
     )

@@ -1,4 +1,4 @@
-"""The process that runs stages: its loop, and what happens around the call of a stage function."""
+"""The worker process: receives tasks, calls their stage functions, and writes the manifests."""
 
 from __future__ import annotations
 
@@ -28,37 +28,42 @@ from flatprobe.errors import UserError
 from flatprobe.pipeline.events import utc_now
 from flatprobe.pipeline.manifest import Manifest, describe_files, read_facts, write_manifest
 from flatprobe.pipeline.progress import listening
-from flatprobe.pipeline.resume import Place, lasting
+from flatprobe.pipeline.resume import ResumeFolder, use_resume_folder
 from flatprobe.pipeline.task import Failed, Finished, Outcome, Refused, Task
 from flatprobe.provenance import Provenance, collect_provenance
 from flatprobe.worker_cache import release
 
 THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS",
-)  # fmt: skip
-_LONGEST_CAUSE = 2000  # characters of an exception that are shown; some libraries print whole configurations
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
+_LONGEST_CAUSE = 2000  # characters of an error; some libraries put whole configurations into theirs
 
 StageFunction = Callable[[Any, Mapping[str, Path], Path], None]
 
 
 def serve(connection: Connection, threads: int | None, environment: Mapping[str, str]) -> None:
-    """Run the tasks that arrive, one at a time, until the other end is closed.
+    """Run incoming tasks one at a time until the runner closes the connection.
 
-    The process leads a session of its own: Ctrl-C in a terminal reaches the runner only, which then decides,
-    and the process can be ended together with all that it started. It does not outlive even a killed runner.
+    The process leads its own session: Ctrl-C in a terminal reaches only the runner, and the process can be killed
+    together with its children. It ends when the runner ends, even if the runner is killed.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was held back while this process started
-    threading.Thread(target=_end_with_the_runner, daemon=True).start()
-    # This process's own environment, set before any numerical library is imported: they read it only then.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while this process started
+    threading.Thread(target=_end_with_runner, daemon=True).start()
+    # Set before numerical libraries are imported: they read the environment only then.
     os.environ.update(environment)
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-        if "torch" in sys.modules:  # a script that imports it at its top has it imported in this process, too
+        if "torch" in sys.modules:  # the user's script imports it at its top, and spawn imports the script
             sys.modules["torch"].set_num_threads(threads)
-    faulthandler.enable()  # a crash in native code leaves its Python lines in the log
+    faulthandler.enable()  # writes the Python stack to the log if native code crashes
     while True:
         try:
             task: Task = connection.recv()
@@ -70,29 +75,28 @@ def serve(connection: Connection, threads: int | None, environment: Mapping[str,
 def _perform(task: Task, connection: Connection, threads: int | None) -> Outcome:
     _redirect_output(task)
     try:
-        with listening(connection.send), lasting(Place(task.resume, task.key, task.name)):
-            seconds = _run_and_seal(task, threads)
+        resume_folder = ResumeFolder(task.resume_folder, task.key, task.name)
+        with listening(connection.send), use_resume_folder(resume_folder):
+            seconds = _run_stage(task, threads)
         return Finished(seconds)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return Refused(error.problems)
-    except (
-        BaseException
-    ) as error:  # the one place that takes anything: it becomes the record of a failed stage
+    except BaseException as error:  # any error is reported as a failed stage
         traceback.print_exc()
-        release()  # the stage may have left a model that it was given for reading half changed
+        release()  # the stage may have left a cached model modified
         cause = "".join(traceback.format_exception_only(error)).strip()
         return Failed(cause if len(cause) <= _LONGEST_CAUSE else cause[:_LONGEST_CAUSE] + " …")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        gc.collect()  # the next stage shall find the memory of this one free
+        gc.collect()  # free this stage's memory before the next stage
 
 
-def _run_and_seal(task: Task, threads: int | None) -> float:
-    """Call the stage function, then write the manifest. Returns the seconds that the function took."""
+def _run_stage(task: Task, threads: int | None) -> float:
+    """Call the stage function, then write the manifest. Returns the function's wall time in seconds."""
     started, clock = utc_now(), time.monotonic()
-    function = _resolve(task.function)
+    function = _import_function(task.function)
     settings = _settings_type(function).validate_json(task.settings_json)
     function(settings, task.input_folders, task.output)
     seconds = time.monotonic() - clock
@@ -114,22 +118,22 @@ def _run_and_seal(task: Task, threads: int | None) -> float:
     return seconds
 
 
-def _resolve(function: str) -> StageFunction:
-    module, name = function.split(":")
-    found: StageFunction = getattr(importlib.import_module(module), name)
-    return found
+def _import_function(import_string: str) -> StageFunction:
+    module, name = import_string.split(":")
+    function: StageFunction = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _settings_type(function: StageFunction) -> TypeAdapter[Any]:
     """The validator of the type that a stage function declares for its first parameter.
 
-    So what runs is what was hashed, read back from the same JSON that the manifest records.
+    It reads the settings from the same JSON that is hashed and recorded in the manifest.
     """
-    first = next(iter(inspect.signature(function).parameters))
-    declared = typing.get_type_hints(function).get(first)
-    if declared is None:
-        raise TypeError(f"the stage function does not declare the type of its settings, `{first}`")
-    return TypeAdapter(declared)
+    parameter = next(iter(inspect.signature(function).parameters))
+    settings_type = typing.get_type_hints(function).get(parameter)
+    if settings_type is None:
+        raise TypeError(f"the stage function does not declare the type of its settings, `{parameter}`")
+    return TypeAdapter(settings_type)
 
 
 @cache
@@ -138,7 +142,7 @@ def _provenance(threads: int | None) -> Provenance:
 
 
 def _redirect_output(task: Task) -> None:
-    """Send descriptors 1 and 2 to the log: so does what native code and child processes write."""
+    """Redirect file descriptors 1 and 2 to the log, including output of native code and child processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     log = os.open(task.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -147,12 +151,12 @@ def _redirect_output(task: Task) -> None:
     os.close(log)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # or the last words of a killed process would be lost
+            stream.reconfigure(line_buffering=True)  # keeps the last lines of a killed process
     sys.stderr.write(f"=== {utc_now()} {task.name} key {task.key} pid {os.getpid()}\n")
 
 
-def _end_with_the_runner() -> None:
-    """Wait for the end of the runner, then end this process and all that it started."""
+def _end_with_runner() -> None:
+    """Wait until the runner ends, then kill this process and its children."""
     runner = multiprocessing.parent_process()
     if runner is not None:
         runner.join()

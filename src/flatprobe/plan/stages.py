@@ -27,7 +27,7 @@ from flatprobe.study.questions import Question
 from flatprobe.study.recipe_schema import Coupling
 from flatprobe.study.resolve import Resolved
 
-MODEL = Resources(kind="gpu")
+MODEL = Resources(kind="gpu", affinity="checkpoint")
 NEUTRAL = "assistant"
 """The persona whose answers are the fixed responses, if it is a reference."""
 
