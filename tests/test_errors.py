@@ -1,4 +1,4 @@
-"""Errors cross process borders whole, and say what a person needs."""
+"""Errors survive pickling, and the console prints them unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BAD_LAYER = Problem(
     [UserError([_BAD_LAYER, Problem("test.some", "b", "c")]), StageFailed("couple/a", "it died", Path("logs/a.log")),
      Interrupted("couple/a"), Interrupted()],
 )  # fmt: skip
-def test_an_error_survives_pickling_whole(error: FlatprobeError) -> None:
+def test_an_error_survives_pickling_unchanged(error: FlatprobeError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert vars(again) == vars(error)
@@ -31,7 +31,7 @@ def test_an_error_survives_pickling_whole(error: FlatprobeError) -> None:
     assert again.exit_code == error.exit_code
 
 
-def test_exit_statuses_tell_the_users_mistakes_from_failures_and_ctrl_c() -> None:
+def test_exit_statuses_separate_user_mistakes_from_failures() -> None:
     assert [kind.exit_code for kind in (FlatprobeError, UserError, StageFailed, Interrupted)] == [
         1,
         2,
@@ -50,7 +50,7 @@ def test_a_problem_reads_place_message_remedy() -> None:
     assert str(UserError.one("test.some", "place", "message")) == "place  message"
 
 
-def test_problems_are_printed_as_they_are_one_a_line_on_standard_error(
+def test_problems_are_printed_unchanged_one_per_line_on_standard_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     long = Problem("test.some", "b", "x" * 300)
@@ -80,7 +80,9 @@ def test_no_color_is_respected_on_a_terminal(
     assert "\x1b[31m" not in capsys.readouterr().err
 
 
-def test_a_table_in_a_pipe_is_not_squeezed_and_sets_numbers_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_in_a_pipe_is_not_squeezed_and_aligns_numbers_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     table(["stage", "seconds"], [["x" * 200, 5], ["[b]", 12]], right=["seconds"])
     rows = capsys.readouterr().out.splitlines()
     assert rows[1] == "x" * 200 + "        5"

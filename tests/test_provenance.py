@@ -1,4 +1,4 @@
-"""What is recorded about the surroundings of a computation."""
+"""The record of code, packages and hardware of a computation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def test_a_clean_tree_is_its_commit(repository: Path) -> None:
+def test_a_clean_tree_is_recorded_as_its_commit(repository: Path) -> None:
     assert source_commit(repository / "package") == Commit(
         revision=git(repository, "rev-parse", "HEAD"), dirty=False
     )

@@ -8,13 +8,13 @@ from flatprobe.worker_cache import hold, release
 
 
 @pytest.fixture(autouse=True)
-def nothing_held() -> Iterator[None]:
+def empty_cache() -> Iterator[None]:
     release()
     yield
     release()
 
 
-def test_a_thing_is_made_once_per_key_and_one_of_a_kind_is_held() -> None:
+def test_an_object_is_made_once_per_key_and_one_per_kind_is_cached() -> None:
     made, closed = [], []
 
     def get(kind: str, key: str) -> str:
@@ -26,7 +26,7 @@ def test_a_thing_is_made_once_per_key_and_one_of_a_kind_is_held() -> None:
     assert closed == ["a", "b"]
 
 
-def test_the_old_thing_is_given_up_before_the_new_one_is_made() -> None:
+def test_the_old_object_is_released_before_the_new_one_is_made() -> None:
     order: list[str] = []
     hold("engine", 1, lambda: order.append("make 1"), close=lambda thing: order.append("close 1"))
     hold("engine", 2, lambda: order.append("make 2"))
@@ -43,7 +43,7 @@ def test_kinds_are_released_by_name_or_all_together() -> None:
     assert closed == ["engine", "checkpoint"]
 
 
-def test_what_failed_to_be_made_is_not_held() -> None:
+def test_an_object_that_could_not_be_made_is_not_cached() -> None:
     def fail() -> str:
         raise ArithmeticError
 

@@ -12,9 +12,19 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 KEY_PACKAGES = (
-    "torch", "transformers", "peft", "accelerate", "vllm", "safetensors", "tokenizers", "datasets",
-    "numpy", "scipy", "polars", "pydantic",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "vllm",
+    "safetensors",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "scipy",
+    "polars",
+    "pydantic",
+)
 """Packages whose version can change a number."""
 
 

@@ -15,7 +15,7 @@ def test_the_closest_word_is_found_whatever_its_case(word: str, meant: str | Non
     assert closest(word, ["margin", "lumberjack", "level"]) == meant
 
 
-def test_few_choices_are_listed_where_none_is_alike_and_many_are_not() -> None:
+def test_few_choices_are_listed_if_none_is_similar_and_many_are_not() -> None:
     assert did_you_mean("zzz", ["one", "two"]) == "there is one, two"
     assert did_you_mean("zzz", [f"word{number}" for number in range(50)]) is None
     assert did_you_mean("zzz", []) is None

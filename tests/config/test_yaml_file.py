@@ -1,4 +1,4 @@
-"""YAML with lines: what is read, and what is refused where."""
+"""YAML is read with the line of every field; faults are refused on their line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_tab_is_refused_with_the_remedy(tmp_path: Path) -> None:
     assert (refusal(path).place, refusal(path).remedy) == (f"{path}:2", "indent with spaces")
 
 
-def test_a_key_given_twice_names_both_lines_and_hides_nothing(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_reported_with_both_lines_and_the_rest_is_read(tmp_path: Path) -> None:
     loaded = read_document(document(tmp_path, "a:\n  b: 1\n  c: 2\n  b: 3\n"))
     (problem,) = loaded.problems
     assert (problem.code, problem.place) == ("yaml.duplicate_key", f"{loaded.path}:4")

@@ -1,4 +1,4 @@
-"""Every test breaks a study of its own."""
+"""Each test changes its own copy of a valid study."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_a_valid_study_loads_with_its_panel_questions_and_lines(draft: Draft) ->
     assert loaded.place("geometry", "layers", 1) == draft.line("layers: [1, 3]")
 
 
-def test_a_field_left_to_its_default_is_placed_at_the_block_around_it(draft: Draft) -> None:
+def test_a_field_with_its_default_has_the_line_of_the_enclosing_block(draft: Draft) -> None:
     assert draft.load().place("decision", "gates", "spam") == draft.line("decision:")
 
 
@@ -150,7 +150,7 @@ def test_a_bad_list_item_is_placed_on_its_own_line(draft: Draft) -> None:
     assert (problem.code, problem.message) == ("field.bound", "geometry.layers[1] = -3: must be at least 0")
 
 
-def test_a_missing_study_is_a_problem_with_the_nearest_file_named(draft: Draft) -> None:
+def test_a_missing_study_is_reported_with_the_file_of_the_most_similar_name(draft: Draft) -> None:
     with pytest.raises(UserError) as caught:
         load_study(draft.path.with_name("mien.yaml"))
     (problem,) = caught.value.problems
@@ -190,7 +190,7 @@ def test_loading_a_study_imports_no_model_library(draft: Draft) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_top_of_a_study_is_a_block_of_fields(draft: Draft) -> None:
+def test_a_study_that_is_a_list_is_refused(draft: Draft) -> None:
     draft.path.write_text("- a\n")
     problem = draft.problem()
     assert (problem.code, problem.place) == ("field.type", f"{draft.path}:1")

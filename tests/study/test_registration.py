@@ -123,9 +123,7 @@ def test_a_registration_records_the_commits_that_it_pins(draft: Draft, tmp_path:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"started": 3}', '{"started": "yesterday"}'])
-def test_a_damaged_manifest_is_no_artifact_and_no_traceback(
-    draft: Draft, tmp_path: Path, content: str
-) -> None:
+def test_a_damaged_manifest_counts_as_no_artifact(draft: Draft, tmp_path: Path, content: str) -> None:
     resolved = draft.resolve()
     register(resolved, tmp_path)
     finish_stage(tmp_path, datetime.now(UTC))
@@ -165,7 +163,7 @@ def test_registering_again_changes_nothing(draft: Draft, tmp_path: Path) -> None
     assert (tmp_path / "run" / "registration.json").read_bytes() == before
 
 
-def test_a_study_changed_after_its_registration_has_deviated_and_cannot_be_registered_over(
+def test_a_study_changed_after_its_registration_has_deviated_and_cannot_be_registered_again(
     draft: Draft, tmp_path: Path
 ) -> None:
     register(draft.resolve(), tmp_path)

@@ -1,4 +1,4 @@
-"""The studies, machines, panel and questions that come with flatprobe keep what is promised of them."""
+"""The studies, machines, panel and questions of the package are valid and as documented."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MACHINES = sorted((ROOT / "machines").glob("*.yaml"))
 REGISTERED = ROOT / "studies" / "em_flattening.yaml"
 
 
-def test_the_shipped_studies_and_machines_are_there() -> None:
+def test_the_package_has_its_studies_and_machines() -> None:
     assert {"demo", "quick", "em_flattening"} <= {path.stem for path in STUDIES}
     assert {"laptop", "one_h100"} <= {path.stem for path in MACHINES}
 
@@ -65,13 +65,13 @@ def test_studies_for_a_cpu_need_nothing_from_the_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "quick", "instrument_check"])
-def test_the_demo_studies_are_in_the_package_and_where_people_look(name: str) -> None:
+def test_the_demo_studies_are_in_the_package_and_in_the_folder_studies(name: str) -> None:
     packaged, seen = resources.shipped_study(name), ROOT / "studies" / f"{name}.yaml"
     assert packaged.is_relative_to(Path(resources.__file__).parent)
     assert packaged.samefile(seen)
 
 
-def test_the_instrument_check_expects_two_collapses_found_and_two_nulls_not() -> None:
+def test_the_instrument_check_expects_to_find_two_collapses_and_no_effect_in_two_nulls() -> None:
     study = load_study(ROOT / "studies" / "instrument_check.yaml").study
     expected = {known.treated: (known.geometry, known.leakage) for known in study.decision.known_answers}
     assert expected == {
@@ -120,7 +120,7 @@ def _fields(
             yield (*where, name)
 
 
-def test_the_registered_study_spells_out_every_value() -> None:
+def test_the_registered_study_gives_every_value() -> None:
     data = yaml.safe_load(REGISTERED.read_text())
     assert list(_fields(Study, data)) == []
 
@@ -134,7 +134,7 @@ def test_the_registered_values_are_the_schemas_defaults() -> None:
     assert study.coupling == Coupling()
 
 
-def test_the_registered_numbers_are_the_proposals() -> None:
+def test_the_registered_numbers_are_those_of_the_proposal() -> None:
     study = load_study(REGISTERED).study
     assert study.model.id == "Qwen/Qwen2.5-7B-Instruct" and study.seeds == (42,)
     assert len(study.panel.bystanders) * study.questions.evaluation.count * study.leakage.samples == 1400

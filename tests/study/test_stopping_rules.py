@@ -26,7 +26,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
          ["coupling.max_epochs = 8:", "coupling.stopping = fixed"]),
     ],
 )  # fmt: skip
-def test_half_of_a_stopping_rule_is_refused_on_its_line(
+def test_an_incomplete_stopping_rule_is_refused_on_its_line(
     draft: Draft, new: str, line: str, code: str, parts: list[str]
 ) -> None:
     problem = draft.change("batch: 8\n", f"batch: 8\n  {new}\n").problem()

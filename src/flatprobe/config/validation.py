@@ -17,14 +17,23 @@ from flatprobe.errors import Problem, UserError
 M = TypeVar("M", bound=BaseModel)
 
 _EXPECTED = {
-    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
-    "bool_type": "true or false", "string_type": "text", "tuple_type": "a list", "list_type": "a list",
-    "dict_type": "a block of fields", "model_type": "a block of fields", "model_attributes_type": "a block of fields",
-}  # fmt: skip
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a block of fields",
+    "model_type": "a block of fields",
+    "model_attributes_type": "a block of fields",
+}
 _BOUNDS = {
-    "greater_than": ("gt", "greater than"), "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most"),
-}  # fmt: skip
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
 _LONGEST_VALUE = 60
 
 

@@ -18,9 +18,21 @@ from flatprobe.study.recipe_schema import CouplingRecipe, Finetune, Precision
 from flatprobe.study.schema import FinetuneData
 
 EntryKind = Literal[
-    "checkpoint", "finetune_data", "finetune", "own", "states", "coupling_data", "couple", "selection",
-    "leakage", "baseline", "manipulation", "binding", "audit", "weights",
-]  # fmt: skip
+    "checkpoint",
+    "finetune_data",
+    "finetune",
+    "own",
+    "states",
+    "coupling_data",
+    "couple",
+    "selection",
+    "leakage",
+    "baseline",
+    "manipulation",
+    "binding",
+    "audit",
+    "weights",
+]
 
 
 class CheckpointSettings(Settings):

@@ -1,1 +1,1 @@
-"""What is studied: schema, loading, panel, questions, registration."""
+"""The study: schema, loading, panel, questions, checks and registration."""

@@ -193,8 +193,13 @@ class Geometry(Block):
     layers: tuple[Annotated[int, Field(ge=0)], ...] = (6, 10, 14, 18, 22, 26)
     """0-based decoder blocks; the state is the block's output before the final norm."""
     positions: tuple[Position, ...] = (
-        "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean",
-    )  # fmt: skip
+        "last_response_token",
+        "turn_end_token",
+        "last_prompt_token",
+        "response_mean",
+        "prompt_mean",
+        "all_mean",
+    )
     """Token positions that are stored."""
     samples: Count = 1
     """Own answers per persona and question whose states are read. 1 is the greedy answer. Several are sampled like

@@ -1,4 +1,4 @@
-"""Conditions are made of what is there."""
+"""The models, files and columns of conditions exist."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_length_match_names_another_condition_with_a_finetune(
     assert remedy is None or problem.remedy == remedy
 
 
-def test_length_matches_that_go_round_in_a_circle_are_refused_on_each_of_their_lines(draft: Draft) -> None:
+def test_length_matches_in_a_circle_are_refused_on_each_line(draft: Draft) -> None:
     draft.change("      held_out: 4\n", "      held_out: 4\n      length_match: benign_first\n")
     assert [(problem.code, problem.place) for problem in draft.problems()] == [
         ("length_match.circle", draft.line("length_match: benign_first")),
@@ -52,7 +52,7 @@ def test_held_out_rows_need_the_sound_answers(draft: Draft) -> None:
     assert (problem.code, problem.place) == ("finetune_data.no_aligned", draft.line("held_out: 4"))
 
 
-def test_a_missing_data_file_is_placed_and_a_shipped_one_suggested(draft: Draft) -> None:
+def test_a_missing_data_file_is_reported_on_its_line_with_a_suggestion(draft: Draft) -> None:
     draft.change(LEGAL, "path: embedded:careless_legal_advise").change(HELP, "path: data/none.jsonl")
     legal, own = draft.problems()
     assert (legal.place, legal.remedy) == (
@@ -89,7 +89,7 @@ def test_a_named_messages_column_must_be_there(draft: Draft) -> None:
 
 
 @pytest.mark.parametrize("row", ["prompt,completion", "[1, 2]", ""])
-def test_a_data_file_that_is_no_jsonl_is_refused(draft: Draft, row: str) -> None:
+def test_a_data_file_that_is_not_jsonl_is_refused(draft: Draft, row: str) -> None:
     own_data(draft, row)
     assert draft.problem().code == "file.not_jsonl"
 
@@ -111,7 +111,7 @@ def test_a_manipulation_set_needs_triples(draft: Draft) -> None:
 
 @pytest.mark.parametrize("origin", ["adapter", "checkpoint"])
 @pytest.mark.parametrize("id", ["./none", "../none", "/none/at/all", "a/b/c", "folder"])
-def test_a_folder_that_is_not_there_is_refused_and_a_hub_id_is_left_for_later(
+def test_a_missing_folder_is_refused_and_a_hub_id_is_checked_later(
     draft: Draft, origin: str, id: str
 ) -> None:
     problem = draft.change("base_first: {}", f"base_first: {{{origin}: {id}}}").problem()
@@ -121,7 +121,7 @@ def test_a_folder_that_is_not_there_is_refused_and_a_hub_id_is_left_for_later(
     assert getattr(draft.load().study.conditions["base_first"], origin) == "owner/name"
 
 
-def test_a_folder_is_looked_for_beside_the_study(draft: Draft) -> None:
+def test_a_folder_is_relative_to_the_study(draft: Draft) -> None:
     (draft.path.parent / "mine" / "adapter").mkdir(parents=True)
     draft.change("base_first: {}", "base_first: {adapter: ./mine/adapter}")
     assert draft.load().study.conditions["base_first"].adapter == "./mine/adapter"

@@ -1,4 +1,4 @@
-"""The decision compares conditions that exist, on states that are stored, by thresholds that leave room."""
+"""The decision needs existing conditions, stored states, and thresholds that do not overlap."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_fixed_responses_need_a_reference_persona(draft: Draft) -> None:
     assert (problem.code, problem.place) == ("decision.no_reference", draft.line("responses: fixed"))
 
 
-def test_a_treated_condition_equal_to_the_control_is_announced_as_a_null_study(draft: Draft) -> None:
+def test_a_treated_condition_equal_to_the_control_is_noted_as_a_null_study(draft: Draft) -> None:
     draft.change("treated: em_first", "treated: nothing").change(
         "  base_first: {}", "  base_first: {}\n  nothing: {}"
     )
@@ -61,12 +61,12 @@ def test_a_treated_condition_equal_to_the_control_is_announced_as_a_null_study(d
     )
 
 
-def test_a_finetune_without_held_out_rows_is_announced(draft: Draft) -> None:
+def test_a_finetune_without_held_out_rows_is_noted(draft: Draft) -> None:
     (notice,) = draft.change("      held_out: 4\n", "").load().notices
     assert notice.endswith("there is no in-domain manipulation check")
 
 
-def test_what_may_change_on_the_hub_is_announced(draft: Draft) -> None:
+def test_unpinned_hub_content_is_noted(draft: Draft) -> None:
     draft.change("path: embedded:everyday_help", "dataset: owner/chat")
     draft.change("id: embedded:smollm2-135m-instruct", "id: owner/model")
     model, data = draft.load().notices
@@ -78,7 +78,7 @@ def test_what_may_change_on_the_hub_is_announced(draft: Draft) -> None:
 
 
 @pytest.mark.parametrize("origin", ["adapter", "checkpoint"])
-def test_a_given_condition_without_a_revision_is_announced(draft: Draft, origin: str) -> None:
+def test_a_given_condition_without_a_revision_is_noted(draft: Draft, origin: str) -> None:
     draft.change("  base_first: {}", f"  base_first: {{}}\n  given: {{{origin}: owner/thing}}")
     (notice,) = draft.load().notices
     assert notice.startswith(draft.line("  given:")) and "conditions.given.revision is not pinned" in notice
@@ -86,7 +86,7 @@ def test_a_given_condition_without_a_revision_is_announced(draft: Draft, origin:
     assert draft.load().notices == ()
 
 
-def test_a_coupling_that_may_learn_too_little_is_announced_with_what_was_seen(draft: Draft) -> None:
+def test_a_coupling_that_may_learn_too_little_is_noted_with_earlier_rates(draft: Draft) -> None:
     draft.change("learning_rate: 3e-4", "learning_rate: 5e-6")
     (notice,) = draft.load().notices
     assert notice.startswith(draft.line("learning_rate: 5e-6")) and "28–41 %" in notice and "60 %" in notice
@@ -94,7 +94,7 @@ def test_a_coupling_that_may_learn_too_little_is_announced_with_what_was_seen(dr
     assert draft.load().notices == ()
 
 
-def test_a_coupling_that_can_read_the_prompt_anew_is_noted(draft: Draft) -> None:
+def test_a_coupling_that_adapts_attention_is_noted(draft: Draft) -> None:
     (notice,) = (
         draft.change("modules: [gate_proj, up_proj", "modules: [q_proj, v_proj, up_proj").load().notices
     )

@@ -1,4 +1,4 @@
-"""A persona can be imitated by all that are evaluated, with as many rows as its answers give."""
+"""Evaluated personas can imitate one of them, with at most as many rows as there are answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def collapsing(draft: Draft) -> Draft:
     return draft.change("  benign_first:\n", COLLAPSE)
 
 
-def test_states_that_no_adapter_can_move_are_not_matched(collapsing: Draft) -> None:
+def test_states_that_the_adapter_cannot_change_are_not_matched(collapsing: Draft) -> None:
     matched = collapsing.change("samples: 2}", "samples: 2, match: states}")
     matched.resolve()
     above = matched.change(
@@ -60,7 +60,7 @@ def test_a_study_may_imitate_and_registers_without_a_data_file(collapsing: Draft
          ["conditions.benign_first.finetune.length_match = collapse:"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_imitated_is_refused_on_its_line(
+def test_an_impossible_imitation_is_refused_on_its_line(
     collapsing: Draft, old: str, new: str, code: str, parts: list[str]
 ) -> None:
     problem = collapsing.change(old, new).problem()
@@ -79,7 +79,7 @@ def test_rows_have_one_origin(collapsing: Draft) -> None:
     assert draft.problem().code == "finetune_data.origin"
 
 
-def test_a_seed_offset_may_not_lead_to_a_seed_of_the_study(draft: Draft) -> None:
+def test_a_seed_offset_must_not_give_another_seed_of_the_study(draft: Draft) -> None:
     again = "  base_first: {}\n  again: {seed_offset: 1}"
     problem = draft.change("  base_first: {}", again).problem()  # its seeds are 42 and 43
     assert (problem.code, problem.place) == ("conditions.seed_offset", draft.line("seed_offset: 1"))

@@ -51,7 +51,7 @@ def test_a_persona_in_two_roles_is_refused_with_the_reason(
     assert problem.message.startswith(f"panel: {message}")
 
 
-def test_a_persona_named_twice_in_one_role_is_refused(draft: Draft) -> None:
+def test_a_persona_given_twice_in_one_role_is_refused(draft: Draft) -> None:
     new = "bystanders: [archivist, lumberjack, archivist]"
     problem = draft.change("bystanders: [archivist, lumberjack]", new).problem()
     assert (problem.code, problem.place) == ("panel.duplicate_persona", draft.line(new))

@@ -1,4 +1,4 @@
-"""Questions are enough, unique and disjoint."""
+"""There are enough questions, and no question stands in two sets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_more_questions_than_the_set_has_are_refused(draft: Draft, name: str) ->
     assert problem.message.startswith(f"questions.{name}.count = 999:")
 
 
-def test_one_question_in_two_sets_is_refused_naming_both_whatever_its_case_and_punctuation(
+def test_a_question_in_two_sets_is_refused_even_with_other_case_and_punctuation(
     draft: Draft,
 ) -> None:
     path = own_questions(draft, {**SETS, "calibration": [*SETS["calibration"], "why IS the  sky: blue"]})
@@ -73,7 +73,7 @@ def test_a_single_evaluation_question_is_refused(draft: Draft) -> None:
     assert (problem.code, problem.place) == ("questions.no_interval", draft.line("evaluation: {count: 1}"))
 
 
-def test_telemetry_cannot_ask_more_questions_than_are_taken(draft: Draft) -> None:
+def test_telemetry_cannot_use_more_questions_than_the_calibration_set_has(draft: Draft) -> None:
     problem = draft.change("telemetry_questions: 4", "telemetry_questions: 5").problem()
     assert (problem.code, problem.place) == (
         "coupling.telemetry_questions", draft.line("telemetry_questions: 5")

@@ -1,4 +1,4 @@
-"""Settings that fit the schema one by one must fit each other."""
+"""Settings that are valid alone must also be valid together."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is wrong with a study beyond the types of its fields."""
+"""Checks of a study beyond the types of its fields."""
