@@ -1,4 +1,4 @@
-"""Whether checkpoints, adapters and prompts fit together. Reads configurations and tensor headers, never weights.
+"""Whether checkpoints fit together, and prompts the context. Reads configurations and tokenizers, never weights.
 
 States are compared token by token and layer by layer. So two checkpoints need the same depth and width, and must turn
 every persona and question into the same tokens.
@@ -7,28 +7,19 @@ every persona and question into the same tokens.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from safetensors import SafetensorError, safe_open
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.models.reference import PICKLED, read_config
+from flatprobe.models.reference import read_config
 
 SIZES = {"num_hidden_layers": "decoder blocks", "hidden_size": "dimensions"}
-PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before the names of the model's modules."""
-TRAINED_WITH = "use the adapter with the checkpoint that it was trained on"
 _CONTEXT = "max_position_embeddings"
 _OTHER_INPUTS = ("vision_config", "audio_config", "speech_config", "video_config")
-_BLOCK = re.compile(r"\.layers\.(\d+)\.")
-_FROM_HIDDEN = frozenset(["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"])
-_LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
 _NAMES_LISTED = 3  # before "and N more"
 
 
@@ -85,7 +76,8 @@ def rendering_problems(
     remedy = f"use a copy of the checkpoint with the chat template and tokenizer of {base_name}"
     problems = []
     if differing := [n for n, s in systems.items() if not _same_prompts(conversations, base, s, questions)]:
-        part = "tokenizer" if same_template(conversations, base) else "chat template"
+        same_template = conversations.tokenizer.chat_template == base.tokenizer.chat_template
+        part = "tokenizer" if same_template else "chat template"
         message = f"its {part} renders the prompts of {_some(differing)} differently from {base_name}"
         problems.append(Problem("checkpoint.prompts", place, message, remedy))
     if conversations.turn_end != base.turn_end:
@@ -96,11 +88,6 @@ def rendering_problems(
         message = f"its tokenizer and that of {base_name} differ in {len(tokens):,} tokens: {_some(tokens)}"
         problems.append(Problem("checkpoint.vocabulary", place, message, remedy))
     return problems
-
-
-def same_template(one: Conversations, other: Conversations) -> bool:
-    """Whether two chat templates have the same text; templates that differ may still render the same prompts."""
-    return bool(one.tokenizer.chat_template == other.tokenizer.chat_template)
 
 
 def _same_prompts(
@@ -183,137 +170,3 @@ def longest_turn(ids: Mapping[Prompt, Sequence[int]], new: int, context: int | N
             "lower max_new_tokens, or shorten the prompt",
         )
     return length + new
-
-
-# --- adapters
-
-
-@dataclass(frozen=True)
-class LoraFiles:
-    """What a LoRA adapter's files say about it."""
-
-    place: str
-    rank: int
-    """The largest rank of its updates."""
-    updates: Mapping[str, list[int]]
-    """Name of each updated weight in the base, and the shape [out, in] of its update."""
-
-    @property
-    def modules(self) -> frozenset[str]:
-        """Names of the updated linear modules: q_proj, down_proj."""
-        return frozenset(weight.split(".")[-2] for weight in self.updates)
-
-    def require_weights(self, shapes: Mapping[str, Sequence[int]], base_name: str) -> None:
-        """Assert that the base has every updated weight, in the shape of its update.
-
-        Raises:
-            UserError: the adapter was trained on another base.
-        """
-        for weight, shape in self.updates.items():
-            if weight not in shapes or list(shapes[weight]) != shape:
-                found = f"{list(shapes[weight])} in" if weight in shapes else "missing from"
-                raise UserError.one(
-                    "adapter.other_base",
-                    self.place,
-                    f"it was trained on another base: its {weight} is {shape}, but {found} {base_name}",
-                    TRAINED_WITH,
-                )
-
-    def require_checkpoint(self, checkpoint: Path) -> None:
-        """The same for the files of a checkpoint.
-
-        Not checked if they know none of the weights by these names, as for some architectures; the engine then notices
-        when it loads the adapter.
-
-        Raises:
-            UserError: the adapter was trained on another base.
-        """
-        shapes = {k: v for path in checkpoint.glob("*.safetensors") for k, v in tensor_shapes(path).items()}
-        if not shapes.keys().isdisjoint(self.updates):
-            self.require_weights(shapes, checkpoint.name)
-
-
-def read_lora(folder: Path, place: str) -> LoraFiles:
-    """Read a LoRA adapter's files.
-
-    Raises:
-        UserError: a file is missing or unreadable, or the adapter is of another type.
-    """
-    config = adapter_config(folder, place)
-    if config.get("peft_type") != "LORA":
-        message = f"peft_type is {config.get('peft_type')} in {folder / 'adapter_config.json'}"
-        raise UserError.one("adapter.not_lora", place, message, "give a LoRA adapter")
-    rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
-    shapes = adapter_shapes(folder, place)
-    modules = [name.removesuffix(_LORA_A) for name in shapes if name.endswith(_LORA_A)]
-    updates = {
-        f"{module.removeprefix(PEFT_PREFIX)}.weight": [
-            shapes[module + _LORA_B][0],
-            shapes[module + _LORA_A][-1],
-        ]
-        for module in modules
-    }
-    return LoraFiles(place, rank, updates)
-
-
-def adapter_problems(folder: Path, base: Mapping[str, Any], place: str, base_name: str) -> list[Problem]:
-    """Why an adapter does not fit a base with this config.json: unreadable files, deeper blocks, another width."""
-    problems: list[Problem] = []
-    shapes: dict[str, list[int]] = {}
-    try:
-        adapter_config(folder, place)
-    except UserError as error:
-        problems += error.problems
-    try:
-        shapes = adapter_shapes(folder, place)
-    except UserError as error:
-        problems += error.problems
-    depth, width, remedy = base["num_hidden_layers"], base["hidden_size"], f"give an adapter of {base_name}"
-    blocks = [int(match[1]) for name in shapes if (match := _BLOCK.search(name))]
-    if blocks and max(blocks) >= depth:
-        message = f"adapts decoder block {max(blocks)}, and {base_name} has {depth} blocks"
-        problems.append(Problem("adapter.other_base", place, message, remedy))
-    widths = {
-        shape[1]
-        for name, shape in shapes.items()
-        if name.endswith(_LORA_A) and name.removesuffix(_LORA_A).rpartition(".")[2] in _FROM_HIDDEN
-    }
-    if widths - {width}:
-        message = f"adapts {min(widths - {width})} dimensions, and {base_name} has {width}"
-        problems.append(Problem("adapter.other_base", place, message, remedy))
-    return problems
-
-
-def adapter_config(folder: Path, place: str) -> dict[str, Any]:
-    """An adapter's configuration.
-
-    Raises:
-        UserError: it is missing or no JSON object.
-    """
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        message = f"no readable adapter_config.json in {folder}"
-        raise UserError.one("adapter.no_config", place, message, "give a PEFT adapter's folder")
-    return config
-
-
-def adapter_shapes(folder: Path, place: str) -> dict[str, list[int]]:
-    """Names and shapes of an adapter's tensors.
-
-    Raises:
-        UserError: there is no readable safetensors file.
-    """
-    try:
-        return tensor_shapes(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError):
-        message = f"no readable adapter_model.safetensors in {folder}"
-        raise UserError.one("adapter.no_weights", place, message, PICKLED) from None
-
-
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """Names and shapes of the tensors in a safetensors file."""
-    with safe_open(path, framework="numpy") as file:
-        return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
-from flatprobe.models.fit import PEFT_PREFIX, adapter_shapes
+from flatprobe.models.adapter_files import PEFT_PREFIX, adapter_shapes
 from flatprobe.models.load import (
     checkpoint_path,
     load_checkpoint,

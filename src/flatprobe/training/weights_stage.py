@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
-from flatprobe.models.fit import PEFT_PREFIX, read_lora
+from flatprobe.models.adapter_files import PEFT_PREFIX, read_lora
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.plan.contracts import WeightsSettings

@@ -22,8 +22,9 @@ from flatprobe.generation.openai_engine.server import (
 )
 from flatprobe.generation.stopping import StopText
 from flatprobe.machine.schema import OpenaiMachine
+from flatprobe.models.adapter_files import read_lora
 from flatprobe.models.conversation import Conversations
-from flatprobe.models.fit import longest_turn, read_lora, require_context_length
+from flatprobe.models.fit import longest_turn, require_context_length
 
 RETRIES = 4  # of the client, with growing pauses, if the server is busy, fails or is unreachable
 SEED_BITS = 31  # of a request's seed: all three servers accept this many

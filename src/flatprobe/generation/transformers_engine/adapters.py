@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flatprobe.models.fit import read_lora
+from flatprobe.models.adapter_files import read_lora
 
 
 @contextmanager

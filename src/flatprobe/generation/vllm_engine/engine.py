@@ -31,8 +31,9 @@ from flatprobe.generation.vllm_engine.server import (
     VllmServer,
 )
 from flatprobe.machine.schema import VllmMachine
+from flatprobe.models.adapter_files import read_lora
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.models.fit import longest_turn, read_lora
+from flatprobe.models.fit import longest_turn
 from flatprobe.study.recipe_schema import Precision
 
 ATTEMPTS = 2  # a process that dies is restarted once

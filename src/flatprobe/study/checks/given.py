@@ -9,13 +9,9 @@ from typing import Any
 
 from flatprobe.config.yaml_file import FieldPath, dotted
 from flatprobe.errors import Problem, UserError
+from flatprobe.models.adapter_files import adapter_problems
 from flatprobe.models.conversation import Conversations, load_conversations
-from flatprobe.models.fit import (
-    adapter_problems,
-    architecture_problems,
-    rendering_problems,
-    size_problems,
-)
+from flatprobe.models.fit import architecture_problems, rendering_problems, size_problems
 from flatprobe.models.reference import read_config
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import take
