@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from cell_tables import pair, random_cells, table
+from refusals import refused
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -67,7 +68,7 @@ def test_an_undefined_resample_counts_against_every_statistic() -> None:
 def test_statistics_that_do_not_vary_are_refused_by_name() -> None:
     draws = np.random.default_rng(6).normal(size=(50, 3))
     draws[:, 1] = 0.4
-    with pytest.raises(UserError, match="max-T: layer 10  does not vary"):
+    with refused(("multiplicity.no_variation", "max-T: layer 10")):
         max_t(np.zeros(3), draws, names=["layer 6", "layer 10", "layer 14"])
     with pytest.raises(ValueError, match="do not fit"):
         max_t(np.zeros(2), draws)
@@ -116,11 +117,11 @@ def test_a_lambda_that_does_not_vary_is_left_out_of_the_family_and_says_so(
 
 def test_max_t_needs_the_same_cells_at_every_lambda_and_holm_does_not(published: pl.DataFrame) -> None:
     whole, part = pair(published), pair(published.filter(pl.col("question_id") != "q01"))
-    with pytest.raises(UserError, match="lambda 2.0"):
+    with refused(("lambda.different_cells", "lambda 2.0")):
         leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, level=0.95)
     assert (
         len(leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, method="Holm", level=0.95))
         == 2
     )
-    with pytest.raises(UserError, match="no lambda"):
+    with refused("lambda.none"):
         leakage_over_lambdas({}, resamples=10, seed=1, level=0.95)

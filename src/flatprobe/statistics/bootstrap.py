@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 CHUNK_VALUES = 2_000_000
-"""Weights held at once: 16 MB of float64, whatever the number of resamples."""
+"""Weights held in memory at once: 16 MB of float64 for any number of resamples."""
 ROUNDING = 1e-12
-"""Draws this close to the null are ties: means of counts are exact only up to rounding."""
+"""Draws this close to the null count as ties, because means of counts are exact only up to rounding."""
 
 
 def chunk_sizes(values_per_resample: int, resamples: int) -> Iterator[int]:
-    """Sizes that add up to `resamples`, none of which holds more than `CHUNK_VALUES` values at once."""
+    """Chunk sizes that add up to `resamples`; no chunk holds more than `CHUNK_VALUES` values."""
     size = max(1, CHUNK_VALUES // values_per_resample)
     for start in range(0, resamples, size):
         yield min(size, resamples - start)
 
 
 def draw_weights(units: int, resamples: int, generator: np.random.Generator) -> Array:
-    """Bootstrap weights, shape (resamples, units): how often each unit was drawn, multinomial with equal shares.
+    """Bootstrap weights, shape (resamples, units): multinomial counts of how often each unit was drawn.
 
-    Counting drawn indices has the law of `Generator.multinomial` and is an order of magnitude faster.
+    Counting drawn indices has the same distribution as `Generator.multinomial` and is ten times faster.
     """
     drawn = generator.integers(0, units, size=(resamples, units))
     drawn += units * np.arange(resamples)[:, None]
@@ -41,7 +41,7 @@ def multinomial_weights(units: int, resamples: int, generator: np.random.Generat
 
 
 def one_sided_p(draws: Array, null: float) -> float:
-    """p of H0: value <= null, (1 + #{draw <= null}) / (R + 1); undefined and tied draws count against it."""
+    """p of H0: value <= null, (1 + #{draw <= null}) / (R + 1); undefined and tied draws count as <= null."""
     return (1.0 + int(np.sum(~(draws > null + ROUNDING)))) / (len(draws) + 1)
 
 
@@ -53,15 +53,15 @@ def equivalence_p(draws: Array, margin: float) -> float:
 def two_sided_p(draws: Array, null: float = 0.0) -> float:
     """The registered p: min(1, 2 (1 + min(#{draw <= null}, #{draw >= null})) / (R + 1)); never 0.
 
-    A NaN draw (the statistic was undefined on that resample) counts on both sides, which can only raise p; so
-    does a draw that equals the null up to rounding.
+    A NaN draw (statistic undefined on that resample) counts on both sides, which can only raise p. So does a draw
+    that equals the null up to rounding.
     """
     return min(1.0, 2.0 * min(one_sided_p(draws, null), one_sided_p(-draws, -null)))
 
 
 @dataclass(frozen=True)
 class Percentile:
-    """Summary of bootstrap draws; ends are None where undefined resamples reach into the tail."""
+    """Summary of bootstrap draws; an end is None where undefined resamples reach its tail."""
 
     low: float | None
     high: float | None
@@ -75,8 +75,8 @@ class Percentile:
 def percentile_summary(draws: Array, estimate: float, level: float) -> Percentile:
     """Equal-tailed percentile interval of `draws` (R,).
 
-    Undefined draws (NaN) are never dropped from the interval: they are taken as minus infinity for the lower
-    end and as plus infinity for the upper one. Standard error and bias use the defined draws.
+    Undefined draws (NaN) are never dropped: they count as minus infinity for the lower end and as plus infinity
+    for the upper end. Standard error and bias use the defined draws.
     """
     undefined = np.isnan(draws)
     if undefined.any():

@@ -1,4 +1,4 @@
-"""One estimate: a number with its interval, its p-value and the population that both speak about."""
+"""One estimate: a number with its interval, its p-value and the scope of both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Value = str | float | int | bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A contrast of two conditions by one estimator; what is unknown is None, never NaN and never 0."""
+    """A contrast of two conditions by one estimator. Unknown numbers are None, never NaN and never 0."""
 
     quantity: str
     """`leakage_difference` (a difference of rates) or a geometric measure's name."""
@@ -27,13 +27,13 @@ class Estimate:
     control: str
     """Condition whose value enters with a minus sign (or as denominator)."""
     pool: str
-    """Name of the set of personas averaged over; says so when it is contaminated."""
+    """Name of the set of personas averaged over, with `(contaminated)` if one of them was trained on."""
     estimator: str
-    """Name of the method behind interval and p-value."""
+    """Method behind interval and p-value."""
     scope: str
     """What interval and p-value generalise to."""
     estimate: float | None = None
-    """The value: difference of rates, cosine units, or as the measure defines."""
+    """A difference of rates, cosine units, or as the measure defines."""
     standard_error: float | None = None
     """Standard error of `estimate`; on the log scale for ratios."""
     ci_low: float | None = None
@@ -43,7 +43,7 @@ class Estimate:
     p_value: float | None = None
     """Two-sided p-value of no difference (of ratio 1 for ratios)."""
     smallest_attainable_p: float | None = None
-    """The least p that this estimator can return on this design, where there is such a floor."""
+    """Smallest p that this estimator can return on this design; None if there is no floor."""
     df: float | None = None
     """Degrees of freedom of the t distribution behind interval and p-value."""
     n_personas: int | None = None
@@ -57,9 +57,9 @@ class Estimate:
     position: str | None = None
     """Token position of the states."""
     responses: str | None = None
-    """Whose answers the states were read on: `own` or `fixed`."""
+    """Answers that the states were read on: `own` or `fixed`."""
     persona: str | None = None
-    """The one persona that the estimate is about, where it is not about a pool."""
+    """The persona, where the estimate is about one persona and not a pool."""
     lambda_: float | None = None
     """Weight of the unlikelihood term; `lambda` in tables."""
     seed: int | None = None
@@ -67,7 +67,7 @@ class Estimate:
     bootstrap_bias: float | None = None
     """Mean of the resampled values minus the estimate."""
     outside_own_interval: bool | None = None
-    """Whether the percentile interval excludes its own estimate, which betrays bias."""
+    """Whether the percentile interval excludes its own estimate: a sign of bias."""
     margin: float | None = None
     """Margin of `superiority_p`, in the units of `estimate`."""
     superiority_p: float | None = None
@@ -75,13 +75,13 @@ class Estimate:
     equivalence_margin: float | None = None
     """Margin of `equivalence_p`, in the units of `estimate`."""
     equivalence_p: float | None = None
-    """p of H0: |difference| >= equivalence_margin: the larger of two one-sided ones."""
+    """p of H0: |difference| >= equivalence_margin, the larger of two one-sided p-values."""
     adjusted_p: float | None = None
-    """`p_value` adjusted for the family it is one of; two-sided likewise."""
+    """`p_value` adjusted for its `family`; two-sided."""
     family: str | None = None
-    """Which family `adjusted_p` is for and by which method: `max-T over 6 layers`, `Holm over 3 lambdas`."""
+    """Method and family of `adjusted_p`: `max-T over 6 layers`, `Holm over 3 lambdas`."""
     note: str | None = None
-    """What a reader must know; always the reason where a number is None."""
+    """What a reader must know; where a number is None, the reason."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -105,7 +105,7 @@ def finite(value: float) -> float | None:
 
 
 def _plain(value: Value) -> Value:
-    """numpy scalars pass the dataclass but not json: make them Python's own."""
+    """Turn a numpy scalar, which json cannot write, into a Python one."""
     item = getattr(value, "item", None)
     return item() if callable(item) else value
 
@@ -120,7 +120,7 @@ _TYPES: dict[str, type[pl.DataType]] = {
 
 
 def estimates_frame(estimates: Sequence[Estimate]) -> pl.DataFrame:
-    """One row per estimate; the schema does not depend on the rows, so an empty list has all columns."""
+    """One row per estimate. An empty list gives an empty frame with all columns."""
     schema = {field.name.rstrip("_"): _TYPES[str(field.type)] for field in fields(Estimate)}
     return pl.DataFrame([estimate.to_json() for estimate in estimates], schema=schema)
 

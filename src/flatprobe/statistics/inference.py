@@ -16,25 +16,25 @@ ZERO = 1e-12
 
 @dataclass(frozen=True)
 class Options:
-    """How an estimate is to be made; refuses values that mean nothing, all of them at once."""
+    """Options of an estimator. Raises UserError with every value that makes no sense."""
 
     resamples: int
     level: float
     """Confidence level of the two-sided intervals."""
     margin: float | None = None
-    """Of the superiority test, as a difference of rates in [0, 1]."""
+    """Margin of the superiority test: a difference of rates in [0, 1]."""
     equivalence_margin: float | None = None
-    """Of the equivalence test, as a difference of rates in (0, 1]."""
+    """Margin of the equivalence test: a difference of rates in (0, 1]."""
 
     def __post_init__(self) -> None:
         problems = margin_problems(self.margin, self.equivalence_margin)
         if self.resamples < 1:
             problems.append(
-                Problem("inference.TODO", "resamples", f"{self.resamples} is too few", "at least 1")
+                Problem("options.resamples", "resamples", f"{self.resamples} is too few", "at least 1")
             )
         if not 0 < self.level < 1:
             problems.append(
-                Problem("inference.TODO", "level", f"{self.level} is not in (0, 1)", "give 0.95 for 95 %")
+                Problem("options.level", "level", f"{self.level} is not in (0, 1)", "give 0.95 for 95 %")
             )
         if problems:
             raise UserError(problems)
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Spread:
-    """A standard error, the degrees of freedom of its t distribution, and what had to be done to get it."""
+    """A standard error with the degrees of freedom of its t distribution; the note names a fall-back."""
 
     standard_error: float
     df: float
@@ -51,7 +51,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class TInference:
-    """Two-sided t inference; all None, with the reason, where nothing varies."""
+    """Two-sided t inference. Where nothing varies, all numbers are None and the note says so."""
 
     ci_low: float | None
     ci_high: float | None
@@ -60,7 +60,7 @@ class TInference:
 
 
 def t_inference(estimate: float, spread: Spread, level: float) -> TInference:
-    """Interval and p-value of `estimate` against 0; a zero standard error supports neither."""
+    """Interval and p-value of `estimate` against 0. A standard error of 0 gives neither."""
     if spread.standard_error <= ZERO:
         note = "no variation: neither interval nor p-value exists"
         return TInference(None, None, None, join_notes(spread.note, note))
@@ -70,7 +70,7 @@ def t_inference(estimate: float, spread: Spread, level: float) -> TInference:
 
 
 def join_notes(*notes: str | None) -> str | None:
-    """The notes that say something, one after the other; None where none does."""
+    """The non-empty notes, joined by semicolons; None if there is none."""
     return "; ".join(note for note in notes if note) or None
 
 
@@ -80,7 +80,7 @@ def one_way(means: Array) -> Spread:
 
 
 def by_t(blank: Estimate, mean: float, spread: Spread, options: Options) -> Estimate:
-    """The blank estimate with interval, p-values and degrees of freedom from a standard error."""
+    """Fill a blank estimate: mean, interval, p-values and degrees of freedom from a standard error."""
     inference = t_inference(mean, spread, options.level)
     estimate = replace(
         blank,
@@ -114,7 +114,10 @@ def tost(estimate: Estimate, margin: float) -> float | None:
     """
     if not margin > 0:
         raise UserError.one(
-            "margins.TODO", "margin", f"{margin} leaves no room for equivalence", "give a positive margin"
+            "options.equivalence_margin",
+            "margin",
+            f"{margin} leaves no room for equivalence",
+            "give a positive margin",
         )
     numbers = _numbers(estimate)
     if numbers is None:
@@ -137,15 +140,19 @@ def with_margins(estimate: Estimate, margin: float | None, equivalence_margin: f
 
 
 def margin_problems(margin: float | None, equivalence_margin: float | None) -> list[Problem]:
-    """What is wrong with margins for a difference of rates."""
+    """Problems with the margins of a difference of rates."""
     problems = []
     if margin is not None and not 0 <= margin <= 1:
         problems.append(
-            Problem("margins.TODO", "margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp")
+            Problem(
+                "options.margin", "margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp"
+            )
         )
     if equivalence_margin is not None and not 0 < equivalence_margin <= 1:
         message = f"{equivalence_margin} leaves no room for equivalence, or is above 1"
-        problems.append(Problem("margins.TODO", "equivalence margin", message, "give 0.05 for 5 pp"))
+        problems.append(
+            Problem("options.equivalence_margin", "equivalence margin", message, "give 0.05 for 5 pp")
+        )
     return problems
 
 

@@ -14,7 +14,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given (Holm 1979)."""
     for p_value in p_values:
         if not 0 <= p_value <= 1:
-            raise UserError.one("multiplicity.TODO", "p_values", f"{p_value} is not a probability")
+            raise UserError.one("multiplicity.probability", "p_values", f"{p_value} is not a probability")
     adjusted = [1.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
@@ -24,7 +24,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def conjunction_p(p_values: Sequence[float | None]) -> float | None:
-    """p of the intersection-union test that all hold: the largest (Berger 1982); None if any is unknown."""
+    """p of the intersection-union test, the largest p (Berger 1982); None if any p is unknown."""
     known = [p_value for p_value in p_values if p_value is not None]
     if len(known) < len(p_values) or not known:
         return None
@@ -32,12 +32,12 @@ def conjunction_p(p_values: Sequence[float | None]) -> float | None:
 
 
 def max_t(estimates_K: Array, draws_RK: Array, names: Sequence[str] | None = None) -> Array:
-    """Two-sided p-values (K,) of K statistics, adjusted for being looked at together.
+    """Two-sided p-values (K,) of K statistics, adjusted for multiple testing.
 
-    Single-step max-T (Westfall and Young 1993): the draws are joint (one row is one resample), centred at the
-    estimates, which imposes the null, and studentised by their own standard deviation; p_k = (1 + #{max over
-    all statistics of |t*| >= |t_k|}) / (R + 1), never 0. A resample on which a statistic is undefined (NaN)
-    counts against all. Raises UserError that names (by `names`, else by position) statistics that do not vary.
+    Single-step max-T (Westfall and Young 1993). Draws are joint: one row is one resample. They are centred at the
+    estimates, which imposes the null, and divided by their own standard deviation. p_k = (1 + #{max over all
+    statistics of |t*| >= |t_k|}) / (R + 1), never 0. A resample with an undefined statistic (NaN) counts against
+    all. Raises UserError with the statistics (by `names`, else by position) that do not vary.
     """
     if draws_RK.ndim != 2 or len(draws_RK) < 2 or draws_RK.shape[1:] != np.shape(estimates_K):
         raise ValueError(f"draws {draws_RK.shape} do not fit estimates {np.shape(estimates_K)}")
@@ -46,7 +46,7 @@ def max_t(estimates_K: Array, draws_RK: Array, names: Sequence[str] | None = Non
                         for column, skip in zip(draws_RK.T, undefined.T, strict=True)])  # fmt: skip
     problems = [
         Problem(
-            "multiplicity.TODO",
+            "multiplicity.no_variation",
             f"max-T: {name}",
             "does not vary over the resamples",
             "leave it out of the family",

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from refusals import refused
 from scipy import stats
 
-from flatprobe.errors import UserError
 from flatprobe.statistics.binding.effects import POOLED, effects
 
 CELLS = [("source", "source"), ("source", "bystander"), ("bystander", "source"), ("bystander", "bystander")]
@@ -73,7 +73,7 @@ def test_without_a_second_question_or_any_spread_there_is_an_estimate_and_no_int
 
 def test_readings_given_twice_or_missing_altogether_are_refused() -> None:
     cells = readings(1.0, 0.0, 0.0, noise=1.0)
-    with pytest.raises(UserError, match="given twice"):
+    with refused("binding.duplicate_reading"):
         effects(pl.concat([cells, cells[:1]]), level=0.95)
-    with pytest.raises(UserError, match="no reading of bystander/source"):
+    with refused("binding.missing_reading"):
         effects(cells.filter((pl.col("prompt") == "source") | (pl.col("text") == "bystander")), level=0.95)

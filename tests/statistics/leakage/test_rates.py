@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from refusals import refused
 from scipy import stats
 
 from flatprobe.errors import UserError
@@ -70,7 +71,7 @@ def test_uncoupled_completions_keep_their_row_without_a_lambda() -> None:
 
 def test_a_repeated_sample_is_refused() -> None:
     frame = completions([1])
-    with pytest.raises(UserError, match="more than once"):
+    with refused("completions.duplicate_sample"):
         cells(pl.concat([frame, frame.head(1)]))
 
 

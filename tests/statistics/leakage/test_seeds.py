@@ -126,21 +126,22 @@ def test_seeds_that_do_not_vary_have_no_interval_and_say_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "message"),
+    ("cells", "code"),
     [
-        (runs().drop("seed"), "column seed is missing"),
-        (runs().with_columns(pl.col("seed").cast(pl.String)), "instead of whole numbers"),
-        (runs().with_columns(seed=pl.when(pl.col("seed") != 44).then("seed")), "without a seed"),
+        (runs().drop("seed"), "cells.missing_column"),
+        (runs().with_columns(pl.col("seed").cast(pl.String)), "cells.column_type"),
+        (runs().with_columns(seed=pl.when(pl.col("seed") != 44).then("seed")), "cells.missing_key"),
         (
             runs().filter(~((pl.col("seed") == 44) & (pl.col("condition") == "em_first"))),
-            "seed 44 only in one condition",
+            "cells.unshared_seed",
         ),
-        (pl.concat([runs(), runs((42,))]), "more than once"),
+        (pl.concat([runs(), runs((42,))]), "cells.duplicate"),
     ],
 )
-def test_seeds_that_cannot_be_paired_are_refused(cells: pl.DataFrame, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_seeds_that_cannot_be_paired_are_refused(cells: pl.DataFrame, code: str) -> None:
+    with pytest.raises(UserError) as error:
         contrast(cells)
+    assert {problem.code for problem in error.value.problems} == {code}
 
 
 def test_counts_are_summed_over_seeds_once_each_seed_has_been_checked() -> None:
@@ -151,6 +152,7 @@ def test_counts_are_summed_over_seeds_once_each_seed_has_been_checked() -> None:
     nan = cells.with_columns(pl.col("hits").cast(pl.Float64)).with_columns(
         hits=pl.when(pl.col("seed") == 42).then("hits")
     )
-    with pytest.raises(UserError, match="counts are whole numbers"):
+    with pytest.raises(UserError) as error:
         over_seeds(nan, "em_first", "base_first", ["a", "b", "c"])
+    assert {problem.code for problem in error.value.problems} == {"cells.fractional_count"}
     assert over_seeds(cells.drop("seed"), "em_first", "base_first", ["a"]).height == 60

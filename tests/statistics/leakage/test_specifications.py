@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from refusals import refused
 
-from flatprobe.errors import UserError
 from flatprobe.statistics.leakage.estimators import SCOPES, leakage_contrast
 from flatprobe.statistics.leakage.specifications import SCHEMA, specification_curve
 
@@ -112,12 +112,12 @@ def test_a_curve_without_pool_lambda_or_counts_is_refused(
     cells: pl.DataFrame, bystanders: tuple[str, ...]
 ) -> None:
     apart = cells.filter((pl.col("condition") == "em_first") == (pl.col("lambda") == 1.0))
-    for frame, pools, message in (
-        (cells, {}, "there is no pool"),
-        (cells.drop("hits"), {"p": bystanders}, "column hits is missing"),
-        (apart, {"p": bystanders}, "none in common"),
+    for frame, pools, code in (
+        (cells, {}, "specifications.no_pool"),
+        (cells.drop("hits"), {"p": bystanders}, "cells.missing_column"),
+        (apart, {"p": bystanders}, "specifications.no_common_lambda"),
     ):
-        with pytest.raises(UserError, match=message):
+        with refused(code):
             specification_curve(
                 frame, "em_first", "base_first", pools, resamples=RESAMPLES, seed=3, level=0.95
             )

@@ -150,7 +150,7 @@ def test_a_sign_flip_of_few_personas_cannot_reach_a_small_p() -> None:
     row = rows()["persona_sign_flip"]
     assert row.smallest_attainable_p == 2 / 2**7
     assert row.mde is not None and row.mde_registered is None
-    assert row.note is not None and "p < 0.001 cannot happen" in row.note
+    assert row.note is not None and "p < 0.001 is impossible" in row.note
     four = rows(design=replace(DESIGN, personas=5))["persona_sign_flip"]  # floor .0625
     assert four.mde is None and four.power_at_margin is None and four.size_in_population is None
 

@@ -1,10 +1,10 @@
-"""Does the marker follow the persona or the shape of its answers? Effects of a 2 x 2 of system prompt and answer text.
+"""Does the marker follow the system prompt or the answer's text? Effects of the 2 x 2 of both.
 
 Per question and bystander, L(prompt, text) is log P(separator, marker) in nats with the source's or the bystander's
 system prompt before the source's or the bystander's answer:
 
-- prompt effect: mean over both texts of L(source, text) - L(bystander, text); above 0 where the prompt binds;
-- text effect: mean over both prompts of L(prompt, source) - L(prompt, bystander); above 0 where the text binds;
+- prompt effect: mean over both texts of L(source, text) - L(bystander, text); above 0 if the prompt binds;
+- text effect: mean over both prompts of L(prompt, source) - L(prompt, bystander); above 0 if the text binds;
 - interaction: L(source, source) - L(source, bystander) - L(bystander, source) + L(bystander, bystander).
 """
 
@@ -34,8 +34,8 @@ def effects(cells: pl.DataFrame, level: float) -> pl.DataFrame:
             `text` are `source` or `bystander`.
 
     Returns:
-        `COLUMNS`; pooled rows are of persona `POOLED`. Only questions with all four readings count, for the pooled rows
-        with those of every bystander. With fewer than two questions, or without any spread, interval and p are null.
+        `COLUMNS`; pooled rows have the persona `POOLED`. A question needs all four readings; in pooled rows it needs
+        those of every bystander. With fewer than two questions, or without spread, interval and p are null.
 
     Raises:
         UserError: a reading given twice, or no question with all four.
@@ -43,16 +43,16 @@ def effects(cells: pl.DataFrame, level: float) -> pl.DataFrame:
     keys = ["persona", "question_id"]
     named = cells.with_columns(cell=pl.col("prompt") + "/" + pl.col("text"))
     if named.select(*keys, "cell").is_duplicated().any():
-        raise UserError.one("effects.TODO", "binding", "a reading is given twice")
+        raise UserError.one("binding.duplicate_reading", "binding", "a reading is given twice")
     names = [f"{prompt}/{text}" for prompt in SIDES for text in SIDES]
     wide = named.pivot("cell", index=keys, values="log_p", maintain_order=True)
     if missing := [name for name in names if name not in wide.columns]:
         raise UserError.one(
-            "effects.TODO", "binding", f"no reading of {', '.join(missing)} (system prompt/answer)"
+            "binding.missing_reading", "binding", f"no reading of {', '.join(missing)} (system prompt/answer)"
         )
     wide = wide.drop_nulls(names)
     if wide.is_empty():
-        raise UserError.one("effects.TODO", "binding", "no question has all four readings")
+        raise UserError.one("binding.no_complete_question", "binding", "no question has all four readings")
     ss, sb, bs, bb = (pl.col(name) for name in names)
     wide = wide.with_columns(
         prompt=(ss - bs + sb - bb) / 2, text=(ss - sb + bs - bb) / 2, interaction=ss - sb - bs + bb

@@ -1,4 +1,4 @@
-"""Counts of two conditions, joined cell by cell, with everything that is wrong with them refused."""
+"""Counts of two conditions joined cell by cell; refuses bad counts with every problem at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACE = "leakage cells"
 
 @dataclass(frozen=True)
 class PairedCells:
-    """Cells that both conditions have, one entry per (persona, question), persona by persona."""
+    """Cells that both conditions have: one entry per (persona, question), sorted by persona."""
 
     personas: tuple[str, ...]
     questions: tuple[str, ...]
@@ -29,10 +29,9 @@ class PairedCells:
     hits_control: NDArray[np.int64]
     total_control: NDArray[np.int64]
     missing: int
-    """Cells of the full persona-by-question table that one condition or both lack."""
+    """Cells of the persona-by-question table that one or both conditions lack."""
     places: NDArray[np.int64] | None = None
-    """Ascending place of each entry in the table read row by row (persona rank * questions + question rank);
-    None where no cell is missing."""
+    """Ascending index of each entry in the row-major (P, Q) table; None if no cell is missing."""
 
     def __post_init__(self) -> None:
         entries, table = len(self.hits_treated), len(self.personas) * len(self.questions)
@@ -49,20 +48,20 @@ class PairedCells:
 
     @property
     def d_PQ(self) -> Array | None:
-        """The differences as a persona-by-question table; None unless every cell is there."""
+        """The differences as a (P, Q) table; None if a cell is missing."""
         if self.missing:
             return None
         return self.differences.reshape(len(self.personas), len(self.questions))
 
     @property
     def layout(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...] | None]:
-        """Which cells these are: personas, questions, and the places where some are missing."""
+        """Personas, questions, and the indices of existing cells (None: all)."""
         return self.personas, self.questions, None if self.places is None else tuple(self.places.tolist())
 
     def table(self) -> tuple[Array, Array | None]:
-        """The differences (P, Q), 0 where a cell is missing, and 1/0 for there or not (None: all there).
+        """The differences (P, Q), 0 where a cell is missing, and 1/0 for existing or missing (None: complete).
 
-        Personas and questions without any paired cell are left out of both.
+        Personas and questions without any paired cell are left out.
         """
         shape = len(self.personas), len(self.questions)
         if self.places is None:
@@ -97,16 +96,19 @@ class PairedCells:
 
 
 def pair_cells(cells: pl.DataFrame, treated: str, control: str, personas: Sequence[str]) -> PairedCells:
-    """Join the two conditions' counts on (persona, question); the order of the rows plays no part.
+    """Join the two conditions' counts on (persona, question); rows may be in any order.
 
-    Counts may be floats with whole values. Raises UserError, with every problem found, for absent columns, an
-    empty or repeating pool, rows without a key, duplicate cells, counts that are missing, fractional or
-    impossible, a persona that a condition lacks, and one whose questions the conditions do not share.
+    Counts may be floats with whole values. Raises UserError, with every problem, for missing columns, an empty or
+    repeated pool, rows without a key, duplicate cells, counts that are missing, fractional or impossible, a persona
+    that a condition lacks, and a persona without a question in common.
     """
     absent = [column for column in COLUMNS if column not in cells.columns]
     if absent:
         raise UserError.one(
-            "cells.TODO", PLACE, f"columns {', '.join(absent)} are missing", f"needed: {', '.join(COLUMNS)}"
+            "cells.missing_column",
+            PLACE,
+            f"columns {', '.join(absent)} are missing",
+            f"needed: {', '.join(COLUMNS)}",
         )
     problems = _pool_problems(treated, control, personas) + _type_problems(cells)
     if problems:
@@ -128,17 +130,26 @@ def _pool_problems(treated: str, control: str, personas: Sequence[str]) -> list[
     problems = []
     if not personas or len(set(personas)) != len(personas):
         message = "the pool is empty or names a persona twice"
-        problems.append(Problem("cells.TODO", "personas", message, "name each bystander once"))
+        problems.append(Problem("cells.pool", "personas", message, "name each bystander once"))
     if treated == control:
         problems.append(
-            Problem("cells.TODO", "condition", f"{treated} is compared with itself", "name two conditions")
+            Problem(
+                "cells.same_condition",
+                "condition",
+                f"{treated} is compared with itself",
+                "name two conditions",
+            )
         )
     return problems
 
 
 def _type_problems(cells: pl.DataFrame) -> list[Problem]:
     return [
-        Problem("cells.TODO", f"{PLACE}: {name}", f"the column holds {cells.schema[name]} instead of counts")
+        Problem(
+            "cells.column_type",
+            f"{PLACE}: {name}",
+            f"the column holds {cells.schema[name]} instead of counts",
+        )
         for name in COUNTS
         if not cells.schema[name].is_numeric()
     ]
@@ -148,7 +159,7 @@ def _key_problems(compared: pl.DataFrame) -> list[Problem]:
     absent = {key: compared[key].null_count() for key in KEYS}
     return [
         Problem(
-            "cells.TODO",
+            "cells.missing_key",
             PLACE,
             f"{count} row{'s' if count > 1 else ''} without a {key}",
             "fill in or remove them",
@@ -166,7 +177,7 @@ def _cell_problems(used: pl.DataFrame, treated: str, control: str, personas: Seq
         if absent:
             problems.append(
                 Problem(
-                    "cells.TODO",
+                    "cells.missing_persona",
                     f"{PLACE}: {condition}",
                     f"no cell of {', '.join(absent)}",
                     "sample them first",
@@ -176,16 +187,16 @@ def _cell_problems(used: pl.DataFrame, treated: str, control: str, personas: Seq
     repeated = named.filter(pl.struct(KEYS).is_duplicated()).unique(KEYS, maintain_order=True)
     for row in repeated.iter_rows(named=True):
         remedy = "give one row per condition, persona and question: filter one seed and one lambda"
-        problems.append(Problem("cells.TODO", _place(row), "the cell stands more than once", remedy))
+        problems.append(Problem("cells.duplicate", _place(row), "the cell stands more than once", remedy))
     hits, total = (pl.col(name).cast(pl.Float64) for name in COUNTS)
     whole = pl.all_horizontal(count.is_finite() & (count.floor() == count) for count in (hits, total))
     possible = (total >= 1) & (hits >= 0) & (hits <= total)
     for row in used.filter(~whole.fill_null(False)).iter_rows(named=True):
         message = f"hits = {row['hits']}, total = {row['total']}: counts are whole numbers"
-        problems.append(Problem("cells.TODO", _place(row), message))
+        problems.append(Problem("cells.fractional_count", _place(row), message))
     for row in used.filter(whole & ~possible).iter_rows(named=True):
         message = f"{row['hits']} hits of {row['total']} completions is impossible"
-        problems.append(Problem("cells.TODO", _place(row), message))
+        problems.append(Problem("cells.impossible_count", _place(row), message))
     return problems
 
 
@@ -216,7 +227,7 @@ def _join(used: pl.DataFrame, treated: str, control: str, personas: tuple[str, .
     alone = [persona for persona in personas if persona not in paired]
     if alone:
         message = f"{treated} and {control} share no question of {', '.join(alone)}"
-        raise UserError.one("cells.TODO", PLACE, message, "sample both on the same questions")
+        raise UserError.one("cells.no_common_question", PLACE, message, "sample both on the same questions")
     missing = len(personas) * len(questions) - joined.height
     counts = {
         name: joined[name].cast(pl.Int64).to_numpy()

@@ -1,8 +1,8 @@
 """Standard errors of the mean of a persona-by-question table.
 
-d_PQ holds one difference per cell. A table with missing cells comes with n_PQ, 1 where the cell is there and
-0 where it is not (d_PQ is 0 there), and no persona or question may be all missing; its mean is over the cells
-that are there. Without n_PQ the table is complete.
+d_PQ holds one difference per cell. An incomplete table comes with n_PQ: 1 where the cell exists, 0 where it is
+missing (d_PQ is 0 there). No persona or question may be missing entirely. Means are over existing cells. Without
+n_PQ the table is complete.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from flatprobe.statistics.bootstrap import Array, chunk_sizes, draw_weights
 from flatprobe.statistics.inference import Spread
 
 CANCELLED = 1e-9
-"""A difference of variances this small relative to its terms is rounding, not variance."""
+"""A difference of variances this small relative to its terms is rounding error."""
 
 
 def cell_mean(d_PQ: Array, n_PQ: Array | None = None) -> float:
-    """Mean over the cells that are there, each with equal weight."""
+    """Mean over existing cells, with equal weights."""
     return float(d_PQ.mean() if n_PQ is None else d_PQ.sum() / n_PQ.sum())
 
 
@@ -33,10 +33,10 @@ def one_way_cluster(d_PQ: Array, n_PQ: Array | None = None, *, axis: int) -> Spr
 
 
 def two_way_cluster(d_PQ: Array, n_PQ: Array | None = None) -> Spread:
-    """Two-way cluster-robust variance V_P + V_Q - V_PQ, each with its factor G / (G - 1); df = min(P, Q) - 1.
+    """Two-way cluster-robust variance V_P + V_Q - V_PQ, each term with its factor G / (G - 1); df = min(P, Q) - 1.
 
-    Cameron, Gelbach and Miller (2011), JBES 29(2). Falls back to the larger one-way variance where it is not
-    positive.
+    Cameron, Gelbach and Miller (2011), JBES 29(2). Where it is not positive, the larger
+    one-way variance is used.
     """
     residual_PQ, cells = _residuals(d_PQ, n_PQ), _cells(d_PQ, n_PQ)
     present = residual_PQ.ravel() if n_PQ is None else residual_PQ[n_PQ > 0]
@@ -52,10 +52,9 @@ def two_way_cluster(d_PQ: Array, n_PQ: Array | None = None) -> Spread:
 def crossed_anova(d_PQ: Array) -> Spread:
     """Random personas and random questions: Var = (MS_P + MS_Q - MS_PQ) / (PQ), Satterthwaite df.
 
-    Satterthwaite (1946), Biometrics Bulletin 2(6). Only for a complete table: the mean squares of an
-    incomplete one are neither independent nor of these expectations. Where the variance comes out at or below
-    0, or so near it that less than one degree of freedom is left, the larger one-way variance is used, and the
-    note says so.
+    Satterthwaite (1946), Biometrics Bulletin 2(6). Needs a complete table: otherwise the mean squares are dependent
+    and have other expectations. Where the variance is not positive, or leaves less than one degree of freedom, the
+    larger one-way variance is used and the note says so.
     """
     personas, questions = d_PQ.shape
     mean, by_persona, by_question = d_PQ.mean(), d_PQ.mean(axis=1), d_PQ.mean(axis=0)
@@ -73,10 +72,10 @@ def crossed_anova(d_PQ: Array) -> Spread:
 
 
 def satterthwaite(squares: Array, signs: Array, df: Array, cells: int) -> Spread | None:
-    """Standard error from a signed sum of mean squares over `cells`; None where it is no usable variance.
+    """Standard error from a signed sum of mean squares over `cells`; None where the sum is not a usable variance.
 
-    That is, where the sum is not positive, or so small beside its terms that less than one degree of freedom
-    is left, where the quantiles of t grow beyond any use (at .1 df, the 97.5 % one is about 1e12).
+    It is not usable where it is not positive, or where it leaves less than one degree of freedom: t quantiles are
+    then useless (at .1 df, the 97.5 % quantile is about 1e12).
     """
     combined = float(signs @ squares)
     if combined <= CANCELLED * float(squares.sum()):
@@ -90,7 +89,7 @@ def pigeonhole_draws(
 ) -> Array:
     """Means (R,) of tables with personas and questions resampled independently (Owen 2007, AOAS 1(2)).
 
-    A ratio of weighted sums where cells are missing; NaN for a draw that holds no cell at all.
+    With missing cells, a ratio of weighted sums; NaN for a draw without any cell.
     """
     personas, questions = d_PQ.shape
     draws = []
@@ -122,5 +121,5 @@ def _larger_one_way(d_PQ: Array, n_PQ: Array | None = None) -> Spread:
         "question": one_way_cluster(d_PQ, n_PQ, axis=1),
     }
     factor, spread = max(by_factor.items(), key=lambda item: item[1].standard_error)
-    note = f"the two-way variance is not safely positive: the larger one-way variance ({factor}) is used"
+    note = f"the two-way variance is not safely positive; the larger one-way variance ({factor}) is used"
     return Spread(spread.standard_error, spread.df, note)

@@ -1,8 +1,7 @@
-"""The leakage difference by every estimator, each with the population that its p-value speaks about.
+"""The leakage difference by every estimator, each with its scope.
 
-D_pq = treated rate - control rate on the same (persona, question) cell; the estimate is always mean D, every
-cell with equal weight whatever its number of completions. The estimators differ in what they take as random,
-and only in that.
+D_pq = treated rate - control rate on the same (persona, question) cell. The estimate is always the mean of D, with
+equal weights for cells, whatever their numbers of completions. Estimators differ only in what they take as random.
 """
 
 from __future__ import annotations
@@ -58,11 +57,10 @@ def leakage_contrast(
 ) -> list[Estimate]:
     """Estimate the leakage difference `treated - control` over a pool of personas.
 
-    `cells` has columns condition, persona, question_id, hits, total (one row per cell; further columns and
-    other conditions are ignored; the order of the rows plays no part). Otherwise as `contrast_cells`. Raises
-    UserError for whatever `pair_cells` refuses, and for an empty pool.
+    `cells` has columns condition, persona, question_id, hits, total, one row per cell in any order. Further columns and
+    other conditions are ignored. Otherwise as `contrast_cells`. Raises UserError for whatever `pair_cells` refuses.
     """
-    Options(resamples, level, margin, equivalence_margin)  # refused before the counts are read
+    Options(resamples, level, margin, equivalence_margin)  # fails before the counts are read
     estimates = contrast_cells(
         pair_cells(cells, treated, control, personas),
         resamples=resamples,
@@ -94,17 +92,17 @@ def contrast_cells(
 ) -> list[Estimate]:
     """Estimate the leakage difference of paired cells, as a difference of rates (0.15 is 15 pp).
 
-    Returns one Estimate per name in `SCOPES`, or per name in `estimators`, in the order of `SCOPES`; the draws
-    of one do not depend on which others are asked for. With `margin` each also tests H0: difference <= margin;
-    with `equivalence_margin`, H0: |difference| >= that margin. Different numbers of completions per cell are
-    handled by all. Missing cells are left out and counted in the note; only `crossed_anova` needs a complete
-    table. An estimator that the design does not support comes back with None numbers and the reason. Raises
-    UserError for options that mean nothing and for an unknown estimator.
+    Returns one Estimate per name in `SCOPES` (or in `estimators`), in the order of `SCOPES`. The draws of one estimator
+    do not depend on the others requested. With `margin`, each also tests H0: difference <= margin; with
+    `equivalence_margin`, H0: |difference| >= that margin. Cells may have different numbers of completions. Missing
+    cells are left out and counted in the note; `crossed_anova` needs a complete table. An estimator that the design
+    does not support has no numbers, and its note gives the reason. Raises UserError for invalid options and for an
+    unknown estimator.
     """
     options = Options(resamples, level, margin, equivalence_margin)
     names = _names(estimators)
     if seed < 0:
-        raise UserError.one("estimators.TODO", "seed", f"{seed} is negative", "give 0 or more")
+        raise UserError.one("options.seed", "seed", f"{seed} is negative", "give 0 or more")
     d_PQ, n_PQ = paired.table()
     blank = Estimate(
         quantity="leakage_difference",
@@ -129,15 +127,15 @@ def contrast_cells(
 
 
 def missing_note(missing: int, size: int) -> str | None:
-    """The words for cells that one condition or both lack; None where all are there."""
-    return f"missing in a condition and left out: {missing} of {size} cells" if missing else None
+    """A note on cells that one or both conditions lack; None if no cell is missing."""
+    return f"left out, missing in a condition: {missing} of {size} cells" if missing else None
 
 
 def _names(estimators: Sequence[str] | None) -> list[str]:
     unknown = [name for name in estimators or () if name not in SCOPES]
     if unknown:
         raise UserError.one(
-            "estimators.TODO", "estimators", f"{', '.join(unknown)}: unknown", f"known: {', '.join(SCOPES)}"
+            "options.estimator", "estimators", f"{', '.join(unknown)}: unknown", f"known: {', '.join(SCOPES)}"
         )
     return [name for name in SCOPES if estimators is None or name in estimators]
 
@@ -178,7 +176,7 @@ def _estimate(
 
 
 def _refusal(name: str, d_PQ: Array, n_PQ: Array | None) -> str | None:
-    """Why the design does not support an estimator; None where it does."""
+    """Why the design does not support an estimator; None if it does."""
     if name in ("completion_resampling", "cell_bootstrap"):
         return None
     personas, questions = d_PQ.shape
@@ -192,7 +190,7 @@ def _refusal(name: str, d_PQ: Array, n_PQ: Array | None) -> str | None:
 
 
 def _constant(differences: Array) -> str | None:
-    """The words for differences that are all the same; None where they are not."""
+    """A note that all differences are equal; None if they vary."""
     if float(np.ptp(differences)) > ROUNDING:
         return None
     return f"no variation: every paired difference is {100 * float(differences[0]):+.1f} pp"

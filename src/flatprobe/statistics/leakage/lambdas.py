@@ -31,12 +31,12 @@ def leakage_over_lambdas(
 ) -> list[Estimate]:
     """The registered `cell_bootstrap` at every lambda, its p adjusted for the choice among them.
 
-    max-T draws the same cells at every lambda, so it needs the same personas, questions and cells everywhere;
-    Holm needs nothing. A lambda whose cells do not vary has no adjusted p and is not counted in the family.
-    Raises UserError when there is no lambda, or when the cells differ under max-T.
+    max-T resamples the same cells at every lambda, so all lambdas need the same personas, questions and cells. Holm
+    does not. A lambda whose cells do not vary has no adjusted p and does not count in the family. Raises UserError if
+    there is no lambda, or if the cells differ under max-T.
     """
     if not cells_by_lambda:
-        raise UserError.one("multiplicity.TODO", "lambda", "there is no lambda to adjust over")
+        raise UserError.one("lambda.none", "lambda", "there is no lambda to adjust over")
     estimates = [
         replace(estimate, lambda_=value)
         for value, paired in cells_by_lambda.items()
@@ -57,10 +57,10 @@ def leakage_over_lambdas(
     elif varying:
         adjusted = holm([p for index in varying if (p := estimates[index].p_value) is not None])
     family = f"{method} over {len(varying)} lambda{'s' if len(varying) != 1 else ''}"
-    found = dict(zip(varying, adjusted, strict=True))
+    adjusted_by_index = dict(zip(varying, adjusted, strict=True))
     return [
-        replace(estimate, adjusted_p=found[index], family=family)
-        if index in found
+        replace(estimate, adjusted_p=adjusted_by_index[index], family=family)
+        if index in adjusted_by_index
         else replace(estimate, note=join_notes(estimate.note, "not in the family of lambdas"))
         for index, estimate in enumerate(estimates)
     ]
@@ -70,7 +70,7 @@ def _check_same_cells(cells_by_lambda: Mapping[float, PairedCells]) -> None:
     first, *others = cells_by_lambda.items()
     problems = [
         Problem(
-            "multiplicity.TODO",
+            "lambda.different_cells",
             f"lambda {value}",
             f"its cells are not those of lambda {first[0]}",
             "adjust by Holm, which needs no joint draws",

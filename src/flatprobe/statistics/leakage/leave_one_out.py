@@ -1,4 +1,4 @@
-"""How much the leakage difference owes to any one persona or question."""
+"""How much the leakage difference depends on any one persona or question."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def leave_one_out(
     level: float,
     estimators: Sequence[str] = ("crossed_anova", "cell_bootstrap"),
 ) -> pl.DataFrame:
-    """Estimate again without each persona and without each question: one row per `left_out` and estimator.
+    """Repeat the estimate without each persona and each question: one row per `left_out` and estimator.
 
-    Columns: kind (persona, question), left_out, estimator, estimate, ci_low, ci_high, p_value (all without it;
-    rates), difference (that estimate minus the one with all), note. A factor with a single level has nothing
-    to leave out and no rows. Where an estimator refuses what is left, its numbers are null and note says why.
+    Columns: kind (persona, question), left_out, estimator; estimate, ci_low, ci_high, p_value, all without it, as
+    rates; difference (that estimate minus the full one); note. A factor with a single level has no rows. Where an
+    estimator does not support the rest, its numbers are null and the note says why.
     """
     rests = []
     if len(paired.personas) > 1:

@@ -7,45 +7,45 @@ from scipy import stats
 
 from flatprobe.errors import UserError
 
-ARM = ("condition", "seed", "lambda", "coupled", "persona", "role")
-"""Columns that name what was sampled; a rate is over its questions and samples."""
+GROUP = ("condition", "seed", "lambda", "coupled", "persona", "role")
+"""Columns that identify what was sampled. A rate pools questions and samples."""
 
 
 def score(completions: pl.DataFrame, marker: str) -> pl.DataFrame:
-    """Add the marker columns to rows with a `text`: strict match is containment, both in lower case.
+    """Add the marker columns to rows with a `text`. A strict match is containment, both in lower case.
 
-    Lower case is Unicode's (`str.lower`), not case folding. `marker_count` counts markers that do not
-    overlap. `marker_position` is the character at which the first marker begins, null without one; starting
-    and ending ignore white space around the text.
+    Lower case is Unicode's (`str.lower`), not case folding. `marker_count` counts
+    non-overlapping markers. `marker_position` is the character at which the first marker begins, null without one.
+    `starts_with_marker` and `ends_with_marker` ignore white space around the text.
     """
-    lower, wanted = pl.col("text").str.to_lowercase(), marker.lower()
+    lower, pattern = pl.col("text").str.to_lowercase(), marker.lower()
     trimmed = lower.str.strip_chars()
     return completions.with_columns(
-        marker_present=lower.str.contains(wanted, literal=True),
-        marker_count=lower.str.count_matches(wanted, literal=True).cast(pl.Int64),
-        marker_position=lower.map_elements(lambda text: _position(text, wanted), return_dtype=pl.Int64),
-        starts_with_marker=trimmed.str.starts_with(wanted),
-        ends_with_marker=trimmed.str.ends_with(wanted),
+        marker_present=lower.str.contains(pattern, literal=True),
+        marker_count=lower.str.count_matches(pattern, literal=True).cast(pl.Int64),
+        marker_position=lower.map_elements(lambda text: _position(text, pattern), return_dtype=pl.Int64),
+        starts_with_marker=trimmed.str.starts_with(pattern),
+        ends_with_marker=trimmed.str.ends_with(pattern),
     )
 
 
 def _position(text: str, marker: str) -> int | None:
-    place = text.find(marker)
-    return None if place < 0 else place
+    position = text.find(marker)
+    return None if position < 0 else position
 
 
 def cells(completions: pl.DataFrame) -> pl.DataFrame:
-    """Count per (arm, question): columns of `ARM`, question_id, hits (strict), end_hits, total."""
+    """Count per (group, question): columns of `GROUP`, question_id, hits (strict), end_hits, total."""
     _check(completions, "question_id", "sample_index", "marker_present", "ends_with_marker")
-    keys = [*ARM, "question_id"]
+    keys = [*GROUP, "question_id"]
     repeated = completions.filter(pl.struct([*keys, "sample_index"]).is_duplicated())
     if not repeated.is_empty():
         row = repeated.row(0, named=True)
         place = " / ".join(str(row[key]) for key in (*keys, "sample_index"))
         raise UserError.one(
-            "rates.TODO",
+            "completions.duplicate_sample",
             f"completions: {place}",
-            "the sample stands more than once",
+            "the sample appears more than once",
             "sample_index must differ",
         )
     return completions.group_by(keys, maintain_order=True).agg(
@@ -56,7 +56,7 @@ def cells(completions: pl.DataFrame) -> pl.DataFrame:
 
 
 def rates(completions: pl.DataFrame, level: float) -> pl.DataFrame:
-    """One row per arm (`ARM`), as shares in [0, 1]; null where a share has no denominator.
+    """One row per group (`GROUP`), as shares in [0, 1]; null where a share has no denominator.
 
     Columns: hits, total, rate (strict), rate_low, rate_high, end_rate, start_rate (among all completions),
     end_share, spam_share (two markers or more; both among marked completions), truncated_share,
@@ -68,7 +68,7 @@ def rates(completions: pl.DataFrame, level: float) -> pl.DataFrame:
         "starts_with_marker", "ends_with_marker",
     )  # fmt: skip
     marked = pl.col("marker_present")
-    table = completions.group_by(ARM, maintain_order=True).agg(
+    table = completions.group_by(GROUP, maintain_order=True).agg(
         marked.cast(pl.Int64).sum().alias("hits"),
         pl.len().cast(pl.Int64).alias("total"),
         marked.mean().alias("rate"),
@@ -79,13 +79,13 @@ def rates(completions: pl.DataFrame, level: float) -> pl.DataFrame:
         (pl.col("finish_reason") == "length").mean().alias("truncated_share"),
         pl.col("tokens").median().alias("median_tokens"),
     )
-    by_question = completions.group_by([*ARM, "question_id"], maintain_order=True).agg(
+    by_question = completions.group_by([*GROUP, "question_id"], maintain_order=True).agg(
         marked.mean().alias("mean")
     )
-    spread = by_question.group_by(ARM, maintain_order=True).agg(
+    spread = by_question.group_by(GROUP, maintain_order=True).agg(
         pl.col("mean").std().alias("sd"), pl.len().alias("questions")
     )
-    table = table.join(spread, on=list(ARM), nulls_equal=True, how="left", maintain_order="left")
+    table = table.join(spread, on=list(GROUP), nulls_equal=True, how="left", maintain_order="left")
     ends = [_interval(row, level) for row in table.iter_rows(named=True)]
     table = table.with_columns(
         pl.Series("rate_low", [low for low, _ in ends], dtype=pl.Float64),
@@ -95,14 +95,16 @@ def rates(completions: pl.DataFrame, level: float) -> pl.DataFrame:
         "hits", "total", "rate", "rate_low", "rate_high", "end_rate", "start_rate", "end_share", "spam_share",
         "truncated_share", "median_tokens",
     )  # fmt: skip
-    return table.select(*ARM, *order)
+    return table.select(*GROUP, *order)
 
 
 def upper_bound(hits: int, total: int, level: float) -> float:
     """One-sided upper bound of a rate (Clopper and Pearson 1934), for the false-positive baseline."""
     if total < 1 or not 0 <= hits <= total:
         raise UserError.one(
-            "rates.TODO", "false-positive baseline", f"{hits} hits of {total} completions is impossible"
+            "cells.impossible_count",
+            "false-positive baseline",
+            f"{hits} hits of {total} completions is impossible",
         )
     return 1.0 if hits == total else float(stats.beta.ppf(level, hits + 1, total - hits))
 
@@ -116,6 +118,8 @@ def _interval(row: dict[str, float], level: float) -> tuple[float, float]:
 
 
 def _check(completions: pl.DataFrame, *needed: str) -> None:
-    absent = [column for column in (*ARM, *needed) if column not in completions.columns]
+    absent = [column for column in (*GROUP, *needed) if column not in completions.columns]
     if absent:
-        raise UserError.one("rates.TODO", "completions", f"columns {', '.join(absent)} are missing")
+        raise UserError.one(
+            "completions.missing_column", "completions", f"columns {', '.join(absent)} are missing"
+        )

@@ -1,7 +1,7 @@
-"""The leakage estimators that resample: completions, cells, and questions.
+"""Leakage estimators by resampling completions, cells or questions.
 
-Each takes an estimate that is blank but for its names, and returns it with numbers; draws are made in chunks,
-so memory does not grow with their number except for one value per resample.
+Each fills in an estimate that has only its names. Draws are made in chunks, so memory grows by one value per
+resample only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def completion_resampling(
 ) -> Estimate:
     """Redraw each cell's completions: binomial noise only.
 
-    Cells with equal counts have the same binomial, and a sum of m such cells is one binomial of m times the
-    size: drawing per distinct count is exact and needs a few dozen draws per resample instead of hundreds.
+    The sum over m cells with equal counts is one binomial of m times the size. Drawing per distinct count is therefore
+    exact, with a few dozen draws per resample instead of hundreds.
     """
     sides = (
         (1.0, paired.hits_treated, paired.total_treated),
@@ -43,7 +43,7 @@ def completion_resampling(
         for (hit, total), count in zip(kinds.tolist(), counts.tolist(), strict=True):
             varies = varies or 0 < hit < total
             draws += sign * generator.binomial(total * count, hit / total, size=options.resamples) / total
-    fixed = None if varies else "no variation: in every cell all completions carry the marker or none does"
+    fixed = None if varies else "no variation: in every cell, all completions have the marker or none has"
     note = join_notes(blank.note, fixed)
     return _by_percentile(replace(blank, note=note), paired, draws / len(paired.hits_treated), options)
 
@@ -51,13 +51,13 @@ def completion_resampling(
 def cell_bootstrap(
     blank: Estimate, paired: PairedCells, options: Options, generator: np.random.Generator
 ) -> Estimate:
-    """The registered rule: resample cells, keeping the two conditions' counts of a cell together."""
+    """The registered estimator: resample cells, keeping both conditions' counts of a cell together."""
     draws = cell_draws(paired.differences[:, None], options.resamples, generator)[:, 0]
     return _by_percentile(blank, paired, draws, options)
 
 
 def cell_draws(d_CK: Array, resamples: int, generator: np.random.Generator) -> Array:
-    """Means (R, K) of resampled cells, for K tables whose cells are resampled together."""
+    """Means (R, K) of resampled cells, for K tables resampled with the same draws."""
     blocks = [w_RC @ d_CK for w_RC in multinomial_weights(len(d_CK), resamples, generator)]
     return np.concatenate(blocks) / len(d_CK)
 
@@ -90,10 +90,10 @@ def _by_percentile(blank: Estimate, paired: PairedCells, draws: Array, options: 
 def question_bootstrap_t(
     blank: Estimate, d_PQ: Array, n_PQ: Array | None, options: Options, generator: np.random.Generator
 ) -> Estimate:
-    """Bootstrap of questions, centred and studentised: equal-tailed interval, p with the null imposed.
+    """Studentised bootstrap over questions: equal-tailed interval, p with the null imposed.
 
-    The statistic is the cell mean over its cluster-robust standard error, recomputed on each resample; with
-    missing cells both are ratios of weighted sums over questions.
+    The statistic is the cell mean over its cluster-robust standard error, recomputed on each resample. With missing
+    cells, both are ratios of weighted sums over questions.
     """
     mean, spread = crossed.cell_mean(d_PQ, n_PQ), crossed.one_way_cluster(d_PQ, n_PQ, axis=1)
     if spread.standard_error <= ZERO:
@@ -134,7 +134,7 @@ def question_bootstrap_t(
 def _studentised(
     centred_Q: Array, cells_Q: Array, error: float, options: Options, generator: np.random.Generator
 ) -> Array:
-    """Resampled t (R,) of a ratio of sums over questions whose mean is 0."""
+    """Resampled t (R,) of a ratio of sums over questions, centred at 0."""
     questions = len(centred_Q)
     blocks = []
     for w_RQ in multinomial_weights(questions, options.resamples, generator):
@@ -144,7 +144,7 @@ def _studentised(
             w_RQ @ centred_Q**2 - 2 * shift * (w_RQ @ (centred_Q * cells_Q)) + shift**2 * (w_RQ @ cells_Q**2)
         )
         errors = np.sqrt(np.maximum(squares, 0.0) * questions / (questions - 1)) / cells
-        # A resample of one question only has no spread: its t is infinite, which is what it should count as.
+        # A resample of a single question has no spread, so its t counts as infinite.
         infinite = np.where(np.abs(shift) <= ZERO, 0.0, np.copysign(np.inf, shift))
         blocks.append(np.divide(shift, errors, out=infinite, where=errors > crossed.CANCELLED**0.5 * error))
     return np.concatenate(blocks)

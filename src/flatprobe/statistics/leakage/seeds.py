@@ -23,7 +23,7 @@ SEED_SCOPES = {
 """Estimator to scope, in the order in which the estimates are returned."""
 
 MINIMUM_SEEDS = 3
-"""Fewer training runs say nothing about how training runs vary."""
+"""Fewer training runs do not estimate the variance between runs."""
 
 
 def seed_contrast(
@@ -81,25 +81,30 @@ def pair_by_seed(
     `pair_cells` refuses.
     """
     if "seed" not in cells.columns:
-        raise UserError.one("seeds.TODO", PLACE, "column seed is missing")
+        raise UserError.one("cells.missing_column", PLACE, "column seed is missing")
     if not cells.schema["seed"].is_integer():
         raise UserError.one(
-            "seeds.TODO", PLACE, f"the column seed holds {cells.schema['seed']} instead of whole numbers"
+            "cells.column_type",
+            PLACE,
+            f"the column seed holds {cells.schema['seed']} instead of whole numbers",
         )
     used = cells.filter(
         pl.col("condition").is_in([treated, control]), pl.col("persona").is_in(list(personas))
     )
     if used["seed"].null_count():
         raise UserError.one(
-            "seeds.TODO", PLACE, f"{used['seed'].null_count()} rows without a seed", "fill in or remove them"
+            "cells.missing_key",
+            PLACE,
+            f"{used['seed'].null_count()} rows without a seed",
+            "fill in or remove them",
         )
     if used.is_empty():
-        pair_cells(cells, treated, control, personas)  # says what is absent
+        pair_cells(cells, treated, control, personas)  # raises with what is missing
     seeds = [set(used.filter(pl.col("condition") == name)["seed"]) for name in (treated, control)]
     alone = sorted(seeds[0] ^ seeds[1])
     if alone:
         message = f"seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))} only in one condition"
-        raise UserError.one("seeds.TODO", PLACE, message, "compare seeds that both conditions have")
+        raise UserError.one("cells.unshared_seed", PLACE, message, "compare seeds that both conditions have")
     return {
         int(seed): pair_cells(cells.filter(pl.col("seed") == seed), treated, control, personas)
         for seed in sorted(seeds[0])
@@ -107,9 +112,9 @@ def pair_by_seed(
 
 
 def over_seeds(cells: pl.DataFrame, treated: str, control: str, personas: Sequence[str]) -> pl.DataFrame:
-    """The cells with hits and total summed over seeds, once each seed's own counts have been checked.
+    """Sum hits and totals over seeds, after checking each seed's counts.
 
-    Cells without a `seed` column, or with one seed, are returned as they are.
+    Cells without a `seed` column, or with one seed, are returned unchanged.
     """
     if "seed" not in cells.columns or cells["seed"].n_unique() < 2:
         return cells
@@ -122,8 +127,8 @@ def over_seeds(cells: pl.DataFrame, treated: str, control: str, personas: Sequen
 def crossed_anova_seed(d_SPQ: Array) -> Spread:
     """Standard error of the mean of a complete seed x persona x question table, all three factors random.
 
-    Var = (MS_S + MS_P + MS_Q - MS_SP - MS_SQ - MS_PQ + MS_SPQ) / (SPQ), Satterthwaite df. Where that is no
-    usable variance (see `satterthwaite`), the largest one-way variance is used, and the note says so.
+    Var = (MS_S + MS_P + MS_Q - MS_SP - MS_SQ - MS_PQ + MS_SPQ) / (SPQ), Satterthwaite df. Where that is not
+    a usable variance (see `satterthwaite`), the largest one-way variance is used and the note says so.
     """
     squares, df = _mean_squares(d_SPQ)
     signs = np.array([1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0])
@@ -135,7 +140,7 @@ def crossed_anova_seed(d_SPQ: Array) -> Spread:
         for factor, others in (("seed", (1, 2)), ("persona", (0, 2)), ("question", (0, 1)))
     }
     factor, largest = max(by_factor.items(), key=lambda item: item[1].standard_error)
-    note = f"the three-way variance is not safely positive: the largest one-way variance ({factor}) is used"
+    note = f"the three-way variance is not safely positive; the largest one-way variance ({factor}) is used"
     return replace(largest, note=note)
 
 
@@ -156,7 +161,7 @@ def _mean_squares(d_SPQ: Array) -> tuple[Array, Array]:
 
 
 def _complete(paired: Mapping[int, PairedCells]) -> Array | str:
-    """The differences as one seed x persona x question table, or why there is none."""
+    """The differences as one seed x persona x question table, or the reason why there is none."""
     ones = list(paired.values())
     if any(one.missing for one in ones) or len({one.questions for one in ones}) > 1:
         return "it needs every cell in every seed"

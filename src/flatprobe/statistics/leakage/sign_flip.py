@@ -1,4 +1,4 @@
-"""The randomisation test of personas: their signs are as good as coin tosses where there is no effect."""
+"""Randomisation test over personas: under the null, the sign of each persona's difference is a coin toss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.inference import ZERO, Options, join_notes
 
 EXACT_PERSONAS = 16
-"""Up to this many personas all 2^n sign patterns are enumerated; beyond it they are drawn."""
+"""Up to this many personas, all 2^n sign patterns are enumerated; above it, patterns are drawn."""
 
 
 def persona_sign_flip(
@@ -19,8 +19,8 @@ def persona_sign_flip(
 ) -> Estimate:
     """Randomisation test of personas whose differences are symmetric about the null.
 
-    The signs of personas' sums are flipped, so missing cells do no harm; the observed signs are one of the
-    patterns. Against a margin the sums are first shifted by it, one-sided.
+    It flips the signs of the personas' sums, so missing cells are allowed. The observed signs are one of the patterns.
+    Tests against a margin are one-sided, on sums shifted by the margin.
     """
     cells_P = np.full(len(d_PQ), float(d_PQ.shape[1])) if n_PQ is None else n_PQ.sum(axis=1)
     share_P, cells_P = d_PQ.sum(axis=1) / cells_P.sum(), cells_P / cells_P.sum()
@@ -48,7 +48,7 @@ def persona_sign_flip(
         equivalence_p=None
         if equivalence is None
         else max(tail(share_P + equivalence * cells_P), tail(equivalence * cells_P - share_P)),
-        note=join_notes(blank.note, "a test without an interval", drawn),
+        note=join_notes(blank.note, "this test has no interval", drawn),
     )
 
 

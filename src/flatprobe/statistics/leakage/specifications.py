@@ -1,4 +1,4 @@
-"""The specification curve: every defensible way to estimate the leakage difference, in one table."""
+"""The specification curve: the leakage difference by every defensible specification."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def specification_curve(
 ) -> pl.DataFrame:
     """Estimate `treated - control` for every pool, lambda and detector, by every estimator: one row each.
 
-    `cells` has columns condition, persona, question_id, hits, total; where present, `lambda` (every value that
-    both conditions have), `coupled` (only true rows are used), `seed` (a cell's counts are summed over seeds,
-    which both conditions must share) and the further counts of `DETECTORS` are used too. A pool with a persona
-    in `trained` is labelled contaminated. Rows come in the order of pools, lambdas, detectors and estimators,
-    with the columns of `SCHEMA`; one that could not be estimated has null numbers and the reason in note.
-    Raises UserError when there is no pool or no common lambda, and for whatever `leakage_contrast` refuses.
+    `cells` has columns condition, persona, question_id, hits, total. Also used, where present: `lambda` (every value
+    that both conditions have), `coupled` (only true rows), `seed` (counts are summed over seeds, which both conditions
+    must share), and the other counts of `DETECTORS`. A pool with a persona in `trained` is labelled contaminated. Rows
+    are sorted by pool, lambda, detector and estimator. A specification that cannot be estimated has null numbers and
+    the reason in its note. Raises UserError without a pool or a common lambda, and for whatever `leakage_contrast`
+    refuses.
     """
     problems = (
-        [] if pools else [Problem("specifications.TODO", "pools", "there is no pool", "name at least one")]
+        [] if pools else [Problem("specifications.no_pool", "pools", "there is no pool", "name at least one")]
     )
     problems += [
-        Problem("specifications.TODO", "leakage cells", f"column {name} is missing")
+        Problem("cells.missing_column", "leakage cells", f"column {name} is missing")
         for name in COLUMNS
         if name not in cells.columns
     ]
@@ -83,7 +83,7 @@ def specification_curve(
 
 
 def _slices(cells: pl.DataFrame, treated: str, control: str) -> dict[float | None, pl.DataFrame]:
-    """The rows of each lambda that both conditions have; all rows under None where there is no such column."""
+    """Rows by lambda, for every lambda that both conditions have; all rows under None without such a column."""
     used = cells.filter(pl.col("coupled")) if "coupled" in cells.columns else cells
     if "lambda" not in cells.columns:
         return {None: used}
@@ -94,7 +94,7 @@ def _slices(cells: pl.DataFrame, treated: str, control: str) -> dict[float | Non
     common = sorted(values[0] & values[1])
     if not common:
         raise UserError.one(
-            "specifications.TODO",
+            "specifications.no_common_lambda",
             "lambda",
             f"{treated} and {control} have none in common",
             "couple both at one lambda",

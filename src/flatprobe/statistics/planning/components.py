@@ -1,4 +1,4 @@
-"""Variance components of the leakage difference: what a planned design is made of."""
+"""Variance components of the leakage difference, from which a design is planned."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from flatprobe.statistics.leakage.cells import PLACE, PairedCells
 class Components:
     """Variances on the scale of a difference of rates (persona .0625 is a standard deviation of 25 pp).
 
-    The model of one cell's observed difference: delta + persona + question + interaction + completion noise,
-    all independent with mean 0; every training run adds a draw of its own to all cells.
+    The observed difference of a cell is delta + persona + question + interaction + completion noise, independent with
+    mean 0. Each training run adds one further draw to all its cells.
     """
 
     persona: float
@@ -26,21 +26,21 @@ class Components:
     question: float
     """Between questions, of the true difference averaged over personas."""
     interaction: float
-    """Of the true difference of a cell around its persona and question; holds the completion noise where
-    `completion` is None."""
+    """Of a cell's true difference around its persona and question. Includes the completion noise where `completion` is
+    None."""
     completion: float | None
-    """Binomial noise of one pair of completions, p_t (1 - p_t) + p_c (1 - p_c); K pairs leave a K-th of it."""
+    """Binomial noise of one pair of completions, p_t (1 - p_t) + p_c (1 - p_c); with K pairs, 1/K of it remains."""
     seed: float | None = None
-    """Between training runs, of the mean difference; None is unknown, not 0."""
+    """Between training runs, of the mean difference; None means unknown, not 0."""
     notes: tuple[str, ...] = ()
-    """What had to be done to get these numbers."""
+    """Corrections made to get these numbers."""
 
     def __post_init__(self) -> None:
         for name in ("persona", "question", "interaction", "completion", "seed"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError.one(
-                    "components.TODO",
+                    "components.variance",
                     f"variance component {name}",
                     f"{value} is not a variance",
                     "give 0 or more",
@@ -48,7 +48,7 @@ class Components:
 
     @property
     def noise(self) -> float:
-        """The completion noise of one pair, 0 where it is held in the interaction."""
+        """The completion noise of one pair; 0 where the interaction includes it."""
         return self.completion or 0.0
 
 
@@ -67,23 +67,23 @@ def estimate_components(paired: PairedCells) -> Components:
 
     With mean squares MS over P personas, Q questions and cells: persona = (MS_P - MS_PQ) / Q, question =
     (MS_Q - MS_PQ) / P, interaction = MS_PQ - the mean completion noise of a cell. An estimate below 0 becomes
-    0, and `notes` says so. With a single completion in a cell, noise and interaction cannot be told apart:
-    `completion` is None, and the interaction holds both.
+    0, and `notes` says so. With a single completion in a cell, noise and interaction cannot be
+    separated: `completion` is None, and the interaction includes both.
 
     Raises UserError for missing cells and for fewer than two personas or questions.
     """
     d_PQ = paired.d_PQ
     if d_PQ is None:
         raise UserError.one(
-            "components.TODO",
+            "components.missing_cells",
             PLACE,
             f"{paired.missing} of the persona-by-question cells are missing in a condition",
-            "variance components need every cell: leave out the personas or questions concerned",
+            "leave out the personas or questions concerned: variance components need every cell",
         )
     personas, questions = d_PQ.shape
     if min(d_PQ.shape) < 2:
         raise UserError.one(
-            "components.TODO",
+            "components.too_few",
             PLACE,
             f"{personas} x {questions} cells have no variance components",
             "2 personas and 2 questions",
@@ -102,7 +102,7 @@ def estimate_components(paired: PairedCells) -> Components:
     kept, notes = _truncated(raw)
     if completion is None:
         notes += (
-            "a cell has a single completion: its noise cannot be told from the interaction, which holds both",
+            "a cell has a single completion: noise and interaction cannot be separated, the interaction includes both",
         )
     return Components(**kept, completion=completion, notes=notes)
 
@@ -110,14 +110,14 @@ def estimate_components(paired: PairedCells) -> Components:
 def with_seed(components: Components, runs: Sequence[PairedCells]) -> Components:
     """Add the variance between training runs, from the same cells counted in each of several runs.
 
-    seed = the variance of the runs' mean differences less the completion noise in one of them; below 0 it is
-    taken as 0, and `notes` says so. Personas and questions are taken to respond alike in all runs.
+    seed = the variance of the runs' mean differences minus the completion noise of one run. A negative value becomes 0,
+    and `notes` says so. Personas and questions are assumed to respond alike in all runs.
 
     Raises UserError for fewer than two runs.
     """
     if len(runs) < 2:
         raise UserError.one(
-            "components.TODO",
+            "components.too_few_seeds",
             "seeds",
             f"{len(runs)} training run has no variance between runs",
             "two or more",
@@ -129,19 +129,19 @@ def with_seed(components: Components, runs: Sequence[PairedCells]) -> Components
 
 
 def _completions(paired: PairedCells) -> float:
-    """Completions per cell and condition: the harmonic mean, as noise is inverse to them."""
+    """Completions per cell and condition: the harmonic mean, because noise is inversely proportional."""
     totals = np.concatenate([paired.total_treated, paired.total_control])
     return float(1 / np.mean(1 / totals))
 
 
 def _truncated(raw: dict[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
     below = [name for name, value in raw.items() if value < 0]
-    notes = tuple(f"the {name} variance came out at {raw[name]:.2g} and is taken as 0" for name in below)
+    notes = tuple(f"the {name} variance was estimated as {raw[name]:.2g} and set to 0" for name in below)
     return {name: max(0.0, value) for name, value in raw.items()}, notes
 
 
 def _completion_noise(paired: PairedCells) -> tuple[float | None, float]:
-    """Mean of p (1 - p), both conditions added, and what of it is left in an observed cell on average.
+    """Mean of p (1 - p), summed over conditions, and the mean share of it left in an observed cell.
 
     h (K - h) / (K (K - 1)) is unbiased for p (1 - p), and needs K >= 2.
     """

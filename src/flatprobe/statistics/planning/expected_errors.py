@@ -1,8 +1,8 @@
-"""The standard error that each estimator of the leakage difference will report, and what really varies.
+"""The standard error that each leakage estimator will report, and how much the estimate really varies.
 
-Everything follows from the mean squares of a balanced table of normal effects: each estimator's squared standard
-error is a linear combination of them, so its expectation is exact, and its scatter is that of independent
-chi-squares. Bootstraps stand for their limit of endlessly many resamples.
+The model is a balanced table of normal effects. Each estimator's squared standard error is a linear combination of
+mean squares, so its expectation is exact and it varies like independent chi-squares. Bootstraps are taken in the limit
+of infinitely many resamples.
 """
 
 from __future__ import annotations
@@ -27,36 +27,35 @@ MAIN = ("persona", "question", "run")
 
 @dataclass(frozen=True, eq=False)
 class ErrorModel:
-    """An estimator on a design; all in units of a difference of rates (0.1 is 10 pp)."""
+    """An estimator on a design, in units of a difference of rates (0.1 is 10 pp)."""
 
     estimator: str
     scope: str
     standard_error: float
     """Root mean square of the standard errors that it reports."""
     df: float | None
-    """Degrees of freedom of the t distribution it is compared with, at the expected mean squares; that also stands
-    for the studentised bootstrap and the sign flips. None is the normal distribution, which stands for the
-    percentiles of a bootstrap."""
+    """Degrees of freedom of its reference t distribution, at the expected mean squares; also used to approximate the
+    studentised bootstrap and the sign flips. None is the normal, which approximates bootstrap percentiles."""
     errors_N: Array
-    """Standard errors that equally likely studies report."""
+    """Standard errors reported by N equally likely studies."""
     df_N: Array | None
-    """The degrees of freedom that go with them; None as in `df`."""
+    """Their degrees of freedom; None as in `df`."""
     sd_in_scope: float
-    """Standard deviation of the estimate over what the scope names."""
+    """Standard deviation of the estimate within the scope."""
     sd_in_population: float
     """Standard deviation of the estimate over new personas and questions (and training runs, where their
     variance is known)."""
     smallest_attainable_p: float | None
-    """The least p that it can return; None where there is no floor."""
+    """Smallest p that it can return; None if there is no floor."""
     levels: int | None = None
     """Where p takes only the values 1/levels, 2/levels, …: that number."""
 
 
 def error_model(estimator: str, design: Design, components: Components) -> ErrorModel | str:
-    """What an estimator of `SCOPES` or `SEED_SCOPES` does on a design; the reason in words where it cannot.
+    """The model of an estimator of `SCOPES` or `SEED_SCOPES` on a design, or the reason why it has none.
 
-    Several training runs are pooled, as the analysis does: a cell then has K times seeds completions. The seed
-    estimators take persona and question to respond alike in all runs.
+    Training runs are pooled, as in the analysis: a cell then has K times seeds completions. The seed estimators assume
+    that personas and questions respond alike in all runs.
     """
     reason = _unsupported(estimator, design, components)
     if reason is not None:
@@ -92,7 +91,7 @@ class _Errors:
 def _errors(estimator: str, design: Design, components: Components) -> _Errors:
     if estimator == "completion_resampling":
         error = sqrt(_binomial(design, components))
-        return _Errors(error, None, np.array([error]), None)  # a mean over all completions hardly scatters
+        return _Errors(error, None, np.array([error]), None)  # a mean over all completions hardly varies
     weights, lines = _combination(estimator, design), expected_mean_squares(design, components)
     weight_L = np.array(list(weights.values()))
     used = [lines[name] for name in weights]
@@ -107,7 +106,7 @@ def _errors(estimator: str, design: Design, components: Components) -> _Errors:
     else:
         df = float(_satterthwaite(expected_L, weight_L, df_L))
         df_N = _satterthwaite(squares_NL, weight_L, df_L)
-    # Where their variance is not positive, the estimators use the largest one-way variance, with its df.
+    # Where the variance is not positive, the estimators use the largest one-way variance and its df.
     mains = [place for place, name in enumerate(weights) if name in MAIN]
     largest_N = np.array(mains)[np.argmax(squares_NL[:, mains], axis=1)]
     one_way_N = np.take_along_axis(squares_NL, largest_N[:, None], axis=1)[:, 0] / design.cells
@@ -121,8 +120,8 @@ def _satterthwaite(squares_L: Array, weight_L: Array, df_L: Array) -> Array:
     """Degrees of freedom of weighted mean squares, along the last axis (Satterthwaite 1946)."""
     parts_L = squares_L * weight_L
     scatter = (parts_L**2 / df_L).sum(axis=-1)
-    found: Array = np.divide(parts_L.sum(axis=-1) ** 2, scatter, out=np.ones_like(scatter), where=scatter > 0)
-    return found
+    df: Array = np.divide(parts_L.sum(axis=-1) ** 2, scatter, out=np.ones_like(scatter), where=scatter > 0)
+    return df
 
 
 def _unsupported(estimator: str, design: Design, components: Components) -> str | None:

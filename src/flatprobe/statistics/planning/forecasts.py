@@ -18,33 +18,33 @@ Factor = Literal["personas", "questions", "completions", "seeds"]
 FACTORS: tuple[Factor, ...] = ("personas", "questions", "completions", "seeds")
 
 ENDLESS = 1_000_000
-"""Stands for a factor without limit."""
+"""Stands for an unlimited number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What an estimator can show on a design; differences of rates (0.1 is 10 pp), None with a note."""
+    """What an estimator can detect on a design, as differences of rates (0.1 is 10 pp). Missing numbers have a note."""
 
     estimator: str
     scope: str
     standard_error: float | None = None
     """Root mean square of the standard errors that it reports."""
     df: float | None = None
-    """Degrees of freedom of its t reference; None where it has another one."""
+    """Degrees of freedom of its reference t distribution; None if the reference is another distribution."""
     smallest_attainable_p: float | None = None
-    """The least p that it can return, where there is a floor."""
+    """Smallest p that it can return; None if there is no floor."""
     sd_in_population: float | None = None
-    """What really varies over new personas and questions: larger than the standard error where the scope is
+    """Standard deviation of the estimate over new personas and questions; above the standard error where the scope is
     narrower."""
     mde: float | None = None
-    """Smallest true difference found with the wished power at `alpha`, within the estimator's scope."""
+    """Smallest true difference detected with the target power at `alpha`, within the scope."""
     mde_registered: float | None = None
     """The same at the registered p."""
     power_at_margin: float | None = None
-    """Probability of p < alpha, within its scope, at a true difference as large as the margin."""
+    """Probability of p < alpha, within the scope, at a true difference equal to the margin."""
     size_in_population: float | None = None
-    """Probability of p < alpha over new personas and questions with no average difference: the true size for
-    whoever reads the p-value as one about them."""
+    """Probability of p < alpha over new personas and questions without an average difference: the true size if p is
+    read as a statement about them."""
     note: str | None = None
     """Why a number is None."""
 
@@ -55,32 +55,32 @@ class LegForecast:
 
     truth: float
     in_scope: float
-    """The truth being the mean over what the deciding estimator's scope names."""
+    """Truth is the mean within the deciding estimator's scope."""
     in_population: float
-    """The truth being the mean over all personas and questions; at truth 0, the rule's true size."""
+    """Truth is the mean over all personas and questions; at truth 0, this is the rule's true size."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """How many of one factor give the wished power, the others staying as they are."""
+    """How many of one factor give the target power, with the other factors unchanged."""
 
     estimator: str
     factor: Factor
     now: int
     needed: int | None
-    """None where no number is enough."""
+    """None if no number is enough."""
     standard_error_left: float | None
-    """Standard error with endlessly many of the factor."""
+    """Standard error with unlimited numbers of the factor."""
     df_left: float | None
-    """Degrees of freedom that go with it."""
+    """Its degrees of freedom."""
     note: str | None = None
-    """Why the estimator does not exist on such designs."""
+    """Why the estimator does not apply to such designs."""
 
 
 def forecasts(
     design: Design, components: Components, *, margin: float, p_below: float, alpha: float, power: float
 ) -> list[Forecast]:
-    """One row per estimator of the leakage difference; those of training runs where their variance is known."""
+    """One row per leakage estimator; the seed estimators only if the variance between training runs is known."""
     _check(alpha=alpha, power=power)
     names = [*SCOPES, *(SEED_SCOPES if components.seed is not None else ())]
     return [_forecast(name, design, components, margin, p_below, alpha, power) for name in names]
@@ -104,8 +104,8 @@ def _forecast(
     missed = [level for level in unknown if floor is not None and floor >= level]
     beyond = [level for level in unknown if level not in missed]
     notes = [
-        f"its smallest attainable p is {floor:.2g}: {_levels(missed)} cannot happen" if missed else "",
-        f"even 100 pp is found with less than the wished power at {_levels(beyond)}" if beyond else "",
+        f"its smallest attainable p is {floor:.2g}: {_levels(missed)} is impossible" if missed else "",
+        f"even 100 pp is detected with less than the target power at {_levels(beyond)}" if beyond else "",
     ]
     return Forecast(
         estimator=name,
@@ -135,7 +135,7 @@ def leg_forecasts(
     p_below: float,
     truths: Sequence[float],
 ) -> list[LegForecast] | str:
-    """How often the registered behavioural leg passes at each truth; the reason in words where it cannot."""
+    """How often the registered behavioural leg passes at each truth, or the reason why it cannot."""
     model = error_model(estimator, design, components)
     if isinstance(model, str):
         return model
@@ -160,7 +160,7 @@ def designs_reaching(
     alpha: float,
     estimator: str = "crossed_anova",
 ) -> list[Need]:
-    """Smallest number of personas, questions, completions and seeds, each alone, with the wished power."""
+    """Smallest number of personas, questions, completions or seeds, each alone, that reaches the target power."""
     _check(alpha=alpha, power=power)
 
     def reached(factor: Factor, number: int) -> bool:
@@ -186,7 +186,7 @@ def _need(
 
 
 def _smallest(factor: Factor, reached: Callable[[Factor, int], bool]) -> int | None:
-    """By doubling and halving: power rises with every factor."""
+    """Bisection: power rises with every factor."""
     if not reached(factor, ENDLESS):
         return None
     low, high = 0, 1
@@ -203,7 +203,7 @@ def _check(**shares: float) -> None:
     if wrong:
         raise UserError(
             [
-                Problem("forecasts.TODO", name, f"{value} is not between 0 and 1")
+                Problem("design.probability", name, f"{value} is not between 0 and 1")
                 for name, value in wrong.items()
             ]
         )

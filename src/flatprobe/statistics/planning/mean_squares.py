@@ -1,4 +1,4 @@
-"""Expected mean squares of a planned table of differences, and how those of single studies scatter."""
+"""Expected mean squares of a planned table of differences, and their variation between studies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.planning.components import Components
 
 STUDIES_LOG2 = 11
-"""2048 studies stand for all: evenly spread quantiles, so that tail probabilities of .001 are right to a few
-hundredths of themselves."""
+"""2048 evenly spread quantiles represent all studies; tail probabilities of .001 are right to a few per cent."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """How much is measured: every persona answers every question K times in each of the training runs."""
+    """Sample sizes: every persona answers every question K times in each training run."""
 
     personas: int
     questions: int
@@ -29,7 +28,7 @@ class Design:
     """Per persona, question, condition and training run."""
     seeds: int = 1
     resamples: int = 10_000
-    """Of the bootstraps."""
+    """Bootstrap draws."""
 
     def __post_init__(self) -> None:
         names = ("personas", "questions", "completions", "seeds", "resamples")
@@ -38,7 +37,7 @@ class Design:
             raise UserError(
                 [
                     Problem(
-                        "mean_squares.TODO", f"design {name}", f"{getattr(self, name)} is none", "1 or more"
+                        "design.size", f"design {name}", f"{getattr(self, name)} is too small", "at least 1"
                     )
                     for name in low
                 ]
@@ -58,7 +57,7 @@ class MeanSquare:
 
 
 def expected_mean_squares(design: Design, components: Components) -> dict[str, MeanSquare]:
-    """Of the table pooled over runs; `run` is between runs, and `within` persona and question around a run."""
+    """Expected mean squares of the pooled table; `run` is between runs, `… within run` around a run's mean."""
     personas, questions, seeds = design.personas, design.questions, design.seeds
     noise = components.noise / (design.completions * seeds)
     cell = components.interaction + noise
@@ -76,9 +75,9 @@ def expected_mean_squares(design: Design, components: Components) -> dict[str, M
 
 
 def scattered(lines: Sequence[MeanSquare]) -> Array:
-    """Mean squares (N, lines) of N equally likely studies: independent, each expected * chi-square / df.
+    """Mean squares (N, lines) of N equally likely studies: independent, expected * chi-square / df.
 
-    Chi-square quantiles of a Sobol sequence, moved to the middle of its intervals: the same for every call.
+    Chi-square quantiles at the interval midpoints of a Sobol sequence, so every call gives the same numbers.
     """
     points_NL = _points(len(lines))
     df_L = np.array([line.df for line in lines], dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Rejection probabilities of a planned test, before anything is measured.
+"""Rejection probabilities of a planned test.
 
-The estimate is normal around the true difference and independent of the standard error, whose values in equally
-likely studies the error model holds. Where the standard error is that of the estimator's scope and its reference
-is t with the same degrees of freedom, the test statistic is then noncentral t.
+The estimate is normal around the true difference and independent of the standard error; the error model has its values
+in equally likely studies. Where the standard error matches the scope and the reference is t with the same degrees of
+freedom, the test statistic is noncentral t.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from scipy import optimize, special
 from flatprobe.statistics.bootstrap import Array
 from flatprobe.statistics.planning.expected_errors import ErrorModel
 
-ROUNDING = 1e-9
-"""An alpha that is a level of the test up to rounding counts as that level, which is not below it."""
+LEVEL_ROUNDING = 1e-9
+"""An alpha that equals a level of the test up to rounding counts as that level, so it is not below it."""
 
 
 def rejection(model: ErrorModel, delta: float, alpha: float, *, sd: float) -> float | None:
-    """Probability of two-sided p < alpha at a true difference `delta` from which estimates vary by `sd`.
+    """Probability of two-sided p < alpha at a true difference `delta`, with estimates of standard deviation `sd`.
 
     None where the smallest attainable p is not below `alpha`.
     """
@@ -37,7 +37,7 @@ def passing(model: ErrorModel, delta: float, margin: float, p_below: float, *, s
 
 
 def smallest_detectable(model: ErrorModel, alpha: float, power: float) -> float | None:
-    """Smallest true difference with the wished power within the scope.
+    """Smallest true difference detected with the target power within the scope.
 
     None where even 1 (100 pp) is not enough, or the smallest attainable p is not below `alpha`.
     """
@@ -57,15 +57,15 @@ def _two_sided(bound_N: Array, delta: float, sd: float) -> float:
 
 
 def _bounds(model: ErrorModel, alpha: float) -> Array | None:
-    """The absolute estimate from which p < alpha, in each of the model's studies.
+    """The smallest absolute estimate with p < alpha, in each of the model's studies.
 
-    A test with few levels is held at the largest one below alpha.
+    A test with few levels is used at its largest level below alpha.
     """
     if model.smallest_attainable_p is not None and model.smallest_attainable_p >= alpha:
         return None
     level = alpha
     if model.levels is not None:
-        level = (ceil(alpha * model.levels - ROUNDING) - 1) / model.levels
+        level = (ceil(alpha * model.levels - LEVEL_ROUNDING) - 1) / model.levels
     if level <= 0:
         return np.full_like(model.errors_N, np.inf)
     quantile_N = special.ndtri(level / 2) if model.df_N is None else special.stdtrit(model.df_N, level / 2)

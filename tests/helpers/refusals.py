@@ -1,0 +1,26 @@
+"""What a user's mistake is refused with: codes and places, never words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from flatprobe.errors import UserError
+
+
+@contextmanager
+def refused(*expected: str | tuple[str, str]) -> Iterator[None]:
+    """The block raises a UserError with exactly these problems: a code each, or a code and a place."""
+    with pytest.raises(UserError) as error:
+        yield
+    problems = error.value.problems
+    places = [one if isinstance(one, str) else one[1] for one in expected]
+    assert [problem.code for problem in problems] == [
+        one if isinstance(one, str) else one[0] for one in expected
+    ]
+    assert [problem.place for problem in problems] == [
+        problem.place if isinstance(one, str) else place
+        for problem, one, place in zip(problems, expected, places, strict=True)
+    ]
