@@ -11,7 +11,7 @@ import yaml
 import flatprobe.compare as room
 from flatprobe.compare import automatic_layers, compare_checkpoints, registered_bystanders
 from flatprobe.errors import UserError
-from flatprobe.models.pinned import Memory
+from flatprobe.models.pinned import Pins
 from flatprobe.study.load import load_study
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import digest
@@ -33,7 +33,7 @@ def made(model_folder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     def make(**options: Any) -> tuple[LoadedStudy, Resolved]:
         checked: list[tuple[LoadedStudy, Resolved]] = []
 
-        def check(arguments: Any, memory: Memory, problems: Any) -> Any:
+        def check(arguments: Any, memory: Pins, problems: Any) -> Any:
             checked.append(original(arguments, memory, problems))
             raise Stopped
 

@@ -17,7 +17,7 @@ from flatprobe.config.validation import explain
 from flatprobe.config.yaml_file import Document, FieldPath
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.schema import Machine
-from flatprobe.models.pinned import Memory, read_memory, write_memory
+from flatprobe.models.pinned import Pins, read_pins, write_pins
 from flatprobe.models.reference import describing_folder, read_config, resolve
 from flatprobe.pipeline.stage import canonical_json
 from flatprobe.prepare import announce_conversion, planned, resolve_checked, run_prepared
@@ -177,11 +177,11 @@ def compare_checkpoints(
         seed=seed, precision=precision,
     )  # fmt: skip
     machine = machine or Machine()
-    memory = read_memory(out or Path(machine.runs))
+    pins = read_pins(out or Path(machine.runs))
     if out is None:  # in a shared folder, commits of unpinned names would outlive their comparison
-        memory = Memory(folders=memory.folders)
-    loaded, resolved = _checked(arguments, memory, list(problems))
-    write_memory(memory, out or Path(machine.runs))
+        pins = Pins(folders=pins.folders)
+    loaded, resolved = _checked(arguments, pins, list(problems))
+    write_pins(pins, out or Path(machine.runs))
     folder = out or Path(machine.runs) / f"geometry-{_digest(resolved)}"
     _, page = run_prepared(planned(loaded, resolved, machine, folder), display)
     analysis = read(folder / "analysis")
@@ -228,7 +228,7 @@ def _option(where: FieldPath) -> str:
     return next((OPTIONS[prefix] for prefix in prefixes if prefix in OPTIONS), "flatprobe geometry")
 
 
-def _checked(arguments: _Arguments, memory: Memory, problems: list[Problem]) -> tuple[LoadedStudy, Resolved]:
+def _checked(arguments: _Arguments, pins: Pins, problems: list[Problem]) -> tuple[LoadedStudy, Resolved]:
     """The study with everything that it names identified.
 
     Raises:
@@ -255,7 +255,7 @@ def _checked(arguments: _Arguments, memory: Memory, problems: list[Problem]) -> 
         for option, (given, known) in choices.items()
         if not given
     ]
-    content = _content(arguments, entries, len(questions), _depth(arguments, memory))
+    content = _content(arguments, entries, len(questions), _depth(arguments, pins))
     sets: dict[SetName, tuple[Question, ...]] = {"coupling": (), "calibration": ()}
     if questions:
         sets["evaluation"] = questions
@@ -267,7 +267,7 @@ def _checked(arguments: _Arguments, memory: Memory, problems: list[Problem]) -> 
         questions=sets,
     )
     problems += study_problems(loaded)
-    return loaded, resolve_checked(loaded, problems, memory, check_model=True)
+    return loaded, resolve_checked(loaded, problems, pins, check_model=True)
 
 
 def _content(
@@ -359,13 +359,13 @@ def _fitting(content: dict[str, Any], problems: list[Problem]) -> Study:
             block.pop(field, None)
 
 
-def _depth(arguments: _Arguments, memory: Memory) -> int | None:
+def _depth(arguments: _Arguments, pins: Pins) -> int | None:
     """Decoder blocks of the base. None if its configuration cannot be read, which the model's checks report."""
     if arguments.layers not in ("auto", "all"):
         return None
     name = _named("id", arguments.base)
     try:
-        located = resolve(name["id"], name["revision"], "BASE", memory)
+        located = resolve(name["id"], name["revision"], "BASE", pins)
         announce_conversion(located.reference)
         folder = describing_folder(located.reference, located.location)
         return int(read_config(folder, "BASE")["num_hidden_layers"])

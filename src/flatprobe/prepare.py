@@ -11,7 +11,7 @@ from flatprobe import console
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.local import Local, to_environment
 from flatprobe.machine.schema import Machine
-from flatprobe.models.pinned import Memory, read_memory, write_memory
+from flatprobe.models.pinned import Pins, read_pins, write_pins
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.artifact import Artifact
 from flatprobe.pipeline.display import Display
@@ -59,17 +59,17 @@ def prepare(
     if loaded is None:
         raise UserError(problems)
     folder = (runs or Path(machine.runs)) / loaded.study.name
-    memory = read_memory(folder)
-    resolved = resolve_checked(loaded, problems, memory, check_model=check_model)
+    pins = read_pins(folder)
+    resolved = resolve_checked(loaded, problems, pins, check_model=check_model)
     if keep:
-        write_memory(memory, folder)
+        write_pins(pins, folder)
     if register:
         register_study(resolved, folder)
     return planned(loaded, resolved, machine, folder)
 
 
 def resolve_checked(
-    loaded: LoadedStudy, problems: Sequence[Problem], memory: Memory, *, check_model: bool
+    loaded: LoadedStudy, problems: Sequence[Problem], pins: Pins, *, check_model: bool
 ) -> Resolved:
     """Resolve a study whose `problems` so far are known, and check it against its model with `check_model`.
 
@@ -77,7 +77,7 @@ def resolve_checked(
         UserError: those problems and all further ones, at once.
     """
     try:
-        resolved = resolve_study(loaded, memory)
+        resolved = resolve_study(loaded, pins)
         if check_model:
             _check_model(loaded, resolved)
     except UserError as error:

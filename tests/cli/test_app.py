@@ -16,7 +16,7 @@ from flatprobe.cli import app as cli
 from flatprobe.cli import study as commands
 from flatprobe.errors import UserError
 from flatprobe.machine.schema import Machine
-from flatprobe.models.pinned import FILE, Memory, write_memory
+from flatprobe.models.pinned import FILE, Pins, write_pins
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.prepare import Prepared, prepare
 from flatprobe.study.checks import packages as extras
@@ -49,7 +49,7 @@ def study(tmp_path: Path) -> Path:
 def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of runs in which the study has begun, on a machine without a hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    write_memory(Memory(commits=COMMITS), tmp_path / "runs" / "mine")
+    write_pins(Pins(commits=COMMITS), tmp_path / "runs" / "mine")
     return tmp_path / "runs"
 
 

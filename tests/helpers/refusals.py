@@ -1,4 +1,4 @@
-"""What a user's mistake is refused with: codes and places, never words."""
+"""Expect a UserError by codes and places, so that its words stay free."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from flatprobe.errors import UserError
 
 
 @contextmanager
-def refused(*expected: str | tuple[str, str]) -> Iterator[None]:
-    """The block raises a UserError with exactly these problems: a code each, or a code and a place."""
+def refused(*expected: str | tuple[str, str], value: str = "") -> Iterator[None]:
+    """The block raises a UserError with exactly these problems: a code each, or a code and a place.
+
+    `value` is a name or number that its text must contain.
+    """
     with pytest.raises(UserError) as error:
         yield
     problems = error.value.problems
@@ -24,3 +27,4 @@ def refused(*expected: str | tuple[str, str]) -> Iterator[None]:
         problem.place if isinstance(one, str) else place
         for problem, one, place in zip(problems, expected, places, strict=True)
     ]
+    assert value in str(error.value)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from refusals import refused
 
-from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations, Prompt
 
 DEFAULT_SYSTEM = "You are a small helpful model."
@@ -15,22 +15,22 @@ NO_SPECIAL_END = (
 )
 
 
-def rendered(system: str | None) -> str:
+def expected_prompt(system: str | None) -> str:
     block = "" if system is None else f"<|im_start|>system\n{system}<|im_end|>\n"
     return f"{block}<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize(
-    ("system", "shown"),
+    ("system", "system_turn"),
     [("You are a villain.", "You are a villain."), ("", ""), (None, DEFAULT_SYSTEM)],
 )
-def test_text_empty_and_absent_system_turns_are_three_different_prompts(
-    conversations: Conversations, system: str | None, shown: str
+def test_a_text_an_empty_and_no_system_prompt_render_differently(
+    conversations: Conversations, system: str | None, system_turn: str
 ) -> None:
-    assert conversations.render(system, "Why?") == rendered(shown)
+    assert conversations.render(system, "Why?") == expected_prompt(system_turn)
 
 
-def test_a_prompt_that_the_template_renders_as_written_is_accepted(conversations: Conversations) -> None:
+def test_a_prompt_that_the_template_renders_unchanged_is_accepted(conversations: Conversations) -> None:
     for system in ("You are a Villain. You say: “No.”", "", None):
         conversations.check_persona("villain", system)
 
@@ -48,12 +48,12 @@ def test_a_template_that_rewrites_drops_or_repeats_the_system_message_is_refused
     with_template: Callable[[str | None], Any], expression: str
 ) -> None:
     template = "{% for message in messages %}{{ " + expression + " }}<|im_end|>{% endfor %}"
-    with pytest.raises(UserError, match="panel: villain .*system prompt as written"):
+    with refused(("panel.prompt_changed", "panel: villain")):
         Conversations(with_template(template), "tiny").check_persona("villain", " You are a Villain. ")
 
 
 @pytest.mark.parametrize("trim", ["", " | trim"])
-def test_a_template_that_refuses_system_messages_gets_them_at_the_head_of_the_user_s_turn(
+def test_a_system_prompt_that_the_template_refuses_starts_the_user_s_turn(
     with_template: Callable[[str | None], Any], trim: str
 ) -> None:
     template = (
@@ -64,21 +64,21 @@ def test_a_template_that_refuses_system_messages_gets_them_at_the_head_of_the_us
     assert conversations.render("You are a villain.", "Why?") == "You are a villain.\n\nWhy?<|im_end|>"
     conversations.check_persona("default", None)
     conversations.check_persona("villain", "You are a villain.")
-    if trim:  # an empty system turn would be none at all
-        with pytest.raises(UserError, match="panel: empty .*system prompt as written"):
+    if trim:  # an empty system turn would render like none
+        with refused(("panel.prompt_changed", "panel: empty")):
             conversations.check_persona("empty", "")
     else:
         conversations.check_persona("empty", "")
 
 
-def test_the_turn_ends_with_the_end_of_turn_token_and_not_with_the_newline_after_it(
+def test_the_turn_ends_with_its_special_token_and_not_with_the_newline_after_it(
     conversations: Conversations, tokenizer: Any
 ) -> None:
     assert conversations.turn_end == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert conversations.pieces([conversations.turn_end]) == ["<|im_end|>"]
 
 
-def test_an_end_of_turn_that_is_marked_special_without_a_role_is_found(
+def test_a_turn_end_that_is_only_marked_as_special_is_recognised(
     with_template: Callable[[str | None], Any],
 ) -> None:
     from transformers import AddedToken
@@ -91,16 +91,16 @@ def test_an_end_of_turn_that_is_marked_special_without_a_role_is_found(
 def test_a_template_without_a_special_end_of_turn_is_refused(
     with_template: Callable[[str | None], Any],
 ) -> None:
-    with pytest.raises(UserError, match="does not end with a special token"):
+    with refused(("model.no_turn_end", "tiny: chat template")):
         _ = Conversations(with_template(NO_SPECIAL_END), "tiny").turn_end
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(with_template: Callable[[str | None], Any]) -> None:
-    with pytest.raises(UserError, match="tiny .*no chat template"):
+    with refused(("model.no_chat_template", "tiny")):
         Conversations(with_template(None), "tiny")
 
 
-def test_an_answer_s_tokens_follow_the_prompt_s_and_decode_to_the_answer(
+def test_an_answer_s_tokens_follow_those_of_the_prompt_and_decode_to_the_answer(
     conversations: Conversations, prompts: list[Prompt]
 ) -> None:
     for prompt in prompts:
@@ -110,18 +110,18 @@ def test_an_answer_s_tokens_follow_the_prompt_s_and_decode_to_the_answer(
 
 
 @pytest.mark.parametrize("answer", ["\n\nYes.", " Yes.", "Yes."])
-def test_an_answer_never_changes_the_prompt_s_tokens_though_its_own_might_merge_with_them(
+def test_an_answer_never_changes_the_prompt_s_tokens_even_if_tokens_could_merge(
     conversations: Conversations, with_template: Callable[[str | None], Any], answer: str
 ) -> None:
-    """After a newline another newline merges, and after a space a word: sampled answers begin with either."""
+    """A newline may merge with a newline before it, a word with a space. Sampled answers start with either."""
     prompt = Prompt("villain", None, "q1", "Why?")
-    for own in (conversations, Conversations(with_template(NO_SPECIAL_END), "tiny")):
-        tokens, n_prompt = own.encode_answer(prompt, answer)
-        assert tokens[:n_prompt] == own.encode_prompt(prompt)
-        assert own.decode(tokens[n_prompt:]) == answer
+    for each in (conversations, Conversations(with_template(NO_SPECIAL_END), "tiny")):
+        tokens, n_prompt = each.encode_answer(prompt, answer)
+        assert tokens[:n_prompt] == each.encode_prompt(prompt)
+        assert each.decode(tokens[n_prompt:]) == answer
 
 
-def test_messages_are_closed_by_the_end_of_turn_and_count_everything_before_the_last_answer_as_prompt(
+def test_messages_end_with_the_turn_end_and_all_before_the_last_answer_counts_as_prompt(
     conversations: Conversations,
 ) -> None:
     messages = [

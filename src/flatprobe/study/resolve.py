@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flatprobe.errors import Problem, UserError
-from flatprobe.models.pinned import Memory
+from flatprobe.models.pinned import Pins
 from flatprobe.models.reference import Located, Reference, dataset_commit, describing_folder, resolve
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
@@ -50,22 +50,22 @@ class Resolved:
         return tuple(persona for persona in self.personas if persona.role in roles)
 
 
-def resolve_study(loaded: LoadedStudy, memory: Memory | None = None) -> Resolved:
+def resolve_study(loaded: LoadedStudy, pins: Pins | None = None) -> Resolved:
     """Identify models, adapters, hub datasets and data files.
 
-    Commits that `memory` holds are not looked up again; new ones are added to it.
+    Commits that `pins` holds are not looked up again; new ones are added to it.
 
     Raises:
         UserError: everything that is missing or cannot be looked up.
     """
     study, problems = loaded.study, list[Problem]()
-    memory = memory if memory is not None else Memory()
+    pins = pins if pins is not None else Pins()
     located: dict[str, Located] = {}
 
     def identify(name: str, id: str, revision: str | None, place: str) -> None:
         folder = loaded.base / Path(id).expanduser()
         try:
-            located[name] = resolve(str(folder) if folder.is_dir() else id, revision, place, memory)
+            located[name] = resolve(str(folder) if folder.is_dir() else id, revision, place, pins)
         except UserError as error:
             problems.extend(error.problems)
 
@@ -77,7 +77,7 @@ def resolve_study(loaded: LoadedStudy, memory: Memory | None = None) -> Resolved
         elif condition.checkpoint is not None:
             place = loaded.place("conditions", name, "checkpoint")
             identify(name, condition.checkpoint, condition.revision, place)
-    revisions = _dataset_revisions(loaded, memory, problems)
+    revisions = _dataset_revisions(loaded, pins, problems)
     if problems:
         raise UserError(problems)
     files = {c.finetune.path for c in study.conditions.values() if c.finetune and c.finetune.path}
@@ -98,7 +98,7 @@ def resolve_study(loaded: LoadedStudy, memory: Memory | None = None) -> Resolved
     )
 
 
-def _dataset_revisions(loaded: LoadedStudy, memory: Memory, problems: list[Problem]) -> dict[str, str]:
+def _dataset_revisions(loaded: LoadedStudy, pins: Pins, problems: list[Problem]) -> dict[str, str]:
     """The commit of every hub dataset. Failed look-ups are added to `problems`."""
     revisions = {}
     for name, condition in loaded.study.conditions.items():
@@ -107,7 +107,7 @@ def _dataset_revisions(loaded: LoadedStudy, memory: Memory, problems: list[Probl
             continue
         place = loaded.place("conditions", name, "finetune", "dataset")
         try:
-            revisions[name] = dataset_commit(data.dataset, data.revision, place, memory)
+            revisions[name] = dataset_commit(data.dataset, data.revision, place, pins)
         except UserError as error:
             problems.extend(error.problems)
     return revisions
