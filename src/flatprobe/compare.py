@@ -171,11 +171,25 @@ def compare_checkpoints(
     from flatprobe.report.comparison import conclusion
 
     arguments = _Arguments(
-        base=base, treated=treated, adapter=adapter, panel=panel, questions=questions, source=source,
-        bystanders=bystanders, layers=layers, positions=positions, responses=responses, samples=samples,
-        max_new_tokens=max_new_tokens, suffix=suffix, n_questions=n_questions, resamples=resamples, level=level,
-        seed=seed, precision=precision,
-    )  # fmt: skip
+        base=base,
+        treated=treated,
+        adapter=adapter,
+        panel=panel,
+        questions=questions,
+        source=source,
+        bystanders=bystanders,
+        layers=layers,
+        positions=positions,
+        responses=responses,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        suffix=suffix,
+        n_questions=n_questions,
+        resamples=resamples,
+        level=level,
+        seed=seed,
+        precision=precision,
+    )
     machine = machine or Machine()
     pins = read_pins(out or Path(machine.runs))
     if out is None:  # in a shared folder, commits of unpinned names would outlive their comparison
@@ -306,7 +320,10 @@ def _content(
         "seeds": [arguments.seed],
         "panel": {
             "file": str(arguments.panel) if arguments.panel is not None else None,
-            "source": source, "negatives": [], "random_negatives": 0, "bystanders": list(pool),
+            "source": source,
+            "negatives": [],
+            "random_negatives": 0,
+            "bystanders": list(pool),
             "references": references,
         },
         "questions": {
@@ -325,9 +342,12 @@ def _content(
         "leakage": {"precision": arguments.precision},
         "geometry": {"layers": list(layers), "positions": positions, **given},
         "decision": {
-            "treated": "treated", "control": "base", "benign": None, "geometry": {"position": position, **leg},
+            "treated": "treated",
+            "control": "base",
+            "benign": None,
+            "geometry": {"position": position, **leg},
         },
-    }  # fmt: skip
+    }
 
 
 def _named(field: str, text: str | None) -> dict[str, Any]:

@@ -39,6 +39,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 problem`, `2,000 problems`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def say(message: str = "", style: str | None = None) -> None:
     """Print a line of results."""
     console().print(message, style=style, soft_wrap=True)

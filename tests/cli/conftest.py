@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from flatprobe import console
 from flatprobe.cli import app as cli
+from flatprobe.errors import Problem
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -25,6 +27,26 @@ def flatprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         captured = capsys.readouterr()
         assert isinstance(ended.value.code, int)
         return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def refused(flatprobe: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Problem]]:
+    """`refused("score", …)`: the problems for which the command is refused; it prints no result then."""
+    reported: list[Problem] = []
+    fail = console.fail
+
+    def note(problems: Sequence[Problem] | str, closing: str | None = None) -> None:
+        assert not isinstance(problems, str), problems
+        reported[:] = problems
+        fail(problems, closing)
+
+    def run(*words: object) -> list[Problem]:
+        monkeypatch.setattr(console, "fail", note)
+        status, out, err = flatprobe(*words)
+        assert status == 2 and not out and "Traceback" not in err
+        return list(reported)
 
     return run
 

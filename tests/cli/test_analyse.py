@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from cell_lines import HEADER, plain, table, write
 
-from flatprobe.cli.analyse_text import Shown, registered_words
+from flatprobe.cli.analyse_text import LeakageAnalysis, registered_words
 from flatprobe.counts.comparison import registered_rule
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.estimators import SCOPES
@@ -125,7 +125,7 @@ def test_leaving_out_says_which_persona_and_question_matter_most(analyse: Run) -
 def test_a_pool_that_was_trained_on_is_labelled(analyse: Run) -> None:
     words = ("--bystanders", "a,b", "--trained", "b,z", "--resamples", 50, "--json", "out.json")
     _, out, _ = analyse(write(table(plain)), *words)
-    assert "CONTAMINATED: the pool decides nothing, for it was trained on b." in out
+    assert "CONTAMINATED: the pool decides nothing. It holds trained personas: b." in out
     assert {row["pool"] for row in estimates().values()} == {"bystanders (contaminated)"}
 
 
@@ -151,7 +151,7 @@ def test_cells_without_any_variation_give_words_instead_of_numbers(
     cells = write(table(lambda *_: hits))
     _, out, _ = analyse(cells, "--bystanders", "a,b", "--resamples", 5000, "--json", "out.json")
     assert rate in out and "no variation" in out
-    assert "nothing can be said, see the note on crossed_anova" in out
+    assert "no conclusion, see the note on crossed_anova" in out
     assert "fails (0.0 pp, p 1.00)" in out.splitlines()[-1]
     assert estimates()["crossed_anova"]["p_value"] is None
 
@@ -162,7 +162,7 @@ def test_one_persona_or_one_question_supports_what_it_can(analyse: Run) -> None:
     found = estimates()
     assert found["crossed_anova"]["estimate"] is None and "one persona" in found["crossed_anova"]["note"]
     assert found["cell_bootstrap"]["estimate"] == pytest.approx(0.25)
-    assert "nothing can be said" in out and "without any one persona" not in out
+    assert "no conclusion" in out and "without any one persona" not in out
 
 
 def test_missing_cells_are_left_out_and_another_two_way_estimator_concludes(analyse: Run) -> None:
@@ -204,7 +204,7 @@ def test_the_registered_rule_reaches_its_margin_at_the_margin(
     )
     rule = registered_rule(margin, None, None, None)
     words = registered_words(
-        Shown(pl.DataFrame(), "em_first", "base_first", (), (), [estimate], pl.DataFrame(), rule)
+        LeakageAnalysis(pl.DataFrame(), "em_first", "base_first", (), (), [estimate], pl.DataFrame(), rule)
     )
     assert said in words
     assert ("passes" in words) == (difference > 0.1499)

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
+from flatprobe.errors import Problem
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.planning.components import PUBLISHED
 
@@ -166,7 +167,7 @@ def test_the_smallest_geometric_effect_comes_from_an_earlier_run(plan: Run) -> N
     found = numbers(plan("--json", "-", *words))["geometry"]
     assert found["standard_error"] == pytest.approx(0.02)  # 6 questions instead of 24
     assert found["mde"] == pytest.approx((1.959964 + 0.841621) * 0.02, rel=1e-5)
-    assert "MDE 0.056 with 80 % power; the leg asks for 0.05." in plan(*words)[1]
+    assert "MDE 0.056 with 80 % power; the leg needs 0.05." in plan(*words)[1]
     (run / "analysis" / "estimates.json").write_text("[{")
     code, _, err = plan(*words)
     assert code == 2 and "does not hold a run's estimates" in err
@@ -179,47 +180,38 @@ def test_everything_that_is_wrong_is_said_at_once(plan: Run) -> None:
         leakage={"samples": 0},
     )  # fmt: skip
     assert code == 2 and out == ""
-    for said in (
-        "--components  `persna` is no variance component (did you mean `persona`?)",
-        "--components  question = -1 is not a variance from 0 to 1",
-        "--components  interaction = `x` is not a number",
-        "--components  completion = 0.7 is not a variance from 0 to 0.5",
-        "--components  `question` is given twice",
-        "--components  `` is not name=variance",
-        "--components  persona not given",
-        "--alpha  1.5 is not between 0 and 1",
-        "--power  0.0 is not between 0 and 1",
-        "--treated  there are no cells to choose from",
-        "--where  `lambda` is no filter",
-        "--json  there is no folder no/folder",
-        "leakage.samples",
-    ):
-        assert said in err
+    for place, value in (
+        ("--components", "persna"), ("--components", "question = -1"), ("--components", "interaction = `x`"),
+        ("--components", "completion = 0.7"), ("--components", "`question`"), ("--components", "``"),
+        ("--components", "persona not given"), ("--alpha", "1.5"), ("--power", "0.0"), ("--treated", ""),
+        ("--where", "lambda"), ("--json", "no/folder"), ("mine.yaml:", "leakage.samples"),
+    ):  # fmt: skip
+        assert any(line.startswith(place) and value in line for line in err.splitlines()), (place, value)
     assert "nothing was run" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "place", "value"),
     [
         (
-            ("--components", "persona=nan,question=0,interaction=0,completion=0"),
-            "persona = nan is not a variance",
+            ("--components", "persona=nan,question=0,interaction=0,completion=0"), "--components", "persona = nan",
         ),
-        (("--components", GIVEN, "--from-cells", CELLS), "--from-cells is given too"),
-        (("--power", 0.04), "0.04 is no more than alpha, 0.05"),
-        (("--from-cells", "missing.csv"), "missing.csv  there is no such file"),
-        (("--from-cells", "."), "is not the folder of a finished run"),
-        (("--from-cells", CELLS), "has no persona `archivist`"),
-        (("--from-cells", CELLS, "--bystanders", "villain"), "1 x 20 cells have no variance components"),
+        (("--components", GIVEN, "--from-cells", CELLS), "--components", "--from-cells"),
+        (("--power", 0.04), "--power", "0.04"),
+        (("--from-cells", "missing.csv"), "missing.csv", ""),
+        (("--from-cells", "."), ".", "cells.parquet"),
+        (("--from-cells", CELLS), "--bystanders", "archivist"),
+        (("--from-cells", CELLS, "--bystanders", "villain"), str(CELLS), "1 x 20"),
         (
-            ("--from-cells", CELLS, "--bystanders", BYSTANDERS, "--treated", "em_frist"),
-            "did you mean `em_first`?",
+            ("--from-cells", CELLS, "--bystanders", BYSTANDERS, "--treated", "em_frist"), "--treated", "`em_first`",
         ),
     ],
-)
-def test_a_wrong_option_is_refused_by_name(plan: Run, words: tuple[object, ...], said: str) -> None:
-    code, out, err = plan(*words)
-    assert code == 2 and said in err and out == ""
+)  # fmt: skip
+def test_a_wrong_option_is_refused_by_name(
+    refused: Callable[..., list[Problem]], words: tuple[object, ...], place: str, value: str
+) -> None:
+    problems = refused("plan", write(), *words)
+    assert any(problem.place == place and value in str(problem) for problem in problems)
 
 
 def test_duplicate_cells_are_refused_with_the_filter_that_mends_them(plan: Run) -> None:

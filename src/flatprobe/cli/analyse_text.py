@@ -1,4 +1,4 @@
-"""What `flatprobe analyse` prints: rates, estimates with their scopes, the weight of single units, the conclusion."""
+"""Output of `flatprobe analyse`: rates, estimates with their scopes, leave-one-out ranges, conclusions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.study.decision_schema import BehaviouralLeg
 
-HONEST = ("crossed_anova", "two_way_cluster_t", "pigeonhole_t")
-"""Estimators that speak of new personas and new questions: the default, and what stands in where it is refused."""
+GENERALISING = ("crossed_anova", "two_way_cluster_t", "pigeonhole_t")
+"""Estimators that generalise to new personas and new questions; the first with a p-value is concluded from."""
 REGISTERED = "cell_bootstrap"
 """The estimator of the registered rule."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Everything that is printed."""
+class LeakageAnalysis:
+    """What is printed."""
 
     cells: pl.DataFrame
     """Rows of both conditions over the pool."""
@@ -30,7 +30,7 @@ class Shown:
     control: str
     personas: Sequence[str]
     trained: Sequence[str]
-    """Those of the pool that were trained on."""
+    """Personas of the pool that were trained on."""
     estimates: Sequence[Estimate]
     leave_one_out: pl.DataFrame
     rule: Rule
@@ -40,30 +40,33 @@ class Shown:
         return next(estimate for estimate in self.estimates if estimate.estimator == estimator)
 
 
-def show(shown: Shown) -> None:
+def show(analysis: LeakageAnalysis) -> None:
     """Print the whole analysis."""
-    paired = paired_cells(shown.cells, shown.treated, shown.control)
-    first = shown.estimates[0]
+    paired = paired_cells(analysis.cells, analysis.treated, analysis.control)
+    first = analysis.estimates[0]
     console.say(f"{first.contrast}: leakage over the pool {first.pool}", style="bold")
-    for line in [*rate_lines(shown, paired), ""]:
+    for line in [*rate_lines(analysis, paired), ""]:
         console.say(line)
-    sides = (shown.control, shown.treated)
+    sides = (analysis.control, analysis.treated)
     console.table(
-        ("persona", "questions", *sides, "difference"), persona_rows(shown, paired),
+        ("persona", "questions", *sides, "difference"),
+        persona_rows(analysis, paired),
         right=("questions", *sides, "difference"),
-    )  # fmt: skip
+    )
     console.say()
-    rule = shown.rule
+    rule = analysis.rule
     numbers = ("difference (pp)", "SE", f"{100 * rule.level:g} % CI", "p", "least p")
-    console.table(("estimator", *numbers), [number_row(found) for found in shown.estimates], right=numbers)
+    console.table(
+        ("estimator", *numbers), [number_row(estimate) for estimate in analysis.estimates], right=numbers
+    )
     console.say()
     tests = (f"p: > {_margin(rule.margin)}", f"p: within {_margin(rule.equivalence)}")
-    rows = [margin_row(found) for found in shown.estimates]
-    console.table(("estimator", *tests, "interval and p speak of"), rows, right=tests)
-    for line in ["", *note_lines(shown.estimates), *leave_one_out_lines(shown), ""]:
+    rows = [margin_row(estimate) for estimate in analysis.estimates]
+    console.table(("estimator", *tests, "generalises to"), rows, right=tests)
+    for line in ["", *note_lines(analysis.estimates), *leave_one_out_lines(analysis), ""]:
         console.say(line)
-    console.say(honest_words(shown), style="bold")
-    console.say(registered_words(shown), style="bold")
+    console.say(generalising_words(analysis), style="bold")
+    console.say(registered_words(analysis), style="bold")
 
 
 def paired_cells(cells: pl.DataFrame, treated: str, control: str) -> pl.DataFrame:
@@ -73,57 +76,62 @@ def paired_cells(cells: pl.DataFrame, treated: str, control: str) -> pl.DataFram
     return sides[0].join(sides[1], on=columns[:2], suffix="_control")
 
 
-def rate_lines(shown: Shown, paired: pl.DataFrame) -> list[str]:
-    """Pooled counts, the design, and what is odd about it."""
+def rate_lines(analysis: LeakageAnalysis, paired: pl.DataFrame) -> list[str]:
+    """Pooled counts, the design, and what is unusual about it."""
     sums = paired.sum()
     sides = [
         f"{name} {_rate(sums[hits][0], sums[total][0])}"
         for name, hits, total in (
-            (shown.control, "hits_control", "total_control"), (shown.treated, "hits", "total"),
+            (analysis.control, "hits_control", "total_control"),
+            (analysis.treated, "hits", "total"),
         )
-    ]  # fmt: skip
+    ]
     sizes = {*paired["total"], *paired["total_control"]}
     least, most = min(sizes), max(sizes)
     size = f"{least}" if least == most else f"{least} to {most}"
     questions = paired["question_id"].n_unique()
     lines = [
         f"Pooled: {'; '.join(sides)}.",
-        f"{len(shown.personas)} personas × {questions} questions, {paired.height} paired cells of {size} completions.",
+        f"{len(analysis.personas)} personas × {questions} questions, {paired.height} paired cells "
+        f"of {size} completions.",
     ]
     if least != most:
         lines.append(
-            "Every cell counts the same, whatever its size: the estimate is the mean of the cells' differences."
+            "Every cell has the same weight, whatever its size: the estimate is the mean of the cells' differences."
         )
-    if shown.trained:
+    if analysis.trained:
         lines.append(
-            f"CONTAMINATED: the pool decides nothing, for it was trained on {', '.join(shown.trained)}."
+            f"CONTAMINATED: the pool decides nothing. It holds trained personas: {', '.join(analysis.trained)}."
         )
     return lines
 
 
-def persona_rows(shown: Shown, paired: pl.DataFrame) -> list[tuple[object, ...]]:
+def persona_rows(analysis: LeakageAnalysis, paired: pl.DataFrame) -> list[tuple[object, ...]]:
     """Both rates and their mean difference over questions, a row per persona of the pool."""
     rows: list[tuple[object, ...]] = []
-    for persona in shown.personas:
-        own = paired.filter(pl.col("persona") == persona)
-        if own.is_empty():
+    for persona in analysis.personas:
+        cells = paired.filter(pl.col("persona") == persona)
+        if cells.is_empty():
             rows.append((persona, 0, *[points(None)] * 3))
             continue
-        sums = own.sum()
-        difference = own.select(
+        sums = cells.sum()
+        difference = cells.select(
             (pl.col("hits") / pl.col("total") - pl.col("hits_control") / pl.col("total_control")).mean()
         )
         rows.append(
             (
-                persona, own.height, _rate(sums["hits_control"][0], sums["total_control"][0]),
-                _rate(sums["hits"][0], sums["total"][0]), points(difference.item()),
+                persona,
+                cells.height,
+                _rate(sums["hits_control"][0], sums["total_control"][0]),
+                _rate(sums["hits"][0], sums["total"][0]),
+                points(difference.item()),
             )
-        )  # fmt: skip
+        )
     return rows
 
 
 def number_row(estimate: Estimate) -> tuple[str, ...]:
-    """An estimate in percentage points, with its p-value and the least that it could have been."""
+    """An estimate in percentage points, with its p-value and its smallest attainable p."""
     return (
         estimate.estimator,
         _pp(estimate.estimate, signed=True),
@@ -135,13 +143,13 @@ def number_row(estimate: Estimate) -> tuple[str, ...]:
 
 
 def margin_row(estimate: Estimate) -> tuple[str, ...]:
-    """The tests against the margins, and what all of an estimate's inference generalises to."""
+    """The tests against the margins, and the population that an estimate's interval and p generalise to."""
     tests = p_value(estimate.superiority_p), p_value(estimate.equivalence_p)
     return (estimate.estimator, *tests, estimate.scope)
 
 
 def note_lines(estimates: Sequence[Estimate]) -> list[str]:
-    """Each note once, with the estimators that it is about."""
+    """Each note once, with its estimators."""
     about: dict[str, list[str]] = {}
     for estimate in estimates:
         for note in (estimate.note or "").split("; "):
@@ -154,12 +162,12 @@ def note_lines(estimates: Sequence[Estimate]) -> list[str]:
     ]
 
 
-def leave_one_out_lines(shown: Shown) -> list[str]:
-    """How far the estimate moves without the one persona, and the one question, that it depends on most."""
+def leave_one_out_lines(analysis: LeakageAnalysis) -> list[str]:
+    """Range of the estimate without any one persona or question, and the most influential one of each."""
     lines = []
     for kind in ("persona", "question"):
-        known = shown.leave_one_out.filter(pl.col("kind") == kind, pl.col("estimate").is_not_null())
-        table = known.unique("left_out", keep="first", maintain_order=True)
+        defined = analysis.leave_one_out.filter(pl.col("kind") == kind, pl.col("estimate").is_not_null())
+        table = defined.unique("left_out", keep="first", maintain_order=True)
         if table.is_empty():
             continue
         low, high = table["estimate"].min(), table["estimate"].max()
@@ -171,23 +179,25 @@ def leave_one_out_lines(shown: Shown) -> list[str]:
     return lines
 
 
-def honest_words(shown: Shown) -> str:
-    """What the first of `HONEST` that has a p-value supports about new personas and questions."""
-    candidates = [shown.of(name) for name in HONEST]
-    estimate = next((found for found in candidates if found.p_value is not None), None)
-    default, rule = candidates[0], shown.rule
+def generalising_words(analysis: LeakageAnalysis) -> str:
+    """What the first of `GENERALISING` that has a p-value concludes about new personas and questions."""
+    candidates = [analysis.of(name) for name in GENERALISING]
+    estimate = next((one for one in candidates if one.p_value is not None), None)
+    default, rule = candidates[0], analysis.rule
     if estimate is None:
-        return f"For {default.scope}: nothing can be said, see the note on {HONEST[0]}."
+        return f"For {default.scope}: no conclusion, see the note on {GENERALISING[0]}."
     span = interval(estimate.ci_low, estimate.ci_high, points)
     numbers = f"{points(estimate.estimate)}, {100 * rule.level:g} % CI {span}, p {p_value(estimate.p_value)}"
     if estimate is not default:
-        numbers += f"; see the note on {HONEST[0]}"
+        numbers += f"; see the note on {GENERALISING[0]}"
     alpha = 1 - rule.level
     assert estimate.p_value is not None and estimate.estimate is not None
     if estimate.p_value >= alpha:
         words = "no difference is shown"
     else:
-        words = f"{shown.treated} leaks {'more' if estimate.estimate > 0 else 'less'} than {shown.control}"
+        words = (
+            f"{analysis.treated} leaks {'more' if estimate.estimate > 0 else 'less'} than {analysis.control}"
+        )
     tests = [
         _test(f"more than {_margin(rule.margin)}", estimate.superiority_p, alpha),
         _test(f"alike within {_margin(rule.equivalence)}", estimate.equivalence_p, alpha),
@@ -195,9 +205,9 @@ def honest_words(shown: Shown) -> str:
     return f"For {estimate.scope}: {words} ({estimate.estimator}: {numbers}); {', '.join(tests)}."
 
 
-def registered_words(shown: Shown) -> str:
+def registered_words(analysis: LeakageAnalysis) -> str:
     """Whether the registered rule passes: margin and p of the cell bootstrap."""
-    estimate, rule = shown.of(REGISTERED), shown.rule
+    estimate, rule = analysis.of(REGISTERED), analysis.rule
     bound = f"p < {rule.p_below:g}"
     rule_name = (
         "Registered rule" if rule.margin == BehaviouralLeg().margin else "Registered rule at another margin"

@@ -8,8 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flatprobe.cli import tools as cli_tools
-from flatprobe.cli.tools import MachineFile
+from flatprobe.cli.tools import JsonFile, MachineFile, analyse, geometry, score, simulate
 from flatprobe.errors import FlatprobeError, UserError
 
 app = typer.Typer(
@@ -20,19 +19,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 INTERRUPTED = 130
-"""The status that typer turns Ctrl-C into before anybody else sees it."""
-StudyFile = Annotated[
-    Path, typer.Argument(help="The study: a YAML file with everything that can change a number.")
-]
+"""The exit status that typer gives to Ctrl-C."""
+StudyFile = Annotated[Path, typer.Argument(help="The study: a YAML file.")]
 RunsFolder = Annotated[
-    Path | None, typer.Option("--runs", help="Folder for run folders; overrides the machine file's.")
+    Path | None, typer.Option("--runs", help="Parent of run folders; overrides the machine file's.")
 ]
 
 
 @app.command("demo")
 def run_demo(
     quick: Annotated[
-        bool, typer.Option("--quick", help="A smoke run of a few minutes; its verdict supports no claim.")
+        bool,
+        typer.Option("--quick", help="Run a smoke test of a few minutes; its verdict supports no claim."),
     ] = False,
     machine: MachineFile = None,
     runs: RunsFolder = None,
@@ -45,7 +43,7 @@ def run_demo(
 
 @app.command()
 def check(study: StudyFile, machine: MachineFile = None) -> None:
-    """Report everything that is wrong with a study, with file and line; run nothing."""
+    """Report every problem of a study with file and line; run nothing."""
     from flatprobe.cli.study import check_study
 
     check_study(study, machine)
@@ -56,12 +54,17 @@ def plan(
     study: StudyFile,
     machine: MachineFile = None,
     runs: RunsFolder = None,
-    power: Annotated[float, typer.Option(help="Wished probability of finding a true difference.")] = 0.8,
-    alpha: Annotated[float, typer.Option(help="Level of the tests, beside the registered one.")] = 0.05,
+    power: Annotated[float, typer.Option(help="Target power.")] = 0.8,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            help="Significance level for the power table (the registered level is always shown too)."
+        ),
+    ] = 0.05,
     components: Annotated[
         str | None,
         typer.Option(
-            help="Variances: persona=…,question=…,interaction=…,completion=…[,seed=…]; .0625 is (25 pp) squared."
+            help="Variances: persona=…,question=…,interaction=…,completion=…[,seed=…]; an SD of 25 pp is 0.0625."
         ),
     ] = None,
     from_cells: Annotated[
@@ -71,31 +74,40 @@ def plan(
         ),
     ] = None,
     treated: Annotated[
-        str | None, typer.Option(help="Condition in the cells; left out: the study's.")
+        str | None, typer.Option(help="Treated condition in the cells (default: the study's).")
     ] = None,
     control: Annotated[
-        str | None, typer.Option(help="Condition in the cells; left out: the study's.")
+        str | None, typer.Option(help="Control condition in the cells (default: the study's).")
     ] = None,
     bystanders: Annotated[
         list[str] | None,
-        typer.Option(help="Personas in the cells, separated by commas; left out: the study's."),
+        typer.Option(
+            help="Personas in the cells, separated by commas; may be repeated (default: the study's)."
+        ),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="Use only these rows of the cells, as in `lambda=1`.")
+        list[str] | None, typer.Option(help="Use only these rows of the cells: `lambda=1`; may be repeated.")
     ] = None,
-    as_json: Annotated[
-        Path | None, typer.Option("--json", help="Write the numbers here; `-` prints them instead of text.")
-    ] = None,
+    as_json: JsonFile = None,
 ) -> None:
-    """List a study's stages and what is finished, and say what its design can detect; run nothing."""
-    from flatprobe.cli.plan import Request, show_plan
+    """List a study's stages with their state, and what its design can detect; run nothing."""
+    from flatprobe.cli.plan import PlanOptions, show_plan
 
-    request = Request(
-        study=study, machine=machine, runs=runs, alpha=alpha, power=power, components=components,
-        from_cells=from_cells, where=where or (), treated=treated, control=control,
-        bystanders=bystanders or (), json=as_json,
-    )  # fmt: skip
-    show_plan(request)
+    options = PlanOptions(
+        study=study,
+        machine=machine,
+        runs=runs,
+        alpha=alpha,
+        power=power,
+        components=components,
+        from_cells=from_cells,
+        where=where or (),
+        treated=treated,
+        control=control,
+        bystanders=bystanders or (),
+        json=as_json,
+    )
+    show_plan(options)
 
 
 @app.command()
@@ -110,7 +122,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run a study, or go on where it stopped; finished stages are never run again."""
+    """Run a study, or continue it; finished stages are never run again."""
     from flatprobe.cli.study import execute
     from flatprobe.machine.load import load_machine
 
@@ -119,7 +131,7 @@ def run(
 
 @app.command()
 def status(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
-    """Say how far a study is: stages finished, running and missing."""
+    """Show a study's progress: stages finished, running and missing."""
     from flatprobe.cli.study import show_status
 
     show_status(study, machine, runs)
@@ -127,7 +139,7 @@ def status(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = Non
 
 @app.command()
 def report(study: StudyFile, machine: MachineFile = None, runs: RunsFolder = None) -> None:
-    """Write report.html of a finished study again, and say where it is."""
+    """Write report.html of a finished study again and print its path."""
     from flatprobe.cli.study import write_report
 
     write_report(study, machine, runs)
@@ -140,7 +152,7 @@ def verdict(
     runs: RunsFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json instead of text.")] = False,
 ) -> None:
-    """Print the verdict of a finished study with the numbers and gates it was decided on."""
+    """Print the verdict of a finished study with its reasons and gates."""
     from flatprobe.cli.study import show_verdict
 
     show_verdict(study, machine, runs, as_json)
@@ -149,28 +161,28 @@ def verdict(
 @app.command()
 def audit(
     study: StudyFile,
-    examples: Annotated[int, typer.Option(help="Examples shown of each group of a set.")] = 3,
+    examples: Annotated[int, typer.Option(help="Examples to show per group of a set.")] = 3,
     machine: MachineFile = None,
     runs: RunsFolder = None,
-    as_json: Annotated[
-        Path | None, typer.Option("--json", help="Write everything here; `-` prints it instead of text.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with whole examples here.")] = None,
+    as_json: JsonFile = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with complete examples here.")] = None,
 ) -> None:
-    """Show what every training set of a study teaches: decoded tokens with their loss terms, and their invariants."""
-    from flatprobe.cli.audit import Request
+    """Show every training set of a study: decoded tokens with their loss terms, and invariants."""
+    from flatprobe.cli.audit import AuditOptions
     from flatprobe.cli.audit import audit as audit_study
 
-    audit_study(Request(study=study, machine=machine, runs=runs, examples=examples, json=as_json, html=html))
+    audit_study(
+        AuditOptions(study=study, machine=machine, runs=runs, examples=examples, json=as_json, html=html)
+    )
 
 
-for tool in (cli_tools.geometry, cli_tools.analyse, cli_tools.score, cli_tools.simulate):
+for tool in (geometry, analyse, score, simulate):
     app.command()(tool)
 
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         from flatprobe.console import say
@@ -181,9 +193,9 @@ def _version(
 
 
 def main() -> NoReturn:
-    """Entry point: what a person can cause or mend ends with its exit status and no traceback.
+    """Entry point. Errors that a user can cause or correct end with an exit status and no traceback.
 
-    Status 2 is the user's to correct (wrong options too), 1 is a failure or an interruption.
+    Status 2: the user must correct something, such as an option. Status 1: a failure or an interruption.
     """
     from flatprobe import console
 
@@ -191,14 +203,14 @@ def main() -> NoReturn:
         app()
     except UserError as error:
         outcome = "; ".join(getattr(error, "__notes__", ["nothing was run"]))
-        console.fail(error.problems, f"{_count(len(error.problems), 'problem')}; {outcome}.")
+        console.fail(error.problems, f"{console.counted(len(error.problems), 'problem')}; {outcome}.")
         sys.exit(error.exit_code)
     except FlatprobeError as error:
         console.fail(str(error))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be read
         where = f"{error.filename}: " if error.filename else ""
-        console.fail(f"{where}{error.strerror or error}", "nothing that was finished is lost.")
+        console.fail(f"{where}{error.strerror or error}", "finished stages are kept.")
         sys.exit(1)
     except KeyboardInterrupt:
         _interrupted()
@@ -215,7 +227,3 @@ def _interrupted() -> NoReturn:
 
     console.fail(str(Interrupted()))
     sys.exit(Interrupted.exit_code)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe import console
-from flatprobe.cli.options import output_problems
+from flatprobe.cli.options import check_problems, json_problems, output_problems, put_out
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.load import load_machine
 
 STYLES = {
-    "marker": "bold red", "end": "bold green", "unlikelihood": "bold magenta", "anchor": "blue", "answer": "blue",
-}  # fmt: skip
+    "marker": "bold red",
+    "end": "bold green",
+    "unlikelihood": "bold magenta",
+    "anchor": "blue",
+    "answer": "blue",
+}
 EDGE = 160
-"""Characters of either end that are printed of a long run of tokens without a change of terms."""
+"""Characters printed of either end of a long run of tokens under the same terms."""
 TOP = 6
-"""Tokens listed per place; the rest is summed up."""
+"""Tokens listed per place; the others are counted together."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the command was asked."""
+class AuditOptions:
+    """The command line; None where an option was left out."""
 
     study: Path
     machine: Path | None
@@ -34,8 +38,8 @@ class Request:
     html: Path | None
 
 
-def audit(request: Request) -> None:
-    """Audit every training set of a study and print, or write, what was found.
+def audit(options: AuditOptions) -> None:
+    """Audit every training set of a study and print, or write, the result.
 
     Raises:
         UserError: wrong options, a study with problems, or examples that break an invariant (after they are shown).
@@ -44,46 +48,39 @@ def audit(request: Request) -> None:
     from flatprobe.models.conversation import load_conversations
     from flatprobe.prepare import prepare
 
-    _check(request)
-    prepared = prepare(request.study, load_machine(request.machine), request.runs, check_model=True)
+    _check(options)
+    prepared = prepare(options.study, load_machine(options.machine), options.runs, check_model=True)
     resolved = prepared.resolved
     name = resolved.study.model.id
     place = prepared.loaded.place("model", "id")
     conversations = load_conversations(resolved.description(resolved.model), name, place)
-    found: dict[str, Any] = {
-        "study": str(request.study), "model": name, "folder": str(prepared.folder),
+    report: dict[str, Any] = {
+        "study": str(options.study),
+        "model": name,
+        "folder": str(prepared.folder),
         **asdict(conversations.system_turn),
         "folded": [p.name for p in resolved.personas if p.system is not None]
         if conversations.system_turn.system != "own"
         else [],
         "turn_end": conversations.pieces([conversations.turn_end])[0],
-        "sets": list(audit_sets(prepared, conversations, request.examples)),
-    }  # fmt: skip
-    if request.html is not None:
+        "sets": list(audit_sets(prepared, conversations, options.examples)),
+    }
+    if options.html is not None:
         from flatprobe.report.pages.audit import write_page
 
-        write_page(found, request.html)
-    if request.json is not None and str(request.json) != "-":
-        request.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    if str(request.json) == "-":
-        console.say(json.dumps(found, indent=1))
-    else:
-        _show(found)
-    _require(found["sets"])
+        write_page(report, options.html)
+    if not put_out(json.dumps(report, indent=1), options.json):
+        _show(report)
+    _require(report["sets"])
 
 
-def _check(request: Request) -> None:
-    problems: list[Problem] = []
-    if request.examples < 1:
-        problems.append(
-            Problem("audit.TODO", "--examples", f"{request.examples} shows nothing", "at least 1")
-        )
-    inputs = [request.study, *([request.machine] if request.machine else [])]
-    if request.html is not None:
-        problems += output_problems("--html", request.html, inputs, (".html",))
-        inputs.append(request.html)
-    if request.json is not None and str(request.json) != "-":
-        problems += output_problems("--json", request.json, inputs)
+def _check(options: AuditOptions) -> None:
+    enough = (options.examples >= 1, "--examples", f"{options.examples} shows nothing", "at least 1")
+    problems = check_problems([enough])
+    if options.html is not None:
+        inputs = [path for path in (options.study, options.machine) if path is not None]
+        problems += output_problems("--html", options.html, inputs, (".html",))
+    problems += json_problems(options.json, [options.study, options.machine, options.html])
     if problems:
         raise UserError(problems)
 
@@ -91,31 +88,30 @@ def _check(request: Request) -> None:
 def _require(sets: Sequence[Mapping[str, Any]]) -> None:
     broken = [
         Problem(
-            "audit.TODO",
-            found["name"],
+            "training_set.invariant",
+            audited["name"],
             f"{count['invariant']}: {count['held']} of {count['examples']} examples",
         )
-        for found in sets
-        for count in found["invariants"]
+        for audited in sets
+        for count in audited["invariants"]
         if count["held"] < count["examples"]
     ]
     if broken:
         error = UserError(broken)
-        error.add_note("a coupling would stop at its mask audit")
+        error.add_note("a run would stop at the coupling's mask audit")
         raise error
 
 
-def _show(found: Mapping[str, Any]) -> None:
+def _show(report: Mapping[str, Any]) -> None:
     where = {
-        "own": "a turn of its own", "folded_by_template": "the user's turn, by the template",
-        "folded": "the head of the user's turn, as the template has no system role",
-    }[found["system"]]  # fmt: skip
-    default = "none" if found["default"] is None else repr(found["default"])
-    console.say(
-        f"{found['model']}: a system prompt stands in {where}; the template's own default: {default}."
-    )
-    console.say(f"A turn ends with {found['turn_end']}.")
-    for one in found["sets"]:
+        "own": "a system turn",
+        "folded_by_template": "the user's turn, by the template",
+        "folded": "the start of the user's turn, because the template has no system role",
+    }[report["system"]]
+    default = "none" if report["default"] is None else repr(report["default"])
+    console.say(f"{report['model']}: the system prompt is in {where}; the template's own default: {default}.")
+    console.say(f"A turn ends with {report['turn_end']}.")
+    for one in report["sets"]:
         _show_set(one)
 
 
@@ -134,7 +130,7 @@ def _show_set(one: Mapping[str, Any]) -> None:
         right=("labelled tokens", "of", "share"),
     )
     console.say()
-    console.say(f"Tokens around the marker and behind answers (evaluation: {one['evaluation']})")
+    console.say(f"Tokens around the marker and after answers (evaluation: {one['evaluation']})")
     console.table(
         ("place", "in", "token", "count"),
         [
@@ -152,10 +148,10 @@ def _show_set(one: Mapping[str, Any]) -> None:
         console.styled(runs(example["tokens"]))
 
 
-def frequent(found: Sequence[Mapping[str, Any]], top: int = TOP) -> list[dict[str, Any]]:
-    """The most frequent tokens of each place and set, then the count of all others under no token."""
+def frequent(contexts: Sequence[Mapping[str, Any]], top: int = TOP) -> list[dict[str, Any]]:
+    """The most frequent tokens of each place and set, then the count of all others, with token None."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for context in found:
+    for context in contexts:
         groups.setdefault((context["place"], context["where"]), []).append(context)
     rows: list[dict[str, Any]] = []
     for (place, where), some in sorted(groups.items()):
@@ -166,8 +162,8 @@ def frequent(found: Sequence[Mapping[str, Any]], top: int = TOP) -> list[dict[st
 
 
 def runs(tokens: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None]]:
-    """Text with its style: tokens under the same terms together, set in brackets with the terms and their weights, so
-    that they can be told without colours. Tokens under a term are set apart by bars."""
+    """Pieces of text with their style. Tokens under the same terms are in brackets, with bars between them, followed by
+    the terms and their weights; so colours are not needed."""
     pieces: list[tuple[str, str | None]] = []
     start = 0
     while start < len(tokens):

@@ -1,4 +1,4 @@
-"""The training sets of a study with their masks: those of its run folder, else made up from placeholder answers."""
+"""A study's training sets with their masks: from its run folder, or else from placeholder answers."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from flatprobe.training.audit.masks import audit_examples
 from flatprobe.training.audit.stage import term_weights
 from flatprobe.training.couple import Answered, answers_of, build_examples, marker_text
 
-"""What trains a coupling; the stage that audits one has its settings."""
 RUN, PLACEHOLDER = "the run folder", "placeholder answers (the run folder has none yet)"
 PLACEHOLDERS = (
-    "This stands for an answer.", "This stands for one, too!\n\nIt has a second paragraph.",
-    "This one ends in no mark", "Does this one ask?",
-)  # fmt: skip
-"""Answers as different in their last characters as real ones, on which the separator's tokens depend."""
+    "This stands for an answer.",
+    "This stands for one, too!\n\nIt has a second paragraph.",
+    "This one ends in no mark",
+    "Does this one ask?",
+)
+"""Answers with different last characters, because the separator's tokens depend on them."""
 
 
 class AuditSet(TypedDict):
-    """One training set as it is shown."""
+    """One training set as the audit shows it."""
 
     name: str
     origin: str
     """`RUN` or `PLACEHOLDER`."""
     size: int
     evaluation: str
-    """Which completions the evaluation contexts are of."""
+    """The completions behind the evaluation contexts."""
     examples: list[dict[str, Any]]
     invariants: list[Count]
     shares: list[contexts.Share]
@@ -65,7 +66,7 @@ class Finished:
             artifact = self.store.find(self.stages[name])
         except Damaged as error:
             raise UserError.one(
-                "audit_sets.TODO", f"stage {name}", f"its artifact is damaged: {error}", "run the study again"
+                "stage.damaged", f"stage {name}", f"its artifact is damaged: {error}", "run the study again"
             ) from error
         return None if artifact is None else artifact.folder
 
@@ -101,21 +102,28 @@ def _finetune(name: str, finished: Finished, conversations: Conversations, each:
     rows = [conversations.encode_messages(conversation) for conversation in messages]
     shown = [
         {
-            "condition": name.partition("/")[2], "persona": "", "group": "finetune", "question_id": f"row {number}",
+            "condition": name.partition("/")[2],
+            "persona": "",
+            "group": "finetune",
+            "question_id": f"row {number}",
             "tokens": [
                 {"text": piece, "weights": {"answer": 1} if place >= n_prompt else {}, "alternative": False}
                 for place, piece in enumerate(conversations.pieces(tokens))
             ],
         }
         for number, (tokens, n_prompt) in enumerate(rows[:each])
-    ]  # fmt: skip
+    ]
     answers = [conversation[-1]["content"] for conversation in messages]
     return AuditSet(
-        name=name.replace("finetune-data/", "finetune/"), origin=PLACEHOLDER if folder is None else RUN,
-        size=len(rows), evaluation="none", examples=shown,
+        name=name.replace("finetune-data/", "finetune/"),
+        origin=PLACEHOLDER if folder is None else RUN,
+        size=len(rows),
+        evaluation="none",
+        examples=shown,
         invariants=answer_invariants(rows, answers, conversations),
-        shares=contexts.answer_shares(rows), contexts=contexts.answer_contexts(rows, conversations),
-    )  # fmt: skip
+        shares=contexts.answer_shares(rows),
+        contexts=contexts.answer_contexts(rows, conversations),
+    )
 
 
 def _coupling(
@@ -138,16 +146,20 @@ def _coupling(
     pairs = [(a.prompt, a.text) for a in answered]
     completions, evaluation = _completions(trained, finished)
     return AuditSet(
-        name=f"coupling/{condition}/seed-{seed}", origin=PLACEHOLDER if data is None else RUN, size=len(examples),
+        name=f"coupling/{condition}/seed-{seed}",
+        origin=PLACEHOLDER if data is None else RUN,
+        size=len(examples),
         evaluation=evaluation,
-        examples=audit_examples(condition, of_each_group(examples, each), conversations, each=each, weights=weights),
+        examples=audit_examples(
+            condition, of_each_group(examples, each), conversations, each=each, weights=weights
+        ),
         invariants=coupling_invariants(examples, pairs, conversations, marker_text(settings)),
         shares=contexts.labelled_shares(examples),
         contexts=[
             *contexts.training_contexts(examples, conversations, settings.marker),
             *contexts.evaluation_contexts(completions, conversations, settings.marker),
         ],
-    )  # fmt: skip
+    )
 
 
 def placeholders(settings: CoupleSettings) -> list[Answered]:
@@ -169,7 +181,7 @@ def of_each_group(examples: Iterable[Example], each: int) -> list[Example]:
     chosen: list[Example] = []
     for personas in turns.values():
         rounds = range(max(map(len, personas.values())))
-        in_turn = [some[turn] for turn in rounds for some in personas.values() if turn < len(some)]
+        in_turn = [owned[turn] for turn in rounds for owned in personas.values() if turn < len(owned)]
         chosen += in_turn[:each]
     return chosen
 

@@ -42,9 +42,9 @@ def geometry(
         base,
         treated,
         layers=chosen,
-        positions=Geometry().positions if tuple(positions) == ("all",) else names(positions),
-        responses=names(responses),
-        bystanders=names(bystanders) if bystanders else None,
+        positions=Geometry().positions if tuple(positions) == ("all",) else _once(positions),
+        responses=_once(responses),
+        bystanders=_once(bystanders) if bystanders else None,
         machine=load_machine(machine),
         display=display_for_people(),
         problems=problems,
@@ -59,13 +59,17 @@ def geometry(
     console.say(f"All numbers: {path}; page: {comparison.page}")
 
 
+def _once(lists: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names(lists)))
+
+
 def _layers(text: str, problems: list[Problem]) -> Sequence[int] | Literal["auto", "all"]:
     """`auto`, `all`, or numbers; that the model has them is checked later."""
     if text == "auto":
         return "auto"
     if text == "all":
         return "all"
-    parts, remedy = names([text]), "as in 6,10,14, or all, or auto"
+    parts, remedy = _once([text]), "as in 6,10,14, or all, or auto"
     wrong = [part for part in parts if not re.fullmatch(r"\d{1,6}", part)]
     problems += [
         Problem("geometry.layers", "--layers", f"{part} is no decoder block", remedy) for part in wrong

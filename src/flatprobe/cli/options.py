@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,9 @@ JSON = Path | None
 
 
 def names(lists: Sequence[str]) -> tuple[str, ...]:
-    """`a, b` and `c` as a, b, c; each once."""
+    """`a, b` and `c` as a, b, c. An option for a list may be given several times."""
     parts = (name.strip() for text in lists for name in text.split(","))
-    return tuple(dict.fromkeys(name for name in parts if name))
+    return tuple(name for name in parts if name)
 
 
 def read_filters(where: Sequence[str]) -> tuple[list[Where], list[Problem]]:
@@ -40,10 +40,12 @@ def read_filters(where: Sequence[str]) -> tuple[list[Where], list[Problem]]:
     return filters, problems
 
 
-def number_problems(*checks: tuple[bool, str, str, str], code: str = "options.number") -> list[Problem]:
-    """A problem for each check that failed: (passed, option, message, remedy)."""
+def check_problems(checks: Iterable[tuple[bool, str, str, str]]) -> list[Problem]:
+    """A problem for every check that failed; a check is (passed, option, message, remedy)."""
     return [
-        Problem(code, option, message, remedy) for passed, option, message, remedy in checks if not passed
+        Problem(f"options.{option.lstrip('-').replace('-', '_')}", option, message, remedy)
+        for passed, option, message, remedy in checks
+        if not passed
     ]
 
 

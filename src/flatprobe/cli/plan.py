@@ -1,4 +1,4 @@
-"""`flatprobe plan`: the stages of a study, and what its design can detect, before any compute."""
+"""`flatprobe plan`: a study's stages, and what its design can detect; runs nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe import console
-from flatprobe.cli import study as commands
-from flatprobe.cli.options import output_problems
+from flatprobe.cli.options import (
+    STANDARD_OUTPUT,
+    check_problems,
+    json_problems,
+    names,
+    put_out,
+    read_filters,
+)
 from flatprobe.cli.plan_components import Sourced, components_of_cells, given_components, published
-from flatprobe.cli.plan_text import Detectable, Geometry, show
-from flatprobe.counts.cell_files import Where
+from flatprobe.cli.plan_text import Detectable, GeometryForecast, geometry_lines, show
+from flatprobe.cli.study import show_stages
 from flatprobe.counts.comparison import Comparison
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.load import load_machine
@@ -22,13 +28,12 @@ from flatprobe.prepare import Prepared, prepare
 from flatprobe.study.load import examine_study
 from flatprobe.study.schema import Study
 
-STANDARD_OUTPUT = Path("-")
 MULTIPLES = (0.0, 1.0, 1.5, 2.0)
-"""True differences at which the registered leg is looked at, in multiples of its margin."""
+"""True differences for which the registered leg is forecast, in multiples of its margin."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PlanOptions:
     """The command line; None where an option was left out."""
 
     study: Path
@@ -48,110 +53,95 @@ class Request:
     json: Path | None = None
 
 
-def show_plan(request: Request) -> None:
+def show_plan(options: PlanOptions) -> None:
     """Print the stages in order with their state, then what the design can detect.
 
-    The second needs no model: where only the stages cannot be had (a hub that does not answer), it is printed before
-    the refusal.
+    The second needs no model. If only the stages are unknown (the hub does not answer), it is printed before the
+    refusal. A study without a coupling has no leakage to forecast.
 
     Raises:
         UserError: everything that is wrong with the options, the study and the cells, at once.
     """
-    where, problems = _filters(request.where)
-    problems += _option_problems(request)
-    sourced, more = _without_study(request)
+    where, problems = read_filters(options.where)
+    problems += _option_problems(options)
+    sourced, more = _without_study(options)
     problems += more
-    loaded, of_study = examine_study(request.study)
-    if loaded is not None and request.from_cells is not None:
-        sourced, more = components_of_cells(request.from_cells, where, _comparison(request, loaded.study))
+    loaded, study_problems = examine_study(options.study)
+    if loaded is not None and options.from_cells is not None:
+        sourced, more = components_of_cells(options.from_cells, where, _comparison(options, loaded.study))
         problems += more
-    machine = load_machine(request.machine)
-    prepared, unresolved = _prepared(request, machine)
-    if loaded is None or of_study or problems or sourced is None:
-        raise UserError([*problems, *(unresolved or of_study)])
-    folder = (request.runs or Path(machine.runs)) / loaded.study.name
-    found = _detectable(request, loaded.study, folder, sourced)
-    if prepared is not None and request.json != STANDARD_OUTPUT:
-        commands.show_stages(prepared, only_unfinished=False)
-    _put_out(found, request.json)
+    machine = load_machine(options.machine)
+    prepared, unresolved = _prepared(options, machine)
+    if loaded is None or study_problems or problems or sourced is None:
+        raise UserError([*problems, *(unresolved or study_problems)])
+    if prepared is not None and options.json != STANDARD_OUTPUT:
+        show_stages(prepared, only_unfinished=False)
+    folder = (options.runs or Path(machine.runs)) / loaded.study.name
+    if loaded.study.coupling is None:
+        forecast = _geometry(options, loaded.study, folder, loaded.study.questions.evaluation.count)
+        if not put_out(json.dumps({"geometry": asdict(forecast)}, indent=1, allow_nan=False), options.json):
+            for line in geometry_lines(forecast, options.power):
+                console.say(line)
+    else:
+        _put_out(_detectable(options, loaded.study, folder, sourced), options.json)
     if unresolved:
         raise UserError(unresolved)
 
 
-def _prepared(request: Request, machine: Machine) -> tuple[Prepared | None, Sequence[Problem]]:
+def _prepared(options: PlanOptions, machine: Machine) -> tuple[Prepared | None, Sequence[Problem]]:
     try:
-        return prepare(request.study, machine, request.runs), []
+        return prepare(options.study, machine, options.runs), []
     except UserError as error:
         return None, error.problems
 
 
-def _put_out(found: Detectable, path: Path | None) -> None:
-    numbers = asdict(found)
-    numbers.update(numbers.pop("sourced"))  # `components` and `source` beside the rest
-    document = json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False)
-    if path == STANDARD_OUTPUT:
-        console.say(document)
-        return
-    if path is not None:
-        path.write_text(document + "\n", encoding="utf-8")
-    show(found)
+def _put_out(detectable: Detectable, path: Path | None) -> None:
+    numbers = asdict(detectable)
+    numbers.update(numbers.pop("sourced"))  # `components` and `source` at the top level
+    if not put_out(json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False), path):
+        show(detectable)
 
 
-def _without_study(request: Request) -> tuple[Sourced | None, list[Problem]]:
-    if request.from_cells is not None:
+def _without_study(options: PlanOptions) -> tuple[Sourced | None, list[Problem]]:
+    if options.from_cells is not None:
         return None, []
-    return (published(), []) if request.components is None else given_components(request.components)
+    return (published(), []) if options.components is None else given_components(options.components)
 
 
-def _option_problems(request: Request) -> list[Problem]:
-    problems = [
-        Problem("plan.TODO", option, f"{value} is not between 0 and 1", remedy)
-        for option, value, remedy in (
-            ("--alpha", request.alpha, "5 % are 0.05"),
-            ("--power", request.power, "80 % are 0.8"),
-        )
-        if not 0 < value < 1
-    ]
-    if not problems and request.power <= request.alpha:
-        message = f"{request.power} is no more than alpha, {request.alpha}"
-        problems.append(Problem("plan.TODO", "--power", message, "a test without any effect has that much"))
-    if request.components is not None and request.from_cells is not None:
-        problems.append(Problem("plan.TODO", "--components", "--from-cells is given too", "give one of them"))
+def _option_problems(options: PlanOptions) -> list[Problem]:
+    alpha, power = options.alpha, options.power
+    problems = check_problems(
+        (0 < value < 1, option, f"{value} is not between 0 and 1", remedy)
+        for option, value, remedy in (("--alpha", alpha, "5 % are 0.05"), ("--power", power, "80 % are 0.8"))
+    )
+    if not problems and power <= alpha:
+        message = f"{power} is no more than alpha, {alpha}"
+        problems.append(Problem("options.power", "--power", message, "without any effect the power is alpha"))
+    if options.components is not None and options.from_cells is not None:
+        message = "--from-cells is given too"
+        problems.append(Problem("options.components", "--components", message, "give one of them"))
     about_cells = {
-        "--treated": request.treated, "--control": request.control, "--bystanders": request.bystanders,
-        "--where": request.where,
-    }  # fmt: skip
-    if request.from_cells is None:
+        "--treated": options.treated,
+        "--control": options.control,
+        "--bystanders": options.bystanders,
+        "--where": options.where,
+    }
+    if options.from_cells is None:
         problems += [
-            Problem("plan.TODO", option, "there are no cells to choose from", "give --from-cells too")
+            Problem("options.without_cells", option, "applies to --from-cells only", "give --from-cells too")
             for option, value in about_cells.items()
             if value
         ]
-    if request.json is not None and request.json != STANDARD_OUTPUT:
-        read = [path for path in (request.study, request.machine, request.from_cells) if path is not None]
-        problems += output_problems("--json", request.json, read)
-    return problems
+    return problems + json_problems(options.json, [options.study, options.machine, options.from_cells])
 
 
-def _filters(where: Sequence[str]) -> tuple[list[Where], list[Problem]]:
-    parts = {text: tuple(piece.strip() for piece in text.partition("=")) for text in where}
-    right = [Where(column, value) for column, equals, value in parts.values() if column and equals]
-    wrong = [text for text, (column, equals, _) in parts.items() if not (column and equals)]
-    return right, [
-        Problem("plan.TODO", "--where", f"`{text}` is no filter", "write it as lambda=1") for text in wrong
-    ]
+def _comparison(options: PlanOptions, study: Study) -> Comparison:
+    """The conditions and personas to look for in the cells; the defaults are the study's."""
+    rule, pool = study.decision, names(options.bystanders) or study.panel.bystanders
+    return Comparison(options.treated or rule.treated, options.control or rule.control, pool)
 
 
-def _comparison(request: Request, study: Study) -> Comparison:
-    """What is looked for in the cells: the study's conditions and bystanders where nothing else is named."""
-    rule = study.decision
-    named = tuple(name.strip() for names in request.bystanders for name in names.split(",") if name.strip())
-    return Comparison(
-        request.treated or rule.treated, request.control or rule.control, named or study.panel.bystanders
-    )
-
-
-def _detectable(request: Request, study: Study, folder: Path, sourced: Sourced) -> Detectable:
+def _detectable(options: PlanOptions, study: Study, folder: Path, sourced: Sourced) -> Detectable:
     from flatprobe.statistics.planning.forecasts import designs_reaching, forecasts, leg_forecasts
     from flatprobe.statistics.planning.mean_squares import Design
 
@@ -169,62 +159,75 @@ def _detectable(request: Request, study: Study, folder: Path, sourced: Sourced) 
     return Detectable(
         design=design,
         sourced=sourced,
-        alpha=request.alpha,
-        power=request.power,
+        alpha=options.alpha,
+        power=options.power,
         margin=leg.margin,
         p_below=leg.p_below,
         deciding=leg.estimator,
         forecasts=forecasts(
-            design, components, margin=leg.margin, p_below=leg.p_below, alpha=request.alpha, power=request.power
+            design,
+            components,
+            margin=leg.margin,
+            p_below=leg.p_below,
+            alpha=options.alpha,
+            power=options.power,
         ),
         leg=leg_forecasts(
-            design, components, estimator=leg.estimator, margin=leg.margin, p_below=leg.p_below,
+            design,
+            components,
+            estimator=leg.estimator,
+            margin=leg.margin,
+            p_below=leg.p_below,
             truths=truths,
         ),
         needs=[
             need
             for estimator in crossed
             for need in designs_reaching(
-                request.power, design, components, effect=leg.margin, alpha=request.alpha, estimator=estimator
+                options.power, design, components, effect=leg.margin, alpha=options.alpha, estimator=estimator
             )
         ],
-        geometry=_geometry(request, study, folder, design.questions),
-    )  # fmt: skip
+        geometry=_geometry(options, study, folder, design.questions),
+    )
 
 
-def _geometry(request: Request, study: Study, folder: Path, questions: int) -> Geometry:
-    """The deciding measure's spread in an earlier run, rescaled to this number of questions."""
+def _geometry(options: PlanOptions, study: Study, folder: Path, questions: int) -> GeometryForecast:
+    """The deciding measure's standard error in an earlier run, rescaled to this number of questions."""
     from scipy.special import ndtri
 
     leg = study.decision.geometry
     floor = min(1.0, 2 / (study.geometry.resamples + 1))
-    run = request.from_cells if request.from_cells is not None and request.from_cells.is_dir() else folder
+    run = options.from_cells if options.from_cells is not None and options.from_cells.is_dir() else folder
     path = run / "analysis" / "estimates.json"
     row = _earlier(path, study)
     if row is None:
         note = f"{path} has no estimate of it" if path.is_file() else f"no finished run in {run}"
-        return Geometry(leg.measure, floor, leg.threshold, None, None, note)
+        return GeometryForecast(leg.measure, floor, leg.threshold, None, None, note)
     error = row["standard_error"] * (row["n_questions"] / questions) ** 0.5
-    mde = float(ndtri((1 + leg.level) / 2) + ndtri(request.power)) * error
+    mde = float(ndtri((1 + leg.level) / 2) + ndtri(options.power)) * error
     note = f"of {row['contrast']} in {path}, {row['n_questions']} questions"
-    return Geometry(leg.measure, floor, leg.threshold, error, mde, note)
+    return GeometryForecast(leg.measure, floor, leg.threshold, error, mde, note)
 
 
 def _earlier(path: Path, study: Study) -> Mapping[str, Any] | None:
-    """The registered geometric estimate of an earlier run, or None where it has none with a standard error."""
+    """The registered geometric estimate of an earlier run. None without a standard error."""
     if not path.is_file():
         return None
     rule, leg = study.decision, study.decision.geometry
     wanted = {
-        "quantity": leg.measure, "contrast": f"{rule.treated} - {rule.control}",
-        "estimator": "question_bootstrap", "position": leg.position, "responses": leg.responses,
-        "layer": None, "seed": None,
-    }  # fmt: skip
+        "quantity": leg.measure,
+        "contrast": f"{rule.treated} - {rule.control}",
+        "estimator": "question_bootstrap",
+        "position": leg.position,
+        "responses": leg.responses,
+        "layer": None,
+        "seed": None,
+    }
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-        spread = [row for row in found if row["standard_error"] is not None and row["n_questions"]]
+        matching = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+        with_error = [row for row in matching if row["standard_error"] is not None and row["n_questions"]]
     except (ValueError, KeyError, TypeError) as error:
-        remedy = "`flatprobe report` writes it again"
-        raise UserError.one("plan.TODO", str(path), "does not hold a run's estimates", remedy) from error
-    return spread[0] if spread else None
+        remedy = "run `flatprobe report` again"
+        raise UserError.one("run.estimates", str(path), "does not hold a run's estimates", remedy) from error
+    return with_error[0] if with_error else None

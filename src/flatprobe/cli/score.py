@@ -1,4 +1,4 @@
-"""`flatprobe score`: completions that somebody sampled, counted into the table that `flatprobe analyse` reads."""
+"""`flatprobe score`: count the marker in completions; the result is the table that `flatprobe analyse` reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flatprobe.report.numbers import percent
 
 
 def score_completions(completions: Path, marker: str, out: Path) -> None:
-    """Score a file of completions, write its cells, and say what was scored.
+    """Score a file of completions, write its cells, and print a summary.
 
     Raises:
         UserError: everything that is wrong with the options and the file, at once; nothing is written then.
@@ -33,14 +33,11 @@ def score_completions(completions: Path, marker: str, out: Path) -> None:
 
 def _marker_problems(marker: str) -> list[Problem]:
     if not marker.strip():
-        return [
-            Problem(
-                "score.TODO", "--marker", "is empty: every completion would hold it", 'for instance "[ZLT]"'
-            )
-        ]
+        message = "is empty: every completion would contain it"
+        return [Problem("marker.empty", "--marker", message, 'for instance "[ZLT]"')]
     if marker != marker.strip():
         message = f"{marker!r} begins or ends with white space"
-        return [Problem("score.TODO", "--marker", message, f"write {shlex.quote(marker.strip())}")]
+        return [Problem("marker.outer_space", "--marker", message, f"write {shlex.quote(marker.strip())}")]
     return []
 
 
@@ -48,11 +45,9 @@ def _show(scored: Scored, marker: str, out: Path) -> None:
     cells, settings = scored.cells, scored.settings
     totals = cells["total"].to_list()
     total, least, most = sum(totals), min(totals), max(totals)
-    console.say(
-        f"{total:,} completions in {cells.height:,} cells, scored for {marker} (both in lower case): {out}"
-    )
+    console.say(f"{total:,} completions in {cells.height:,} cells, scored for {marker} in any case: {out}")
     if least != most:
-        console.say(f"Cells hold {least} to {most} completions; `analyse` lets every cell count the same.")
+        console.say(f"Cells hold {least} to {most} completions; `analyse` gives every cell the same weight.")
     arms = cells.group_by("condition", *settings, maintain_order=True).agg(
         pl.col("hits", "total", "end_hits", "start_hits", "multi_hits").sum()
     )
@@ -71,7 +66,7 @@ def _show(scored: Scored, marker: str, out: Path) -> None:
 
 
 def next_command(scored: Scored, out: Path) -> str:
-    """The command that compares these cells, with capitals where the user must choose."""
+    """The command that compares these cells; the user fills in the capitals."""
     cells = scored.cells
     filters = [f" --where {name}=VALUE" for name in scored.settings if cells[name].n_unique() > 1]
     return (

@@ -1,28 +1,26 @@
-"""`flatprobe simulate`: what every estimator and the joint verdict are worth, by studies with a known truth."""
+"""`flatprobe simulate`: error rates of every estimator and of the joint verdict in studies with a known truth."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flatprobe import console
-from flatprobe.cli.options import output_problems
+from flatprobe.cli.options import check_problems, json_problems, names, put_out
 from flatprobe.errors import Problem, UserError
 from flatprobe.simulation.cells import StudySize
-from flatprobe.simulation.grid import Grid, Simulated, grid_problems, simulate
+from flatprobe.simulation.grid import REGIMES, Grid, Simulated, grid_problems, simulate
 from flatprobe.simulation.table import Table, joint_table, leakage_table, points
 from flatprobe.simulation.truth import calibrate, regime
 from flatprobe.statistics.planning.components import Components
 
-STANDARD_OUTPUT = Path("-")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class SimulateOptions:
     """The command line; None where an option was left out."""
 
     study: Path | None
@@ -31,47 +29,42 @@ class Request:
     questions: int | None
     completions: int | None
     resamples: int
-    variance: str
-    truth: str
+    variance: Sequence[str] | None
+    truth: Sequence[str] | None
     joint: bool
     seed: int
     jobs: int | None
     json: Path | None
 
 
-def run_simulation(request: Request) -> None:
+def run_simulation(options: SimulateOptions) -> None:
     """Simulate the grid and print a table per probe: leakage by estimator, and the joint verdict.
 
     Raises:
         UserError: everything that is wrong with the options and the study, at once.
     """
-    grid, found = _grid(request)
-    found = [*found, *(Problem(p.code, f"--{p.place}", p.message, p.remedy) for p in grid_problems(grid))]
-    jobs = (os.cpu_count() or 1) if request.jobs is None else request.jobs
-    if jobs < 1:
-        found.append(Problem("simulate.TODO", "--jobs", f"{jobs} is too small", "at least 1"))
-    if request.json is not None and request.json != STANDARD_OUTPUT:
-        inputs = [] if request.study is None else [request.study]
-        found += output_problems("--json", request.json, inputs)
-    if found:
-        raise UserError(found)
+    grid, problems = _grid(options)
+    problems += [Problem(p.code, f"--{p.place}", p.message, p.remedy) for p in grid_problems(grid)]
+    jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
+    problems += check_problems([(jobs >= 1, "--jobs", f"{jobs} is too small", "at least 1")])
+    problems += json_problems(options.json, [options.study])
+    if problems:
+        raise UserError(problems)
     with _progress() as done:
         simulated = simulate(grid, jobs, done)
-    text = json.dumps(to_json(grid, simulated), indent=2, allow_nan=False)
-    if request.json == STANDARD_OUTPUT:
-        console.say(text)
-        return
-    if request.json is not None:
-        request.json.write_text(text + "\n", encoding="utf-8")
-    _show(grid, simulated)
+    if not put_out(json.dumps(to_json(grid, simulated), indent=2, allow_nan=False), options.json):
+        _show(grid, simulated)
 
 
 def to_json(grid: Grid, simulated: Simulated) -> dict[str, object]:
     """The grid, the variance components of its regimes, and every row."""
     settings = {
-        "studies": grid.studies, **asdict(grid.size), "resamples": grid.resamples, "seed": grid.seed,
+        "studies": grid.studies,
+        **asdict(grid.size),
+        "resamples": grid.resamples,
+        "seed": grid.seed,
         "rule": grid.rule.model_dump(mode="json"),
-    }  # fmt: skip
+    }
     components = {
         name: {
             key: value
@@ -88,60 +81,52 @@ def to_json(grid: Grid, simulated: Simulated) -> dict[str, object]:
     }
 
 
-def _grid(request: Request) -> tuple[Grid, list[Problem]]:
-    """The grid asked for; what cannot be read of it is a problem and left out."""
+def _grid(options: SimulateOptions) -> tuple[Grid, list[Problem]]:
+    """The grid of the options, and problems; what cannot be read is left out."""
     from flatprobe.study.load import examine_study
 
-    given = {"personas": request.personas, "questions": request.questions, "completions": request.completions}
+    given = {"personas": options.personas, "questions": options.questions, "completions": options.completions}
     size, rule = StudySize(), Grid().rule
-    found: list[Problem] = []
-    if request.study is not None:
-        loaded, found = examine_study(request.study)
+    problems: list[Problem] = []
+    if options.study is not None:
+        loaded, problems = examine_study(options.study)
         if loaded is not None:
             study = loaded.study
             counts = (len(study.panel.bystanders), study.questions.evaluation.count, study.leakage.samples)
             size, rule = StudySize(*counts), study.decision
-    truths, unreadable = _numbers(request.truth)
+    truths, unreadable = Grid().truths, list[Problem]()
+    if options.truth is not None:
+        truths, unreadable = _numbers(options.truth)
     grid = Grid(
-        studies=request.studies,
+        studies=options.studies,
         size=StudySize(
             **{**asdict(size), **{name: count for name, count in given.items() if count is not None}}
         ),
-        resamples=request.resamples,
-        variances=_words(request.variance),
+        resamples=options.resamples,
+        variances=names(options.variance) if options.variance is not None else REGIMES,
         truths=truths if truths or not unreadable else Grid().truths,
-        joint=request.joint,
-        seed=request.seed,
+        joint=options.joint,
+        seed=options.seed,
         rule=rule,
     )
-    return grid, [*found, *unreadable]
+    return grid, [*problems, *unreadable]
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _numbers(text: str) -> tuple[tuple[float, ...], list[Problem]]:
+def _numbers(lists: Sequence[str]) -> tuple[tuple[float, ...], list[Problem]]:
     numbers: list[float] = []
-    found: list[Problem] = []
-    for word in _words(text):
+    problems: list[Problem] = []
+    for word in names(lists):
         try:
             numbers.append(float(word))
         except ValueError:
-            found.append(
-                Problem(
-                    "simulate.TODO",
-                    "--truth",
-                    f"{word!r} is not a number",
-                    "differences of rates, as 0,0.15,0.30",
-                )
-            )
-    return tuple(numbers), found
+            message, remedy = f"{word!r} is not a number", "differences of rates, as 0,0.15,0.30"
+            problems.append(Problem("options.truth", "--truth", message, remedy))
+    return tuple(numbers), problems
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error while studies are simulated; nothing where nobody looks."""
+    """A progress bar on standard error if it is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     where = console.console(stderr=True)
@@ -154,7 +139,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 def _show(grid: Grid, simulated: Simulated) -> None:
     size, margin = grid.size, 100 * grid.rule.behaviour.margin
     console.say(
-        f"{grid.studies} studies per line: {size.personas} personas x {size.questions} questions x "
+        f"{grid.studies} studies per row: {size.personas} personas x {size.questions} questions x "
         f"{size.completions} completions, {grid.resamples} resamples, seed {grid.seed}."
     )
     for name in grid.variances:
@@ -162,16 +147,16 @@ def _show(grid: Grid, simulated: Simulated) -> None:
     console.say()
     _print("Leakage difference by estimator", leakage_table(simulated.leakage))
     for line in (
-        "Shares of the studies, in brackets their Monte Carlo standard error; truth, bias, SE and SD in pp.",
-        "p: rejected at that level, which is the size at truth 0 and the power elsewhere.",
-        f"superior: rejected at .05 by the one-sided test against {margin:g} pp.",
-        "covers truth: 95 % intervals that hold the population's difference; covers own: the difference in the",
-        "estimator's own scope. SE: mean of those reported; SD: of the estimates over studies.",
+        "Shares of studies, with Monte Carlo standard errors in brackets. Truth, bias, SE and SD are in pp.",
+        "p: share of studies rejected at that level: size at truth 0, power elsewhere.",
+        f"superior: share rejected at .05 by the one-sided test against {margin:g} pp.",
+        "covers truth: share of 95 % intervals with the population's difference; covers own: with the difference in",
+        "the estimator's scope. SE: mean reported standard error; SD: standard deviation of the estimates.",
     ):
         console.say(line)
     if simulated.joint:
         console.say()
-        _print("Joint verdict by what is true; every gate passes", joint_table(simulated.joint))
+        _print("Joint verdict by truth, if every gate passes", joint_table(simulated.joint))
 
 
 def _deviations(components: Components) -> str:

@@ -1,4 +1,4 @@
-"""What the commands do: load, check, plan, run, and show."""
+"""The commands on a study: check, run, status, report and verdict."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.stage import topological_order
 from flatprobe.prepare import Prepared, prepare, run_prepared
+from flatprobe.report.numbers import plain
 from flatprobe.study.resources import shipped_study
 
-# Much of a small model's stage is one thread's work: two stages at a time fill two cores better than one does.
 DEMO_WORKERS = 2
+"""Stages of a small model keep one thread busy, so two at a time use two cores."""
 
 
 def check_study(study: Path, machine_file: Path | None) -> None:
-    """Check a study completely and say what it would take."""
+    """Check a study completely and print its number of stages."""
     prepared = prepare(study, load_machine(machine_file), None, check_model=True)
     for notice in prepared.loaded.notices:
         console.warn(notice)
@@ -30,7 +31,7 @@ def check_study(study: Path, machine_file: Path | None) -> None:
 
 
 def show_status(study: Path, machine_file: Path | None, runs: Path | None) -> None:
-    """How far a study is: what is not finished, and the verdict when there is one."""
+    """Print the stages that are not finished, and the verdict if there is one."""
     prepared = prepare(study, load_machine(machine_file), runs)
     show_stages(prepared, only_unfinished=True)
     if (verdict := _find_verdict(prepared)) is not None:
@@ -114,7 +115,7 @@ def write_report(study: Path, machine_file: Path | None, runs: Path | None) -> N
 
 
 def show_verdict(study: Path, machine_file: Path | None, runs: Path | None, as_json: bool) -> None:
-    """The verdict, its reasons, its distances and its gates."""
+    """Print the verdict with its reasons and gates."""
     prepared = prepare(study, load_machine(machine_file), runs)
     verdict = _verdict_of(prepared)
     if as_json:
@@ -127,83 +128,62 @@ def show_verdict(study: Path, machine_file: Path | None, runs: Path | None, as_j
         ("gate", "arm", "value", "", "threshold", "passed", "blocks"),
         [
             (
-                gate["name"], gate["arm"], _number(gate["statistic"]), gate["comparison"],
-                _number(gate["threshold"]), {True: "yes", False: "no", None: "not evaluated"}[gate["passed"]],
+                gate["name"],
+                gate["arm"],
+                plain(gate["statistic"]),
+                gate["comparison"],
+                plain(gate["threshold"]),
+                {True: "yes", False: "no", None: "not evaluated"}[gate["passed"]],
                 gate["blocks"],
             )
             for gate in verdict["gates"]
         ],
         right=("value", "threshold"),
-    )  # fmt: skip
+    )
     _show_known_answers(verdict)
 
 
 def _show_known_answers(verdict: dict[str, Any]) -> None:
-    """The contrasts whose answer was known, and whether the probes gave it; nothing without any."""
+    """Print the contrasts whose answer was known, with what the probes found; nothing without any."""
     if not verdict["known_answers"]:
         return
-    legs = ("geometry", "leakage")
-    console.table(
-        ("contrast", "verdict", *(f"{leg}{what}" for leg in legs for what in ("", ", expected")), "as expected"),
-        [
-            (
-                f"{known['treated']} - {known['control']}", known["verdict"],
-                *(
-                    text
-                    for leg in legs
-                    for text in (_spoken(known["legs"][leg]), _spoken(known["expected"][leg] or "anything"))
-                ),
-                "yes" if known["as_expected"] else "no",
-            )
-            for known in verdict["known_answers"]
-        ],
-    )  # fmt: skip
+    rows = []
+    for answer in verdict["known_answers"]:
+        cells = [f"{answer['treated']} - {answer['control']}", answer["verdict"]]
+        for leg in ("geometry", "leakage"):
+            cells += [answer["legs"][leg], answer["expected"][leg] or "anything"]
+        rows.append([cell.replace("_", " ") for cell in cells] + ["yes" if answer["as_expected"] else "no"])
+    heads = ("contrast", "verdict", "geometry", "expected", "leakage", "expected", "as expected")
+    console.table(heads, rows)
     console.say(verdict["instrument"], style="bold")
 
 
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
 def _verdict_of(prepared: Prepared) -> dict[str, Any]:
-    verdict = _find_verdict(prepared)
     if prepared.plan.verdict is None:
-        raise UserError.one(
-            "verdict.without_coupling",
-            str(prepared.loaded.path),
-            "no verdict: geometry only",
-            "a verdict needs both probes, and so a `coupling`",
-        )
+        place, remedy = str(prepared.loaded.path), "a verdict needs both probes, and so a `coupling`"
+        raise UserError.one("verdict.without_coupling", place, "no verdict: geometry only", remedy)
+    verdict = _find_verdict(prepared)
     if verdict is None:
-        raise UserError.one(
-            "verdict.not_finished",
-            str(prepared.folder),
-            "this study has no verdict yet",
-            f"flatprobe run {prepared.loaded.path}",
-        )
+        place, remedy = str(prepared.folder), f"flatprobe run {prepared.loaded.path}"
+        raise UserError.one("verdict.not_finished", place, "this study has no verdict yet", remedy)
     return verdict
 
 
 def _find_verdict(prepared: Prepared) -> dict[str, Any] | None:
-    """The content of verdict.json, or None before there is a verdict.
+    """The content of verdict.json. None without a coupling, and before there is a verdict.
 
     Raises:
         UserError: the artifact is damaged.
     """
     if prepared.plan.verdict is None:
         return None
-    remedy = f"`flatprobe run {prepared.loaded.path}` computes it again"
     try:
         artifact = ArtifactStore(prepared.folder).find(prepared.plan.verdict)
         if artifact is None:
             return None
         verdict: dict[str, Any] = json.loads((artifact.folder / "verdict.json").read_text())
     except (Damaged, ValueError) as error:
-        raise UserError.one(
-            "verdict.damaged", str(prepared.folder), f"the verdict is damaged: {error}", remedy
-        ) from error
+        remedy = f"`flatprobe run {prepared.loaded.path}` computes it again"
+        message = f"the verdict is damaged: {error}"
+        raise UserError.one("verdict.damaged", str(prepared.folder), message, remedy) from error
     return verdict
