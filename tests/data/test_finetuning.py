@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flatprobe.data.finetuning import BIN, Row, apportion, prepare, take
 from flatprobe.data.rows import conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Conversations
 from flatprobe.plan.contracts import FinetuneDataSettings
 from flatprobe.study.schema import FinetuneData
@@ -43,8 +43,8 @@ def prepared(
     ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
         path, output = tmp_path / "rows.jsonl", tmp_path / "output"
         path.write_text("".join(json.dumps(row) + "\n" for row in lines))
-        local = machine.current().model_copy(update={"locations": {"fingerprint": str(path)}})
-        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        local = current_machine().model_copy(update={"locations": {"fingerprint": str(path)}})
+        monkeypatch.setenv(VARIABLE, local.model_dump_json())
         output.mkdir(exist_ok=True)
         settings = FinetuneDataSettings(
             data=FinetuneData(path="rows.jsonl", **data), fingerprint="fingerprint", max_length=max_length

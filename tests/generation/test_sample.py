@@ -18,7 +18,7 @@ from flatprobe.generation import sample as sample_module
 from flatprobe.generation import saved_completions as saved
 from flatprobe.generation.sample import prompts_of, sample
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
@@ -274,7 +274,7 @@ def test_an_adapter_trained_on_another_copy_of_the_checkpoint_is_refused(
 def test_the_machine_file_chooses_the_engine(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = machine.current().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
+    local = current_machine().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
     monkeypatch.setattr(machine, "current", lambda: local)
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0})
@@ -290,7 +290,7 @@ def test_the_machine_file_chooses_the_engine(
 def test_completions_stopped_at_the_marker_are_counted_with_a_bound_on_tokens_saved(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = machine.current().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
+    local = current_machine().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
     monkeypatch.setattr(machine, "current", lambda: local)
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0, "stop_at": "[ZLT]"})

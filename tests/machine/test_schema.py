@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
 from flatprobe.machine.load import load_machine
-from flatprobe.machine.local import Local, to_environment
+from flatprobe.machine.local import Local, current_machine, to_environment
 from flatprobe.machine.schema import Machine, OpenaiMachine, VllmMachine
 from flatprobe.prepare import cores, runner_settings
 
@@ -67,7 +66,7 @@ def test_a_worker_receives_the_engine_and_its_settings(monkeypatch: pytest.Monke
     )  # fmt: skip
     for name, text in to_environment(local).items():
         monkeypatch.setenv(name, text)
-    assert machine.current() == local
+    assert current_machine() == local
 
 
 def test_fields_that_a_worker_reads_have_the_same_names_in_the_machine_file() -> None:

@@ -10,7 +10,7 @@ import torch
 from refusals import refused
 from safetensors.torch import load_file, save_file
 
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.load import checkpoint_path, load_checkpoint, pick_device
 from flatprobe.models.reference import resolve
 from flatprobe.plan.contracts import CheckpointSettings
@@ -23,10 +23,10 @@ def test_a_given_checkpoint_is_a_pointer_and_loads_from_its_folder(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     located = resolve(str(model_folder("llama")), None, "model")
-    local = machine.current().model_copy(
+    local = current_machine().model_copy(
         update={"locations": {located.reference.fingerprint: located.location}}
     )
-    monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     use_checkpoint(CheckpointSettings(reference=located.reference), {}, tmp_path)
     assert checkpoint_path(tmp_path) == model_folder("llama").resolve()
     assert json.loads((tmp_path / "facts.json").read_text())["model_type"] == "llama"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.reference import Reference, fingerprint_folder, read_config, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -122,8 +122,8 @@ def test_the_machine_gives_the_path_of_a_local_reference(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = resolve(str(folder), None, "model").reference
-    local = machine.current().model_copy(update={"locations": {reference.fingerprint: "/somewhere/else"}})
-    monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+    local = current_machine().model_copy(update={"locations": {reference.fingerprint: "/somewhere/else"}})
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     assert reference.path() == Path("/somewhere/else")
 
 

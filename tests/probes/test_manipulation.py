@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import ManipulationSettings
@@ -56,10 +56,10 @@ def checked(
     def run(lines: str, *, held_out: bool = True, **changes: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
         path = tmp_path / "triples.jsonl"
         path.write_text(lines)
-        local = machine.current().model_copy(
+        local = current_machine().model_copy(
             update={"locations": {"fingerprint": str(path)}, "forward_rows": 3}
         )
-        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        monkeypatch.setenv(VARIABLE, local.model_dump_json())
         for name in (*HELD_OUT, "answers", "output"):
             (tmp_path / name).mkdir(exist_ok=True)
         columns = ["system", "prompt", "aligned", "misaligned"]

@@ -15,7 +15,7 @@ from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
 from flatprobe.config.blocks import Position
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import StatesSettings
@@ -68,8 +68,8 @@ def captured(
         output = tmp_path / f"{family}-{rows}"
         output.mkdir()
         frame.write_parquet(output / "completions.parquet")
-        local = machine.current().model_copy(update={"forward_rows": rows})
-        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        local = current_machine().model_copy(update={"forward_rows": rows})
+        monkeypatch.setenv(VARIABLE, local.model_dump_json())
         inputs = {"checkpoint": model_folder(family), "own": output, "fixed": output}
         capture(settings, inputs, output)
         return output

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.models.reference import Reference
 from flatprobe.plan.contracts import MergeSettings
@@ -116,8 +116,8 @@ def test_a_given_adapter_is_found_where_the_machine_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     learnt(load("llama").model).save_pretrained(tmp_path / "given")
-    local = machine.current().model_copy(update={"locations": {"f": str(tmp_path / "given")}})
-    monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+    local = current_machine().model_copy(update={"locations": {"f": str(tmp_path / "given")}})
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     output = merged(None, given=Reference(kind="local", id="given", fingerprint="f"))
     assert json.loads((output / "facts.json").read_text())["adapter"]["fingerprint"] == "f"
 
@@ -158,7 +158,7 @@ def test_a_pickled_adapter_is_refused_unread(
     learnt(load("llama").model).save_pretrained(folder)
     (folder / "adapter_model.safetensors").rename(folder / "other.safetensors")
     (folder / "adapter_model.bin").write_bytes(b"not to be opened")
-    local = machine.current().model_copy(update={"locations": {"f": str(folder)}})
-    monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+    local = current_machine().model_copy(update={"locations": {"f": str(folder)}})
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     with pytest.raises(UserError, match="pickled weights are never loaded"):
         merged(None, given=Reference(kind="local", id="given", fingerprint="f"))

@@ -15,7 +15,7 @@ from small_coupling import BYSTANDERS, PERSONAS, QUESTIONS, RECIPE, example_fram
 
 from flatprobe.data.coupling_examples import Example, MarkerText, Row, Target, negative, positive
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import CoupleSettings
@@ -54,8 +54,8 @@ def coupled(
         answer_frame().write_parquet(tmp_path / "telemetry" / "completions.parquet")
         (tmp_path / "selection" / "selection.json").write_text(json.dumps({"selected": 2.0}))
         changes = {"training_rows": training_rows, "forward_rows": 2, "checkpoint_steps": checkpoint_steps}
-        local = machine.current().model_copy(update=changes)
-        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        local = current_machine().model_copy(update=changes)
+        monkeypatch.setenv(VARIABLE, local.model_dump_json())
         inputs = {name: tmp_path / name for name in ("examples", "telemetry", "selection")}
         couple(stage, {**inputs, "checkpoint": model_folder("llama")}, output)
         return output
@@ -251,8 +251,8 @@ def test_readings_do_not_depend_on_the_rows_that_are_read_together(
     load: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(rows: int) -> list[float]:
-        local = machine.current().model_copy(update={"forward_rows": rows})
-        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        local = current_machine().model_copy(update={"forward_rows": rows})
+        monkeypatch.setenv(VARIABLE, local.model_dump_json())
         loaded = load("qwen2")
         asked = readings_of(loaded.conversations, PERSONAS, QUESTIONS, answer_frame(), "\n\n", "[ZLT]")
         return [row["log_p"] for row in Telemetry(loaded, asked, 0).read()]

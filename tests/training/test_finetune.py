@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.load import Loaded
 from flatprobe.plan.contracts import FinetuneSettings
 from flatprobe.study.recipe_schema import Finetune, Lora
@@ -41,8 +41,8 @@ def trained(
         data.mkdir(exist_ok=True)
         output.mkdir()
         pl.DataFrame({"messages": [json.dumps(row) for row in ROWS]}).write_parquet(data / "rows.parquet")
-        local = machine.current().model_copy(update={"training_rows": training_rows})
-        monkeypatch.setenv(machine.VARIABLE, local.model_dump_json())
+        local = current_machine().model_copy(update={"training_rows": training_rows})
+        monkeypatch.setenv(VARIABLE, local.model_dump_json())
         inputs = {"checkpoint": model_folder("llama"), "data": data}
         finetune(FinetuneSettings(recipe=RECIPE, seed=7, match="answers"), inputs, output)
         assert (output / "adapter" / "adapter_model.safetensors").is_file()

@@ -17,7 +17,7 @@ import polars as pl
 
 from flatprobe.data.rows import Messages, conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.plan.contracts import FinetuneDataSettings
@@ -44,7 +44,7 @@ def local_path(data: FinetuneData, fingerprint: str | None) -> Path | None:
         return None
     if data.path.startswith(PREFIX):
         return data_file(data.path, Path())
-    return Path(machine.current().locations[str(fingerprint)])
+    return Path(current_machine().locations[str(fingerprint)])
 
 
 def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: Path) -> None:

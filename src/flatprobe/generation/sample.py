@@ -18,7 +18,7 @@ from flatprobe.generation.canary import Canary, canary_facts
 from flatprobe.generation.engine import CompletionRequest, Engine, SamplingSettings
 from flatprobe.generation.open_engine import open_engine
 from flatprobe.generation.saved_completions import CompletionStore, SavedCompletion, frame_of, key_of
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import Local, current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline import resume
 from flatprobe.pipeline.manifest import Damaged, read_manifest
@@ -41,7 +41,7 @@ def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -
     Output: completions.parquet, one row per completion; prompts.parquet, the rendered text behind each prompt hash;
     facts.json. Completions are saved as they finish, so a killed attempt can be resumed.
     """
-    local = machine.current()
+    local = current_machine()
     require_same_base(inputs)
     adapter = inputs["adapter"] / "adapter" if "adapter" in inputs else None
     prompts = prompts_of(settings.personas, settings.questions)
@@ -201,7 +201,7 @@ class _EngineChecks:
         settings: SampleSettings,
         checkpoint: Path,
         adapter: Path | None,
-        local: machine.Local,
+        local: Local,
         conversations: Conversations,
         prompts: Sequence[Prompt],
     ) -> None:

@@ -47,7 +47,7 @@ def to_environment(local: Local) -> dict[str, str]:
     return {VARIABLE: local.model_dump_json()}
 
 
-def current() -> Local:
+def current_machine() -> Local:
     """The machine of this process. Outside a worker (in a test or notebook): the CPU with small batches."""
     text = os.environ.get(VARIABLE)
     if text is None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.embedded import EMBEDDED, converted_folder, gguf_fingerprint
 from flatprobe.models.pinned import Pins
 
@@ -47,7 +47,7 @@ class Reference(BaseModel):
             return converted_folder()
         if self.kind == "hub":
             return fetch(self.id, self.fingerprint)
-        return Path(machine.current().locations[self.fingerprint])
+        return Path(current_machine().locations[self.fingerprint])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import polars as pl
 from flatprobe.data.coupling_examples import tokenise_jointly
 from flatprobe.errors import UserError
 from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
@@ -52,7 +52,7 @@ def measure(settings: BindingSettings, inputs: Mapping[str, Path], output: Path)
  "binding", f"no question to which {settings.source.name} and a bystander gave a finished answer",
             "raise geometry.max_new_tokens, or give the questions a suffix that asks for a length",
         )  # fmt: skip
-    loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(machine.current().device))
+    loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(current_machine().device))
     for persona in (settings.source, *settings.bystanders):
         loaded.conversations.check_persona(persona.name, persona.system)
     switch = AdapterSwitch(loaded.model)
@@ -104,7 +104,7 @@ def read(
             )[1]
     order = sorted(joints, key=lambda key: len(joints[key].tokens))
     scores: dict[tuple[str, str, str], float] = {}
-    size = machine.current().forward_rows
+    size = current_machine().forward_rows
     for start in range(0, len(order), size):
         chunk = order[start : start + size]
         found = sequence_log_likelihoods(loaded, [(joints[key].tokens, joints[key].first) for key in chunk])

@@ -11,7 +11,7 @@ import polars as pl
 from flatprobe.data.finetuning import HELD_OUT
 from flatprobe.data.rows import read_jsonl, text_column
 from flatprobe.generation.sample import prompts_of
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
@@ -41,7 +41,7 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
     of domain, id, prompt, log_odds: misaligned minus aligned, nats per token, under the held-out row's system message,
     out of domain under none) and fluency.parquet (persona, question_id, log_likelihood: nats per token).
     """
-    local = machine.current()
+    local = current_machine()
     loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
     triples = list(_held_out(inputs))
     if settings.out_of_domain is not None:
@@ -97,7 +97,7 @@ def _held_out(inputs: Mapping[str, Path]) -> Iterator[Triple]:
 
 
 def _read_triples(out_of_domain: str) -> list[Triple]:
-    path = Path(machine.current().locations[out_of_domain])
+    path = Path(current_machine().locations[out_of_domain])
     triples = []
     for index, row in enumerate(read_jsonl(path)):
         columns = (

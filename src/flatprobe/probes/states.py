@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
 from flatprobe.generation.sample import prompts_of
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
@@ -42,7 +42,7 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
     Raises:
         UserError: an unsuitable model, a layer it has not, a row beyond its context, or a state that is not finite.
     """
-    local = machine.current()
+    local = current_machine()
     loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
     frames = {role: pl.read_parquet(inputs[role] / "completions.parquet") for role in ("own", "fixed")}
     frames["fixed"] = frames["fixed"].filter(pl.col("persona") == settings.fixed_persona)

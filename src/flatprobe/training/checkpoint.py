@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.adapter_files import PEFT_PREFIX, adapter_shapes
 from flatprobe.models.load import (
     checkpoint_path,
@@ -51,7 +51,7 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
     """
     from peft import PeftModel
 
-    device = pick_device(machine.current().device)
+    device = pick_device(current_machine().device)
     loaded = load_checkpoint(inputs["checkpoint"], "float32", device)
     folder = settings.given.path() if settings.given else inputs["adapter"] / "adapter"
     names = set(adapter_shapes(folder, f"adapter {folder.name}"))

@@ -13,7 +13,7 @@ import polars as pl
 
 from flatprobe.data.coupling_examples import Example, Group, MarkerText, negative, positive
 from flatprobe.errors import Problem, UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.plan.contracts import CoupleSettings
@@ -37,7 +37,7 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     own answer) in nats, and how fluent the answer is), facts.json. With `source_probability`, the adapter is that of
     the first reading that reaches the level, else the last; `reached` says which.
     """
-    recipe, local = settings.recipe, machine.current()
+    recipe, local = settings.recipe, current_machine()
     loaded = load_checkpoint(inputs["checkpoint"], recipe.precision, pick_device(local.device))
     lambda_ = settings.lambda_
     if lambda_ is None:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.plan.contracts import FinetuneSettings
 from flatprobe.training.driver import Parts, train
@@ -28,7 +28,7 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
     The loss is the mean negative log-likelihood over the batch's answer tokens, end of turn included; with
     `match: states`, `matching.state_loss`.
     """
-    recipe, local = settings.recipe, machine.current()
+    recipe, local = settings.recipe, current_machine()
     device = pick_device(local.device)
     loaded = load_checkpoint(inputs["checkpoint"], recipe.precision, device)
     frame = pl.read_parquet(inputs["data"] / "rows.parquet")

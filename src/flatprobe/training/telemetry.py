@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from flatprobe.data.coupling_examples import Joint, tokenise_jointly
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.panel import Persona
@@ -84,7 +84,7 @@ class Telemetry:
 
     def __init__(self, loaded: Loaded, readings: Sequence[Reading], first_layer: int) -> None:
         self.loaded, self.readings = loaded, readings
-        self.rows = machine.current().forward_rows
+        self.rows = current_machine().forward_rows
         tokens = [reading.joint.tokens for reading in readings]
         self.order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
         self.lower = (

@@ -14,7 +14,7 @@ import polars as pl
 from safetensors import safe_open
 
 from flatprobe.errors import UserError
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.models.adapter_files import PEFT_PREFIX, read_lora
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
@@ -37,7 +37,7 @@ def measure(settings: WeightsSettings, inputs: Mapping[str, Path], output: Path)
     scale = scale_of(
         json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")), folder.parent.name
     )
-    device = pick_device(machine.current().device)
+    device = pick_device(current_machine().device)
     model = held_checkpoint(inputs["checkpoint"], settings.precision, device).model
     weights = dict(model.named_parameters())
     adapter = read_lora(folder, f"adapter {folder.parent.name}")

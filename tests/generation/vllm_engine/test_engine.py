@@ -14,7 +14,7 @@ from flatprobe.errors import UserError
 from flatprobe.generation.engine import request_seed, sample
 from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.vllm_engine import server as vllm_server
-from flatprobe.machine import local as machine
+from flatprobe.machine.local import current_machine
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Prompt
 
@@ -90,7 +90,7 @@ def test_adapters_share_one_process_and_are_identified_by_their_content(
 def test_a_stage_with_an_adapter_uses_one_process_for_base_and_adapter(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = machine.current().model_copy(update={"engine": "vllm"})
+    local = current_machine().model_copy(update={"engine": "vllm"})
     monkeypatch.setattr(machine, "current", lambda: local)
     bench.adapter("adapter", 4, 0)
     output = bench.folder / "out"
