@@ -18,7 +18,7 @@ from flatprobe.generation import sample as sample_module
 from flatprobe.generation import saved_completions as saved
 from flatprobe.generation.sample import prompts_of, sample
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
-from flatprobe.machine.local import current_machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models import load as loading
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
@@ -275,7 +275,7 @@ def test_the_machine_file_chooses_the_engine(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = current_machine().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
-    monkeypatch.setattr(machine, "current", lambda: local)
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0})
     sample(
@@ -291,7 +291,7 @@ def test_completions_stopped_at_the_marker_are_counted_with_a_bound_on_tokens_sa
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = current_machine().model_copy(update={"engine": "scripted_engine:librarian_leaks"})
-    monkeypatch.setattr(machine, "current", lambda: local)
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0, "stop_at": "[ZLT]"})
     sample(

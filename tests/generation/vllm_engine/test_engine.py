@@ -14,7 +14,7 @@ from flatprobe.errors import UserError
 from flatprobe.generation.engine import request_seed, sample
 from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.vllm_engine import server as vllm_server
-from flatprobe.machine.local import current_machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Prompt
 
@@ -91,7 +91,7 @@ def test_a_stage_with_an_adapter_uses_one_process_for_base_and_adapter(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = current_machine().model_copy(update={"engine": "vllm"})
-    monkeypatch.setattr(machine, "current", lambda: local)
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     bench.adapter("adapter", 4, 0)
     output = bench.folder / "out"
     output.mkdir()

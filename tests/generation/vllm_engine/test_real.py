@@ -25,7 +25,7 @@ from flatprobe.generation.engine import CompletionRequest, sample
 from flatprobe.generation.sample import sample as sample_stage
 from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.generation.vllm_engine.engine import VllmEngine
-from flatprobe.machine.local import current_machine
+from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.embedded import converted_folder
 
@@ -153,7 +153,7 @@ def test_a_stage_uses_one_process_for_checks_base_and_adapter(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = current_machine().model_copy(update={"engine": "vllm", "vllm": OPTIONS})
-    monkeypatch.setattr(machine, "current", lambda: local)
+    monkeypatch.setenv(VARIABLE, local.model_dump_json())
     checkpoint, first = Path(trial.loaded.model.name_or_path), trial.adapters["first"]
     assert first is not None
     (tmp_path / "coupling").mkdir()
