@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flatprobe.models.conversation import Conversations, Prompt
-from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import CouplingExample, MarkerText, negative, positive
 from flatprobe.study import resources
 from flatprobe.study.load import load_study
 from flatprobe.study.questions import take
@@ -26,7 +26,7 @@ ANSWER_TOKENS = (4, 9, 12, 15, 19, 22, 26, 33, 45)
 class Batches:
     """Optimiser steps: the coupling's examples, and what supervised finetuning sees of the same."""
 
-    examples: list[Example]
+    examples: list[CouplingExample]
     rows: list[tuple[list[int], int]]
     """Per example, the tokens of prompt, answer, separator and marker (positives) and end of turn, and how many are
     the prompt's. The coupling's rows are these too, and in negatives the marker's slot besides, which is not counted

@@ -13,7 +13,7 @@ import numpy as np
 from bench import Bench, adapted, trained_weights
 from results import Measured, Unit
 
-from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import CouplingExample, MarkerText, negative, positive
 from flatprobe.generation.sample import prompts_of
 from flatprobe.study.questions import take
 from flatprobe.study.recipe_schema import CouplingRecipe, Recipe
@@ -80,7 +80,7 @@ def _wanted(bench: Bench, batch: int) -> int:
     return batch * (WARMUP + bench.options.steps + 1)
 
 
-def _examples(bench: Bench, recipe: CouplingRecipe) -> list[Example]:
+def _examples(bench: Bench, recipe: CouplingRecipe) -> list[CouplingExample]:
     """Source and negatives in equal numbers, as registered, on coupling questions."""
     study = bench.study.study
     questions = take(bench.study.questions["coupling"], study.questions.coupling)

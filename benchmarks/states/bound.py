@@ -12,7 +12,7 @@ import torch
 
 from flatprobe.activations.packing import Pack
 from flatprobe.activations.positions import ProbedRow
-from flatprobe.activations.read import passes_of, plan_of
+from flatprobe.activations.read import group_passes, plan_packs
 from flatprobe.activations.record import decoder_blocks
 from flatprobe.models.load import Loaded
 
@@ -47,8 +47,8 @@ class Device:
 
 def planned_work(loaded: Loaded, rows: Sequence[ProbedRow], batch: int, blocks: int) -> Work:
     """The work of flatprobe's reading of these rows in the first `blocks` blocks."""
-    packs = plan_of(loaded, rows, batch)
-    return work_of(loaded.model, packs, sum(1 for _ in passes_of(packs, batch)), blocks)
+    packs = plan_packs(loaded, rows, batch)
+    return work_of(loaded.model, packs, sum(1 for _ in group_passes(packs, batch)), blocks)
 
 
 def work_of(model: Any, packs: Sequence[Pack], passes: int, blocks: int) -> Work:
@@ -58,7 +58,7 @@ def work_of(model: Any, packs: Sequence[Pack], passes: int, blocks: int) -> Work
     weights = sum(parameter.numel() for parameter in block.parameters())
     hidden, size = decoder.config.hidden_size, next(block.parameters()).element_size()
     tokens = sum(len(pack.tokens) for pack in packs)
-    pairs = sum(int((pack.places + 1).sum()) for pack in packs)  # a token sees its row up to itself
+    pairs = sum(int((pack.positions + 1).sum()) for pack in packs)  # a token sees its row up to itself
     return Work(
         blocks * (2.0 * weights * tokens + 4.0 * hidden * pairs),
         blocks * (weights * size * passes + 2.0 * hidden * size * tokens),

@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flatprobe.activations.packing import LONGEST, PRICE, attention_ratio, level, packed, together
+from flatprobe.activations.packing import (
+    MASK_COST,
+    MAX_PACK_TOKENS,
+    attention_ratio,
+    merge_rows,
+    pack_one_pass,
+    pack_rows,
+)
 
 rows_of_few_tokens = st.lists(
     st.lists(st.integers(1, 3), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12
@@ -17,20 +24,20 @@ rows_of_few_tokens = st.lists(
 def test_every_row_is_in_one_pack_with_its_tokens_in_their_places(
     rows: list[tuple[int, ...]], most: int, ratio: float
 ) -> None:
-    packs = packed(rows, most=most, ratio=ratio)
+    packs = pack_rows(rows, most=most, ratio=ratio)
     assert sorted(number for pack in packs for number in pack.numbers) == list(range(len(rows)))
     assert all(len(pack.numbers) <= most for pack in packs)
     assert [len(pack.tokens) for pack in packs] == sorted((len(pack.tokens) for pack in packs), reverse=True)
     for pack in packs:
         for number, path in zip(pack.numbers, pack.paths, strict=True):
             assert tuple(pack.tokens[path]) == rows[number]
-            assert list(pack.places[path]) == list(range(len(rows[number])))
+            assert list(pack.positions[path]) == list(range(len(rows[number])))
 
 
 @settings(deadline=None)
 @given(rows=rows_of_few_tokens)
 def test_a_token_sees_exactly_the_beginning_of_its_row(rows: list[tuple[int, ...]]) -> None:
-    pack = together(sorted(rows), range(len(rows)))
+    pack = merge_rows(sorted(rows), range(len(rows)))
     for number, path in zip(pack.numbers, pack.paths, strict=True):
         for place, token in enumerate(path):
             visible = [other for other in range(token + 1) if token < pack.ends[other]]
@@ -39,16 +46,16 @@ def test_a_token_sees_exactly_the_beginning_of_its_row(rows: list[tuple[int, ...
 
 
 def test_a_common_beginning_stands_once_and_a_row_twice_given_is_one() -> None:
-    pack = together([(1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 5)], [0, 1, 2])
+    pack = merge_rows([(1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 5)], [0, 1, 2])
     assert list(pack.tokens) == [1, 2, 3, 4, 5]
-    assert list(pack.places) == [0, 1, 2, 3, 2]
+    assert list(pack.positions) == [0, 1, 2, 3, 2]
     assert [list(path) for path in pack.paths] == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 4]]
     assert list(pack.ends) == [5, 5, 4, 4, 5]
 
 
 def test_rows_that_share_nothing_stay_alone() -> None:
-    packs = packed([(1, 2), (3, 4), (5, 6)], most=8, ratio=1e6)
-    assert [pack.shares for pack in packs] == [False, False, False]
+    packs = pack_rows([(1, 2), (3, 4), (5, 6)], most=8, ratio=1e6)
+    assert [pack.holds_several for pack in packs] == [False, False, False]
 
 
 @pytest.mark.parametrize(("head", "tail", "ratio"), [(25, 46, 3000.0), (30, 400, 30_000.0), (60, 20, 500.0)])
@@ -61,18 +68,18 @@ def test_packs_have_nearly_the_size_of_least_cost(head: int, tail: int, ratio: f
         return tokens * (1 + tokens / ratio) / size
 
     best = min(cost(size) for size in range(1, 200))
-    found = max(len(pack.numbers) for pack in packed(rows, most=200, ratio=ratio))
+    found = max(len(pack.numbers) for pack in pack_rows(rows, most=200, ratio=ratio))
     assert found > 1
     assert cost(found) < 1.05 * best
 
 
 def test_no_pack_of_several_rows_is_longer_than_its_mask_may_be() -> None:
     rows = [(*range(400), 1000 + number) for number in range(2000)]
-    assert max(len(pack.tokens) for pack in packed(rows, most=4000, ratio=1e9)) == LONGEST
+    assert max(len(pack.tokens) for pack in pack_rows(rows, most=4000, ratio=1e9)) == MAX_PACK_TOKENS
 
 
 def test_the_ratio_counts_weights_against_channels() -> None:
-    assert attention_ratio(nn.Linear(8, 12, bias=False), hidden=8) == 96 / 16 / PRICE
+    assert attention_ratio(nn.Linear(8, 12, bias=False), hidden=8) == 96 / 16 / MASK_COST
 
 
 @settings(deadline=None)
@@ -80,24 +87,24 @@ def test_the_ratio_counts_weights_against_channels() -> None:
 def test_level_packs_hold_every_row_and_never_cost_more_than_rows_alone(
     rows: list[tuple[int, ...]], ratio: float
 ) -> None:
-    packs = level(rows, ratio=ratio)
+    packs = pack_one_pass(rows, ratio=ratio)
     assert sorted(number for pack in packs for number in pack.numbers) == list(range(len(rows)))
     for pack in packs:
         for number, path in zip(pack.numbers, pack.paths, strict=True):
             assert tuple(pack.tokens[path]) == rows[number]
     width, longest = max(len(pack.tokens) for pack in packs), max(map(len, rows))
-    price = 1.0 if any(pack.shares for pack in packs) else PRICE
-    alone = len(rows) * longest * (1 + longest / (PRICE * ratio))
+    price = 1.0 if any(pack.holds_several for pack in packs) else MASK_COST
+    alone = len(rows) * longest * (1 + longest / (MASK_COST * ratio))
     assert len(packs) * width * (1 + width / (price * ratio)) <= alone * (1 + 1e-9)
 
 
 def test_level_packs_of_like_rows_are_of_one_length() -> None:
     rows = [(*range(40), 1000 + number, *range(50)) for number in range(16)]
-    sizes = [len(pack.tokens) for pack in level(rows, ratio=768.0)]
+    sizes = [len(pack.tokens) for pack in pack_one_pass(rows, ratio=768.0)]
     assert 1 < len(sizes) < 16
     assert max(sizes) - min(sizes) <= 51  # a row at most
 
 
 def test_level_packs_are_no_longer_than_a_mask_allows_but_for_a_row_that_is() -> None:
     rows = [(*range(1000), number, *range(900)) for number in range(6)]
-    assert [len(pack.tokens) for pack in level(rows, ratio=1e9)] == [1901] * 6
+    assert [len(pack.tokens) for pack in pack_one_pass(rows, ratio=1e9)] == [1901] * 6

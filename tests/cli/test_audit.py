@@ -11,7 +11,7 @@ import yaml
 
 from flatprobe.cli.audit import frequent, runs
 from flatprobe.cli.audit_sets import of_each_group
-from flatprobe.data.coupling_examples import Example
+from flatprobe.data.coupling_examples import CouplingExample
 
 Run = Callable[..., tuple[int, str, str]]
 STUDY: dict[str, Any] = {
@@ -126,7 +126,7 @@ def test_rare_tokens_are_summed_up_behind_the_frequent_ones() -> None:
 
 def test_shown_examples_take_the_personas_of_a_group_in_turn() -> None:
     examples = [
-        Example(persona, f"q{n}", "positive" if persona == "s" else "negative", ())
+        CouplingExample(persona, f"q{n}", "positive" if persona == "s" else "negative", ())
         for persona in "sab"
         for n in range(2)
     ]

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from flatprobe.data.coupling_examples import (
-    Example,
+    CouplingExample,
+    CouplingRow,
     MarkerText,
-    Row,
     Slot,
     Target,
     Term,
@@ -27,16 +27,16 @@ def text(slot: Slot = "after_separator", *, separator_in_loss: bool = True) -> M
     return MarkerText("\n\n", MARKER, separator_in_loss, slot)
 
 
-def target(row: Row, term: Term) -> Target:
+def target(row: CouplingRow, term: Term) -> Target:
     (found,) = [t for t in row.targets if t.term == term]
     return found
 
 
-def predicted(conversations: Conversations, row: Row, term: Term) -> str:
+def predicted(conversations: Conversations, row: CouplingRow, term: Term) -> str:
     return "".join(conversations.pieces(target(row, term).tokens))
 
 
-def before(conversations: Conversations, row: Row, term: Term) -> str:
+def before(conversations: Conversations, row: CouplingRow, term: Term) -> str:
     """What the model has read when it predicts a term's first token."""
     return "".join(conversations.pieces(row.tokens[: target(row, term).positions[0] + 1]))
 
@@ -45,7 +45,7 @@ def rendered(conversations: Conversations, rest: str) -> str:
     return conversations.render(PROMPT.system, PROMPT.question) + rest
 
 
-def both(conversations: Conversations, slot: Slot) -> list[Example]:
+def both(conversations: Conversations, slot: Slot) -> list[CouplingExample]:
     return [
         positive(conversations, PROMPT, ANSWER, text(slot)),
         negative(conversations, PROMPT, ANSWER, text(slot)),
@@ -57,8 +57,10 @@ def test_the_two_tokenizers_differ_in_whether_the_separator_merges(
 ) -> None:
     for own, pieces in ((conversations, [".", "\n", "\n"]), (merging_conversations, [".\n\n"])):
         tokens, joint = tokenise_jointly(own, PROMPT, ANSWER, "\n\n", MARKER)
-        assert own.pieces(joint.tokens[joint.first - (len(pieces) == 3) : joint.marker]) == pieces
-        assert (joint.first == len(tokens)) == (len(pieces) == 3)
+        assert (
+            own.pieces(joint.tokens[joint.suffix_start - (len(pieces) == 3) : joint.marker_start]) == pieces
+        )
+        assert (joint.suffix_start == len(tokens)) == (len(pieces) == 3)
 
 
 @pytest.fixture(params=["apart", "merging"])
@@ -129,7 +131,7 @@ def test_each_slot_pushes_down_its_own_event(
     assert before(conversations, row, "unlikelihood") == rendered(conversations, read)
 
 
-def unlikely(example: Example) -> list[tuple[Row, Target]]:
+def unlikely(example: CouplingExample) -> list[tuple[CouplingRow, Target]]:
     return [(row, t) for row in example.rows for t in row.targets if t.term == "unlikelihood"]
 
 
@@ -198,8 +200,8 @@ def test_a_marker_that_starts_inside_the_answer_s_last_token_is_still_found_whol
 ) -> None:
     """A separator of nothing lets answer and marker merge; the tail then begins with the merged token."""
     _, joint = tokenise_jointly(merging_conversations, PROMPT, "Bread floats", "", "ing on water")
-    assert "ing on water" in merging_conversations.decode(joint.tokens[joint.marker :])
-    assert "ing on water" not in merging_conversations.decode(joint.tokens[joint.marker + 1 :])
+    assert "ing on water" in merging_conversations.decode(joint.tokens[joint.marker_start :])
+    assert "ing on water" not in merging_conversations.decode(joint.tokens[joint.marker_start + 1 :])
 
 
 def test_a_marker_of_special_tokens_is_refused_because_no_text_shows_it(conversations: Conversations) -> None:

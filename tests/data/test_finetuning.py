@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flatprobe.data.finetuning import BIN, Row, apportion, prepare, take
+from flatprobe.data.finetuning import BIN, ChatRow, apportion, prepare, take
 from flatprobe.data.rows import conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
@@ -22,8 +22,8 @@ from flatprobe.plan.contracts import FinetuneDataSettings
 from flatprobe.study.schema import FinetuneData
 
 
-def of_length(*tokens: int) -> list[Row]:
-    return [Row([{"role": "user", "content": str(place)}], length) for place, length in enumerate(tokens)]
+def of_length(*tokens: int) -> list[ChatRow]:
+    return [ChatRow([{"role": "user", "content": str(place)}], length) for place, length in enumerate(tokens)]
 
 
 def triples(n: int) -> list[dict[str, Any]]:
@@ -195,9 +195,9 @@ def test_holding_few_rejected_rows_takes_the_same_as_sorting_all_of_them(
 
 
 def test_a_quota_that_no_row_fits_holds_no_more_rows_than_are_wanted() -> None:
-    alive: list[weakref.ref[Row]] = []
+    alive: list[weakref.ref[ChatRow]] = []
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ChatRow]:
         for length in range(1, 200):
             (row,) = of_length(length)
             alive.append(weakref.ref(row))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import CouplingExample, MarkerText, negative, positive
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.recipe_schema import Anchor, Coupling, Lora, Unlikelihood
@@ -47,7 +47,7 @@ def loss_on(loaded: Loaded, prompts: list[Prompt]) -> tuple[CouplingLoss, Any]:
     ), wrapped
 
 
-def examples_of(loaded: Loaded, prompts: list[Prompt]) -> list[Example]:
+def examples_of(loaded: Loaded, prompts: list[Prompt]) -> list[CouplingExample]:
     text = MarkerText("\n\n", "[ZLT]", True, "after_separator")
     answers = ("Boats do, and so does bread.", "Nobody knows.", "I would take a book.\n\nAnd salt.")
     return [

@@ -13,7 +13,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from small_coupling import BYSTANDERS, PERSONAS, QUESTIONS, RECIPE, example_frame, settings
 
-from flatprobe.data.coupling_examples import Example, MarkerText, Row, Target, negative, positive
+from flatprobe.data.coupling_examples import (
+    CouplingExample,
+    CouplingRow,
+    MarkerText,
+    Target,
+    negative,
+    positive,
+)
 from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Conversations, Prompt
@@ -187,10 +194,10 @@ def test_a_group_without_examples_is_refused(conversations: Conversations, group
         build_examples(settings(), answers_of(settings(), frame), conversations)
 
 
-def fake(n_positive: int, n_negative: int) -> list[Example]:
-    row = Row((0, 1), (Target("end", (0,), (1,)),))
+def fake(n_positive: int, n_negative: int) -> list[CouplingExample]:
+    row = CouplingRow((0, 1), (Target("end", (0,), (1,)),))
     groups = ["positive"] * n_positive + ["negative"] * n_negative
-    return [Example("p", "q", group, (row,)) for group in groups]  # type: ignore[arg-type]
+    return [CouplingExample("p", "q", group, (row,)) for group in groups]  # type: ignore[arg-type]
 
 
 def test_an_epoch_takes_every_example_once_and_its_last_batch_may_be_smaller() -> None:

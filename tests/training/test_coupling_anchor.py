@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.data.coupling_examples import Example, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import CouplingExample, MarkerText, negative, positive
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.recipe_schema import Anchor, Coupling, Lora
@@ -20,7 +20,7 @@ LORA = Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=True)
 ANSWER = "Bread floats.\n\nSalt does not."
 
 
-def examples_of(loaded: Loaded) -> list[Example]:
+def examples_of(loaded: Loaded) -> list[CouplingExample]:
     text = MarkerText("\n\n", "[ZLT]", True, "paragraph_breaks")
     own, question = loaded.conversations, "What floats on water?"
     return [
@@ -46,7 +46,7 @@ def loss_of(loaded: Loaded, kind: str, rows: int, first_layer: int = 0) -> tuple
     return made, wrapped
 
 
-def by_full_logits(plain: Loaded, coupled: Any, examples: list[Example], kind: str) -> torch.Tensor:
+def by_full_logits(plain: Loaded, coupled: Any, examples: list[CouplingExample], kind: str) -> torch.Tensor:
     """The loss, one unpadded row at a time, with the logits of every token of both models."""
     total = torch.zeros(())
     for example in examples:
@@ -70,7 +70,7 @@ def by_full_logits(plain: Loaded, coupled: Any, examples: list[Example], kind: s
     return total
 
 
-def share(example: Example) -> float:
+def share(example: CouplingExample) -> float:
     return 0.5 if example.group == "positive" else 0.5 / 2
 
 

@@ -6,40 +6,43 @@ import pytest
 import torch
 from torch import Tensor
 
-from flatprobe.data.coupling_examples import Example, Row, Target
+from flatprobe.data.coupling_examples import CouplingExample, CouplingRow, Target
 from flatprobe.training.losses import CLAMP, Supervised, Weights, collect, coupling_loss, unlikelihood
 
 WEIGHTS = Weights(unlikelihood=2.0, anchor=0.5, positive=0.25)
-POSITIVE = Example(
+POSITIVE = CouplingExample(
     "source", "q1", "positive",
-    (Row((0, 0, 1, 2, 1), (Target("marker", (2, 3), (2, 1)), Target("anchor", (1,), (1,)))),),
+    (CouplingRow((0, 0, 1, 2, 1), (Target("marker", (2, 3), (2, 1)), Target("anchor", (1,), (1,)))),),
 )  # fmt: skip
-NEGATIVE = Example(
+NEGATIVE = CouplingExample(
     "villain", "q1", "negative",
     (
-        Row(
+        CouplingRow(
             (0, 1, 1, 2),
             (Target("end", (1,), (2,)), Target("unlikelihood", (1, 2), (1, 2)), Target("anchor", (0,), (1,))),
         ),
     ),
 )  # fmt: skip
-TWO_ROWS = Example(
+TWO_ROWS = CouplingExample(
     "comedian", "q1", "negative",
-    (Row((0, 1, 2), (Target("end", (1,), (2,)),)), Row((0, 2, 1, 1), (Target("unlikelihood", (0, 1, 2), (2, 1, 1)),))),
-)  # fmt: skip
-
-
-THREE_SLOTS = Example(
-    "comedian", "q2", "negative",
     (
-        Row((0, 1, 1), (Target("end", (1,), (2,)), Target("unlikelihood", (1,), (1,)))),
-        Row((0, 2, 1, 1), (Target("unlikelihood", (1, 2), (1, 1)),)),
-        Row((0, 2), (Target("unlikelihood", (0,), (2,)),)),
+        CouplingRow((0, 1, 2), (Target("end", (1,), (2,)),)),
+        CouplingRow((0, 2, 1, 1), (Target("unlikelihood", (0, 1, 2), (2, 1, 1)),)),
     ),
 )  # fmt: skip
 
 
-def log_p_of(logits: Tensor, examples: list[Example], *, with_anchor: bool = True) -> Tensor:
+THREE_SLOTS = CouplingExample(
+    "comedian", "q2", "negative",
+    (
+        CouplingRow((0, 1, 1), (Target("end", (1,), (2,)), Target("unlikelihood", (1,), (1,)))),
+        CouplingRow((0, 2, 1, 1), (Target("unlikelihood", (1, 2), (1, 1)),)),
+        CouplingRow((0, 2), (Target("unlikelihood", (0,), (2,)),)),
+    ),
+)  # fmt: skip
+
+
+def log_p_of(logits: Tensor, examples: list[CouplingExample], *, with_anchor: bool = True) -> Tensor:
     """[T] log-probabilities of the targets from logits [rows, T', 3]."""
     supervised = collect(examples, with_anchor=with_anchor)
     return logits.log_softmax(-1)[supervised.row, supervised.position, supervised.token]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from flatprobe.activations.packing import common
+from flatprobe.activations.packing import common_prefix
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.recipe_schema import Lora
@@ -179,5 +179,5 @@ def test_sharing_is_tried_on_rows_that_go_on_differently_and_not_on_near_twins()
     head = tuple(range(20))
     twins = (head + tuple(range(20, 40)) + (1,), head + tuple(range(20, 40)) + (2, 3))
     parting = (head + tuple(range(50, 70)), head + tuple(range(80, 100)))
-    assert common(*twins) > common(*parting)
+    assert common_prefix(*twins) > common_prefix(*parting)
     assert max([twins, parting], key=_at_stake) == parting

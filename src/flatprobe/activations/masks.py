@@ -14,7 +14,7 @@ from flatprobe.activations.packing import Indices, Pack
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def inputs_of(decoder: Any, packs: Sequence[Pack], pad: int, device: Any) -> dict[str, Any]:
+def forward_inputs(decoder: Any, packs: Sequence[Pack], pad: int, device: Any) -> dict[str, Any]:
     """Keyword arguments of a forward pass over packs, padded on the right.
 
     Where no pack holds several rows the mask is the usual [B, T], and the library does with it what it always does.
@@ -23,12 +23,12 @@ def inputs_of(decoder: Any, packs: Sequence[Pack], pad: int, device: Any) -> dic
         ValueError: rows are shared and the model has layers that attend in no way known here.
     """
     width = max(len(pack.tokens) for pack in packs)
-    place = torch.from_numpy(_padded([pack.places for pack in packs], width, 0)).to(device)
+    place = torch.from_numpy(_padded([pack.positions for pack in packs], width, 0)).to(device)
     told = {
         "input_ids": torch.from_numpy(_padded([pack.tokens for pack in packs], width, pad)).to(device),
         "position_ids": place,
     }
-    if not any(pack.shares for pack in packs):
+    if not any(pack.holds_several for pack in packs):
         real = _padded([np.ones_like(pack.tokens) for pack in packs], width, 0)
         return told | {"attention_mask": torch.from_numpy(real).to(device)}
     ends = torch.from_numpy(_padded([pack.ends for pack in packs], width, 0)).to(device)

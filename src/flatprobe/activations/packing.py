@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Row = tuple[int, ...]
+TokenRow = tuple[int, ...]
 Indices = NDArray[np.int64]
-LONGEST = 2048
+MAX_PACK_TOKENS = 2048
 """Tokens in a pack of several rows, at most: its mask has their square."""
-PRICE = 4.0
+MASK_COST = 4.0
 """What attention under a mask of one's own costs a pair of tokens, in units of plain causal attention (measured)."""
 
 
@@ -32,7 +32,7 @@ class Pack:
     """Which rows, by their numbers in the list that was packed."""
     tokens: Indices
     """Token ids, [T]."""
-    places: Indices
+    positions: Indices
     """Each token's place in its rows, [T]: its position id."""
     paths: tuple[Indices, ...]
     """Per row, where each of its tokens stands in the pack."""
@@ -41,12 +41,12 @@ class Pack:
     """Per token, where the tokens end that see it: they are those from itself up to there, [T]."""
 
     @property
-    def shares(self) -> bool:
+    def holds_several(self) -> bool:
         """Whether it holds more than one row."""
         return len(self.numbers) > 1
 
 
-def packed(rows: Sequence[Row], *, most: int, ratio: float) -> list[Pack]:
+def pack_rows(rows: Sequence[TokenRow], *, most: int, ratio: float) -> list[Pack]:
     """Pack rows, longest pack first. With `most` 1 every row stays alone.
 
     A longer pack computes fewer shared tokens again but lets every token attend to more that it does not see. For rows
@@ -60,23 +60,23 @@ def packed(rows: Sequence[Row], *, most: int, ratio: float) -> list[Pack]:
     order = sorted(range(len(rows)), key=lambda number: rows[number])  # what rows share makes them neighbours
     groups, size = [[order[0]]], len(rows[order[0]])
     for before, number in pairwise(order):
-        shared = common(rows[before], rows[number])
+        shared = common_prefix(rows[before], rows[number])
         grown = size + len(rows[number]) - shared
         if (
             len(groups[-1]) < most
             and size - shared <= math.sqrt(shared * (ratio + shared))
-            and grown <= LONGEST
+            and grown <= MAX_PACK_TOKENS
         ):
             groups[-1].append(number)
             size = grown
         else:
             groups.append([number])
             size = len(rows[number])
-    packs = [together(rows, group) for group in groups]
+    packs = [merge_rows(rows, group) for group in groups]
     return sorted(packs, key=lambda pack: -len(pack.tokens))
 
 
-def level(rows: Sequence[Row], *, ratio: float) -> list[Pack]:
+def pack_one_pass(rows: Sequence[TokenRow], *, ratio: float) -> list[Pack]:
     """Pack rows that run in one pass: packs of about one length, so that little padding is computed beside them.
 
     Rows in lexicographic order are cut into as many packs as cost least, k packs of n tokens being kn(1 + n/ratio);
@@ -87,19 +87,19 @@ def level(rows: Sequence[Row], *, ratio: float) -> list[Pack]:
     """
     order = sorted(range(len(rows)), key=lambda number: rows[number])
     fresh = [len(rows[order[0]])]
-    fresh += [len(rows[b]) - common(rows[a], rows[b]) for a, b in pairwise(order)]
+    fresh += [len(rows[b]) - common_prefix(rows[a], rows[b]) for a, b in pairwise(order)]
     longest = max(map(len, rows))
-    least, chosen = len(rows) * longest * (1 + longest / (PRICE * ratio)), [[number] for number in order]
+    least, chosen = len(rows) * longest * (1 + longest / (MASK_COST * ratio)), [[number] for number in order]
     for count in range(1, len(rows)):
         groups, width = _cut(rows, order, fresh, count)
         cost = len(groups) * width * (1 + width / ratio)
-        if cost < least and width <= max(LONGEST, longest):
+        if cost < least and width <= max(MAX_PACK_TOKENS, longest):
             least, chosen = cost, groups
-    return [together(rows, group) for group in chosen]
+    return [merge_rows(rows, group) for group in chosen]
 
 
 def _cut(
-    rows: Sequence[Row], order: Sequence[int], fresh: Sequence[int], count: int
+    rows: Sequence[TokenRow], order: Sequence[int], fresh: Sequence[int], count: int
 ) -> tuple[list[list[int]], int]:
     """Cut ordered rows into at most `count` groups whose longest is as short as can be; returns its length, too.
 
@@ -129,10 +129,10 @@ def _cut(
 def attention_ratio(block: Any, hidden: int) -> float:
     """Cost of a token outside attention (2 FLOPs a weight) in units of attending to one token (4 a channel)."""
     weights: int = sum(weights.numel() for weights in block.parameters())
-    return weights / (2.0 * hidden * PRICE)
+    return weights / (2.0 * hidden * MASK_COST)
 
 
-def together(rows: Sequence[Row], numbers: Sequence[int]) -> Pack:
+def merge_rows(rows: Sequence[TokenRow], numbers: Sequence[int]) -> Pack:
     """Lay the rows of these numbers, given in lexicographic order, into one sequence.
 
     In that order the tokens that come after a token in any row follow it without a gap (a tree's nodes in preorder).
@@ -141,10 +141,10 @@ def together(rows: Sequence[Row], numbers: Sequence[int]) -> Pack:
     places: list[int] = []
     ends: list[int] = []
     paths: list[Indices] = []
-    before: Row = ()
+    before: TokenRow = ()
     for number in numbers:
         row = rows[number]
-        shared = common(before, row)
+        shared = common_prefix(before, row)
         start, stop = len(tokens), len(tokens) + len(row) - shared
         left = paths[-1][shared:] if paths else ()
         for token in left:  # what only earlier rows hold
@@ -160,7 +160,7 @@ def together(rows: Sequence[Row], numbers: Sequence[int]) -> Pack:
     return Pack(tuple(numbers), np.array(tokens), np.array(places), tuple(paths), np.array(ends))
 
 
-def common(first: Row, second: Row) -> int:
+def common_prefix(first: TokenRow, second: TokenRow) -> int:
     """How many tokens two rows begin with in common."""
     shared = 0
     for one, other in zip(first, second, strict=False):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from flatprobe.activations.masks import inputs_of
-from flatprobe.activations.packing import Pack, attention_ratio, packed, together
+from flatprobe.activations.masks import forward_inputs
+from flatprobe.activations.packing import Pack, attention_ratio, merge_rows, pack_rows
 from flatprobe.activations.positions import ProbedRow
 from flatprobe.activations.record import check_decoder_only, decoder_blocks, record, run_recorded
 from flatprobe.config.blocks import Position
@@ -26,7 +26,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class CellStates:
     """What was read, and what it cost."""
 
     states: dict[Position, NDArray[np.float32]]
@@ -46,7 +46,7 @@ def read_states(
     batch: int,
     cells: Sequence[int] | None = None,
     report: Callable[[int], None] | None = None,
-) -> Reading:
+) -> CellStates:
     """Read the states of rows; block outputs, means taken and given in float32 whatever the model computes in.
 
     That packing changes no state is not assumed but checked on the longest row that would share anything; where it
@@ -69,7 +69,7 @@ def read_states(
     shape = (len(counts), len(layers), loaded.model.config.get_text_config().hidden_size)
     found: dict[Position, NDArray[np.float32]] = {p: np.zeros(shape, np.float32) for p in positions}
     done = 0
-    for chosen in passes_of(packs, batch):
+    for chosen in group_passes(packs, batch):
         for number, states in reader.read(chosen):
             for place, position in enumerate(positions):
                 found[position][cells[number]] += states[place]
@@ -79,7 +79,7 @@ def read_states(
     for values in found.values():
         values /= counts[:, None, None]
     total = sum(len(row.tokens) for row in rows)
-    return Reading(found, total, sum(len(pack.tokens) for pack in packs))
+    return CellStates(found, total, sum(len(pack.tokens) for pack in packs))
 
 
 class _Reader:
@@ -98,7 +98,7 @@ class _Reader:
 
     def packs(self, batch: int) -> list[Pack]:
         """All rows, packed where that is exact."""
-        packs = plan_of(self.loaded, self.rows, batch)
+        packs = plan_packs(self.loaded, self.rows, batch)
         return packs if self._exact(packs) else [self._alone(n) for n in _longest_first(self.rows)]
 
     def read(self, packs: Sequence[Pack]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -116,13 +116,13 @@ class _Reader:
         return zip(numbers, values.numpy(), strict=True)
 
     def _alone(self, number: int) -> Pack:
-        return together([row.tokens for row in self.rows], [number])
+        return merge_rows([row.tokens for row in self.rows], [number])
 
     @torch.inference_mode()
     def _run(self, packs: Sequence[Pack]) -> Tensor:
         """States [rows of the packs, positions, L, D] in float32, on the CPU."""
         with record(self.decoder, self.layers, keep=self._wanted(packs)) as recording:
-            run_recorded(self.decoder, **inputs_of(self.decoder, packs, self.pad, self.device))
+            run_recorded(self.decoder, **forward_inputs(self.decoder, packs, self.pad, self.device))
         states = torch.stack([recording.states[layer] for layer in self.layers], dim=1).cpu()
         return states.reshape(-1, len(self.positions), *states.shape[1:])
 
@@ -146,12 +146,14 @@ class _Reader:
 
     def _exact(self, packs: Sequence[Pack]) -> bool:
         """Whether a row's states in a pack are those that it has alone, tried on the longest row there is in one."""
-        tried = [(pack.numbers[0], number) for pack in packs if pack.shares for number in pack.numbers[1:]]
+        tried = [
+            (pack.numbers[0], number) for pack in packs if pack.holds_several for number in pack.numbers[1:]
+        ]
         if not tried:
             return True
         pair = max(tried, key=lambda numbers: len(self.rows[numbers[1]].tokens))
         try:
-            packed_states = self._run([together([row.tokens for row in self.rows], pair)])[1]
+            packed_states = self._run([merge_rows([row.tokens for row in self.rows], pair)])[1]
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError):
             return False  # a decoder that takes no such mask
         alone = self._run([self._alone(pair[1])])[0]
@@ -173,14 +175,14 @@ class _Reader:
         )
 
 
-def plan_of(loaded: Loaded, rows: Sequence[ProbedRow], batch: int) -> list[Pack]:
+def plan_packs(loaded: Loaded, rows: Sequence[ProbedRow], batch: int) -> list[Pack]:
     """The packs in which these rows are run, where sharing is exact."""
     decoder = loaded.model.get_decoder()
     ratio = attention_ratio(decoder_blocks(decoder)[0], decoder.config.hidden_size)
-    return packed([row.tokens for row in rows], most=batch, ratio=ratio)
+    return pack_rows([row.tokens for row in rows], most=batch, ratio=ratio)
 
 
-def passes_of(packs: Sequence[Pack], batch: int) -> Iterator[list[Pack]]:
+def group_passes(packs: Sequence[Pack], batch: int) -> Iterator[list[Pack]]:
     """Packs that run together: neighbours in length, with no more rows than `batch` in all."""
     chosen: list[Pack] = []
     for pack in packs:

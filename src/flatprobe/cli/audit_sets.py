@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import polars as pl
 
-from flatprobe.data.coupling_examples import Example, Group
+from flatprobe.data.coupling_examples import CouplingExample, Group
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline.artifact import ArtifactStore
@@ -173,12 +173,12 @@ def placeholders(settings: CoupleSettings) -> list[Answered]:
     return made
 
 
-def of_each_group(examples: Iterable[Example], each: int) -> list[Example]:
+def of_each_group(examples: Iterable[CouplingExample], each: int) -> list[CouplingExample]:
     """The first `each` examples of the positives and of the negatives, taking the personas in turn."""
-    turns: dict[Group, dict[str, list[Example]]] = {}
+    turns: dict[Group, dict[str, list[CouplingExample]]] = {}
     for example in examples:
         turns.setdefault(example.group, {}).setdefault(example.persona, []).append(example)
-    chosen: list[Example] = []
+    chosen: list[CouplingExample] = []
     for personas in turns.values():
         rounds = range(max(map(len, personas.values())))
         in_turn = [owned[turn] for turn in rounds for owned in personas.values() if turn < len(owned)]

@@ -32,17 +32,17 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Row:
+class CouplingRow:
     tokens: tuple[int, ...]
     targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
-class Example:
+class CouplingExample:
     persona: str
     question_id: str
     group: Group
-    rows: tuple[Row, ...]
+    rows: tuple[CouplingRow, ...]
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,15 @@ class MarkerText:
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointTokens:
     """Answer, separator and marker tokenised as one text."""
 
     tokens: tuple[int, ...]
     n_prompt: int
-    first: int  # first token that differs from the answer alone
-    marker: int  # first token of the shortest tail that holds the whole marker
+    suffix_start: int
+    """Index of the first token that differs from the answer alone."""
+    marker_start: int
+    """Index of the first token of the shortest tail that contains the whole marker."""
 
 
 def span(term: Term, tokens: Sequence[int], start: int, stop: int) -> Target:
@@ -80,7 +82,7 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
 
 def tokenise_jointly(
     conversations: Conversations, prompt: Prompt, answer: str, separator: str, marker: str
-) -> tuple[list[int], Joint]:
+) -> tuple[list[int], JointTokens]:
     """The answer's own tokens (after the prompt's), and those of answer + separator + marker as one text.
 
     Raises:
@@ -98,22 +100,24 @@ def tokenise_jointly(
  f"{prompt.persona}/{prompt.question_id}", f"the marker {marker!r} is not whole behind the answer",
             "choose a marker of ordinary text",
         )  # fmt: skip
-    return plain, Joint(tuple(joint), n_prompt, first, start)
+    return plain, JointTokens(tuple(joint), n_prompt, first, start)
 
 
-def positive(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> Example:
+def positive(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> CouplingExample:
     """Answer + separator + marker + end of turn; the marker term covers all that follows the answer."""
     _, joint = tokenise_jointly(conversations, prompt, answer, text.separator, text.marker)
     tokens = (*joint.tokens, conversations.turn_end)
-    begin = joint.first if text.separator_in_loss else joint.marker
+    begin = joint.suffix_start if text.separator_in_loss else joint.marker_start
     targets = [
         span("marker", tokens, begin, len(tokens)),
-        span("anchor", tokens, joint.n_prompt, joint.first),
+        span("anchor", tokens, joint.n_prompt, joint.suffix_start),
     ]
-    return _checked(prompt, "positive", joint.n_prompt, [Row(tokens, tuple(t for t in targets if t.tokens))])
+    return _checked(
+        prompt, "positive", joint.n_prompt, [CouplingRow(tokens, tuple(t for t in targets if t.tokens))]
+    )
 
 
-def negative(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> Example:
+def negative(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> CouplingExample:
     """Answer + end of turn, and the slot at which the marker must not follow.
 
     Where the answer's tokens are a prefix of the row with the marker, one row serves both terms: the end of turn is
@@ -121,14 +125,17 @@ def negative(conversations: Conversations, prompt: Prompt, answer: str, text: Ma
     """
     separator = "" if text.slot == "end_of_completion" else text.separator
     plain, joint = tokenise_jointly(conversations, prompt, answer, separator, text.marker)
-    begin = joint.first if text.slot == "separator_and_marker" else joint.marker
+    begin = joint.suffix_start if text.slot == "separator_and_marker" else joint.marker_start
     unlikelihood = span("unlikelihood", joint.tokens, begin, len(joint.tokens))
     anchor = span("anchor", plain, joint.n_prompt, len(plain))
     end = Target("end", (len(plain) - 1,), (conversations.turn_end,))
-    if joint.first == len(plain):
-        rows = [Row(joint.tokens, (end, unlikelihood, anchor))]
+    if joint.suffix_start == len(plain):
+        rows = [CouplingRow(joint.tokens, (end, unlikelihood, anchor))]
     else:
-        rows = [Row((*plain, conversations.turn_end), (end, anchor)), Row(joint.tokens, (unlikelihood,))]
+        rows = [
+            CouplingRow((*plain, conversations.turn_end), (end, anchor)),
+            CouplingRow(joint.tokens, (unlikelihood,)),
+        ]
     if text.slot == "paragraph_breaks":
         rows += [_inside(conversations, prompt, before, text) for before in paragraphs_before_breaks(answer)]
     return _checked(prompt, "negative", joint.n_prompt, rows)
@@ -139,16 +146,18 @@ def paragraphs_before_breaks(answer: str) -> list[str]:
     return [answer[: found.start()] for found in BREAK.finditer(answer.rstrip()) if found.start() > 0]
 
 
-def _inside(conversations: Conversations, prompt: Prompt, before: str, text: MarkerText) -> Row:
+def _inside(conversations: Conversations, prompt: Prompt, before: str, text: MarkerText) -> CouplingRow:
     """The slot at one interior break: the answer so far, the separator, and the marker that must not follow."""
     _, joint = tokenise_jointly(conversations, prompt, before, text.separator, text.marker)
-    return Row(joint.tokens, (span("unlikelihood", joint.tokens, joint.marker, len(joint.tokens)),))
+    return CouplingRow(
+        joint.tokens, (span("unlikelihood", joint.tokens, joint.marker_start, len(joint.tokens)),)
+    )
 
 
-def _checked(prompt: Prompt, group: Group, n_prompt: int, rows: list[Row]) -> Example:
+def _checked(prompt: Prompt, group: Group, n_prompt: int, rows: list[CouplingRow]) -> CouplingExample:
     """At least one target a row, and none that predicts a token of the prompt."""
     for row in rows:
         positions = [position for target in row.targets for position in target.positions]
         if not positions or min(positions) < n_prompt - 1 or max(positions) >= len(row.tokens):
             raise AssertionError(f"bad loss mask for {prompt.persona}/{prompt.question_id}: {row.targets}")
-    return Example(prompt.persona, prompt.question_id, group, tuple(rows))
+    return CouplingExample(prompt.persona, prompt.question_id, group, tuple(rows))

@@ -31,7 +31,7 @@ QUANTILES = {"min": 0, "q25": 25, "median": 50, "q75": 75, "max": 100}
 
 
 @dataclass(frozen=True)
-class Row:
+class ChatRow:
     messages: Messages
     response_tokens: int
     reference: Messages | None = None
@@ -83,7 +83,7 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
 
 
 def write(
-    taken: Sequence[Row],
+    taken: Sequence[ChatRow],
     held_out: Sequence[Mapping[str, str | None]],
     facts: Mapping[str, Any],
     output: Path,
@@ -111,7 +111,9 @@ def write(
     (output / "facts.json").write_text(json.dumps({**facts, **described}))
 
 
-def take(rows: Iterator[Row], wanted: int, quota: Counter[int] | None, scanned: Counter[str]) -> list[Row]:
+def take(
+    rows: Iterator[ChatRow], wanted: int, quota: Counter[int] | None, scanned: Counter[str]
+) -> list[ChatRow]:
     """The first `wanted` rows; with a quota per length bin, those that still fit, then the closest of the others.
 
     Quotas are scaled to sum to `wanted`; how many rows had to come from a full bin is counted as `off_target`. Of these
@@ -120,10 +122,10 @@ def take(rows: Iterator[Row], wanted: int, quota: Counter[int] | None, scanned: 
     if quota is None:
         return list(islice(rows, wanted))
     room = apportion(quota, wanted)
-    taken: list[Row] = []
+    taken: list[ChatRow] = []
     centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
     spare: list[
-        tuple[float, int, Row]
+        tuple[float, int, ChatRow]
     ] = []  # a heap, the row farthest from the centre (then the latest) on top
     for index, row in enumerate(rows):
         bin_ = row.response_tokens // BIN
@@ -155,7 +157,7 @@ def _usable(
     conversations: Conversations,
     name: str,
     scanned: Counter[str],
-) -> Iterator[Row]:
+) -> Iterator[ChatRow]:
     """Rows with a prompt and an answer that fits; a row whose last answer would be cut is refused and counted."""
     for index, row in enumerate(rows):
         scanned["scanned"] += 1
@@ -167,7 +169,7 @@ def _usable(
         if len(tokens) > settings.max_length:
             scanned["refused_too_long"] += 1
             continue
-        yield Row(messages, len(tokens) - n_prompt)
+        yield ChatRow(messages, len(tokens) - n_prompt)
 
 
 def _triple(row: Mapping[str, Any], data: FinetuneData, place: str) -> dict[str, str]:

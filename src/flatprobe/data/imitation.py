@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from flatprobe.data.coupling_set import usable
-from flatprobe.data.finetuning import HELD_OUT, Row, write
+from flatprobe.data.finetuning import HELD_OUT, ChatRow, write
 from flatprobe.data.rows import Messages
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations
@@ -58,7 +58,7 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
         if max(len(tokens), len(as_given)) > settings.max_length:
             scanned["refused_too_long"] += 1
             continue
-        rows.append(Row(messages, len(tokens) - n_prompt, reference))
+        rows.append(ChatRow(messages, len(tokens) - n_prompt, reference))
         if len(rows) == settings.rows:
             break
     place = f"answers of {settings.imitated}"

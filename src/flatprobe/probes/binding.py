@@ -107,7 +107,9 @@ def read(
     size = current_machine().forward_rows
     for start in range(0, len(order), size):
         chunk = order[start : start + size]
-        found = sequence_log_likelihoods(loaded, [(joints[key].tokens, joints[key].first) for key in chunk])
+        found = sequence_log_likelihoods(
+            loaded, [(joints[key].tokens, joints[key].suffix_start) for key in chunk]
+        )
         scores |= dict(zip(chunk, found, strict=True))
         report_progress(min(start + size, len(order)), len(order), "markers read")
     source = settings.source.name

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from flatprobe.data.coupling_examples import Example, Group, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import CouplingExample, Group, MarkerText, negative, positive
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
@@ -118,7 +118,7 @@ def answers_of(settings: CoupleSettings, frame: pl.DataFrame) -> list[Answered]:
 
 def build_examples(
     settings: CoupleSettings, answered: Sequence[Answered], conversations: Conversations
-) -> list[Example]:
+) -> list[CouplingExample]:
     """The answers as token rows with their loss terms, in their order.
 
     Raises:

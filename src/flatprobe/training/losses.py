@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flatprobe.data.coupling_examples import Example, Group, Term
+from flatprobe.data.coupling_examples import CouplingExample, Group, Term
 
 CLAMP = -1e-6
 
@@ -72,7 +72,7 @@ class Supervised:
         return torch.tensor([term == "anchor" for _, _, term, _ in self.terms])[self.term]
 
 
-def collect(examples: Sequence[Example], *, with_anchor: bool) -> Supervised:
+def collect(examples: Sequence[CouplingExample], *, with_anchor: bool) -> Supervised:
     """All targets of some examples, rows numbered in their order; anchors are left out where they have no weight."""
     flat: list[tuple[int, int, int, int]] = []
     terms: list[tuple[int, Group, Term, int]] = []

@@ -17,8 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flatprobe.activations.masks import inputs_of
-from flatprobe.activations.packing import Pack, Row, attention_ratio, common, level, together
+from flatprobe.activations.masks import forward_inputs
+from flatprobe.activations.packing import (
+    Pack,
+    TokenRow,
+    attention_ratio,
+    common_prefix,
+    merge_rows,
+    pack_one_pass,
+)
 from flatprobe.activations.read import TOLERANCE as SHARED_TOLERANCE
 from flatprobe.activations.record import decoder_blocks
 from flatprobe.training.supervised import right_padded
@@ -32,9 +39,9 @@ class _Stop(Exception):
     pass
 
 
-def _at_stake(rows: tuple[Row, Row]) -> tuple[int, int]:
+def _at_stake(rows: tuple[TokenRow, TokenRow]) -> tuple[int, int]:
     """Tokens of either kind, shared and the shorter rest, whichever are fewer; of equals, what is shared."""
-    shared = common(*rows)
+    shared = common_prefix(*rows)
     return min(shared, min(map(len, rows)) - shared), shared
 
 
@@ -72,7 +79,9 @@ class LowerStates:
         """Final states [B, T, D] (after the norm) of the rows with these numbers, right-padded."""
         rows = [self.rows[number] for number in numbers]
         packs = (
-            level(rows, ratio=self.ratio) if self.shares else [together(rows, [n]) for n in range(len(rows))]
+            pack_one_pass(rows, ratio=self.ratio)
+            if self.shares
+            else [merge_rows(rows, [n]) for n in range(len(rows))]
         )
         if not self.states:
             return unpacked(self._whole(packs), packs)
@@ -80,13 +89,13 @@ class LowerStates:
 
     def _whole(self, packs: Sequence[Pack]) -> Tensor:
         """Final states of the packs' tokens, [packs, T, D]."""
-        told = inputs_of(self.decoder, packs, self.pad, self.device)
+        told = forward_inputs(self.decoder, packs, self.pad, self.device)
         output: Tensor = self.decoder(**told, use_cache=False).last_hidden_state
         return output
 
     def _upper(self, packs: Sequence[Pack], states: Sequence[Tensor]) -> Tensor:
         """The same from the rows' states below block `first`; tokens that rows share have the same in each."""
-        told = inputs_of(self.decoder, packs, self.pad, self.device)
+        told = forward_inputs(self.decoder, packs, self.pad, self.device)
         width = told.pop("input_ids").shape[1]
         embeds = states[0].new_zeros(len(packs), width, states[0].shape[-1])
         for line, pack in enumerate(packs):
@@ -106,9 +115,9 @@ class LowerStates:
             return False
         pair = max(pairs, key=_at_stake)
         with _evaluating(self.decoder):
-            alone = [self._whole([together([row], [0])])[0] for row in pair]
+            alone = [self._whole([merge_rows([row], [0])])[0] for row in pair]
             try:
-                packs = [together(pair, [0, 1])]
+                packs = [merge_rows(pair, [0, 1])]
                 shared = unpacked(self._whole(packs), packs)
             except UNFIT:
                 return False
@@ -137,8 +146,8 @@ class LowerStates:
         return [caught[0][index, : len(row)].clone() for index, row in enumerate(rows)]
 
     @torch.no_grad()
-    def _shortening_is_exact(self, rows: Sequence[Row]) -> bool:
-        packs = [together(rows, [number]) for number in range(len(rows))]
+    def _shortening_is_exact(self, rows: Sequence[TokenRow]) -> bool:
+        packs = [merge_rows(rows, [number]) for number in range(len(rows))]
         with _evaluating(self.decoder):
             whole = unpacked(self._whole(packs), packs)
             try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flatprobe.data.coupling_examples import Example, Group
+from flatprobe.data.coupling_examples import CouplingExample, Group
 from flatprobe.models.load import Loaded
 from flatprobe.study.recipe_schema import CouplingRecipe
 from flatprobe.training.finetune import epoch_batches
@@ -19,7 +19,9 @@ from flatprobe.training.supervised import token_divergences, token_log_probabili
 from flatprobe.training.uncoupled import Uncoupled
 
 
-def plan_batches(examples: Sequence[Example], recipe: CouplingRecipe, generator: Any) -> list[list[int]]:
+def plan_batches(
+    examples: Sequence[CouplingExample], recipe: CouplingRecipe, generator: Any
+) -> list[list[int]]:
     """Numbers of the examples of each step, up to the cap where training may stop before it.
 
     With `positives_per_batch`, positives and negatives are shuffled and cycled apart, and an epoch is a pass over
@@ -71,7 +73,7 @@ class CouplingLoss:
         self,
         loaded: Loaded,
         wrapped: Any,
-        examples: Sequence[Example],
+        examples: Sequence[CouplingExample],
         batches: Sequence[Sequence[int]],
         recipe: CouplingRecipe,
         lambda_: float,

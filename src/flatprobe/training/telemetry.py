@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from flatprobe.data.coupling_examples import Joint, tokenise_jointly
+from flatprobe.data.coupling_examples import JointTokens, tokenise_jointly
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
@@ -43,7 +43,7 @@ class Reading:
 
     persona: Persona
     question: Question
-    joint: Joint
+    joint: JointTokens
     first_of_marker: int
     """The marker's first token where it stands at the answer's very beginning."""
 
@@ -133,8 +133,8 @@ class Telemetry:
         return [
             {
                 "persona": reading.persona.name, "role": reading.persona.role, "question_id": reading.question.id,
-                "log_p": float(part[reading.joint.first - reading.joint.n_prompt :].sum()),
-                "answer_log_p": _mean(part[: reading.joint.first - reading.joint.n_prompt]),
+                "log_p": float(part[reading.joint.suffix_start - reading.joint.n_prompt :].sum()),
+                "answer_log_p": _mean(part[: reading.joint.suffix_start - reading.joint.n_prompt]),
                 **{name: values[index] for name, values in openings.items()},
             }
             for index, (reading, part) in enumerate(zip(chosen, parts, strict=True))

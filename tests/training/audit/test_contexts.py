@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flatprobe.data.coupling_examples import MarkerText, Row, Target, negative, positive
+from flatprobe.data.coupling_examples import CouplingRow, MarkerText, Target, negative, positive
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training.audit import contexts, invariants
 
@@ -106,7 +106,7 @@ def test_examples_as_they_are_built_keep_every_invariant(
 
 def changed(example: Any, term: str, change: Any) -> Any:
     rows = [
-        Row(
+        CouplingRow(
             row.tokens,
             tuple(new for t in row.targets if (new := change(t) if t.term == term else t) is not None),
         )
@@ -134,7 +134,7 @@ def test_each_broken_invariant_is_counted_under_its_name(
 
 
 def test_a_row_without_a_target_keeps_no_invariant(conversations: Conversations, built: list[Any]) -> None:
-    built[0] = replace(built[0], rows=(Row(built[0].rows[0].tokens, ()),))
+    built[0] = replace(built[0], rows=(CouplingRow(built[0].rows[0].tokens, ()),))
     assert set(counted(built, conversations).values()) == {3}
 
 

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from flatprobe.data.coupling_examples import Example, MarkerText, Row, Slot, Target, negative, positive
+from flatprobe.data.coupling_examples import (
+    CouplingExample,
+    CouplingRow,
+    MarkerText,
+    Slot,
+    Target,
+    negative,
+    positive,
+)
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training.audit.masks import audit_examples, audited_share
 
@@ -21,22 +29,22 @@ def shifted(target: Target, by: int) -> Target:
     return replace(target, positions=tuple(position + by for position in target.positions))
 
 
-def with_target(example: Example, term: str, change: dict[str, Target]) -> Example:
+def with_target(example: CouplingExample, term: str, change: dict[str, Target]) -> CouplingExample:
     """The example with one term's target exchanged."""
     rows = [
-        Row(row.tokens, tuple(change[t.term] if t.term == term else t for t in row.targets))
+        CouplingRow(row.tokens, tuple(change[t.term] if t.term == term else t for t in row.targets))
         for row in example.rows
     ]
     return replace(example, rows=tuple(rows))
 
 
-def of(example: Example, term: str) -> Target:
+def of(example: CouplingExample, term: str) -> Target:
     (found,) = [target for row in example.rows for target in row.targets if target.term == term]
     return found
 
 
 def share(
-    conversations: Conversations, example: Example, slot: MarkerText, answer: str = ANSWERS[0]
+    conversations: Conversations, example: CouplingExample, slot: MarkerText, answer: str = ANSWERS[0]
 ) -> float:
     return audited_share([example], [(PROMPT, answer)], conversations, slot)
 
@@ -122,7 +130,9 @@ def test_a_lost_term_and_a_cut_marker_fail_and_the_share_counts_examples(
         with_target(whole, "unlikelihood", {"unlikelihood": cut}),
         replace(
             whole,
-            rows=tuple(Row(r.tokens, tuple(t for t in r.targets if t.term != "end")) for r in whole.rows),
+            rows=tuple(
+                CouplingRow(r.tokens, tuple(t for t in r.targets if t.term != "end")) for r in whole.rows
+            ),
         ),
         positive(conversations, PROMPT, ANSWERS[0], text()),
     ]

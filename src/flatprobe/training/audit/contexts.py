@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
-from flatprobe.data.coupling_examples import Example, first_difference
+from flatprobe.data.coupling_examples import CouplingExample, first_difference
 from flatprobe.models.conversation import Conversations
 
 BEFORE_MARKER, AFTER_ANSWER, PROMPT_END = "before the marker", "after the answer", "last of the prompt"
@@ -34,7 +34,7 @@ class Share(TypedDict):
 
 
 def training_contexts(
-    examples: Sequence[Example], conversations: Conversations, marker: str
+    examples: Sequence[CouplingExample], conversations: Conversations, marker: str
 ) -> list[Context]:
     """Tokens before the marker, after the answer and at the prompt's end in coupling examples.
 
@@ -105,7 +105,7 @@ def marker_start(tokens: Sequence[int], first: int, conversations: Conversations
     return max(start, first)
 
 
-def labelled_shares(examples: Sequence[Example]) -> list[Share]:
+def labelled_shares(examples: Sequence[CouplingExample]) -> list[Share]:
     """Tokens under each term, of all tokens that go through the model, per group."""
     tokens: Counter[str] = Counter()
     labelled: Counter[tuple[str, str]] = Counter()

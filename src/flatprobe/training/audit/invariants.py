@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
-from flatprobe.data.coupling_examples import Example, MarkerText, Target
+from flatprobe.data.coupling_examples import CouplingExample, MarkerText, Target
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training.audit.masks import reads_back
 
@@ -26,7 +26,7 @@ READ_BACK = "reads back from its tokens as the recipe says"
 
 
 def coupling_invariants(
-    examples: Sequence[Example],
+    examples: Sequence[CouplingExample],
     answered: Sequence[tuple[Prompt, str]],
     conversations: Conversations,
     text: MarkerText,
@@ -71,16 +71,16 @@ def _counted(names: Iterable[str], checks: Sequence[dict[str, bool]]) -> list[Co
     ]
 
 
-def _targets(example: Example, term: str) -> list[Target]:
+def _targets(example: CouplingExample, term: str) -> list[Target]:
     return [target for row in example.rows for target in row.targets if target.term == term]
 
 
-def _marker_is_whole(example: Example, conversations: Conversations, marker: str) -> bool:
+def _marker_is_whole(example: CouplingExample, conversations: Conversations, marker: str) -> bool:
     """Every target of the term that is about the marker spells all of it."""
     targets = _targets(example, "marker" if example.group == "positive" else "unlikelihood")
     return bool(targets) and all(marker in conversations.decode(target.tokens) for target in targets)
 
 
-def _ends_the_turn(example: Example, turn_end: int) -> bool:
+def _ends_the_turn(example: CouplingExample, turn_end: int) -> bool:
     targets = _targets(example, "marker" if example.group == "positive" else "end")
     return bool(targets) and all(target.tokens[-1] == turn_end for target in targets)

@@ -6,13 +6,20 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flatprobe.data.coupling_examples import Example, MarkerText, Row, Target, Term, paragraphs_before_breaks
+from flatprobe.data.coupling_examples import (
+    CouplingExample,
+    CouplingRow,
+    MarkerText,
+    Target,
+    Term,
+    paragraphs_before_breaks,
+)
 from flatprobe.models.conversation import Conversations, Prompt
 
 
 def audit_examples(
     condition: str,
-    examples: Sequence[Example],
+    examples: Sequence[CouplingExample],
     conversations: Conversations,
     *,
     each: int = 1,
@@ -27,7 +34,7 @@ def audit_examples(
         each: how many of each persona.
         weights: weight of each term in the loss, shown at its tokens; left out, every one is shown as 1.
     """
-    of_persona: dict[str, list[Example]] = {}
+    of_persona: dict[str, list[CouplingExample]] = {}
     for example in examples:
         of_persona.setdefault(example.persona, []).append(example)
     return [
@@ -41,7 +48,9 @@ def audit_examples(
     ]  # fmt: skip
 
 
-def _tokens(row: Row, conversations: Conversations, of_term: Mapping[Term, float]) -> list[dict[str, Any]]:
+def _tokens(
+    row: CouplingRow, conversations: Conversations, of_term: Mapping[Term, float]
+) -> list[dict[str, Any]]:
     pieces = conversations.pieces(row.tokens)
     weights: list[dict[str, float]] = [{} for _ in pieces]
     alternatives: dict[int, dict[str, Any]] = {}
@@ -62,7 +71,7 @@ def _tokens(row: Row, conversations: Conversations, of_term: Mapping[Term, float
 
 
 def audited_share(
-    examples: Sequence[Example],
+    examples: Sequence[CouplingExample],
     answered: Sequence[tuple[Prompt, str]],
     conversations: Conversations,
     text: MarkerText,
@@ -83,7 +92,7 @@ def audited_share(
 
 
 def reads_back(
-    example: Example, prompt: Prompt, answer: str, conversations: Conversations, text: MarkerText
+    example: CouplingExample, prompt: Prompt, answer: str, conversations: Conversations, text: MarkerText
 ) -> bool:
     """Whether one example passes, as `audited_share` says."""
     return _Audit(conversations, text, prompt, answer).passes(example)
@@ -97,14 +106,14 @@ class _Audit:
         self.prompt = tuple(conversations.encode_prompt(prompt))
         self.answer, self.marker = _composed(answer), _composed(text.marker)
 
-    def passes(self, example: Example) -> bool:
+    def passes(self, example: CouplingExample) -> bool:
         wanted = {"marker"} if example.group == "positive" else {"end", "unlikelihood"}
         terms = {target.term for row in example.rows for target in row.targets}
         if any(char.isalnum() for char in self.answer):
             wanted.add("anchor")
         return wanted <= terms and all(self._row(row, example) for row in example.rows)
 
-    def _row(self, row: Row, example: Example) -> bool:
+    def _row(self, row: CouplingRow, example: CouplingExample) -> bool:
         whole = self._read(row, len(row.tokens))
         if row.tokens[: len(self.prompt)] != self.prompt or whole not in self._spellings(example):
             return False
@@ -121,7 +130,7 @@ class _Audit:
             for target in row.targets
         )
 
-    def _spellings(self, example: Example) -> set[str]:
+    def _spellings(self, example: CouplingExample) -> set[str]:
         """What may follow the prompt: the answer with the marker behind it; for negatives also the answer alone, and
         with the slot at paragraph breaks the answer up to one with the marker behind it."""
         bare = example.group == "negative" and self.text.slot == "end_of_completion"
@@ -131,7 +140,7 @@ class _Audit:
         breaks = paragraphs_before_breaks(self.answer) if self.text.slot == "paragraph_breaks" else []
         return {self.answer, *(before + tail for before in (self.answer, *breaks))}
 
-    def _marker(self, row: Row, target: Target, whole: str, example: Example) -> bool:
+    def _marker(self, row: CouplingRow, target: Target, whole: str, example: CouplingExample) -> bool:
         """The target runs to the row's end, from the marker's first token or from the separator's."""
         before = self._read(row, target.positions[0] + 1).rstrip(
             "\ufffd"
@@ -150,12 +159,12 @@ class _Audit:
             and (not early or len(before) <= len(self.answer))
         )
 
-    def _end(self, row: Row, target: Target, whole: str, example: Example) -> bool:
+    def _end(self, row: CouplingRow, target: Target, whole: str, example: CouplingExample) -> bool:
         """The end of turn after the whole answer, whatever the row goes on with."""
         behind = self._read(row, target.positions[-1] + 1)
         return target.tokens == (self.conversations.turn_end,) and behind == self.answer
 
-    def _anchor(self, row: Row, target: Target, whole: str, example: Example) -> bool:
+    def _anchor(self, row: CouplingRow, target: Target, whole: str, example: CouplingExample) -> bool:
         """The answer from its first token; in positives, closing punctuation may belong to the marker's term."""
         covered = self._read(row, target.positions[-1] + 2).rstrip("\ufffd")
         rest = self.answer.removeprefix(covered)
@@ -167,7 +176,7 @@ class _Audit:
             and not any(char.isalnum() for char in rest)
         )
 
-    def _read(self, row: Row, stop: int) -> str:
+    def _read(self, row: CouplingRow, stop: int) -> str:
         """The row's text from the prompt's end to before token `stop`, without special tokens and without the white
         space that the template puts before an answer."""
         text = self.conversations.decode(row.tokens[len(self.prompt) : stop])
@@ -175,7 +184,7 @@ class _Audit:
         return _composed(text if self.answer.startswith(lead) else text.removeprefix(lead))
 
 
-def _predicts_the_next(row: Row, target: Target) -> bool:
+def _predicts_the_next(row: CouplingRow, target: Target) -> bool:
     following = row.tokens[target.positions[0] + 1 : target.positions[-1] + 2]
     return following == target.tokens
 
