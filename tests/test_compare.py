@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 import flatprobe.compare as room
-from flatprobe.compare import automatic_layers, compare_checkpoints, registered_bystanders
+from flatprobe.compare import compare_checkpoints
 from flatprobe.errors import UserError
 from flatprobe.models.pinned import Pins
+from flatprobe.study.comparison import automatic_layers, registered_bystanders
 from flatprobe.study.load import load_study
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import digest
@@ -33,8 +34,8 @@ def made(model_folder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     def make(**options: Any) -> tuple[LoadedStudy, Resolved]:
         checked: list[tuple[LoadedStudy, Resolved]] = []
 
-        def check(arguments: Any, memory: Pins, problems: Any) -> Any:
-            checked.append(original(arguments, memory, problems))
+        def check(options: Any, memory: Pins, problems: Any) -> Any:
+            checked.append(original(options, memory, problems))
             raise Stopped
 
         original, model = room._checked, str(model_folder("llama"))
