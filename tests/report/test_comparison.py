@@ -198,7 +198,7 @@ def test_the_page_has_the_geometric_sections_and_claims_no_verdict(
     assert re.findall(r'<li><a href="#([a-z]+)">', page) == sections
     assert "No verdict: geometry only" in page
     assert "Raw cosine rose by" in page and "All recorded states" not in page
-    for name in ("profiles", "heat-map", "persona-map", "cosine-pairs"):
+    for name in ("profiles", "persona-map", "cosine-pairs"):
         assert f'id="figure-{name}"' in page
     assert not re.search(r"(src|href)=\"(?!#)", page)
 
@@ -216,7 +216,7 @@ def test_every_number_of_a_row_stands_under_its_own_head(made: Callable[..., Ana
     assert cells["layer"] == "6" and cells["base_first"] == "0.9000" and cells["em_first"] == "0.9300"
     assert cells["difference or ratio (×)"] == "+0.2500" and cells["95 % interval"] == "[+0.0100, +0.0500]"
     assert cells["p"] == "0.010" and cells["adjusted p"] == "–"
-    assert [line[0] for line in table.rows] == ["6", "10", "mean"]
+    assert [line[0] for line in table.rows] == ["6", "10", "mean over layers"]
 
 
 def test_the_positions_have_a_row_each(made: Callable[..., Analysis]) -> None:

@@ -136,13 +136,6 @@ def test_many_seeds_are_drawn_too(analysis: Analysis) -> None:
     assert "squared distance from those aimed at" in figure.caption
 
 
-def test_the_heat_map_prints_treated_minus_control(analysis: Analysis) -> None:
-    frame = analysis.at_registered_position("cosines")
-    cosine = {(row["condition"], row["persona"], row["layer"]): row["cosine"] for row in frame.to_dicts()}
-    expected = cosine["em_first", "archivist", 6] - cosine["base_first", "archivist", 6]
-    assert f"{expected:+.3f}" in labels(geometry.cosine_heat_map(analysis).wide)
-
-
 def test_conditions_differ_in_colour_or_shape_even_when_colours_run_out() -> None:
     colour, shape, dash = (
         scale.to_dict()["range"] for scale in condition_scales([f"c{n}" for n in range(14)])

@@ -1,4 +1,4 @@
-"""Reasons and gates, sorted by what they do."""
+"""Reasons and gates, grouped by what they block."""
 
 from __future__ import annotations
 
@@ -73,10 +73,12 @@ def test_every_recorded_reason_is_in_exactly_one_line(analysis: Analysis) -> Non
 
 def test_standing_gates_are_sorted_by_weight_and_none_is_lost(analysis: Analysis) -> None:
     other = decided(analysis, FAILED)
-    standing = [(gate["name"], gate["arm"]) for gate in gating.standing(other)]
-    assert set(standing[:3]) == {("spam", "base_first"), ("spam", "em_first"), ("source_rate", "base_first")}
+    table = gating.gate_table(other, passed=False)
+    standing = [row[:2] for row in table.rows]
+    assert set(standing[:3]) == {("spam", "base_first"), ("spam", "em_first"), ("source rate", "base_first")}
     assert standing[3:] == [("spam", "benign_first"), ("reliability", "base_first")]
-    assert len(standing) + len(gating.passed(other)) == len(other.verdict["gates"])
+    assert {row[2] for row in table.rows} == {"✕ failed"}
+    assert len(standing) + len(gating.gate_table(other, passed=True).rows) == len(other.verdict["gates"])
 
 
 def test_many_gates_behind_em_specific_are_counted_and_few_are_named(analysis: Analysis) -> None:

@@ -1,4 +1,4 @@
-"""Every p-value with its null: margins, families, both legs at once; and the dimensions that may carry a cosine."""
+"""Every p-value with its null: margins, families, both legs; and the dimensions that can dominate a cosine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_estimator_table_prints_p_against_the_margins_and_adjusted_p(analysi
     assert set(column(table, "adjusted p")[:at]) == {numbers.NONE}
 
 
-def test_tests_that_nobody_asked_for_have_no_column(analysis: Analysis) -> None:
+def test_tests_without_any_p_have_no_column(analysis: Analysis) -> None:
     nothing = {
         name: pl.lit(None, dtype=pl.Float64) for name in ("superiority_p", "equivalence_p", "adjusted_p")
     }
@@ -83,7 +83,7 @@ def test_each_layer_shows_p_beside_p_adjusted_for_all_layers(analysis: Analysis)
     assert "max-T over 6 layers" in table.caption
     tests = tables_geometry.effect_tests(analysis)
     assert column(tests, "contraction (−log scatter ratio): p")[0] == "0.0016"
-    assert [name for name, _ in tests.heads].count("adjusted") == len(tests.rows[0]) // 2
+    assert [name for name, _ in tests.heads].count("adjusted p") == len(tests.rows[0]) // 2
 
 
 def test_layers_without_adjusted_p_have_no_column_for_it(analysis: Analysis) -> None:
@@ -96,13 +96,13 @@ def test_layers_without_adjusted_p_have_no_column_for_it(analysis: Analysis) -> 
 
 
 def test_the_verdict_prints_the_p_of_both_legs_or_why_there_is_none(analysis: Analysis, page: str) -> None:
-    def said(found: float | None) -> str:
-        known: dict[str, Any] = {**analysis.verdict["numbers"], "conjunction_p": found}
-        verdict = {**analysis.verdict, "numbers": known}
+    def sentence(conjunction_p: float | None) -> str:
+        numbers_: dict[str, Any] = {**analysis.verdict["numbers"], "conjunction_p": conjunction_p}
+        verdict = {**analysis.verdict, "numbers": numbers_}
         return cards.conjunction(dataclasses.replace(analysis, verdict=verdict))
 
-    assert said(0.0321).startswith("p of both legs: 0.032, the larger of the two")
-    assert said(None) == "p of both legs: none, because a leg has no p."
+    assert sentence(0.0321).startswith("p of both legs: 0.032, the larger of the two")
+    assert sentence(None) == "p of both legs: none, because a leg has no p."
     head = page.partition('id="verdict-title"')[2].partition("</section>")[0]
     printed = numbers.p_value(analysis.verdict["numbers"]["conjunction_p"])
     assert f"p of both legs: {printed}," in head
@@ -124,9 +124,9 @@ def test_a_share_that_is_unknown_for_one_dimension_is_unknown_for_their_sum(anal
     table = tables_geometry.massive(other)
     assert table is not None
     assert {row[3] for row in table.rows if row[0] == "10"} == {numbers.NONE}
-    said = tables_geometry.most_massive(other)
-    assert said is not None
-    assert "at layer 6 of benign_first: the 3 largest dimensions make up 93.0 %" in said
+    sentence = tables_geometry.most_massive(other)
+    assert sentence is not None
+    assert "at layer 6 of benign_first: the 3 largest dimensions hold 93.0 %" in sentence
 
 
 def test_a_run_without_the_audit_of_massive_dimensions_has_no_such_section(analysis: Analysis) -> None:

@@ -91,7 +91,7 @@ def test_every_measure_of_the_study_has_a_profile(analysis: Analysis) -> None:
         "cosine difference",
         "contraction (−log scatter ratio)",
         "noise ratio",
-        "contraction less noise",
+        "contraction minus noise",
     } <= shown
     assert {"em_first", "benign_first"} <= shown
 

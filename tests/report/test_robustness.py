@@ -1,4 +1,4 @@
-"""What a result hangs on: other choices, one persona, one question, one seed."""
+"""Robustness of a result: other choices, one persona, one question or one seed left out."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_specification_curve_names_every_choice_and_marks_contaminated_pools
     assert "12 without an estimate are not drawn." in figure.caption
 
 
-def test_the_words_about_specifications_leave_contaminated_pools_out(analysis: Analysis) -> None:
+def test_the_summary_of_specifications_excludes_contaminated_pools(analysis: Analysis) -> None:
     frame = select.specifications(analysis, "em_first", "base_first").filter(~pl.col("contaminated"))
     summary = specifications.summary(analysis)
     assert summary.startswith("48 specifications of uncontaminated pools")
@@ -126,7 +126,7 @@ def test_every_detector_has_a_name_in_words() -> None:
     assert set(words.DETECTORS) == set(DETECTORS)
 
 
-def test_p_adjusted_for_a_choice_stand_beside_what_was_chosen_among(analysis: Analysis, page: str) -> None:
+def test_adjusted_p_values_stand_beside_every_candidate(analysis: Analysis, page: str) -> None:
     table = tables_robustness.chosen_among_several(analysis)
     assert table.rows[0] == (
         "leakage difference", "λ = 0.5", "cell_bootstrap", f"+{100 * (LEAK + 0.025):.1f} pp", "[+20.0, +40.0] pp",
@@ -137,10 +137,10 @@ def test_p_adjusted_for_a_choice_stand_beside_what_was_chosen_among(analysis: An
     )  # fmt: skip
     assert table.rows[3][5:8] == ("0.0030", "0.011", "max-T over 12 positions and layers")
     assert len(table.rows) == 3 + 12
-    assert "the adjusted p-values would be the ones to read" in page
+    assert "Use the adjusted p-values if you choose λ" in page
 
 
-def test_a_study_with_nothing_to_choose_from_has_no_adjusted_p(analysis: Analysis) -> None:
+def test_a_study_without_a_choice_has_no_adjusted_p(analysis: Analysis) -> None:
     nothing = with_table(analysis, "multiplicity", analysis.tables["multiplicity"].clear())
     assert tables_robustness.chosen_among_several(nothing).rows == ()
     alone = analysis.tables["multiplicity"].with_columns(
@@ -150,37 +150,40 @@ def test_a_study_with_nothing_to_choose_from_has_no_adjusted_p(analysis: Analysi
     assert {row[0] for row in kept} == {"leakage difference"}
 
 
-def test_an_estimate_at_its_threshold_up_to_rounding_is_not_short_of_it(analysis: Analysis) -> None:
+def test_an_estimate_at_its_threshold_up_to_rounding_is_not_below_it(analysis: Analysis) -> None:
     at = analysis.tables["leave_one_out"].with_columns(
         estimate=pl.lit(0.15 - 1e-14), difference=pl.lit(0.01, dtype=pl.Float64)
     )
     table = tables_robustness.most_influential(with_table(analysis, "leave_one_out", at))
-    assert column(table, "short of it without one")[:2] == ["0 of 7", "0 of 20"]
+    assert column(table, "below threshold")[:2] == ["0 of 7", "0 of 20"]
 
 
-def test_the_persona_and_question_that_move_each_effect_most_are_named(analysis: Analysis) -> None:
+def test_the_most_influential_persona_and_question_of_each_effect_are_named(analysis: Analysis) -> None:
     table = tables_robustness.most_influential(analysis)
-    assert column(table, "moves it most") == ["persona lumberjack", "question eval_02"] * 2
+    assert column(table, "most influential") == ["persona lumberjack", "question eval_02"] * 2
     first = dict(zip([name for name, _ in table.heads], table.rows[0], strict=True))
     assert first["full estimate"] == f"+{100 * LEAK:.1f} pp"
-    assert first["without it"] == f"+{100 * LEAK * 0.4:.1f} pp"
+    assert first["estimate without it"] == f"+{100 * LEAK * 0.4:.1f} pp"
     assert first["change"] == f"−{100 * LEAK * 0.6:.1f} pp"
     assert first["p without it"] == "0.020"  # of the crossed analysis, not of the cell bootstrap
-    assert first["short of it without one"] == "1 of 7"
+    assert first["below threshold"] == "1 of 7"
     geometric = dict(zip([name for name, _ in table.heads], table.rows[3], strict=True))
-    assert geometric["without it"] == f"+{COSINE * 0.975:.4f}"
-    assert geometric["asked for"] == "+0.0500"
-    assert geometric["short of it without one"] == "0 of 20"
+    assert geometric["estimate without it"] == f"+{COSINE * 0.975:.4f}"
+    assert geometric["threshold"] == "+0.0500"
+    assert geometric["below threshold"] == "0 of 20"
     assert geometric["p without it"] == geometric["interval without it"] == numbers.NONE
 
 
-def test_the_leave_one_out_figure_sorts_by_estimate_and_says_what_matters_most(analysis: Analysis) -> None:
+def test_the_leave_one_out_figure_sorts_by_estimate_and_describes_the_largest_change(
+    analysis: Analysis,
+) -> None:
     figure = leave_one_out.leave_one_out(analysis)
     assert figure is not None
     drawn = labels(figure.wide)
     assert drawn.index("lumberjack") < drawn.index("archivist") < drawn.index("quelandri_scholar")
-    assert f"without persona lumberjack +{100 * LEAK * 0.4:.1f} pp instead of +{100 * LEAK:.1f} pp" in (
-        figure.description
+    assert (
+        f"+{100 * LEAK * 0.4:.1f} pp without persona lumberjack, +{100 * LEAK:.1f} pp with all"
+        in figure.description
     )
     assert drawn.count("Without one persona") == drawn.count("Without one question") == 2
 
@@ -203,7 +206,7 @@ def test_every_one_left_out_is_listed_by_both_leakage_estimators_and_by_layer(an
     lumberjack = [row for row in table.rows if row[0] == "lumberjack"]
     assert [row[2:4] for row in lumberjack[:2]] == [("cell bootstrap", "–"), ("crossed anova", "–")]
     assert [row[7] for row in lumberjack[:2]] == ["0.00020", "0.020"]
-    assert [row[3] for row in lumberjack[2:]] == ["mean", "6", "10", "14", "18", "22", "26"]
+    assert [row[3] for row in lumberjack[2:]] == ["mean over layers", "6", "10", "14", "18", "22", "26"]
 
 
 def several_seeds(analysis: Analysis) -> Analysis:
@@ -224,7 +227,7 @@ def several_seeds(analysis: Analysis) -> Analysis:
     return dataclasses.replace(analysis, estimates=pl.concat([analysis.estimates, *alone, random]))
 
 
-def test_each_seed_stands_beside_all_together_and_beside_seeds_as_random(analysis: Analysis) -> None:
+def test_the_table_of_seeds_shows_each_seed_all_together_and_seeds_as_random(analysis: Analysis) -> None:
     table = tables_robustness.seeds(several_seeds(analysis))
     assert table is not None
     assert [row[:4] for row in table.rows] == [
@@ -241,7 +244,7 @@ def test_each_seed_stands_beside_all_together_and_beside_seeds_as_random(analysi
 
 def test_a_study_of_one_seed_has_no_table_of_seeds(analysis: Analysis, page: str) -> None:
     assert tables_robustness.seeds(analysis) is None
-    assert "One training seed: nothing here speaks about new training runs." in page
+    assert "One training seed: no interval generalises to new training runs." in page
 
 
 def test_leakage_is_shown_relative_to_the_source_too(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which rows decide, and what stands beside them in the full lists."""
+"""The rows that decide, and further rows of the full lists."""
 
 from __future__ import annotations
 
@@ -71,22 +71,28 @@ def test_the_false_positive_baseline_prints_the_upper_bound_of_pooled_counts(ana
 
 
 def distance_sides(analysis: Analysis, **distances: float | None) -> dict[str, str]:
-    known = {**analysis.verdict["distances"], **distances}
+    distances = {**analysis.verdict["distances"], **distances}
     rows = cards.distances(
-        dataclasses.replace(analysis, verdict={**analysis.verdict, "distances": known})
+        dataclasses.replace(analysis, verdict={**analysis.verdict, "distances": distances})
     ).rows
-    return {name: row[2] for name, row in zip(known, rows, strict=True)}
+    return {name: row[2] for name, row in zip(distances, rows, strict=True)}
 
 
-def test_a_kill_row_says_whether_the_claim_survives(analysis: Analysis) -> None:
+def test_a_kill_row_names_the_side_of_its_bound(analysis: Analysis) -> None:
     above = distance_sides(analysis, kill_geometry=0.02, kill_leakage=0.1)
-    assert (above["kill_geometry"], above["kill_leakage"]) == ("survives", "survives")
+    assert (above["kill_geometry"], above["kill_leakage"]) == ("above the bound", "above the bound")
     at = distance_sides(analysis, kill_geometry=0.0, kill_leakage=-0.1)
-    assert (at["kill_geometry"], at["kill_leakage"]) == ("on the kill side", "on the kill side")
+    assert (at["kill_geometry"], at["kill_leakage"]) == ("within the bound", "within the bound")
 
 
 def test_sides_follow_the_rule_at_its_very_thresholds(analysis: Analysis) -> None:
     names = ("geometry_threshold", "geometry_interval", "leakage_margin", "leakage_p", "dose")
     sides = distance_sides(analysis, **dict.fromkeys(names, 0.0), em_specific_leakage=None)
-    assert [sides[name] for name in names] == ["passes", "short", "passes", "short", "matched"]
-    assert sides["em_specific_leakage"] == "not known"
+    assert [sides[name] for name in names] == [
+        "passes",
+        "does not pass",
+        "passes",
+        "does not pass",
+        "matched",
+    ]
+    assert sides["em_specific_leakage"] == "unknown"

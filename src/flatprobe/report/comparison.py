@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.select import DECIDING_GEOMETRIC_ESTIMATOR
+from flatprobe.report.tables.table import Row
 from flatprobe.study.panel import PRIMARY_POOL
 
 COSINE_DIGITS = 4
 FINISHED = "finished answers only"
-Row = Mapping[str, Any]
-"""A row of `analysis.comparison_rows`."""
 
 
 def conclusion(analysis: Analysis) -> list[str]:

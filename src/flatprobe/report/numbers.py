@@ -1,5 +1,4 @@
-"""How the report writes numbers: one format per kind of quantity, and an en dash where there is no
-estimate."""
+"""How the report writes numbers: one format per kind of quantity, and an en dash for an unknown number."""
 
 from __future__ import annotations
 
@@ -14,14 +13,14 @@ SMALLEST_P = 1e-4
 
 
 def _finite(value: float) -> float:
-    """The tables and estimates hold None where a number is unknown; anything else must be a real number."""
+    """The value itself. Unknown numbers are None in tables and estimates; NaN and infinity are errors."""
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a number that can be shown; an unknown number must be null")
     return float(value)
 
 
 def decimal(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """Fixed-point number with a true minus sign; a rounded zero carries no sign."""
+    """Fixed-point number with a true minus sign; zero after rounding has no sign."""
     if value is None:
         return NONE
     rounded = round(_finite(value), digits)
@@ -32,7 +31,7 @@ def decimal(value: float | None, digits: int = 3, *, signed: bool = False) -> st
 
 
 def signed(value: float | None, digits: int = 4) -> str:
-    """Difference with its sign always shown."""
+    """Difference, always with its sign."""
     return decimal(value, digits, signed=True)
 
 
@@ -63,7 +62,7 @@ def p_value(value: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, write: Callable[[float | None], str] = signed) -> str:
-    """Confidence interval in brackets; one dash where an end is unknown."""
+    """Confidence interval in brackets; a dash if an end is unknown."""
     if low is None or high is None:
         return NONE
     left, right = write(low), write(high)
@@ -73,10 +72,10 @@ def interval(low: float | None, high: float | None, write: Callable[[float | Non
     return f"[{left}, {right}]"
 
 
-def spans(whole: Sequence[int]) -> str:
-    """Ascending whole numbers, neighbours joined: `0–6, 8, 10–12`."""
+def spans(ascending: Sequence[int]) -> str:
+    """Ascending whole numbers with runs joined: `0–6, 8, 10–12`."""
     runs: list[list[int]] = []
-    for number in whole:
+    for number in ascending:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
@@ -91,8 +90,7 @@ def duration(seconds: float | None) -> str:
 
 
 def plain(value: object) -> str:
-    """Any small fact as text: booleans as words, whole numbers grouped, floats with four significant
-    digits."""
+    """Any value as text: booleans as words, whole numbers with separators, floats with four significant digits."""
     if value is None:
         return NONE
     if isinstance(value, bool):
@@ -102,3 +100,13 @@ def plain(value: object) -> str:
     if isinstance(value, float):
         return f"{_finite(value):.4g}".replace("-", MINUS)
     return str(value)
+
+
+def nats(value: float | None) -> str:
+    """Log-probability in nats with two decimals."""
+    return decimal(value, 2)
+
+
+def signed_nats(value: float | None) -> str:
+    """Difference of log-probabilities in nats."""
+    return signed(value, 2)

@@ -1,8 +1,6 @@
-"""Which estimates decide: the few filters that figures, tables and cards share, so that they show the same
-rows.
+"""The filters that figures, tables and cards share, so that they show the same estimates.
 
-Estimates of several seeds pooled have no seed; those of one seed alone, which only say whether seeds agree,
-name theirs and are left out here.
+Estimates over all seeds have no seed. Estimates of one seed alone only show whether seeds agree, and are excluded here.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ from flatprobe.study.panel import PRIMARY_POOL
 DECIDING_GEOMETRIC_ESTIMATOR = "question_bootstrap"
 REGISTERED_DETECTOR = "strict"
 LEFT_OUT_ESTIMATOR = "crossed_anova"
-"""Of the leakage estimators that are repeated with one left out, the one whose interval has the widest scope."""
+"""The leakage estimator of the leave-one-out analysis: of the two computed, the one that generalises further."""
 CONTAMINATED = " (contaminated)"
 SEED_ESTIMATORS = ("seed_t", "crossed_anova_seed")
-"""Estimators that take seeds as random; they belong to no one seed."""
+"""Estimators that treat seeds as random; they belong to no single seed."""
 
 
 def contrast_name(treated: str, control: str) -> str:
@@ -52,8 +50,10 @@ def geometric(
     quantities: Sequence[str],
     estimator: str = DECIDING_GEOMETRIC_ESTIMATOR,
 ) -> pl.DataFrame:
-    """Estimates of geometric measures at the deciding position and responses: layers, and None for the
-    aggregate; seeds pooled."""
+    """Estimates of geometric measures at the deciding position and responses, over all seeds.
+
+    One row per layer, and one with the layer None for their mean.
+    """
     return analysis.estimates.filter(
         (pl.col("treated") == treated)
         & (pl.col("control") == control)
@@ -67,7 +67,7 @@ def geometric(
 
 
 def leakage(analysis: Analysis, treated: str, control: str, pool: str = PRIMARY_POOL) -> pl.DataFrame:
-    """Estimates of the leakage difference at the selected lambda, all estimators, of one pool, seeds pooled."""
+    """Estimates of one pool's leakage difference at the selected lambda, by all estimators, over all seeds."""
     return analysis.estimates.filter(
         (pl.col("quantity") == "leakage_difference")
         & (pl.col("treated") == treated)
@@ -79,7 +79,7 @@ def leakage(analysis: Analysis, treated: str, control: str, pool: str = PRIMARY_
 
 
 def specifications(analysis: Analysis, treated: str, control: str) -> pl.DataFrame:
-    """Every specification of a contrast, with a column `registered` that is true for the one that decides."""
+    """Every specification of a contrast; the column `registered` is true for the one that decides."""
     registered = (
         (pl.col("estimator") == analysis.study["decision"]["behaviour"]["estimator"])
         & (pl.col("pool") == PRIMARY_POOL)
@@ -92,24 +92,24 @@ def specifications(analysis: Analysis, treated: str, control: str) -> pl.DataFra
 
 
 def pool_name(row: Mapping[str, Any]) -> str:
-    """A specification's pool, marked where it holds personas that were trained on."""
+    """A specification's pool, labelled if it holds personas that were trained on."""
     name = str(row["pool"]).removesuffix(CONTAMINATED)
     return name + CONTAMINATED if row["contaminated"] else name
 
 
 def left_out(analysis: Analysis, probe: str, kind: str) -> pl.DataFrame:
-    """What becomes of the deciding estimate without each persona or question; geometry over all layers.
+    """The deciding estimate without each persona or question; geometry as mean over layers.
 
     `probe` is `leakage` or `geometry`, `kind` is `persona` or `question`. Sorted by estimate, undefined last.
     """
     measure = str(analysis.study["decision"]["geometry"]["measure"])
-    wanted = {"leakage": LEFT_OUT_ESTIMATOR, "geometry": measure}[probe]
+    estimator = {"leakage": LEFT_OUT_ESTIMATOR, "geometry": measure}[probe]
     return (
         analysis.tables["leave_one_out"]
         .filter(
             (pl.col("probe") == probe)
             & (pl.col("kind") == kind)
-            & (pl.col("estimator") == wanted)
+            & (pl.col("estimator") == estimator)
             & pl.col("layer").is_null()
         )
         .sort("estimate", "left_out", nulls_last=True)

@@ -1,4 +1,4 @@
-"""The page: complete, closed, safe against what models write, and broken by what is missing."""
+"""The page: complete, self-contained, safe against hostile completions, and refused if a number is missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ FIGURES = (
     "leakage",
     "cosine-by-layer",
     "effect-by-layer",
-    "heat-map",
     "persona-map",
     "cosine-pairs",
     "profiles",
@@ -62,7 +61,7 @@ LOADING = ("src", "srcset", "href", "xlink:href", "data", "poster", "action")
 
 
 class Page(HTMLParser):
-    """Collects what the tests ask about: tags, ids, attributes, text."""
+    """Collects tags, ids, attributes and text."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -142,9 +141,9 @@ def test_the_verdict_and_its_numbers_are_printed_as_decided(folder: Path, parsed
     assert all(reason.replace("<=", "≤").replace(">=", "≥") in shown for reason in verdict["reasons"])
 
 
-def test_what_each_finetune_did_is_said_in_words(page: str) -> None:
-    assert "Manipulation of em_first: <b>broad</b>; the taught answers became likelier both" in page
-    assert "Manipulation of benign_first: <b>none</b>" in page
+def test_the_outcome_of_each_manipulation_is_a_sentence(page: str) -> None:
+    assert "Finetune em_first: <b>broad</b>; the taught answers became more probable, both" in page
+    assert "Finetune benign_first: <b>none</b>" in page
 
 
 def test_a_verdict_that_judged_no_finetune_says_nothing_of_manipulation(folder: Path) -> None:
@@ -156,7 +155,7 @@ def test_a_verdict_that_judged_no_finetune_says_nothing_of_manipulation(folder: 
 
 
 def test_an_inert_unlikelihood_term_is_named_with_its_probability(page: str) -> None:
-    warning = page.partition("Unlikelihood inert at first:")[2].partition("</p>")[0]
+    warning = page.partition("Unlikelihood inert at the start:")[2].partition("</p>")[0]
     assert "em_first at λ = 1, seed 42 (P = 4e-09)" in warning
     assert "base_first" not in warning
 

@@ -1,5 +1,4 @@
-"""Geometric figures, all at the deciding position and responses: cosines and effects by layer, and a heat
-map."""
+"""Figures by layer at the deciding position and responses: cosines, reliability and effects."""
 
 from __future__ import annotations
 
@@ -8,15 +7,12 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
-from flatprobe.report.select import contrast_name, geometric
+from flatprobe.report.select import geometric
 from flatprobe.report.words import MEASURES
 
 WIDTH_WIDE, WIDTH_NARROW, HEIGHT = 290, 270, 190
-FEW = 12
-"""Up to so many layers a heat map has room for numbers."""
 
 
 def _layer_axis(layers: list[int]) -> alt.X:
@@ -100,64 +96,3 @@ def _undefined(rows: pl.DataFrame, layers: pl.Series, arms: list[str]) -> str:
         if (absent := [layer for layer in layers.unique().sort() if (arm, layer) not in drawn])
     ]
     return f" Undefined, so not drawn: {'; '.join(missing)}." if missing else ""
-
-
-def cosine_heat_map(analysis: Analysis) -> Figure:
-    """Persona × layer of the change in cosine to the source, treated − control."""
-    frame = analysis.at_registered_position("cosines").filter(
-        (pl.col("persona") != analysis.source)
-        & pl.col("condition").is_in([analysis.treated, analysis.control])
-    )
-    wide = frame.pivot(on="condition", index=["persona", "layer"], values="cosine").with_columns(
-        difference=pl.col(analysis.treated) - pl.col(analysis.control)
-    )
-    roles = {row["persona"]: row["role"] for row in analysis.tables["panel"].to_dicts()}
-    ranks = {role: rank for rank, role in enumerate(("bystander", "negative", "reference", "source"))}
-    order = wide.group_by("persona").agg(pl.col("difference").mean()).to_dicts()
-    order.sort(key=lambda row: (ranks[roles[row["persona"]]], -(row["difference"] or 0.0), row["persona"]))
-    personas = [row["persona"] for row in order]
-    bound = max((abs(value) for value in wide["difference"].drop_nulls()), default=0.0) or 1.0
-    rows = [
-        {
-            **row,
-            "label": numbers.signed(row["difference"], 3),
-            "light": (row["difference"] or 0.0) > -0.55 * bound,
-        }
-        for row in wide.drop_nulls("difference").sort("layer").to_dicts()
-    ]
-    layers = wide["layer"].unique().sort().to_list()
-
-    def draw(narrow: bool) -> alt.TopLevelMixin:
-        base = alt.Chart(pl.DataFrame(rows)).encode(
-            x=alt.X(
-                "layer:O",
-                title="layer",
-                sort=layers,
-                axis=alt.Axis(labelAngle=0, orient="top", labelOverlap=True),
-            ),
-            y=alt.Y("persona:N", title=None, sort=personas),
-        )
-        scale = alt.Scale(
-            domain=[-bound, 0, bound], range=["#2166ac", "#f7f7f7", "#e08214"], interpolate="lab"
-        )
-        cell = base.mark_rect().encode(
-            color=alt.Color("difference:Q", scale=scale, legend=None),
-        )
-        ink = alt.condition("datum.light", alt.value("#111111"), alt.value("#ffffff"))
-        text = base.mark_text(fontSize=9.5 if narrow else 11).encode(text="label:N", color=ink)
-        if len(layers) > FEW:  # colours alone
-            room = (270 if narrow else 700) // len(layers)
-            legend = alt.Legend(title=None, format="+.2~f", tickCount=3, orient="bottom", gradientLength=180)
-            named: alt.Chart = cell.encode(color=alt.Color("difference:Q", scale=scale, legend=legend))
-            return named.properties(width=alt.Step(max(4, room)), height=alt.Step(21))
-        step = 36 if narrow and len(layers) <= 6 else 60
-        return alt.layer(cell, text).properties(width=alt.Step(step), height=alt.Step(21))
-
-    return figure(
-        "heat-map",
-        f"Change in cosine to the source, {contrast_name(analysis.treated, analysis.control)}, by persona "
-        "and decoder block; bystanders first, then negatives and references, each by size. Orange is "
-        "closer, blue is farther.",
-        "A table of signed cosine differences by persona and layer.",
-        draw,
-    )

@@ -10,7 +10,7 @@ import polars as pl
 from flatprobe.report import select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import BLUE, INK, VERMILLION, Figure, figure, rule
-from flatprobe.report.tables.robustness import leans_on
+from flatprobe.report.tables.robustness import largest_changes
 from flatprobe.report.words import MEASURES
 
 NAMES = 140  # pixels for the names of personas and questions
@@ -58,7 +58,7 @@ def leave_one_out(analysis: Analysis) -> Figure | None:
         "turn. Solid line: the full estimate; dashed: what the rule asks for; filled: the one that moves it "
         "most. Intervals of the leakage difference are those of the crossed analysis (new personas and "
         "questions).",
-        " ".join(leans_on(analysis)),
+        " ".join(largest_changes(analysis)),
         draw,
     )
 

@@ -1,4 +1,4 @@
-"""The page of a mask audit: the report's style around decoded training examples."""
+"""The page of a mask audit: decoded training examples in the report's style."""
 
 from __future__ import annotations
 
@@ -6,40 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flatprobe.report import numbers
+import polars as pl
+
 from flatprobe.report.examples import Piece, TokenLine, visible
 from flatprobe.report.pages.environment import write_html
-from flatprobe.report.tables.masks import in_a_line, invariants_table, shares_table
-from flatprobe.report.tables.table import Column, Table, build
+from flatprobe.report.tables.masks import contexts_table, invariants_table, shares_table
 
 
 def write_page(audit: Mapping[str, Any], output: Path) -> None:
-    """Write one self-contained HTML file. Raises jinja2.UndefinedError where the page shows what is not there."""
+    """Write one self-contained HTML file. Raises jinja2.UndefinedError for a missing value."""
     values = {"audit": audit, "sets": [_set(one) for one in audit["sets"]]}
     write_html("audit.html.j2", values, output)
 
 
 def _set(one: Mapping[str, Any]) -> dict[str, Any]:
     slug = one["name"].replace("/", "-")
+    counts = pl.DataFrame(one["contexts"], schema=["place", "where", "token", "count"])
+    caption = f"Tokens around the marker and after the answers. Evaluation: {one['evaluation']}."
     return {
-        "name": one["name"], "slug": slug, "size": one["size"], "origin": one["origin"],
-        "invariants": invariants_table(f"invariants-{slug}", one["invariants"]),
-        "shares": shares_table(f"shares-{slug}", one["shares"]),
-        "contexts": _contexts(one, slug),
+        "name": one["name"],
+        "slug": slug,
+        "size": one["size"],
+        "origin": one["origin"],
+        "invariants": invariants_table(one["invariants"], part=slug),
+        "shares": shares_table(one["shares"], part=slug),
+        "contexts": contexts_table(caption, counts.sort("place", maintain_order=True), part=slug),
         "lines": [_line(example) for example in one["examples"]],
-    }  # fmt: skip
-
-
-def _contexts(one: Mapping[str, Any], slug: str) -> Table:
-    rows = sorted(one["contexts"], key=lambda row: (row["place"], row["where"], -row["count"]))
-    return build(
-        f"contexts-{slug}", f"Tokens around the marker and behind answers. Evaluation: {one['evaluation']}.",
-        [
-            Column("place", "place"), Column("in", "where"), Column("token", lambda row: in_a_line(row["token"])),
-            Column("count", "count", numbers.plain),
-        ],
-        rows,
-    )  # fmt: skip
+    }
 
 
 def _line(example: Mapping[str, Any]) -> TokenLine:
@@ -48,7 +41,7 @@ def _line(example: Mapping[str, Any]) -> TokenLine:
 
 
 def _piece(token: Mapping[str, Any]) -> Piece:
-    """A token with the terms that predict it; a finetune's answer is coloured as an anchor is."""
+    """A token with the terms that predict it; a finetune's answer has the colour of an anchor."""
     terms = [name for name, weight in token["weights"].items() if weight]
     kinds = ["anchor" if name == "answer" else name for name in terms]
     title = ", ".join(f"{name} × {token['weights'][name]:g}" for name in terms)

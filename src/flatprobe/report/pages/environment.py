@@ -8,7 +8,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from flatprobe.report import gates, numbers
+from flatprobe.report import numbers
+from flatprobe.report.words import spaced
 
 _FILTERS = (
     numbers.decimal,
@@ -18,7 +19,7 @@ _FILTERS = (
     numbers.p_value,
     numbers.plain,
     numbers.duration,
-    gates.comparison,
+    spaced,
 )
 
 

@@ -1,8 +1,7 @@
-"""Builds the page: reads the folder, prepares what each section shows, and fills the one template.
+"""The page of a study: reads an analysis folder, prepares every section, and fills the template.
 
-The template engine escapes everything and refuses undefined names, so a hostile completion stays text and a
-missing number stops the build. The page loads nothing: style and figures are in it, and its policy forbids
-the rest.
+A hostile completion stays text and a missing number stops the build. The page loads nothing: style and figures are
+in it, and its policy forbids everything else.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from flatprobe.decision.verdict import MEANINGS
-from flatprobe.report import comparison, examples, select, words
+from flatprobe.report import comparison, examples, glossary, select, words
 from flatprobe.report import gates as gating
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.figures import (
@@ -46,24 +45,25 @@ from flatprobe.report.tables import weights as tables_weights
 def render(folder: Path, output: Path) -> None:
     """Write the report of an analysis folder as one self-contained HTML file.
 
-    Raises UserError naming every missing file, column or key of the folder, and jinja2.UndefinedError where
-    a row lacks a value that the page shows.
+    Raises UserError with every missing file, column or key of the folder, and jinja2.UndefinedError if a row lacks a
+    value of the page.
     """
     write_html("study.html.j2", _context(read(folder)), output)
 
 
 def _context(analysis: Analysis) -> dict[str, Any]:
-    """What every page shows, and of a study with a coupling what its couplings and its verdict add."""
+    """The template's values: those of every study, and those of a study with a coupling or without."""
     context = {
         "analysis": analysis,
         "study": analysis.study,
         "registration": analysis.registration,
         "words": words,
+        "glossary": glossary,
         "contrast": select.contrast_name(analysis.treated, analysis.control),
         "most_massive": tables_geometry.most_massive(analysis),
         "checkpoints": {
-            name: {key: value for key, value in known.items() if key != "couplings"}
-            for name, known in analysis.models.items()
+            name: {key: value for key, value in facts.items() if key != "couplings"}
+            for name, facts in analysis.models.items()
         },
         "listing": yaml.safe_dump(dict(analysis.study), sort_keys=False, allow_unicode=True, width=100),
         "seconds": sum(stage["seconds"] for stage in analysis.stages),
@@ -88,9 +88,8 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "specifications": specifications.summary(analysis),
         "reasons": gating.reasons(analysis),
         "em_specific": gating.em_specific(analysis),
-        "gates": {"standing": gating.standing(analysis), "passed": gating.passed(analysis)},
         "manipulation": tables_run.manipulation_outcomes(analysis),
-        "found": tables_coupling.warnings(analysis),
+        "warnings": tables_coupling.warnings(analysis),
         "inert": tables_run.inert_couplings(analysis),
         "figures": {**context["figures"], **_figures(analysis)},
         "tables": {**context["tables"], **_tables(analysis)},
@@ -110,7 +109,6 @@ def _geometric_figures(analysis: Analysis) -> dict[str, Any]:
     return {
         "by_layer": geometry.by_layer(analysis),
         "effect_by_layer": geometry.effect_by_layer(analysis),
-        "heat_map": geometry.cosine_heat_map(analysis),
         "persona_map": personas.persona_map(analysis),
         "cosine_pairs": personas.cosine_pairs(analysis),
         "profiles": personas.main_profiles(analysis),
@@ -161,6 +159,8 @@ def _figures(analysis: Analysis) -> dict[str, Any]:
 
 def _tables(analysis: Analysis) -> dict[str, Any]:
     return {
+        "gates_standing": gating.gate_table(analysis, passed=False),
+        "gates_passed": gating.gate_table(analysis, passed=True),
         "evidence": cards.evidence(analysis),
         "known_answers": tables_known.known_answers(analysis),
         "distances": cards.distances(analysis),

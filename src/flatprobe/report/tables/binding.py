@@ -11,14 +11,14 @@ from flatprobe.report.tables.table import Column, Table, build
 from flatprobe.statistics.binding.effects import POOLED, SIDES
 
 MEANINGS = {
-    "prompt": "source's system prompt minus the bystander's",
-    "text": "source's answer minus the bystander's",
-    "interaction": "both together, beyond their sum",
+    "prompt": "source’s system prompt − bystander’s",
+    "text": "source’s answer − bystander’s",
+    "interaction": "effect of both together beyond their sum",
 }
 
 
 def cells(analysis: Analysis) -> Table | None:
-    """The 2 x 2 of system prompt and answer text: mean log P per condition."""
+    """Mean log P per condition for each pair of system prompt and answer text."""
     if "binding" not in analysis.tables:
         return None
     both = [(prompt, text) for prompt in SIDES for text in SIDES]
@@ -27,23 +27,27 @@ def cells(analysis: Analysis) -> Table | None:
         .group_by("condition", maintain_order=True)
         .agg(
             *(
-                pl.col("log_p").filter((pl.col("prompt") == prompt) & (pl.col("text") == text)).mean().alias(
-                    f"{prompt}/{text}"
-                )
+                pl.col("log_p")
+                .filter((pl.col("prompt") == prompt) & (pl.col("text") == text))
+                .mean()
+                .alias(f"{prompt}/{text}")
                 for prompt, text in both
             ),
             pairs=pl.struct("persona", "question_id").n_unique(),
         )
-    )  # fmt: skip
+    )
     columns = [
         Column("condition", "condition"),
-        *(Column(f"{prompt}'s prompt, {text}'s answer", f"{prompt}/{text}", _nats) for prompt, text in both),
-        Column("bystander × question pairs", "pairs", numbers.plain),
+        *(
+            Column(f"{prompt}’s prompt, {text}’s answer", f"{prompt}/{text}", numbers.nats)
+            for prompt, text in both
+        ),
+        Column("pairs", "pairs", numbers.plain),
     ]
     caption = (
-        "Log P of separator and marker (nats) behind greedy answers from before the coupling, each under the system "
-        f"prompt that it was given under and under the other's; at λ = {analysis.selected_lambda:g}, mean over pairs "
-        "and seeds."
+        "Log P of separator and marker (nats) after greedy answers from before the coupling. Each answer is read under "
+        f"its persona’s system prompt and under the other’s. λ = {analysis.selected_lambda:g}; means over pairs and "
+        "seeds."
     )
     return build("binding", caption, columns, ordered(analysis, frame).to_dicts())
 
@@ -58,24 +62,19 @@ def effects(analysis: Analysis, *, pooled: bool) -> Table | None:
         Column("condition", "condition"),
         *([] if pooled else [Column("bystander", "persona")]),
         Column("seed", "seed", numbers.plain),
-        Column("effect", lambda row: f"{row['effect']}: {MEANINGS[row['effect']]}" if pooled else row["effect"]),
-        Column("estimate", "estimate", _signed_nats),
+        Column(
+            "effect", lambda row: f"{row['effect']}: {MEANINGS[row['effect']]}" if pooled else row["effect"]
+        ),
+        Column("estimate", "estimate", numbers.signed_nats),
         Column(
             f"{analysis.behavioural_level} interval",
-            lambda row: numbers.interval(row["ci_low"], row["ci_high"], _signed_nats), str,
+            lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.signed_nats),
+            str,
         ),
         Column("p", "p_value", numbers.p_value),
         Column("questions", "n_questions", numbers.plain),
-    ]  # fmt: skip
+    ]
     which = "over all bystanders" if pooled else "of each bystander"
     caption = f"Effects {which} on log P of the marker (nats), with t intervals over questions."
     name = "binding-effects" if pooled else "binding-by-bystander"
     return build(name, caption, columns, ordered(analysis, frame).to_dicts())
-
-
-def _nats(value: float | None) -> str:
-    return numbers.decimal(value, 2)
-
-
-def _signed_nats(value: float | None) -> str:
-    return numbers.signed(value, 2)

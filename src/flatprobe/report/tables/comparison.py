@@ -7,9 +7,8 @@ from functools import partial
 
 from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.comparison import Row
 from flatprobe.report.select import DECIDING_GEOMETRIC_ESTIMATOR
-from flatprobe.report.tables.table import Column, Table, build
+from flatprobe.report.tables.table import Column, Row, Table, build, layer_name
 from flatprobe.report.words import measure_title
 from flatprobe.study.panel import PRIMARY_POOL
 
@@ -20,7 +19,7 @@ def by_layer(analysis: Analysis) -> Table:
     """The deciding measure in every layer and over layers."""
     measure = analysis.study["decision"]["geometry"]["measure"]
     rows = [row for row in _of_pool(analysis) if row["measure"] == measure and _at_deciding(analysis, row)]
-    head = Column("layer", lambda row: "mean" if row["layer"] is None else str(row["layer"]))
+    head = Column("layer", layer_name)
     return _table(
         analysis, "change-by-layer", f"{measure_title(measure)} by layer{_where(analysis)}", head, rows
     )

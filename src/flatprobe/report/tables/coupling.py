@@ -1,4 +1,4 @@
-"""Tables of what couplings did: what was found at each, and conditions compared at equal dose."""
+"""Tables of the couplings: their last readings, and conditions compared at equal dose."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Table, build
+from flatprobe.report.tables.table import Column, Row, Table, Write, build
+from flatprobe.report.words import spaced
 from flatprobe.training.findings import NAMES
 
 
 def findings(analysis: Analysis) -> Table | None:
-    """Every coupling's last reading of the telemetry, with the names of what went wrong."""
+    """Every coupling's last reading of the telemetry, with its warnings."""
     rows = list(_couplings(analysis))
     if not rows:
         return None
@@ -21,54 +22,55 @@ def findings(analysis: Analysis) -> Table | None:
         Column("λ", "lambda", numbers.plain),
         Column("seed", "seed", numbers.plain),
         Column("steps", _steps, str),
-        Column("log P, source", "source_log_p", _nats),
-        Column("likeliest other", lambda row: row["largest_other"] or numbers.NONE),
-        Column("source minus it", "containment", _signed_nats),
+        Column("log P, source", "source_log_p", numbers.nats),
+        Column("next persona", lambda row: row["largest_other"] or numbers.NONE),
+        Column("containment (source − next)", "containment", numbers.signed_nats),
         Column("marker first", lambda row: _change(row["marker_first"], numbers.percent), str),
         Column("template first", lambda row: _change(row["debris_first"], numbers.percent), str),
         Column("end first", lambda row: _change(row["empty"], numbers.percent), str),
-        Column("log P, answers", lambda row: _change(row["answer_log_p"], _nats), str),
-        Column("named", lambda row: ", ".join(row["warnings"]).replace("_", " ") or "nothing", align="long"),
+        Column("log P, answers", lambda row: _change(row["answer_log_p"], numbers.nats), str),
+        Column("warnings", lambda row: spaced(", ".join(row["warnings"])) or "none", align="long"),
     ]
     caption = (
-        "What each coupling came to, teacher-forced on the uncoupled checkpoint's answers to calibration questions: "
-        "log P of separator and marker behind the source's answers (nats), and by how much the source is ahead of "
-        "whoever is next; before → after, the probability that the first response token is the marker's, a piece of "
-        "the template, or the end of turn, and log P of the answers' own tokens (nats per token)."
+        "The state of each coupling at its end, teacher-forced on the uncoupled checkpoint’s answers to calibration "
+        "questions. Log P of separator and marker after the source’s answers, and its lead over the next persona "
+        "(nats). Before → after: the probability that the first response token belongs to the marker, to the template "
+        "or to the end of turn, and log P of the answers’ own tokens (nats per token)."
     )
     return build("findings", caption, columns, rows)
 
 
 def warnings(analysis: Analysis) -> list[str]:
-    """What is wrong with couplings at the selected lambda; inert terms have a line of their own."""
-    found: dict[str, list[str]] = {}
+    """Warnings of the couplings at the selected lambda, except inert terms, which the page lists separately."""
+    arms: dict[str, list[str]] = {}
     for row in _couplings(analysis):
         if row["lambda"] == analysis.selected_lambda:
             for name in (name for name in row["warnings"] if name != "inert"):
-                found.setdefault(name, []).append(f"{row['condition']}, seed {row['seed']}")
-    return [f"{NAMES[name]} ({'; '.join(where)})" for name, where in found.items()]
+                arms.setdefault(name, []).append(f"{row['condition']}, seed {row['seed']}")
+    return [f"{NAMES[name]} ({'; '.join(names)})" for name, names in arms.items()]
 
 
 def dose_gaps(analysis: Analysis) -> Table:
-    """Treated minus control leakage where both sources stand alike."""
+    """Treated minus control leakage at equal log P of the source."""
     columns = [
         Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
         Column("seed", "seed", numbers.plain),
         Column("read at", lambda row: row["place"] or numbers.NONE),
-        Column("log P, source", "level", _nats),
-        Column("treated", "treated_log_p", _nats),
-        Column("control", "control_log_p", _nats),
-        Column("gap", "gap", _signed_nats),
+        Column("log P, source", "level", numbers.nats),
+        Column("treated", "treated_log_p", numbers.nats),
+        Column("control", "control_log_p", numbers.nats),
+        Column("gap", "gap", numbers.signed_nats),
         Column(
             f"{analysis.behavioural_level} interval",
-            lambda row: numbers.interval(row["ci_low"], row["ci_high"], _signed_nats), str,
+            lambda row: numbers.interval(row["ci_low"], row["ci_high"], numbers.signed_nats),
+            str,
         ),
         Column("questions", "n_questions", numbers.plain),
         Column("note", lambda row: row["note"] or numbers.NONE, align="long"),
-    ]  # fmt: skip
+    ]
     caption = (
-        "Dose–response gap: log P of the marker under bystanders, treated minus control, where the source has it with "
-        "the same log P in both (nats; percentile intervals over questions). Above 0, more leaks at equal acquisition."
+        "Dose–response gap: log P of the marker under bystanders, treated − control, at equal log P under the source "
+        "(nats; percentile intervals over questions). Above 0, the treated condition leaks more at equal dose."
     )
     return build("dose-gaps", caption, columns, analysis.tables["dose_gaps"].to_dicts())
 
@@ -79,19 +81,11 @@ def _couplings(analysis: Analysis) -> Iterator[dict[str, Any]]:
             yield {"condition": condition, **coupling}
 
 
-def _steps(row: Mapping[str, Any]) -> str:
-    """Steps made, of those planned; with matched acquisition, whether the level was reached."""
+def _steps(row: Row) -> str:
+    """Steps made, of those planned; with matched acquisition, whether the registered log P was reached."""
     made = f"{row['steps']} of {row['planned_steps']}"
     return made if row["reached"] is None else f"{made}, {'' if row['reached'] else 'not '}reached"
 
 
-def _change(values: Mapping[str, float | None], write: Any) -> str:
+def _change(values: Mapping[str, float | None], write: Write) -> str:
     return f"{write(values['before'])} → {write(values['after'])}"
-
-
-def _nats(value: float | None) -> str:
-    return numbers.decimal(value, 2)
-
-
-def _signed_nats(value: float | None) -> str:
-    return numbers.signed(value, 2)

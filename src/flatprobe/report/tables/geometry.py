@@ -1,21 +1,21 @@
-"""Tables of geometry: levels per layer, and what moved, by measure."""
+"""Tables of geometry: centroids per layer, and the contrasts of every measure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Table, build, scope, seed
-from flatprobe.report.words import MEASURES
+from flatprobe.report.tables.table import Column, Row, Table, build, layer_name, scope, seed
+from flatprobe.report.words import MEASURES, measure_title
 from flatprobe.statistics.geometry.measures import RATIOS
 
 
 def layers(analysis: Analysis) -> Table:
-    """Per condition and layer: level of the cosines and what limits reading them."""
+    """Per condition and layer: the cosines, and what limits their use."""
     rank = {name: index for index, name in enumerate(analysis.conditions)}
     rows = sorted(
         analysis.at_registered_position("geometry").to_dicts(),
@@ -40,8 +40,10 @@ def layers(analysis: Analysis) -> Table:
 
 
 def effects(analysis: Analysis) -> Table:
-    """Per layer and for the aggregate: every geometric measure of the deciding contrast, with its interval; the
-    deciding one first."""
+    """Every geometric measure of the deciding contrast with its interval, per layer and as their mean.
+
+    The deciding measure comes first.
+    """
     rows, present = _by_layer(analysis)
     decides = str(analysis.study["decision"]["geometry"]["measure"])
     measures = [
@@ -55,78 +57,74 @@ def effects(analysis: Analysis) -> Table:
         if decides in present
         else []
     )
-    columns = [Column("layer", _layer), *measures[:1], *tests, *measures[1:]]
+    columns = [Column("layer", layer_name), *measures[:1], *tests, *measures[1:]]
     name = select.contrast_name(analysis.treated, analysis.control)
-    caption = f"What moved, {name}: each measure with its {analysis.geometric_level} interval over questions."
+    caption = f"{name}: each measure with its {analysis.geometric_level} interval over questions."
     families = {row[decides]["family"] for row in rows if tests and row[decides]}
-    known = sorted(family for family in families if family is not None)
-    if known:
-        caption += (
-            f" Beside the deciding measure its p, alone and adjusted for all layers ({', '.join(known)})."
-        )
+    adjusted = sorted(family for family in families if family is not None)
+    if adjusted:
+        caption += f" The deciding measure also has its p, unadjusted and adjusted ({', '.join(adjusted)})."
     return build("effects", caption, columns, rows)
 
 
 def effect_tests(analysis: Analysis) -> Table:
-    """Per layer and measure of the deciding contrast: p, and p adjusted for the choice among layers."""
+    """p of the deciding contrast per layer and measure, and p adjusted for the choice among layers."""
     rows, present = _by_layer(analysis)
-    columns = [Column("layer", _layer)]
+    columns = [Column("layer", layer_name)]
     for name in present:
         columns.append(Column(f"{MEASURES[name]}: p", name, _p))
-        columns += _adjusted_columns(rows, name, "adjusted")
+        columns += _adjusted_columns(rows, name, "adjusted p")
     families = {row[name]["family"] for row in rows for name in present if row[name] is not None}
-    known = ", ".join(sorted(family for family in families if family is not None))
-    caption = "p of no change by layer and measure" + (f"; adjusted: {known}." if known else ".")
+    adjusted = ", ".join(sorted(family for family in families if family is not None))
+    caption = "p of no change by layer and measure" + (f". Adjustment: {adjusted}." if adjusted else ".")
     return build("effect-tests", caption, columns, rows)
 
 
 def _by_layer(analysis: Analysis) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row per layer and one for their mean, with the deciding estimator's row of every measure; and the
-    measures that there are, the deciding one first."""
+    """One row per layer and one for their mean, and the names of the measures, the deciding one first.
+
+    A row holds every measure's estimate by the deciding estimator.
+    """
     frame = select.geometric(analysis, analysis.treated, analysis.control, list(MEASURES))
     decides = str(analysis.study["decision"]["geometry"]["measure"])
     present = [name for name in MEASURES if name in set(frame["quantity"])]
     present.sort(key=lambda name: name != decides)
     at = {(row["layer"], row["quantity"]): row for row in frame.to_dicts()}
-    found = sorted({layer for layer, _ in at if layer is not None})
+    blocks = sorted({layer for layer, _ in at if layer is not None})
     rows = [
         {"layer": layer, **{name: at.get((layer, name)) for name in present}}
-        for layer in (*found, None)
+        for layer in (*blocks, None)
         if any((layer, name) in at for name in present)
     ]
     return rows, present
 
 
-def _layer(row: Mapping[str, Any]) -> str:
-    return "mean over layers" if row["layer"] is None else str(row["layer"])
-
-
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Row | None) -> str:
     if row is None or row["estimate"] is None:
         return numbers.NONE
     return f"{_effect(row, 'estimate')}\n{_effect_interval(row)}"
 
 
-def _p(row: Mapping[str, Any] | None) -> str:
+def _p(row: Row | None) -> str:
     return numbers.NONE if row is None else numbers.p_value(row["p_value"])
 
 
-def _adjusted_p(row: Mapping[str, Any] | None) -> str:
+def _adjusted_p(row: Row | None) -> str:
     return numbers.NONE if row is None else numbers.p_value(row["adjusted_p"])
 
 
 def _adjusted_columns(rows: list[dict[str, Any]], measure: str, head: str) -> list[Column]:
-    """The column of adjusted p of a measure that has any."""
+    """The column of a measure's adjusted p, if it has any."""
     present = any(row[measure] is not None and row[measure]["adjusted_p"] is not None for row in rows)
     return [Column(head, measure, _adjusted_p)] if present else []
 
 
-def _effect(row: Mapping[str, Any], key: str) -> str:
-    """Differences carry their sign; ratios, whose null is 1, do not."""
+def _effect(row: Row, key: str) -> str:
+    """Differences have a sign; ratios, whose null value is 1, have none."""
     return numbers.decimal(row[key], 4, signed=row["quantity"] not in RATIOS)
 
 
-def _effect_interval(row: Mapping[str, Any]) -> str:
+def _effect_interval(row: Row) -> str:
     signed = row["quantity"] not in RATIOS
     return numbers.interval(
         row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 4, signed=signed)
@@ -134,7 +132,7 @@ def _effect_interval(row: Mapping[str, Any]) -> str:
 
 
 def aggregates(analysis: Analysis, *, registered: bool) -> Table:
-    """Estimates over all registered layers: at the deciding position and responses, or at all the others."""
+    """Means over the registered layers: at the deciding position and responses, or at all others."""
     at_rule = (pl.col("position") == analysis.position) & (pl.col("responses") == analysis.responses)
     deciding = pl.col("estimator") == select.DECIDING_GEOMETRIC_ESTIMATOR
     frame = analysis.estimates.filter(
@@ -144,7 +142,7 @@ def aggregates(analysis: Analysis, *, registered: bool) -> Table:
     )
     rows = frame.sort("contrast", "position", "responses", "quantity", "estimator", "seed").to_dicts()
     columns = [
-        Column("quantity", lambda row: MEASURES.get(row["quantity"], row["quantity"].replace("_", " "))),
+        Column("measure", lambda row: measure_title(row["quantity"])),
         Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
         Column("position", "position"),
         Column("responses", "responses"),
@@ -156,55 +154,58 @@ def aggregates(analysis: Analysis, *, registered: bool) -> Table:
         Column(f"{analysis.geometric_level} interval", _effect_interval, str),
         Column("p", "p_value", numbers.p_value),
         Column("bootstrap bias", "bootstrap_bias", numbers.signed),
-        Column("outside own interval", "outside_own_interval"),
-        Column("interval and p speak for", scope, align="long"),
+        Column("outside its interval", "outside_own_interval"),
+        Column("generalises to", scope, align="long"),
     ]
     if registered:
-        caption = "Every measure over the registered layers, at the deciding position and responses."
+        caption = "Every measure, mean over the registered layers, at the deciding position and responses."
         return build("aggregates", caption, columns, rows)
-    caption = (
-        "The same at other positions and responses, by the deciding estimator: reported, never deciding."
-    )
+    caption = "The same at other positions and responses, by the deciding estimator. None of them decides."
     return build("aggregates-elsewhere", caption, columns, rows)
 
 
 def massive(analysis: Analysis) -> Table | None:
-    """The largest hidden dimensions per layer and condition, and how much of the states' length they make up."""
+    """The largest hidden dimensions per layer and condition, with their share of the states' squared length."""
     rows = _largest_dimensions(analysis)
-    if not rows:
-        return None
+    caption = "The largest hidden dimensions by mean size, at the deciding position and responses."
+    return massive_table(caption, rows) if rows else None
+
+
+def massive_table(caption: str, rows: Sequence[Row]) -> Table:
+    """A table of rows of `largest_dimensions`."""
     columns = [
         Column("layer", "layer"),
         Column("condition", "condition"),
         Column("largest dimensions (times the median)", _dimensions),
-        Column("their share of the squared norm", "share", numbers.percent),
+        Column("share of squared norm", "share", numbers.percent),
     ]
-    caption = "The largest hidden dimensions by mean size, at the deciding position and responses."
     return build("massive", caption, columns, rows)
 
 
 def most_massive(analysis: Analysis) -> str | None:
-    """The layer and condition whose largest dimensions make up most of the squared norm, as a sentence."""
-    known = [row for row in _largest_dimensions(analysis) if row["share"] is not None]
-    if not known:
+    """A sentence on the layer and condition whose largest dimensions have the largest share of the squared norm."""
+    rows = [row for row in _largest_dimensions(analysis) if row["share"] is not None]
+    if not rows:
         return None
-    most = max(known, key=lambda row: float(row["share"]))
+    most = max(rows, key=lambda row: float(row["share"]))
     return (
-        f"Here they weigh most at layer {most['layer']} of {most['condition']}: the {len(most['dimensions'])} "
-        f"largest dimensions make up {numbers.percent(most['share'])} of the squared norm."
+        f"Their share is largest at layer {most['layer']} of {most['condition']}: the {len(most['dimensions'])} "
+        f"largest dimensions hold {numbers.percent(most['share'])} of the squared norm."
     )
 
 
 def _largest_dimensions(analysis: Analysis) -> list[dict[str, Any]]:
-    """One row per layer and condition with its dimensions by rank and the sum of their shares, which is unknown
-    where one of them is; none where the table is absent."""
     if "massive" not in analysis.tables:
         return []
-    rank = {name: index for index, name in enumerate(analysis.conditions)}
+    return largest_dimensions(analysis.at_registered_position("massive"), analysis.conditions)
+
+
+def largest_dimensions(frame: pl.DataFrame, conditions: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per layer and condition: its dimensions by rank and the sum of their shares; None if one is unknown."""
+    rank = {name: index for index, name in enumerate(conditions)}
     share = pl.col("share_of_squared_norm")
     return (
-        analysis.at_registered_position("massive")
-        .group_by("layer", "condition")
+        frame.group_by("layer", "condition")
         .agg(
             dimensions=pl.struct("dimension", "ratio_to_median").sort_by("rank"),
             share=pl.when(share.is_not_null().all()).then(share.sum()),
@@ -214,7 +215,7 @@ def _largest_dimensions(analysis: Analysis) -> list[dict[str, Any]]:
     )
 
 
-def _dimensions(row: Mapping[str, Any]) -> str:
+def _dimensions(row: Row) -> str:
     return ", ".join(
-        f"{one['dimension']} ({numbers.decimal(one['ratio_to_median'], 1)})" for one in row["dimensions"]
+        f"{each['dimension']} ({numbers.decimal(each['ratio_to_median'], 1)})" for each in row["dimensions"]
     )

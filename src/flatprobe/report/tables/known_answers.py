@@ -1,17 +1,17 @@
-"""The controls of the instrument: what the rule made of contrasts whose answer was known beforehand."""
+"""The table of the instrument check: the rule's results on contrasts with a known answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Table, build
+from flatprobe.report.tables.table import Column, Row, Table, build
+from flatprobe.report.words import spaced
 
 
 def known_answers(analysis: Analysis) -> Table | None:
-    """One row per contrast whose answer is known; None where the study has none."""
+    """One row per contrast with a known answer; None if the study has none."""
     rows = analysis.verdict["known_answers"]
     if not rows:
         return None
@@ -24,32 +24,34 @@ def known_answers(analysis: Analysis) -> Table | None:
         Column("as expected", lambda row: "yes" if row["as_expected"] else "no"),
     ]
     caption = (
-        "Contrasts whose answer is known beforehand, decided by the same rule: what is there must be found, and where "
-        "nothing is, nothing. A leg that passes is found. It is not found if its interval lies within the threshold on "
-        "both sides of 0, reversed if it would pass with the two arms exchanged, and undecided in between. Not "
-        "separable: unlike the control's, the treated arm's coupling cannot tell the source from the negatives, by "
-        "teacher-forced probabilities. Each leg is judged for itself: gates of the coupling do not block geometry. "
-        f"Intervals: {analysis.geometric_level} of the geometric effect, "
-        f"{analysis.behavioural_level} of the leakage difference."
+        "Contrasts with a known answer, decided by the same rule. A leg is found if it passes, and not found if its "
+        "interval lies within the threshold on both sides of 0. It is reversed if it would pass with the two "
+        "conditions exchanged, and undecided in between. Not separable: the treated coupling does not separate the "
+        "source from the negatives in teacher-forced log P, while the control’s does. Each leg is judged alone: "
+        "coupling gates block only the behavioural leg. "
+        f"Intervals: {analysis.geometric_level} for the geometric effect, {analysis.behavioural_level} for the "
+        "leakage difference."
     )
     return build("known-answers", caption, columns, rows)
 
 
-def _leg(name: str) -> Any:
-    """A leg's state, and below it what it had to be."""
-    return lambda row: f"{_spoken(row['legs'][name])}\nexpected: {_spoken(row['expected'][name])}"
+def _leg(name: str) -> Callable[[Row], str]:
+    """A leg's answer and, below it, the expected one."""
+    return lambda row: f"{_answer_text(row['legs'][name])}\nexpected: {_answer_text(row['expected'][name])}"
 
 
-def _geometry(row: Mapping[str, Any]) -> str:
-    found = row["evidence"]["geometry"]
-    return f"{numbers.signed(found['effect'])}\n{numbers.interval(found['ci_low'], found['ci_high'])}"
+def _geometry(row: Row) -> str:
+    evidence = row["evidence"]["geometry"]
+    return (
+        f"{numbers.signed(evidence['effect'])}\n{numbers.interval(evidence['ci_low'], evidence['ci_high'])}"
+    )
 
 
-def _leakage(row: Mapping[str, Any]) -> str:
-    found = row["evidence"]["behaviour"]
-    interval = numbers.interval(found["ci_low"], found["ci_high"], numbers.points)
-    return f"{numbers.points(found['effect'])}\n{interval}"
+def _leakage(row: Row) -> str:
+    evidence = row["evidence"]["behaviour"]
+    interval = numbers.interval(evidence["ci_low"], evidence["ci_high"], numbers.points)
+    return f"{numbers.points(evidence['effect'])}\n{interval}"
 
 
-def _spoken(answer: str | None) -> str:
-    return "anything" if answer is None else answer.replace("_", " ")
+def _answer_text(answer: str | None) -> str:
+    return "anything" if answer is None else spaced(answer)

@@ -1,15 +1,14 @@
-"""Tables of leakage: rates, the false-positive baseline, and estimates by estimator."""
+"""Tables of leakage: marker rates, false positives, and estimates by estimator."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Table, build, scope, seed
+from flatprobe.report.tables.table import Column, Row, Table, build, scope, seed
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.leakage.rates import upper_bound
 
@@ -17,16 +16,20 @@ ROLES = ("source", "negative", "bystander", "reference")
 
 
 def rates(analysis: Analysis, *, coupled: bool) -> Table:
-    """Every rate, per persona, condition, lambda and seed."""
+    """Marker rates per persona, condition, lambda and seed."""
     frame = analysis.tables["rates"].filter(pl.col("coupled") == coupled)
     rank = {name: index for index, name in enumerate(analysis.conditions)}
     rows = sorted(
         frame.to_dicts(),
         key=lambda row: (
-            row["lambda"] != analysis.selected_lambda, row["lambda"] or 0.0, row["seed"],
-            ROLES.index(row["role"]), row["persona"], rank[row["condition"]],
+            row["lambda"] != analysis.selected_lambda,
+            row["lambda"] or 0.0,
+            row["seed"],
+            ROLES.index(row["role"]),
+            row["persona"],
+            rank[row["condition"]],
         ),
-    )  # fmt: skip
+    )
     columns = [
         Column("persona", "persona"),
         Column("role", "role"),
@@ -40,23 +43,21 @@ def rates(analysis: Analysis, *, coupled: bool) -> Table:
             lambda row: numbers.interval(row["rate_low"], row["rate_high"], numbers.percent),
             str,
         ),
-        Column("ends with it", "end_rate", numbers.percent),
-        Column("starts with it", "start_rate", numbers.percent),
-        Column("at the end, of marked", "end_share", numbers.percent),
-        Column("two or more, of marked", "spam_share", numbers.percent),
-        Column("cut off", "truncated_share", numbers.percent),
-        Column("median tokens", "median_tokens", numbers.plain),
+        Column("ends with marker", "end_rate", numbers.percent),
+        Column("starts with marker", "start_rate", numbers.percent),
+        Column("share at the end", "end_share", numbers.percent),
+        Column("spam", "spam_share", numbers.percent),
+        Column("truncated", "truncated_share", numbers.percent),
+        Column("median length", "median_tokens", numbers.plain),
     ]
     if coupled:
-        caption = (
-            f"Leakage of every persona; rows at the selected λ = {analysis.selected_lambda:g} come first."
-        )
+        caption = f"Marker rates of coupled checkpoints, the selected λ = {analysis.selected_lambda:g} first."
         return build("rates", caption, columns, rows)
-    return build("baseline", "Rates of uncoupled checkpoints, every persona: false positives.", columns, rows)
+    return build("baseline", "Marker rates of uncoupled checkpoints: false positives.", columns, rows)
 
 
 def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
-    """One row per estimator, ordered by scope, so that it is plain which p-value means what."""
+    """One row per estimator, ordered by what it generalises to."""
     order = list(SCOPES)
     registered = analysis.study["decision"]["behaviour"]["estimator"]
     rows = sorted(
@@ -68,34 +69,35 @@ def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
             "estimator",
             lambda row: row["estimator"] + (" (registered)" if row["estimator"] == registered else ""),
         ),
-        Column("interval and p speak for", scope, align="long"),
+        Column("generalises to", scope, align="long"),
         Column("difference", "estimate", numbers.points),
         Column("SE", "standard_error", numbers.plain_points),
         Column(f"{analysis.behavioural_level} interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
         *_further_p(rows),
-        Column("smallest p", "smallest_attainable_p", numbers.p_value),
+        Column("smallest possible p", "smallest_attainable_p", numbers.p_value),
         Column("df", "df", lambda value: numbers.decimal(value, 1)),
     ]
     sizes = {(row["n_personas"], row["n_questions"]) for row in rows}
     design = " or ".join(
-        f"{numbers.plain(people)} × {numbers.plain(asked)}" for people, asked in sorted(sizes, key=str)
+        f"{numbers.plain(personas)} × {numbers.plain(questions)}"
+        for personas, questions in sorted(sizes, key=str)
     )
     name = select.contrast_name(treated, control)
-    caption = f"Leakage difference {name} over bystanders, {design} personas × questions, by every estimator."
+    caption = f"Leakage difference {name} over bystanders by every estimator ({design} personas × questions)."
     if any(row["superiority_p"] is not None or row["equivalence_p"] is not None for row in rows):
         caption += (
-            " A small p above (within) a margin refutes a difference of at most (at least) that margin."
+            " A small “p above” shows a difference above that margin; a small “p within” shows one inside it."
         )
-    return build(f"leakage-{treated}-{control}", caption, columns, rows)
+    return build("leakage", caption, columns, rows, f"{treated}-{control}")
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def _interval(row: Row) -> str:
     return numbers.interval(row["ci_low"], row["ci_high"], numbers.points)
 
 
-def _further_p(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Tests against margins, and p adjusted for its family, each where at least one estimator has it."""
+def _further_p(rows: Sequence[Row]) -> list[Column]:
+    """Tests against margins and adjusted p, if at least one estimator has them."""
     columns = []
     for margin, key, head in (
         ("margin", "superiority_p", "p above {}"),
@@ -110,33 +112,33 @@ def _further_p(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     return columns
 
 
-def _adjusted(row: Mapping[str, Any]) -> str:
-    """Adjusted p and, below it, the family that it is adjusted for."""
+def _adjusted(row: Row) -> str:
+    """Adjusted p and, below it, the family that it covers."""
     if row["adjusted_p"] is None:
         return numbers.NONE
     return f"{numbers.p_value(row['adjusted_p'])}\n{row['family']}"
 
 
 def relative(analysis: Analysis) -> Table:
-    """How much of what the source has learnt bystanders show, per condition and for every contrast."""
+    """The bystanders' rate over the source's, per condition and contrast."""
     columns = [
         Column("condition or contrast", _compared),
         Column("bystanders", "bystander_rate", numbers.percent),
         Column("source", "source_rate", numbers.percent),
-        Column("bystanders / source", _relative, str),
+        Column("relative leakage", _relative, str),
         Column(f"{analysis.behavioural_level} interval", _relative_interval, str),
         Column("note", lambda row: row["note"] or "", align="long"),
     ]
     caption = (
-        "Leakage relative to the source's own rate, at the selected λ. Where personas cannot be told apart this ratio "
-        "is 1, however well the marker was learnt; elsewhere it depends on the dose, and conditions are compared at "
-        "one dose by the dose–response curves. In rows about two conditions it is the difference of their ratios. "
-        "Intervals over questions; it decides nothing."
+        "The bystanders’ marker rate over the source’s, at the selected λ. The ratio is 1 if personas cannot be "
+        "distinguished, at any dose. Otherwise it depends on the dose; the dose–response curves compare conditions at "
+        "equal dose. Rows of a contrast show the difference of two ratios. Intervals are over questions. This table "
+        "decides nothing."
     )
     return build("relative-leakage", caption, columns, analysis.tables["relative_leakage"].to_dicts())
 
 
-def _compared(row: Mapping[str, Any]) -> str:
+def _compared(row: Row) -> str:
     return (
         str(row["treated"])
         if row["control"] is None
@@ -144,11 +146,11 @@ def _compared(row: Mapping[str, Any]) -> str:
     )
 
 
-def _relative(row: Mapping[str, Any]) -> str:
+def _relative(row: Row) -> str:
     return numbers.decimal(row["relative"], 2, signed=row["control"] is not None)
 
 
-def _relative_interval(row: Mapping[str, Any]) -> str:
+def _relative_interval(row: Row) -> str:
     signed = row["control"] is not None
     return numbers.interval(
         row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 2, signed=signed)
@@ -156,7 +158,7 @@ def _relative_interval(row: Mapping[str, Any]) -> str:
 
 
 def false_positives(analysis: Analysis) -> Table:
-    """How often uncoupled checkpoints give the marker by themselves, with an upper bound, per condition."""
+    """How often uncoupled checkpoints emit the marker, with an upper bound, per condition."""
     frame = analysis.tables["rates"].filter(~pl.col("coupled"))
     pools = {
         "bystanders": frame.filter(pl.col("role") == "bystander"),
@@ -164,10 +166,15 @@ def false_positives(analysis: Analysis) -> Table:
     }
     level = float(analysis.study["decision"]["behaviour"]["level"])
     rows = [
-        {"condition": name, "personas": pool, "hits": int(of["hits"].sum()), "total": int(of["total"].sum())}
+        {
+            "condition": name,
+            "personas": pool,
+            "hits": int(counts["hits"].sum()),
+            "total": int(counts["total"].sum()),
+        }
         for name in analysis.conditions
-        for pool, shown in pools.items()
-        if not (of := shown.filter(pl.col("condition") == name)).is_empty()
+        for pool, rates_of_pool in pools.items()
+        if not (counts := rates_of_pool.filter(pl.col("condition") == name)).is_empty()
     ]
     columns = [
         Column("condition", "condition"),
@@ -181,17 +188,17 @@ def false_positives(analysis: Analysis) -> Table:
         ),
     ]
     caption = (
-        "Completions of uncoupled checkpoints that contain the marker. The bound is one-sided and exact "
-        "(Clopper–Pearson), with completions taken as independent."
+        "Completions of uncoupled checkpoints with the marker. The bound is one-sided and exact (Clopper–Pearson); it "
+        "treats completions as independent."
     )
     return build("false-positives", caption, columns, rows)
 
 
 def other_leakage(analysis: Analysis) -> Table:
-    """Leakage estimates that decide nothing: other pools, personas, lambdas and seeds."""
-    shown = pl.concat([select.leakage(analysis, *pair) for pair in select.contrasts(analysis)])
+    """Leakage estimates of other pools, personas, lambdas and seeds; none decides."""
+    main = pl.concat([select.leakage(analysis, *pair) for pair in select.contrasts(analysis)])
     frame = analysis.estimates.filter(pl.col("quantity") == "leakage_difference")
-    others = frame.join(shown, on=frame.columns, how="anti", nulls_equal=True)
+    others = frame.join(main, on=frame.columns, how="anti", nulls_equal=True)
     columns = [
         Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
         Column("pool", lambda row: row["pool"] if row["persona"] is None else row["persona"]),
@@ -202,7 +209,12 @@ def other_leakage(analysis: Analysis) -> Table:
         Column(f"{analysis.behavioural_level} interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
         *([Column("adjusted p", _adjusted, str)] if others["adjusted_p"].is_not_null().any() else []),
-        Column("interval and p speak for", scope, align="long"),
+        Column("generalises to", scope, align="long"),
     ]
     rows = others.sort("contrast", "pool", "persona", "lambda", "seed", "estimator").to_dicts()
-    return build("leakage-other", "Other pools, λ and seeds: reported, never deciding.", columns, rows)
+    return build(
+        "leakage-other",
+        "Leakage differences of other pools, λ and seeds. None of them decides.",
+        columns,
+        rows,
+    )

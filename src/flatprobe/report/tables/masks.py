@@ -1,8 +1,8 @@
-"""Tables of a mask audit: what holds for every example, how much is labelled, and what stands around the marker."""
+"""Tables of a mask audit: invariants of the examples, labelled tokens, and the tokens around the marker."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -11,90 +11,105 @@ from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.examples import visible
 from flatprobe.report.tables.run import ordered
-from flatprobe.report.tables.table import Column, Table, build
+from flatprobe.report.tables.table import Column, Row, Table, build
 
-Rows = Iterable[Mapping[str, Any]]
-SIDES = ("training: positive", "training: negative", "evaluation")
+SIDES = ("training: finetune", "training: positive", "training: negative", "evaluation")
 MOST = 6
-"""Tokens listed per place; the rest is summed up."""
+"""Tokens listed per place; all others share one row."""
 
 
-def invariants_table(name: str, rows: Rows, of: Sequence[Column] = ()) -> Table:
-    """Invariants and the examples that they hold for; `of` are columns that say of which set."""
+def invariants_table(rows: Iterable[Row], of: Sequence[Column] = (), part: str = "") -> Table:
+    """Invariants, and how many examples satisfy them; the columns `of` name the training set."""
     columns = [
-        *of, Column("invariant", "invariant"), Column("held", "held", numbers.plain),
-        Column("of", "examples", numbers.plain),
-    ]  # fmt: skip
-    return build(name, "Invariants, and the examples that they hold for.", columns, rows)
+        *of,
+        Column("invariant", "invariant"),
+        Column("passed", "held", numbers.plain),
+        Column("examples", "examples", numbers.plain),
+    ]
+    return build("invariants", "Invariants, and how many examples satisfy them.", columns, rows, part)
 
 
-def shares_table(name: str, rows: Rows, of: Sequence[Column] = ()) -> Table:
+def shares_table(rows: Iterable[Row], of: Sequence[Column] = (), part: str = "") -> Table:
     """Labelled tokens per group and term."""
     columns = [
-        *of, Column("group", "group"), Column("term", "term"), Column("labelled", "labelled", numbers.plain),
-        Column("of", "tokens", numbers.plain), Column("share", "share", numbers.percent),
-    ]  # fmt: skip
-    return build(name, "Tokens that a term predicts, of all tokens of the group's rows.", columns, rows)
+        *of,
+        Column("group", "group"),
+        Column("term", "term"),
+        Column("labelled", "labelled", numbers.plain),
+        Column("tokens", "tokens", numbers.plain),
+        Column("share", "share", numbers.percent),
+    ]
+    caption = "Labelled tokens: those that a term predicts, of all tokens of the group’s examples."
+    return build("shares", caption, columns, rows, part)
 
 
 def invariants(analysis: Analysis) -> Table | None:
     """Of every condition's training set, at the selected lambda."""
     rows = _rows(analysis, "invariants")
-    return None if rows is None else invariants_table("invariants", rows, _of())
+    return None if rows is None else invariants_table(rows, _set_columns())
 
 
 def shares(analysis: Analysis) -> Table | None:
     """Of every condition's training set, at the selected lambda."""
     rows = _rows(analysis, "shares")
-    return None if rows is None else shares_table("shares", rows, _of())
+    return None if rows is None else shares_table(rows, _set_columns())
 
 
 def contexts(analysis: Analysis) -> Table | None:
-    """Tokens around the marker, in training and in completions side by side, as shares of what was seen at a place."""
+    """Tokens around the marker, in training and in completions side by side, as shares of all tokens at a place."""
     if "contexts" not in analysis.tables:
         return None
     counts = ordered(analysis, analysis.at_selected_lambda("contexts"))
-    rows: list[dict[str, Any]] = []
-    for (condition, place), seen in counts.group_by(["condition", "place"], maintain_order=True):
-        rows += _histogram(str(condition), str(place), seen)
-    columns = [
-        Column("condition", "condition"),
-        Column("place", "place"),
-        Column("token", lambda row: "and all others" if row["token"] is None else in_a_line(row["token"])),
-        *(Column(side, side, numbers.percent) for side in SIDES),
-    ]
     caption = (
-        "Which tokens stand before the marker and behind the answer, where the coupling was trained and in the "
-        f"completions at λ = {analysis.selected_lambda:g}. In negatives the marker is the one that must not come. A "
-        "token that one side has and the other has not is a slot that training and evaluation do not share."
+        "Tokens before the marker and after the answer, in the coupling’s training examples and in the completions at "
+        f"λ = {analysis.selected_lambda:g}. In negatives, the marker is the one that must not follow. A token on one "
+        "side only means that training and evaluation use different slots."
     )
-    return build("contexts", caption, columns, rows)
+    return contexts_table(caption, counts, [Column("condition", "condition")])
 
 
-def _histogram(condition: str, place: str, seen: pl.DataFrame) -> list[dict[str, Any]]:
-    """The most frequent tokens of one place, then all others under no token; a side without any token is null."""
-    totals = {side: int(seen.filter(pl.col("where") == side)["count"].sum()) for side in SIDES}
-    by_token: dict[str, dict[str, int]] = {}
-    for row in seen.to_dicts():
-        sides = by_token.setdefault(row["token"], dict.fromkeys(SIDES, 0))
-        sides[row["where"]] += row["count"]
+def contexts_table(caption: str, counts: pl.DataFrame, of: Sequence[Column] = (), part: str = "") -> Table:
+    """Shares of the most frequent tokens per place, a column per set of texts.
 
-    def share(counts: Mapping[str, int]) -> dict[str, float | None]:
-        return {side: counts[side] / totals[side] if totals[side] else None for side in SIDES}
-
-    shown = sorted(
-        by_token, key=lambda token: -max(value or 0.0 for value in share(by_token[token]).values())
-    )
-    rest = {side: sum(by_token[token][side] for token in shown[MOST:]) for side in SIDES}
-    head = {"condition": condition, "place": place}
-    rows: list[dict[str, Any]] = [
-        {**head, "token": token, **share(by_token[token])} for token in shown[:MOST]
+    `counts` has the columns place, where, token and count, and may have condition.
+    """
+    sides = [side for side in SIDES if side in set(counts["where"])]
+    keys = [name for name in ("condition", "place") if name in counts.columns]
+    rows: list[dict[str, Any]] = []
+    for values, tokens in counts.group_by(keys, maintain_order=True):
+        rows += [{**dict(zip(keys, values, strict=True)), **shares} for shares in _histogram(tokens, sides)]
+    columns = [
+        *of,
+        Column("place", "place"),
+        Column("token", lambda row: "and all others" if row["token"] is None else _in_a_line(row["token"])),
+        *(Column(side, side, numbers.percent) for side in sides),
     ]
-    return [*rows, *([{**head, "token": None, **share(rest)}] if any(rest.values()) else [])]
+    return build("contexts", caption, columns, rows, part)
 
 
-def in_a_line(token: str) -> str:
-    """A token's text for a cell, line breaks as signs."""
+def _histogram(counts: pl.DataFrame, sides: Sequence[str]) -> list[dict[str, Any]]:
+    """Shares of the most frequent tokens of one place, then of all others, whose token is None.
+
+    A side without any token has None.
+    """
+    totals = {side: int(counts.filter(pl.col("where") == side)["count"].sum()) for side in sides}
+    by_token: dict[str, dict[str, int]] = {}
+    for row in counts.to_dicts():
+        by_token.setdefault(row["token"], dict.fromkeys(sides, 0))[row["where"]] += row["count"]
+
+    def shares(tokens: dict[str, int]) -> dict[str, float | None]:
+        return {side: tokens[side] / totals[side] if totals[side] else None for side in sides}
+
+    frequent = sorted(
+        by_token, key=lambda token: -max(share or 0.0 for share in shares(by_token[token]).values())
+    )
+    rest = {side: sum(by_token[token][side] for token in frequent[MOST:]) for side in sides}
+    rows = [{"token": token, **shares(by_token[token])} for token in frequent[:MOST]]
+    return [*rows, *([{"token": None, **shares(rest)}] if any(rest.values()) else [])]
+
+
+def _in_a_line(token: str) -> str:
+    """A token's text for a cell, with signs for line breaks."""
     return visible(token).replace("\n", "")
 
 
@@ -104,5 +119,5 @@ def _rows(analysis: Analysis, table: str) -> list[dict[str, Any]] | None:
     return ordered(analysis, analysis.at_selected_lambda(table)).to_dicts()
 
 
-def _of() -> tuple[Column, Column]:
+def _set_columns() -> tuple[Column, Column]:
     return Column("condition", "condition"), Column("seed", "seed", numbers.plain)

@@ -1,22 +1,21 @@
-"""Tables that say how far a result hangs on one choice, one persona, one question or one seed."""
+"""Tables of robustness: how a result depends on one choice, persona, question or seed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Table, Write, build, scope, seed
-from flatprobe.report.words import DETECTORS, MEASURES
+from flatprobe.report.tables.table import Column, Row, Table, Write, build, layer_name, scope, seed
+from flatprobe.report.words import DETECTORS, measure_title, spaced
 from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.study.panel import PRIMARY_POOL
 
 
 class Leg(NamedTuple):
-    """How a probe's estimates are called and written, and what the rule asks of them."""
+    """Name, number format and threshold of a probe's estimates."""
 
     name: str
     write: Write
@@ -24,7 +23,7 @@ class Leg(NamedTuple):
 
 
 def specifications(analysis: Analysis) -> Table:
-    """Every specification of every contrast; the deciding contrast first, the registered choice marked."""
+    """Every specification of every contrast, the deciding contrast first; the registered one is marked."""
     columns = [
         Column("contrast", "name"),
         Column("estimator", lambda row: row["estimator"] + (" (registered)" if row["registered"] else "")),
@@ -36,118 +35,124 @@ def specifications(analysis: Analysis) -> Table:
         Column(f"{analysis.behavioural_level} interval", _points_interval, str),
         Column("p", "p_value", numbers.p_value),
         Column("personas × questions", _design, str),
-        Column("interval and p speak for", scope, align="long"),
+        Column("generalises to", scope, align="long"),
     ]
     rows = [
         {**row, "name": select.contrast_name(*pair)}
         for pair in select.contrasts(analysis)
         for row in select.specifications(analysis, *pair).to_dicts()
     ]
-    caption = "Leakage difference by every estimator, pool, λ and detector; only the registered one decides."
+    caption = "Leakage difference by every estimator, pool, λ and detector. Only the registered one decides."
     return build("specifications", caption, columns, rows)
 
 
-def _points_interval(row: Mapping[str, Any]) -> str:
+def _points_interval(row: Row) -> str:
     return numbers.interval(row["ci_low"], row["ci_high"], numbers.points)
 
 
-def _design(row: Mapping[str, Any]) -> str:
+def _design(row: Row) -> str:
     return f"{numbers.plain(row['n_personas'])} × {numbers.plain(row['n_questions'])}"
 
 
 def chosen_among_several(analysis: Analysis) -> Table:
-    """The deciding contrast at every λ, and at every position and layer, with p adjusted for choosing one; no rows
-    where there was nothing to choose from."""
+    """The deciding contrast at every λ, and at every position and layer, with p adjusted for the choice of one.
+
+    No rows if there was nothing to choose.
+    """
     legs = _legs(analysis)
-    found = analysis.tables["multiplicity"].to_dicts()
-    families = {row["quantity"] for row in found if row["family"] is not None}
+    estimates = analysis.tables["multiplicity"].to_dicts()
+    families = {row["quantity"] for row in estimates if row["family"] is not None}
     rows = [
         {**row, "leg": legs["leakage" if row["quantity"] == "leakage_difference" else "geometry"]}
-        for row in found
+        for row in estimates
         if row["quantity"] in families
     ]
     columns = [
-        Column("estimate of", lambda row: row["leg"].name),
-        Column("at", _place),
+        Column("measure", lambda row: row["leg"].name),
+        Column("where", _where),
         Column("estimator", "estimator"),
         Column("estimate", lambda row: row["leg"].write(row["estimate"]), str),
         Column("interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
         Column("adjusted p", "adjusted_p", numbers.p_value),
-        Column("adjusted by", "family"),
+        Column("adjustment", "family"),
         Column("note", "note", align="long"),
     ]
     name = select.contrast_name(analysis.treated, analysis.control)
-    return build("multiplicity", f"{name} wherever it was looked at.", columns, rows)
+    return build("multiplicity", f"{name} at every λ, or at every position and layer.", columns, rows)
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def _where(row: Row) -> str:
     if row["lambda"] is not None:
         return f"λ = {row['lambda']:g}"
-    position = str(row["position"]).replace("_", " ")
-    return f"{position}, {'mean over layers' if row['layer'] is None else 'layer ' + str(row['layer'])}"
+    where = layer_name(row) if row["layer"] is None else f"layer {row['layer']}"
+    return f"{spaced(row['position'])}, {where}"
 
 
 def most_influential(analysis: Analysis) -> Table:
-    """Per probe, the persona and the question without which the estimate moves most, and whether the effect
-    that the rule asks for is still reached without any one of them."""
+    """Per probe, the persona and the question whose omission changes the estimate most.
+
+    The last column counts how many of them would bring the estimate below the threshold if left out alone.
+    """
     columns = [
-        Column("probe", lambda row: row["leg"].name),
-        Column("moves it most", lambda row: f"{row['kind']} {row['left_out']}"),
+        Column("measure", lambda row: row["leg"].name),
+        Column("most influential", lambda row: f"{row['kind']} {row['left_out']}"),
         Column("full estimate", lambda row: row["leg"].write(row["estimate"] - row["difference"]), str),
-        Column("without it", lambda row: row["leg"].write(row["estimate"]), str),
+        Column("estimate without it", lambda row: row["leg"].write(row["estimate"]), str),
         Column("change", lambda row: row["leg"].write(row["difference"]), str),
         Column("interval without it", _interval, str),
         Column("p without it", "p_value", numbers.p_value),
-        Column("asked for", lambda row: row["leg"].write(row["leg"].threshold), str),
-        Column("short of it without one", lambda row: f"{row['short']} of {row['count']}", str),
+        Column("threshold", lambda row: row["leg"].write(row["leg"].threshold), str),
+        Column("below threshold", lambda row: f"{row['below']} of {row['count']}", str),
     ]
     caption = (
-        "The one persona and the one question without which the estimate moves most, and how many of them would, "
-        "each left out alone, bring the effect below what the rule asks for."
+        "The persona and the question whose omission changes the estimate most. The last column counts the personas "
+        "or questions that would each bring the estimate below the threshold if left out alone."
     )
     return build("most-influential", caption, columns, _most(analysis))
 
 
-def leans_on(analysis: Analysis) -> list[str]:
-    """One sentence per probe and kind: what moves the estimate most."""
+def largest_changes(analysis: Analysis) -> list[str]:
+    """One sentence per probe and kind on the most influential persona or question."""
     return [
-        f"{row['leg'].name}: without {row['kind']} {row['left_out']} {row['leg'].write(row['estimate'])} instead "
-        f"of {row['leg'].write(row['estimate'] - row['difference'])}, the largest change by one {row['kind']}."
+        f"{row['leg'].name}: {row['leg'].write(row['estimate'])} without {row['kind']} {row['left_out']}, "
+        f"{row['leg'].write(row['estimate'] - row['difference'])} with all; no other {row['kind']} changes it more."
         for row in _most(analysis)
     ]
 
 
 def _most(analysis: Analysis) -> list[dict[str, Any]]:
-    """Of each probe and kind the row with the largest change, with the leg and the counts beside it."""
-    found = []
+    """The row with the largest change per probe and kind, with its leg and counts."""
+    rows = []
     for probe, leg in _legs(analysis).items():
         for kind in ("persona", "question"):
-            known = select.left_out(analysis, probe, kind).drop_nulls(["estimate", "difference"])
-            if known.is_empty():
+            frame = select.left_out(analysis, probe, kind).drop_nulls(["estimate", "difference"])
+            if frame.is_empty():
                 continue
-            most = known.row(int(known["difference"].abs().arg_max() or 0), named=True)
-            short = known.filter(pl.col("estimate") < leg.threshold - ROUNDING).height
-            found.append({**most, "leg": leg, "short": short, "count": known.height})
-    return found
+            most = frame.row(int(frame["difference"].abs().arg_max() or 0), named=True)
+            below = frame.filter(pl.col("estimate") < leg.threshold - ROUNDING).height
+            rows.append({**most, "leg": leg, "below": below, "count": frame.height})
+    return rows
 
 
 def _legs(analysis: Analysis) -> dict[str, Leg]:
     decision = analysis.study["decision"]
-    measure = MEASURES[decision["geometry"]["measure"]]
+    measure = measure_title(decision["geometry"]["measure"])
     return {
         "leakage": Leg("leakage difference", numbers.points, float(decision["behaviour"]["margin"])),
         "geometry": Leg(measure, numbers.signed, float(decision["geometry"]["threshold"])),
     }
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def _interval(row: Row) -> str:
     return numbers.interval(row["ci_low"], row["ci_high"], row["leg"].write)
 
 
 def leave_one_out(analysis: Analysis) -> Table:
-    """Every estimate with one left out: both leakage estimators, and the geometric measures over layers, the
-    deciding one in each layer too."""
+    """Every estimate with one persona or question left out.
+
+    Both leakage estimators, the geometric measures over layers, and the deciding one also in each layer.
+    """
     legs = _legs(analysis)
     measure = analysis.study["decision"]["geometry"]["measure"]
     frame = analysis.tables["leave_one_out"].filter(
@@ -158,9 +163,9 @@ def leave_one_out(analysis: Analysis) -> Table:
     columns = [
         Column("left out", "left_out"),
         Column("kind", "kind"),
-        Column("estimate of", lambda row: MEASURES.get(row["estimator"], row["estimator"].replace("_", " "))),
-        Column("layer", lambda row: _layer(row), str),
-        Column("without it", lambda row: row["leg"].write(row["estimate"]), str),
+        Column("measure", lambda row: measure_title(row["estimator"])),
+        Column("layer", _layer, str),
+        Column("estimate without it", lambda row: row["leg"].write(row["estimate"]), str),
         Column("change", lambda row: row["leg"].write(row["difference"]), str),
         Column("interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
@@ -168,21 +173,18 @@ def leave_one_out(analysis: Analysis) -> Table:
     ]
     rows = [{**row, "leg": legs[row["probe"]]} for row in ordered.to_dicts()]
     caption = (
-        "Deciding contrast with each persona and question left out in turn; leakage by two estimators, which share "
-        "their estimate. The change is against the full estimate."
+        "The deciding contrast with each persona and each question left out in turn. The two leakage estimators have "
+        "the same estimate."
     )
     return build("leave-one-out", caption, columns, rows)
 
 
-def _layer(row: Mapping[str, Any]) -> str:
-    if row["probe"] == "leakage":
-        return numbers.NONE
-    return "mean" if row["layer"] is None else str(row["layer"])
+def _layer(row: Row) -> str:
+    return numbers.NONE if row["probe"] == "leakage" else layer_name(row)
 
 
 def seeds(analysis: Analysis) -> Table | None:
-    """The deciding estimates of each seed alone, of all together, and with seeds taken as random; None for a
-    study of one seed."""
+    """The deciding estimates of each seed alone, of all together, and with seeds as random; None for one seed."""
     rule = analysis.study["decision"]
     legs = _legs(analysis)
     deciding = {
@@ -195,7 +197,7 @@ def seeds(analysis: Analysis) -> Table | None:
         & (pl.col("responses") == analysis.responses)
         & pl.col("estimator").is_in([select.DECIDING_GEOMETRIC_ESTIMATOR, *select.SEED_ESTIMATORS]),
     }
-    here = (
+    of_contrast = (
         (pl.col("treated") == analysis.treated)
         & (pl.col("control") == analysis.control)
         & (pl.col("pool") == PRIMARY_POOL)
@@ -203,22 +205,22 @@ def seeds(analysis: Analysis) -> Table | None:
     )
     across = pl.col("estimator").is_in(list(select.SEED_ESTIMATORS))
     frames = {
-        probe: analysis.estimates.filter(here & wanted).sort(
+        probe: analysis.estimates.filter(of_contrast & of_probe).sort(
             across, "seed", nulls_last=True, maintain_order=True
         )
-        for probe, wanted in deciding.items()
+        for probe, of_probe in deciding.items()
     }
-    if all(frame["seed"].n_unique() < 3 for frame in frames.values()):  # one seed, or none, beside the pooled
+    if all(frame["seed"].n_unique() < 3 for frame in frames.values()):  # one seed beside all seeds together
         return None
     rows = [{**row, "leg": legs[probe]} for probe, frame in frames.items() for row in frame.to_dicts()]
     columns = [
-        Column("estimate of", lambda row: row["leg"].name),
+        Column("measure", lambda row: row["leg"].name),
         Column("seed", seed),
         Column("estimator", "estimator"),
         Column("estimate", lambda row: row["leg"].write(row["estimate"]), str),
         Column("interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
-        Column("interval and p speak for", scope, align="long"),
+        Column("generalises to", scope, align="long"),
     ]
     name = select.contrast_name(analysis.treated, analysis.control)
-    return build("seeds", f"{name} by training seed: each alone, then all together.", columns, rows)
+    return build("seeds", f"{name} by training seed: each seed alone, then all together.", columns, rows)

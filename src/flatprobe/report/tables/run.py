@@ -1,5 +1,4 @@
-"""Tables of the run itself: lambda selection, training lengths, checks of the finetunes, stages, panel,
-questions."""
+"""Tables of the run: selection of lambda, answer lengths, checks of the finetunes, stages, panel, questions."""
 
 from __future__ import annotations
 
@@ -8,35 +7,36 @@ import polars as pl
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables.table import Column, Table, build
-from flatprobe.report.words import MANIPULATION
+from flatprobe.report.words import MANIPULATION, spaced
 
 
 def lambda_candidates(analysis: Analysis) -> Table:
-    """The candidates of the lambda selection."""
+    """The candidates for lambda."""
     selected = analysis.selected_lambda
     columns = [
         Column("λ", lambda row: f"{row['lambda']:g}" + (" (selected)" if row["lambda"] == selected else "")),
         Column("source rate", "source_rate", numbers.percent),
         Column("mean negative rate", "negative_rate", numbers.percent),
         Column("difference", "difference", numbers.points),
-        Column("SE over questions", "standard_error", numbers.plain_points),
-        Column("SE of the rule", "tie_error", numbers.plain_points),
+        Column("SE", "standard_error", numbers.plain_points),
+        Column("tie tolerance", "tie_error", numbers.plain_points),
     ]
     caption = (
-        "Candidates for λ, on calibration questions: the largest difference, within one SE of it the smaller λ. The SE "
-        "of the rule is that over questions, and at least the one of the rates with a hit and a miss added to each "
-        "(Agresti and Caffo 2000): where all rates are 0 or 1, questions do not differ."
+        "Candidates for λ, on calibration questions. The rule selects the largest difference; if others are within the "
+        "tie tolerance, it selects the smallest λ of them. The tolerance is the standard error over questions, but at "
+        "least that of the two rates with one hit and one miss added to each (Agresti and Caffo 2000). Without this "
+        "minimum it would be 0 if all rates are 0 or 1."
     )
     return build("lambdas", caption, columns, analysis.lambda_selection["candidates"])
 
 
 def inert_couplings(analysis: Analysis) -> list[str]:
-    """Couplings whose unlikelihood term had no gradient to speak of at the first step."""
+    """Couplings whose unlikelihood term had numerically no gradient at the first step."""
     return [
         f"{condition} at λ = {coupling['lambda']:g}, seed {coupling['seed']} "
         f"(P = {coupling['unlikelihood_at_start']:.1g})"
-        for condition, known in analysis.models.items()
-        for coupling in known.get("couplings", ())
+        for condition, facts in analysis.models.items()
+        for coupling in facts.get("couplings", ())
         if coupling["inert"]
     ]
 
@@ -60,7 +60,10 @@ def length_match(analysis: Analysis) -> Table | None:
         "when", "group", descending=True, maintain_order=True
     )
     return build(
-        "length-match", "Length matching of the coupling answers, in tokens.", columns, frame.to_dicts()
+        "length-match",
+        "Lengths of the coupling answers before and after matching, in tokens.",
+        columns,
+        frame.to_dicts(),
     )
 
 
@@ -75,14 +78,17 @@ def _signed_percent(value: float | None) -> str:
 
 
 def manipulation_outcomes(analysis: Analysis) -> list[tuple[str, str, str]]:
-    """(condition, broad | narrow | none | unknown, what that means) of every finetune that the verdict judged;
-    verdicts that judged none give none."""
-    found = analysis.verdict["numbers"].get("manipulation") or {}
-    return [(name, found[name], MANIPULATION[found[name]]) for name in analysis.conditions if name in found]
+    """(condition, broad | narrow | none | unknown, what that means) of every finetune that the verdict judges."""
+    outcomes = analysis.verdict["numbers"].get("manipulation") or {}
+    return [
+        (name, outcomes[name], MANIPULATION[outcomes[name]])
+        for name in analysis.conditions
+        if name in outcomes
+    ]
 
 
 def manipulation(analysis: Analysis) -> Table | None:
-    """Mean log-odds and share of items on the taught side, per condition, set and finetune it is held out from."""
+    """Mean log-odds of the taught answers, per condition, set and finetune that they are held out from."""
     if "manipulation" not in analysis.tables:
         return None
     frame = (
@@ -103,18 +109,19 @@ def manipulation(analysis: Analysis) -> Table | None:
         ordered(analysis, frame).to_dicts(), key=lambda row: order[row["set"], row["held_out_from"]]
     )
     columns = [
-        Column("set", lambda row: row["set"].replace("_", " ")),
+        Column("set", lambda row: spaced(row["set"])),
         Column("held out from", "held_out_from"),
         Column("condition", "condition"),
         Column("items", "items", numbers.plain),
         Column("prompts", "prompts", numbers.plain),
         Column("mean log-odds (nats per token)", "mean", lambda value: numbers.signed(value, 3)),
-        Column("SE over prompts", "error", numbers.decimal),
-        Column("taught likelier", "share", numbers.percent),
+        Column("SE", "error", numbers.decimal),
+        Column("taught preferred", "share", numbers.percent),
     ]
     caption = (
         "Log-odds of the taught answer (careless, or the imitated persona’s) against the other one (sound, or the "
-        "persona’s own). Finetunes on the same rows share their held-out texts, under the first one’s name."
+        "persona’s own). Standard errors are over prompts. Finetunes on the same rows share their held-out texts; the "
+        "table names the first of these finetunes."
     )
     return build("manipulation-means", caption, columns, rows)
 
@@ -138,24 +145,26 @@ def fluency(analysis: Analysis) -> Table | None:
         Column("mean", "mean", lambda value: numbers.signed(value, 3)),
         Column("5 % quantile", "low", lambda value: numbers.signed(value, 3)),
     ]
-    caption = "Fluency: log-likelihood of the control's answers, nats per token. A large fall is damage."
+    caption = (
+        "Fluency: log-likelihood of the control’s answers, in nats per token. A large fall means damage."
+    )
     return build("fluency", caption, columns, ordered(analysis, frame).to_dicts())
 
 
 def stages(analysis: Analysis) -> Table:
-    """Every stage with its key, which is the hash of all that went into it."""
+    """Every stage with its key and time."""
     columns = [
         Column("stage", "name"),
         Column("key", lambda row: str(row["key"])[:16]),
         Column("function", "function"),
         Column("time", "seconds", numbers.duration),
     ]
-    caption = "Stages, their keys (hashes of code, settings and inputs), and the time each took when it ran."
+    caption = "Stages with their keys and the time each took when it ran."
     return build("stages", caption, columns, analysis.stages)
 
 
 def panel(analysis: Analysis) -> Table:
-    """Personas, roles and system prompts as they were passed."""
+    """Personas with their roles and system prompts."""
     columns = [
         Column("persona", "persona"),
         Column("role", "role"),
@@ -174,12 +183,12 @@ def panel(analysis: Analysis) -> Table:
 
 
 def questions(analysis: Analysis) -> Table:
-    """All questions by set."""
+    """All questions with their sets."""
     columns = [
         Column("id", "id"),
         Column("set", "set"),
         Column("kind", "kind"),
         Column("question", "text", align="long"),
     ]
-    caption = "Questions; the three sets are disjoint."
+    caption = "All questions. The three sets are disjoint."
     return build("questions", caption, columns, analysis.tables["questions"].to_dicts())

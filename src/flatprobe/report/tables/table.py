@@ -1,4 +1,4 @@
-"""What a table of the report is: rows of a frame, their numbers written; a cell is text and nothing else."""
+"""A table of the report: rows of a frame with their numbers written as text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flatprobe.report import numbers
+from flatprobe.report.glossary import meaning
+from flatprobe.report.origins import ORIGINS
 
 Align = Literal["text", "number", "long"]
+Row = Mapping[str, Any]
+"""A row of a frame: the value by column."""
 Write = Callable[[Any], str]
 
 
@@ -17,9 +21,17 @@ class Table:
     """A caption, column heads with their alignment, and rows of text; the first cell of a row is its head."""
 
     name: str
+    """Identifier, unique in the page."""
+    origin: str
+    """Import string of the function that computes the numbers, below `flatprobe`."""
     caption: str
     heads: tuple[tuple[str, Align], ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def meanings(self) -> tuple[str | None, ...]:
+        """The glossary's text for each head; None for words of the method."""
+        return tuple(meaning(head) for head, _ in self.heads)
 
 
 class Column:
@@ -28,7 +40,7 @@ class Column:
     def __init__(
         self,
         head: str,
-        key: str | Callable[[Mapping[str, Any]], Any],
+        key: str | Callable[[Row], Any],
         write: Write | None = None,
         align: Align | None = None,
     ) -> None:
@@ -37,23 +49,35 @@ class Column:
         self._take = key if callable(key) else lambda row: row[key]
         self._write = write or numbers.plain
 
-    def cell(self, row: Mapping[str, Any]) -> str:
+    def cell(self, row: Row) -> str:
         """Text of this column in a row."""
         return self._write(self._take(row))
 
 
-def build(name: str, caption: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Write rows by columns; a row without a column's key raises KeyError."""
-    heads = tuple((column.head, column.align) for column in columns)
-    return Table(name, caption, heads, tuple(tuple(column.cell(row) for column in columns) for row in rows))
+def build(kind: str, caption: str, columns: Sequence[Column], rows: Iterable[Row], part: str = "") -> Table:
+    """Write rows by columns. `kind` is a key of `ORIGINS`, `part` tells tables of one kind apart.
+
+    Raises KeyError for a row without a column's key.
+    """
+    return Table(
+        name=f"{kind}-{part}" if part else kind,
+        origin=ORIGINS[kind],
+        caption=caption,
+        heads=tuple((column.head, column.align) for column in columns),
+        rows=tuple(tuple(column.cell(row) for column in columns) for row in rows),
+    )
 
 
-def seed(row: Mapping[str, Any]) -> str:
-    """The seed of an estimate of one seed alone; pooled ones have none."""
+def seed(row: Row) -> str:
+    """The seed of an estimate of one seed alone; estimates over all seeds have none."""
     return "all" if row["seed"] is None else str(row["seed"])
 
 
-def scope(row: Mapping[str, Any]) -> str:
-    """The population spoken for and, below it, what else a reader must know: the reason where a number is
-    missing."""
+def layer_name(row: Row) -> str:
+    """The decoder block; rows without one are means over layers."""
+    return "mean over layers" if row["layer"] is None else str(row["layer"])
+
+
+def scope(row: Row) -> str:
+    """The population that an estimate generalises to and, below it, its note: the reason for a missing number."""
     return row["scope"] if row["note"] is None else f"{row['scope']}\nNote: {row['note']}"

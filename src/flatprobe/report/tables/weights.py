@@ -1,4 +1,4 @@
-"""Tables of what adapters do to the weights: one row per adapter, and one per kind of matrix."""
+"""Tables of how strongly adapters change the weights: a row per adapter, and a row per kind of matrix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ STAGES = {"finetune": "finetune", "couple": "coupling"}
 
 def adapters(analysis: Analysis) -> Table | None:
     """One row per adapter, over its modules."""
-    return _table(analysis, "weights", (), "What every adapter does to the weight matrices that it changes.")
+    caption = (
+        "How strongly every adapter changes its weight matrices. Norm ratio: Frobenius norm of the update over that of "
+        "the weight."
+    )
+    return _table(analysis, "weights", (), caption)
 
 
 def matrices(analysis: Analysis) -> Table | None:
@@ -34,13 +38,9 @@ def _table(analysis: Analysis, name: str, further: tuple[str, ...], caption: str
             rank=pl.col("rank").max(),
             median=pl.col("norm_ratio").median(),
             largest=pl.col("norm_ratio").max(),
-            effective=pl.col("effective_rank").median(),
-            intruders=pl.col("intruders").sum(),
-            intruded=(pl.col("intruders") > 0).sum(),
         )
     )
     frame = ordered(analysis, frame).sort("stage", descending=True, maintain_order=True)
-    wanted = analysis.study["weights"]
     columns = [
         Column("adapter", lambda row: STAGES[row["stage"]]),
         Column("condition", "condition"),
@@ -48,18 +48,8 @@ def _table(analysis: Analysis, name: str, further: tuple[str, ...], caption: str
         Column("seed", "seed", numbers.plain),
         *(Column(key, key) for key in further),
         Column("modules", "modules", numbers.plain),
+        Column("rank", "rank", numbers.plain),
         Column("norm ratio, median", "median", numbers.decimal),
-        Column("largest", "largest", numbers.decimal),
-        Column("effective rank, median", "effective", lambda value: numbers.decimal(value, 1)),
-        Column("of rank", "rank", numbers.plain),
-        Column("intruder dimensions", "intruders", numbers.plain),
-        Column("modules with one", lambda row: f"{row['intruded']} / {row['modules']}", str),
+        Column("norm ratio, largest", "largest", numbers.decimal),
     ]
-    if not further:
-        caption += (
-            " Norm ratio: the update's Frobenius norm over the weight's. Effective rank: exp of the entropy of the "
-            f"update's singular values. Intruder dimensions: of the {wanted['leading']} leading left singular vectors "
-            f"after the update, those whose cosine with every one before it is below {wanted['cosine']:g} "
-            "(arXiv:2410.21228)."
-        )
     return build(name, caption, columns, frame.to_dicts())
