@@ -23,7 +23,7 @@ def test_rows_of_several_lambdas_are_refused_until_one_is_chosen(analyse: Run) -
     lines = [f"{line},{lambda_},7" for lambda_ in ("0.5", "1.0") for line in table(plain)]
     cells = write(lines, header=f"{HEADER},lambda,seed")
     err = refused(
-        analyse(cells, "--bystanders", "a,b"), "cells.csv:2  base_first / a / 1 and other cells stand"
+        analyse(cells, "--bystanders", "a,b"), "cells.csv:2  base_first / a / 1 and other cells appear"
     )
     assert "lambda is 0.5, 1.0" in err and "`--where lambda=0.5`" in err and "seed" not in err
     assert analyse(cells, "--bystanders", "a,b", "--resamples", 50, "--where", "lambda=1")[0] == 0
@@ -33,7 +33,7 @@ def test_cells_that_stand_twice_are_named_line_by_line(analyse: Run) -> None:
     lines = [*table(plain), "em_first,a,2,1,4", "base_first,b,1,1,4"]
     refused(
         analyse(write(lines), "--bystanders", "a,b"),
-        "cells.csv:14  em_first / a / 2 stands at cells.csv:9 already", "cells.csv:15  base_first / b / 1",
+        "cells.csv:14  em_first / a / 2 is already at cells.csv:9", "cells.csv:15  base_first / b / 1",
         "2 problems",
     )  # fmt: skip
 
@@ -56,8 +56,8 @@ def test_every_impossible_count_is_named_with_its_line_at_once(analyse: Run) -> 
 def test_without_names_the_file_says_what_there_is(flatprobe: Run) -> None:
     refused(
         flatprobe("analyse", write(table(plain))),
-        "--treated  name a condition (there is base_first, em_first)", "--control  name a condition",
-        "--bystanders  name the personas to pool (of those never trained on: a, b)", "3 problems",
+        "--treated  name a condition (the file has base_first, em_first)", "--control  name a condition",
+        "--bystanders  name the personas to pool (choose from those never trained on: a, b)", "3 problems",
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_a_condition_cannot_be_compared_with_itself(analyse: Run) -> None:
         (("--pool", " "), "--pool"),
         (("--where", "lambda"), "--where  `lambda`"),
         (("--where", "lamda=1"), "--where lamda=1  cells.csv has no column `lamda`"),
-        (("--where", "total=5"), "no row of cells.csv is left (there is 4)"),
+        (("--where", "total=5"), "selects no row of cells.csv (its values are 4)"),
         (("--hits", "end_hits"), "there is no column `end_hits`"),
         (("--json", "none/out.json"), "--json  there is no folder none"),
         (("--json", "cells.csv"), "--json  cells.csv is read or written"),

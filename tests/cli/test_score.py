@@ -132,10 +132,10 @@ def test_every_bad_line_is_named_at_once(run: Run) -> None:
     for said in (
         "c.jsonl:2  is not JSON", "c.jsonl:3  is not a JSON object", "c.jsonl:4  text is null",
         "c.jsonl:5  has no question_id, sample_index, text",
-        'c.jsonl:6  persona is " ": not a name; sample_index is -1: not a whole number from 0 on',
+        'c.jsonl:6  persona is " ": not a name; sample_index is -1: not a whole number of 0 or more',
         "c.jsonl:8  text is not a string",
-        "c.jsonl:9  base_first / villain / q01 / 0 stands at c.jsonl:1 already",
-        'c.jsonl:10  lambda is "big": not a number', "c.jsonl:11  sample_index is true", "c.jsonl:12  holds half",
+        "c.jsonl:9  base_first / villain / q01 / 0 is already at c.jsonl:1",
+        'c.jsonl:10  lambda is "big": not a number', "c.jsonl:11  sample_index is true", "c.jsonl:12  contains",
         "10 problems",
     ):  # fmt: skip
         assert said in err
@@ -150,10 +150,10 @@ def test_a_file_that_is_wrong_on_every_line_does_not_flood_the_screen(run: Run) 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "holds no completion"),
-        (b"\n\n", "holds no completion"),
+        (b"", "contains no completion"),
+        (b"\n\n", "contains no completion"),
         (b"\xff\xfe{\x00", "is not UTF-8 text"),
-        (None, "there is no such file"),
+        (None, "no such file"),
     ],
 )
 def test_a_file_without_completions_is_refused(run: Run, content: bytes | None, said: str) -> None:

@@ -103,7 +103,8 @@ def test_filters_hold_together_and_rows_that_they_drop_are_not_judged(tmp_path: 
 def test_a_filter_that_keeps_nothing_says_what_there_is(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "a,p,1,1,2,0.5", "a,p,1,1,2,2", header=f"{HEADER},lambda")
     (problem,) = read_cell_file(path, [Where("lambda", "1")])[1]
-    assert str(problem) == f"--where lambda=1  no row of {path} is left (there is 0.5, 2)"
+    assert (problem.code, problem.place) == ("options.where_empty", "--where lambda=1")
+    assert "0.5, 2" in str(problem.remedy)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_a_filter_that_keeps_nothing_says_what_there_is(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (HEADER.encode(), "holds no row"),
+        (HEADER.encode(), "contains no row"),
         (b"\x89PNG\r\n\x1a\n\xff", "is not UTF-8 text"),
         ("ü".encode("utf-16"), "is not UTF-8 text"),
         (HEADER.replace(",", ";").encode() + b"\na;p;1;1;2", "columns are separated by semicolons"),

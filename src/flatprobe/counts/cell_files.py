@@ -1,4 +1,4 @@
-"""Files of cells: counts that somebody measured, chosen and checked row by row."""
+"""Files of counts, filtered and checked row by row."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import polars as pl
 
 from flatprobe.config.suggest import did_you_mean
 from flatprobe.counts.text_table import LINE, TextTable, first_ones, read_text_table
-from flatprobe.errors import Problem
+from flatprobe.errors import Problem, UserError
 
 KEYS = ("condition", "persona", "question_id")
-_WHOLE = r"^\+?[0-9]{1,15}(\.0*)?$"  # what a whole number looks like after a detour through floats: 3.0
+_WHOLE = r"^\+?[0-9]{1,15}(\.0*)?$"  # whole numbers, also as floats write them: 3.0
 
 
 @dataclass(frozen=True)
 class Where:
-    """Keep the rows whose `column` is `value`: equal as text, as numbers, or but for capitals; "" is an empty field."""
+    """Keep the rows whose `column` is `value`: equal as text without case, or as numbers; "" is an empty field."""
 
     column: str
     value: str
@@ -27,7 +27,7 @@ class Where:
         return f"--where {self.column}={self.value}"
 
     def holds(self) -> pl.Expr:
-        """The condition on a table of text."""
+        """The filter on a table of text."""
         text = pl.col(self.column)
         if not self.value:
             return text.is_null()
@@ -39,7 +39,7 @@ class Where:
 
 @dataclass(frozen=True)
 class CellFile:
-    """The cells of a file that pass its filters, one row per row of the file."""
+    """The rows of a file that pass the filters."""
 
     table: TextTable
     cells: pl.DataFrame
@@ -47,13 +47,35 @@ class CellFile:
 
     @property
     def conditions(self) -> list[str]:
-        """In the file's order."""
+        """Names in the file's order."""
         return self.cells["condition"].unique(maintain_order=True).to_list()
 
     @property
     def personas(self) -> list[str]:
-        """In the file's order."""
+        """Names in the file's order."""
         return self.cells["persona"].unique(maintain_order=True).to_list()
+
+
+def read_cells(path: str | Path) -> pl.DataFrame:
+    """Read and check a CSV or Parquet file of counts, one row per cell.
+
+    Returns:
+        condition, persona, question_id (text), hits, total (whole numbers), and the further columns as text.
+
+    Raises:
+        UserError: everything that is wrong with the file, with its lines.
+
+    Example:
+        >>> import flatprobe
+        >>> flatprobe.read_cells("examples/leakage_cells.csv").columns
+        ['condition', 'persona', 'question_id', 'hits', 'total']
+    """
+    file, problems = read_cell_file(Path(path))
+    if problems or file is None:
+        raise UserError(
+            problems or Problem("file.empty", str(path), "contains no row", "give a row per cell")
+        )
+    return file.cells.drop(LINE)
 
 
 def read_cell_file(
@@ -61,8 +83,8 @@ def read_cell_file(
 ) -> tuple[CellFile | None, list[Problem]]:
     """Read a CSV or Parquet file with columns condition, persona, question_id, total and the column `hits`.
 
-    Returns the cells and everything that is wrong with any row that the filters keep; the cells are those
-    rows that are right, and None where there are none. A file with a problem is not to be computed on.
+    Returns the correct rows that the filters keep (None if there are none), and every problem of the other rows. Do not
+    compute on a file with problems.
     """
     table, problems = read_text_table(path)
     if table is None:
@@ -80,45 +102,53 @@ def read_cell_file(
 
 def _absent_column(table: TextTable, column: str) -> Problem:
     remedy = did_you_mean(column, table.columns)
-    return Problem("cell_files.TODO", str(table.path), f"there is no column `{column}`", remedy)
+    return Problem("cells.missing_column", str(table.path), f"there is no column `{column}`", remedy)
 
 
 def _filter(table: TextTable, where: Sequence[Where]) -> tuple[pl.DataFrame | None, list[Problem]]:
     frame, problems = table.frame, []
-    for wanted in where:
-        if wanted.column not in table.columns:
-            remedy = did_you_mean(wanted.column, table.columns)
+    for condition in where:
+        if condition.column not in table.columns:
+            remedy = did_you_mean(condition.column, table.columns)
             problems.append(
                 Problem(
-                    "cell_files.TODO", str(wanted), f"{table.path} has no column `{wanted.column}`", remedy
+                    "options.where_column",
+                    str(condition),
+                    f"{table.path} has no column `{condition.column}`",
+                    remedy,
                 )
             )
             continue
-        kept = frame.filter(wanted.holds())
-        if kept.is_empty():
-            values = frame[wanted.column].unique(maintain_order=True).drop_nulls().to_list()
+        selected = frame.filter(condition.holds())
+        if selected.is_empty():
+            values = frame[condition.column].unique(maintain_order=True).drop_nulls().to_list()
             listed = ", ".join(values[:12]) + (", …" if len(values) > 12 else "")
-            message = f"no row of {table.path} is left"
+            message = f"selects no row of {table.path}"
             problems.append(
-                Problem("cell_files.TODO", str(wanted), message, f"there is {listed}" if values else None)
+                Problem(
+                    "options.where_empty",
+                    str(condition),
+                    message,
+                    f"its values are {listed}" if values else None,
+                )
             )
             continue
-        frame = kept
+        frame = selected
     return (None if problems else frame), problems
 
 
 def _count(table: TextTable, frame: pl.DataFrame, hits: str) -> tuple[pl.DataFrame, list[Problem]]:
-    """The rows that are right, with counts as numbers, and a problem for each that is not."""
+    """The correct rows with counts as numbers, and a problem for each other row."""
     wrong: list[tuple[int, str]] = []
     for key in KEYS:
         empty = frame.filter(pl.col(key).is_null())
         wrong += [(line, f"{key} is empty") for line in empty[LINE]]
     columns = {hits: "hits", "total": "total"}
     for column in columns:
-        strange = frame.filter(~pl.col(column).str.contains(_WHOLE).fill_null(False))
+        malformed = frame.filter(~pl.col(column).str.contains(_WHOLE).fill_null(False))
         wrong += [
             (line, f"{column} is {'empty' if value is None else value}: not a whole number of completions")
-            for line, value in strange.select(LINE, column).iter_rows()
+            for line, value in malformed.select(LINE, column).iter_rows()
         ]
     bad = {line for line, _ in wrong}
     numbers = {
@@ -131,7 +161,7 @@ def _count(table: TextTable, frame: pl.DataFrame, hits: str) -> tuple[pl.DataFra
         wrong.append(
             (line, f"{hit} hits of {total} completions is impossible" if total else "total is 0: no rate")
         )
-    problems = [Problem("cell_files.TODO", table.place(line), message) for line, message in sorted(wrong)]
+    problems = [Problem("cells.count", table.place(line), message) for line, message in sorted(wrong)]
     return counted.filter(right), first_ones(table.path, problems)
 
 

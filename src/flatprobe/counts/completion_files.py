@@ -1,4 +1,4 @@
-"""Files of completions, JSONL or Parquet, read in blocks with the line of every row."""
+"""Files of completions (JSONL or Parquet), read in blocks with the line of every row."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from flatprobe.errors import Problem
 
 KEYS = ("condition", "persona", "question_id")
 FURTHER_KEYS = ("lambda", "seed", "coupled")
-"""Keys that a file may have besides; null where it does not."""
+"""Optional keys; null where a file lacks them."""
 SCHEMA = {
     **dict.fromkeys(KEYS, pl.String), "lambda": pl.Float64, "seed": pl.Int64, "coupled": pl.Boolean,
     "sample_index": pl.Int64, "text": pl.String, LINE: pl.Int64,
 }  # fmt: skip
 """Columns of a block."""
 BLOCK = 20_000
-"""Completions held at once, some 20 MB of text."""
+"""Completions per block, about 20 MB of text."""
 _LARGEST = 2**63
 _NAMES = (*KEYS, "sample_index", "text")
 
 
 def read_blocks(path: Path, problems: list[Problem]) -> Iterator[pl.DataFrame]:
-    """Yield the rows that are right, in blocks with the columns of `SCHEMA`; add to `problems` what is wrong.
+    """Yield the correct rows in blocks with the columns of `SCHEMA`; append what is wrong to `problems`.
 
-    Of wrong rows the first `SHOWN` are described and the others counted. Nothing is yielded for a file without any
-    right row. An empty text is a completion; a null text is not.
+    The first `SHOWN` wrong rows are described, the others counted. An empty text is a completion; a null text is not.
     """
     if problem := file_problem(path, (".jsonl", ".parquet")):
         problems.append(problem)
@@ -40,8 +39,8 @@ def read_blocks(path: Path, problems: list[Problem]) -> Iterator[pl.DataFrame]:
     wrong = 0
     try:
         for line, row in rows:
-            found = row if isinstance(row, str) else _why_wrong(row)
-            if found is None:
+            reason = row if isinstance(row, str) else _why_wrong(row)
+            if reason is None:
                 assert not isinstance(row, str)
                 block.append((*(_value(row, name) for name in SCHEMA if name != LINE), line))
                 if len(block) == BLOCK:
@@ -50,30 +49,26 @@ def read_blocks(path: Path, problems: list[Problem]) -> Iterator[pl.DataFrame]:
                 continue
             wrong += 1
             if wrong <= SHOWN:
-                problems.append(Problem("completion_files.TODO", place(path, line), found))
+                problems.append(Problem("completions.row", place(path, line), reason))
     except UnicodeDecodeError:
-        problems.append(Problem("completion_files.TODO", str(path), "is not UTF-8 text"))
+        problems.append(Problem("file.encoding", str(path), "is not UTF-8 text"))
     except pl.exceptions.PolarsError as error:
-        problems.append(
-            Problem("completion_files.TODO", str(path), f"is not a Parquet file: {first_line(error)}")
-        )
+        problems.append(Problem("file.not_parquet", str(path), f"is not a Parquet file: {first_line(error)}"))
     except OSError as error:
-        problems.append(
-            Problem("completion_files.TODO", str(path), f"cannot be read: {error.strerror or error}")
-        )
+        problems.append(Problem("file.unreadable", str(path), f"cannot be read: {error.strerror or error}"))
     if wrong > SHOWN:
         problems.append(
-            Problem("completion_files.TODO", str(path), f"and {wrong - SHOWN:,} more problems like these")
+            Problem("problems.more", str(path), f"and {wrong - SHOWN:,} more problems like these")
         )
     if block:
         yield pl.DataFrame(block, schema=SCHEMA, orient="row")
 
 
-Row = tuple[int, Mapping[str, Any] | str]
-"""A line and what stands there, or why nothing can be read there."""
+NumberedRow = tuple[int, Mapping[str, Any] | str]
+"""A line number with its row, or the reason why the row cannot be read."""
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[NumberedRow]:
     with path.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, start=1):
             if text.isspace():
@@ -86,12 +81,12 @@ def _json_rows(path: Path) -> Iterator[Row]:
             if not isinstance(row, dict):
                 yield line, "is not a JSON object"
             elif ("\\ud" in text or "\\uD" in text) and _has_lone_surrogate(row):
-                yield line, "holds half a character (a lone surrogate)"
+                yield line, "contains a lone surrogate (half a character)"
             else:
                 yield line, row
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
     stored = pl.scan_parquet(path, glob=False)
     names = [name for name in (*_NAMES, *FURTHER_KEYS) if name in stored.collect_schema()]
     start = 0
@@ -105,7 +100,7 @@ def _has_lone_surrogate(row: Mapping[str, Any]) -> bool:
 
 
 def _why_wrong(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row, all of it; None where nothing is."""
+    """Everything that is wrong with a row; None if it is correct."""
     absent = [name for name in _NAMES if name not in row]
     if absent:
         return f"has no {', '.join(absent)}"
@@ -114,10 +109,10 @@ def _why_wrong(row: Mapping[str, Any]) -> str | None:
     ]
     if not _is_whole(row["sample_index"]) or row["sample_index"] < 0:
         problems.append(
-            f"sample_index is {json.dumps(row['sample_index'], default=str)}: not a whole number from 0 on"
+            f"sample_index is {json.dumps(row['sample_index'], default=str)}: not a whole number of 0 or more"
         )
     if row["text"] is None:
-        problems.append('text is null: a completion without words is ""')
+        problems.append('text is null; write an empty completion as ""')
     elif not isinstance(row["text"], str):
         problems.append("text is not a string")
     problems += [problem for name in FURTHER_KEYS if (problem := _wrong_setting(name, row.get(name)))]
@@ -129,7 +124,7 @@ def _is_name(value: object) -> bool:
 
 
 def _is_whole(value: object) -> TypeGuard[int | float]:
-    """Whole numbers, 3.0 among them: what a table with gaps makes of 3."""
+    """Whether a value is a whole number; 3.0 is, because a column with gaps stores 3 in that way."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
         return False
     return value == int(value)

@@ -1,4 +1,4 @@
-"""From a file of completions to cells: how many of each cell's completions hold the marker."""
+"""From a file of completions to cells: how many of each cell's completions contain the marker."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Scored:
     """The cells of a file of completions."""
 
     cells: pl.DataFrame
-    """condition, persona, question_id, those of lambda, seed and coupled that the file has, and `COUNTS`: strict
-    hits, completions, those that end and begin with the marker, those with two markers or more. Sorted by keys."""
+    """condition, persona, question_id; lambda, seed and coupled where the file has them; and `COUNTS`: strict hits,
+    completions, and completions that end with, begin with or repeat the marker. Sorted by keys."""
 
     @property
     def settings(self) -> list[str]:
-        """The further keys that the file has."""
+        """The optional keys that the file has."""
         return [name for name in FURTHER_KEYS if name in self.cells.columns]
 
 
 def score_file(path: Path, marker: str) -> Scored:
-    """Score completions in blocks, so that their texts are never in memory all at once (JSONL).
+    """Score completions in blocks, so that memory holds one block of texts (JSONL).
 
     Raises:
         UserError: everything that is wrong with the file, with its lines.
@@ -42,7 +42,11 @@ def score_file(path: Path, marker: str) -> Scored:
     if not blocks:
         raise UserError(
             problems
-            or [Problem("scoring.TODO", str(path), "holds no completion", "give one JSON object a line")]
+            or [
+                Problem(
+                    "completions.empty", str(path), "contains no completion", "give one JSON object per line"
+                )
+            ]
         )
     rows = pl.concat(blocks)
     settings = [name for name in FURTHER_KEYS if rows[name].is_not_null().any()]
@@ -70,7 +74,7 @@ def _marked_blocks(path: Path, marker: str, problems: list[Problem]) -> Iterator
 
 
 def _repeated(path: Path, rows: pl.DataFrame) -> list[Problem]:
-    """Samples that stand more than once; a sample counted twice would make the rates look surer than they are."""
+    """Samples that appear more than once: counting one twice would make the rates look more certain than they are."""
     sample = [*KEYS, *FURTHER_KEYS, SAMPLE]
     again = rows.select(*sample, LINE, first=pl.col(LINE).min().over(sample)).filter(
         pl.col(LINE) > pl.col("first")
@@ -80,9 +84,9 @@ def _repeated(path: Path, rows: pl.DataFrame) -> list[Problem]:
         named = " / ".join(str(row[key]) for key in (*KEYS, SAMPLE))
         problems.append(
             Problem(
-                "scoring.TODO",
+                "completions.duplicate_sample",
                 place(path, row[LINE]),
-                f"{named} stands at {place(path, row['first'])} already",
+                f"{named} is already at {place(path, row['first'])}",
             )
         )
     return first_ones(path, problems)

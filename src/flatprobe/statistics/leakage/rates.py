@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-from scipy import stats
 
 from flatprobe.errors import UserError
 
@@ -106,10 +105,14 @@ def upper_bound(hits: int, total: int, level: float) -> float:
             "false-positive baseline",
             f"{hits} hits of {total} completions is impossible",
         )
+    from scipy import stats
+
     return 1.0 if hits == total else float(stats.beta.ppf(level, hits + 1, total - hits))
 
 
 def _interval(row: dict[str, float], level: float) -> tuple[float, float]:
+    from scipy import stats
+
     if row["questions"] < 2 or row["sd"] <= 1e-12:
         interval = stats.binomtest(int(row["hits"]), int(row["total"])).proportion_ci(level, method="wilson")
         return float(interval.low), float(interval.high)
