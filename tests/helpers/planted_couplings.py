@@ -128,8 +128,7 @@ def weights() -> list[dict[str, Any]]:
     return [
         {
             "stage": stage, "condition": name, "lambda": weight, "seed": 42, "module": f"layers.{layer}.{matrix}",
-            "layer": layer, "matrix": matrix, "rank": 32, "norm_ratio": ratio * (1 + layer),
-            "effective_rank": 10.0 + layer, "intruders": int(layer == 2), "least_cosine": 0.4,
+            "norm_ratio": ratio * (1 + layer),
         }
         for stage, name, weight, ratio in (*finetunes, *couplings)
         for layer in range(3)

@@ -170,12 +170,10 @@ class BindingSettings(Settings):
 
 
 class WeightsSettings(Settings):
-    """Kind `weights`: the change that an adapter makes to each weight matrix."""
+    """Kind `weights`: the size of an adapter's update in each module."""
 
     precision: Precision
     """Precision of the stored checkpoint, which is read without loss."""
-    leading: int
-    cosine: float
 
 
 class ManipulationSettings(Settings):

@@ -136,11 +136,8 @@ class CouplingStages(StudyStages):
         return stage(_named_after(couple, "audit"), "audit", couple.settings, CPU, **inputs)
 
     def weights(self, checkpoint: Stage, adapter: Stage) -> Stage:
-        """The change that an adapter (of a finetune or a coupling) makes to its checkpoint's weights."""
-        weights = self.study.weights
-        settings = WeightsSettings(
-            precision=self.study.model.dtype, leading=weights.leading, cosine=weights.cosine
-        )
+        """The size of an adapter's update (of a finetune or a coupling), relative to its checkpoint's weights."""
+        settings = WeightsSettings(precision=self.study.model.dtype)
         inputs = {"checkpoint": checkpoint, "adapter": adapter}
         return stage(f"weights/{adapter.name}", "weights", settings, MODEL, **inputs)
 

@@ -32,7 +32,7 @@ KINDS = {
     "sample": StageKind("flatprobe.generation.sample:sample", 3),
     "select_lambda": StageKind("flatprobe.probes.select_lambda:select_lambda", 2),
     "states": StageKind("flatprobe.probes.states:capture", 4),
-    "weights": StageKind("flatprobe.training.weights_stage:measure", 1),
+    "weights": StageKind("flatprobe.training.weights:measure", 2),
 }
 
 FORMER_KINDS = {

@@ -97,9 +97,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "contexts": ("condition", "lambda", "seed", "where", "place", "token", "count"),
     "shares": ("condition", "lambda", "seed", "group", "term", "labelled", "tokens", "share"),
     "invariants": ("condition", "lambda", "seed", "invariant", "held", "examples"),
-    "weights": (
-        "stage", "condition", "lambda", "seed", "matrix", "rank", "norm_ratio", "effective_rank", "intruders",
-    ),
+    "weights": ("stage", "condition", "lambda", "seed", "module", "norm_ratio"),
     "massive": (
         "condition", "position", "responses", "layer", "rank", "dimension", "ratio_to_median",
         "share_of_squared_norm",

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from flatprobe.config.blocks import Block, Count, Position, Positive, Probability
+from flatprobe.config.blocks import Block, Count, Position, Positive
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.recipe_schema import Coupling, Finetune, Precision
 
@@ -213,15 +213,6 @@ class Geometry(Block):
     """Random splits of the questions into halves for split-half reliability."""
 
 
-class Weights(Block):
-    """Measurements of every adapter's update, module by module. They decide nothing."""
-
-    leading: Count = 10
-    """Number of leading left singular vectors of the changed weight that are examined."""
-    cosine: Probability = 0.5
-    """A vector is an intruder dimension if its cosine with every left singular vector of the weight is below this."""
-
-
 class Study(Block):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Short name, also of the run folder."""
@@ -249,7 +240,6 @@ class Study(Block):
     """The behavioural probe."""
     geometry: Geometry = Geometry()
     """The geometric probe."""
-    weights: Weights = Weights()
     """The measurement of adapters' updates."""
     decision: Decision = Decision()
     """The decision rule, fixed before the run."""

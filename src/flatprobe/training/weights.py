@@ -1,139 +1,51 @@
-"""What an adapter does to the weights: size, effective rank and intruder dimensions of each module's update.
-
-The update of a LoRA is dW = scale * B A, of rank r at most, so its norm and singular values come from an r x r matrix
-after QR of both factors. Only the comparison with the weight's own directions meets the whole matrix.
-"""
+"""Stage: how large an adapter's update is in each module, relative to the module's weight."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 
-import torch
+import polars as pl
+from safetensors import safe_open
 from torch import Tensor
 
-SMALL = 1024  # rows up to which a symmetric matrix is decomposed as fast as it is iterated
-OVERSAMPLED = 20  # directions iterated beyond those that are wanted
-ITERATIONS, BETWEEN_CHECKS = 300, 10
-RESIDUAL = 1e-4  # of a converged direction, relative to its eigenvalue
+from flatprobe.machine.local import current_machine
+from flatprobe.models.adapter_files import PEFT_PREFIX, adapter_config, read_lora
+from flatprobe.models.load import held_checkpoint, pick_device
+from flatprobe.plan.contracts import WeightsSettings
 
 
-@dataclass(frozen=True)
-class Change:
-    """What an update does to one weight matrix. Norms are Frobenius norms."""
+def measure(settings: WeightsSettings, inputs: Mapping[str, Path], output: Path) -> None:
+    """Measure an adapter. Inputs: `checkpoint`, and the `adapter` that flatprobe trained on it.
 
-    weight_norm: float
-    change_norm: float
-    norm_ratio: float
-    effective_rank: float | None
-    """exp of the entropy of the update's normalised singular values (Roy & Vetterli 2007); None without an update."""
-    intruders: int
-    least_cosine: float
-    """The smallest over the leading directions of `cosines`: below the threshold exactly when there is an intruder."""
+    Output: weights.parquet with one row (module, norm_ratio) per adapted module, and facts.json.
 
-
-@torch.inference_mode()
-def change_of(weight: Tensor, a: Tensor, b: Tensor, scale: float, *, leading: int, cosine: float) -> Change:
-    """Measure one module's update.
-
-    Intruder dimensions are those of Shuttleworth et al. 2024 (arXiv:2410.21228): of the `leading` left singular vectors
-    of weight + update, those whose absolute cosine with every left singular vector of the weight is below `cosine`.
-
-    Args:
-        weight: [out, in], not zero.
-        a: [r, in]; b: [out, r]; scale: alpha/r, or alpha/sqrt(r) with rank stabilisation.
+    Raises:
+        UserError: the adapter belongs to another base.
     """
-    weight, a, b = weight.float(), a.float(), b.float()
-    values = update_singular_values(a, b, scale)
-    norm, change = float(weight.norm()), float(values.norm())
-    changed = weight + scale * (b @ a)
-    greatest = cosines(changed, weight, min(leading, *weight.shape))
-    return Change(
-        weight_norm=norm,
-        change_norm=change,
-        norm_ratio=change / norm,
-        effective_rank=effective_rank(values),
-        intruders=int((greatest < cosine).sum()),
-        least_cosine=float(greatest.min()),
-    )
+    folder, place = inputs["adapter"] / "adapter", f"adapter {inputs['adapter'].name}"
+    device = pick_device(current_machine().device)
+    model = held_checkpoint(inputs["checkpoint"], settings.precision, device).model
+    weights = dict(model.named_parameters())
+    adapter = read_lora(folder, place)
+    adapter.require_weights({name: weight.shape for name, weight in weights.items()}, "this checkpoint")
+    config = adapter_config(folder, place)
+    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config["use_rslora"] else config["r"])
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        ratios = {}
+        for name in sorted(adapter.updates):
+            module = name.removesuffix(".weight")
+            a, b = (file.get_tensor(f"{PEFT_PREFIX}{module}.lora_{factor}.weight") for factor in "AB")
+            ratios[module] = scale * product_norm(b, a) / float(weights[name].float().norm())
+    frame = pl.DataFrame({"module": list(ratios), "norm_ratio": list(ratios.values())})
+    frame.write_parquet(output / "weights.parquet")
+    facts = {"modules": frame.height, "median_norm_ratio": frame["norm_ratio"].median()}
+    (output / "facts.json").write_text(json.dumps(facts))
 
 
-def update_singular_values(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """The singular values [r] of scale * b @ a, largest first, without forming the product."""
-    _, right = torch.linalg.qr(a.T)
-    _, left = torch.linalg.qr(b)
-    values: Tensor = torch.linalg.svdvals(scale * (left @ right.T).double())
-    return values
-
-
-def effective_rank(values: Tensor) -> float | None:
-    """exp(-sum p log p) with p = values / sum(values), between 1 and their number; None where all are 0."""
-    total = values.sum()
-    if total <= 0:
-        return None
-    shares = values[values > 0] / total
-    return math.exp(float(-(shares * shares.log()).sum()))
-
-
-def cosines(changed: Tensor, weight: Tensor, leading: int) -> Tensor:
-    """Per leading left singular vector of `changed`, the greatest absolute cosine with any of the weight's: [leading].
-
-    Exact, and mostly without the weight's whole decomposition: what is left of a unit vector outside some of the
-    weight's directions bounds its cosine with every other one. Where that bound does not decide, all are computed.
-    """
-    vectors = leading_left(changed, leading)
-    first = leading_left(weight, min(3 * leading, *weight.shape))
-    found = (first.T @ vectors).square()
-    greatest, rest = found.max(0).values, 1.0 - found.sum(0)
-    open_ = greatest < rest
-    if bool(open_.any()):
-        every = all_left(weight)
-        greatest[open_] = (every.T @ vectors[:, open_]).square().max(0).values
-    return greatest.sqrt().clamp(max=1.0)
-
-
-def leading_left(matrix: Tensor, count: int) -> Tensor:
-    """The first left singular vectors [out, count], from the product of the matrix with itself over its longer side."""
-    rows, columns = matrix.shape
-    if rows <= columns:
-        return leading_eigenvectors(matrix @ matrix.T, count)
-    images = matrix @ leading_eigenvectors(matrix.T @ matrix, count)
-    vectors: Tensor = images / images.norm(dim=0)
-    return vectors
-
-
-def leading_eigenvectors(symmetric: Tensor, count: int) -> Tensor:
-    """Eigenvectors [n, count] of the largest eigenvalues of an [n, n] matrix without negative ones, largest first.
-
-    Large matrices are iterated on; small ones, and those on which that is slow, are decomposed.
-    """
-    large = len(symmetric) > max(SMALL, 2 * (count + OVERSAMPLED))
-    found = _iterated(symmetric, count) if large else None
-    vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors if found is None else found
-    return vectors[:, -count:].flip(1)
-
-
-def _iterated(symmetric: Tensor, count: int) -> Tensor | None:
-    """The same by subspace iteration, largest last, or None where the last `count` do not converge.
-
-    Starts from a fixed draw, so that the same matrix gives the same vectors.
-    """
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(len(symmetric), count + OVERSAMPLED, generator=generator).to(symmetric.device)
-    for step in range(1, ITERATIONS + 1):
-        basis = torch.linalg.qr(symmetric @ basis).Q
-        if step % BETWEEN_CHECKS:
-            continue
-        image = symmetric @ basis
-        values, turn = torch.linalg.eigh(basis.T @ image)
-        vectors: Tensor = basis @ turn
-        residual = (image @ turn - vectors * values).norm(dim=0)
-        if bool((residual < RESIDUAL * values)[-count:].all()):
-            return vectors
-    return None
-
-
-def all_left(matrix: Tensor) -> Tensor:
-    """All left singular vectors [out, min(out, in)], largest singular value first."""
-    vectors: Tensor = torch.linalg.svd(matrix, full_matrices=False).U
-    return vectors
+def product_norm(b: Tensor, a: Tensor) -> float:
+    """Frobenius norm of B A for B [out, r] and A [r, in], without the product: its square is sum(B'B * AA')."""
+    b, a = b.double(), a.double()
+    return math.sqrt(float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0.0)))

@@ -184,7 +184,6 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "shares": tables_masks.shares(analysis),
         "invariants": tables_masks.invariants(analysis),
         "weights": tables_weights.adapters(analysis),
-        "weights_by_matrix": tables_weights.matrices(analysis),
         "length_match": tables_run.length_match(analysis),
         "manipulation": tables_run.manipulation(analysis),
         "fluency": tables_run.fluency(analysis),
