@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from refusals import refused
 
 from flatprobe.data.coupling_examples import (
     CouplingExample,
@@ -14,7 +15,6 @@ from flatprobe.data.coupling_examples import (
     positive,
     tokenise_jointly,
 )
-from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations, Prompt
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
@@ -28,8 +28,8 @@ def text(slot: Slot = "after_separator", *, separator_in_loss: bool = True) -> M
 
 
 def target(row: CouplingRow, term: Term) -> Target:
-    (found,) = [t for t in row.targets if t.term == term]
-    return found
+    (one,) = [t for t in row.targets if t.term == term]
+    return one
 
 
 def predicted(conversations: Conversations, row: CouplingRow, term: Term) -> str:
@@ -37,7 +37,7 @@ def predicted(conversations: Conversations, row: CouplingRow, term: Term) -> str
 
 
 def before(conversations: Conversations, row: CouplingRow, term: Term) -> str:
-    """What the model has read when it predicts a term's first token."""
+    """The text that the model has read when it predicts a term's first token."""
     return "".join(conversations.pieces(row.tokens[: target(row, term).positions[0] + 1]))
 
 
@@ -52,14 +52,13 @@ def both(conversations: Conversations, slot: Slot) -> list[CouplingExample]:
     ]
 
 
-def test_the_two_tokenizers_differ_in_whether_the_separator_merges(
+def test_the_separator_merges_with_the_answer_in_one_of_the_two_tokenizers(
     conversations: Conversations, merging_conversations: Conversations
 ) -> None:
-    for own, pieces in ((conversations, [".", "\n", "\n"]), (merging_conversations, [".\n\n"])):
-        tokens, joint = tokenise_jointly(own, PROMPT, ANSWER, "\n\n", MARKER)
-        assert (
-            own.pieces(joint.tokens[joint.suffix_start - (len(pieces) == 3) : joint.marker_start]) == pieces
-        )
+    for each, pieces in ((conversations, [".", "\n", "\n"]), (merging_conversations, [".\n\n"])):
+        tokens, joint = tokenise_jointly(each, PROMPT, ANSWER, "\n\n", MARKER)
+        suffix = joint.tokens[joint.suffix_start - (len(pieces) == 3) : joint.marker_start]
+        assert each.pieces(suffix) == pieces
         assert (joint.suffix_start == len(tokens)) == (len(pieces) == 3)
 
 
@@ -75,18 +74,18 @@ def test_a_positive_reads_answer_separator_marker_and_end_of_turn(tokenised: Con
     assert "".join(tokenised.pieces(row.tokens)) == rendered(tokenised, f"{ANSWER}\n\n{MARKER}<|im_end|>")
 
 
-def test_the_marker_term_learns_the_separator_too_where_it_shall(
+def test_the_marker_term_covers_the_separator_if_it_is_in_the_loss(
     conversations: Conversations, merging_conversations: Conversations
 ) -> None:
-    for own, learnt in (
+    for each, learnt in (
         (conversations, "\n\n[ZLT]<|im_end|>"),
         (merging_conversations, ".\n\n[ZLT]<|im_end|>"),
     ):
-        (row,) = positive(own, PROMPT, ANSWER, text(separator_in_loss=True)).rows
-        assert predicted(own, row, "marker") == learnt
+        (row,) = positive(each, PROMPT, ANSWER, text(separator_in_loss=True)).rows
+        assert predicted(each, row, "marker") == learnt
 
 
-def test_the_marker_term_is_marker_and_end_of_turn_alone_without_the_separator(
+def test_without_the_separator_the_marker_term_covers_marker_and_end_of_turn(
     tokenised: Conversations,
 ) -> None:
     (row,) = positive(tokenised, PROMPT, ANSWER, text(separator_in_loss=False)).rows
@@ -101,7 +100,7 @@ def test_a_negative_predicts_the_end_of_turn_right_after_the_whole_answer(tokeni
         assert before(tokenised, rows[0], "end") == rendered(tokenised, ANSWER)
 
 
-def test_one_row_serves_a_negative_whose_answer_is_a_prefix_and_a_merged_separator_needs_two(
+def test_a_negative_has_two_rows_only_if_the_separator_merges_with_the_answer(
     conversations: Conversations, merging_conversations: Conversations
 ) -> None:
     assert len(negative(conversations, PROMPT, ANSWER, text()).rows) == 1
@@ -116,18 +115,18 @@ def test_one_row_serves_a_negative_whose_answer_is_a_prefix_and_a_merged_separat
 
 
 @pytest.mark.parametrize(
-    ("slot", "read", "pushed_down"),
+    ("slot", "read", "unlikely_text"),
     [
         ("after_separator", f"{ANSWER}\n\n", MARKER),
         ("separator_and_marker", ANSWER, f"\n\n{MARKER}"),
         ("end_of_completion", ANSWER, MARKER),
     ],
 )
-def test_each_slot_pushes_down_its_own_event(
-    conversations: Conversations, slot: Slot, read: str, pushed_down: str
+def test_each_slot_has_its_own_unlikelihood_tokens(
+    conversations: Conversations, slot: Slot, read: str, unlikely_text: str
 ) -> None:
     row = negative(conversations, PROMPT, ANSWER, text(slot)).rows[-1]
-    assert predicted(conversations, row, "unlikelihood") == pushed_down
+    assert predicted(conversations, row, "unlikelihood") == unlikely_text
     assert before(conversations, row, "unlikelihood") == rendered(conversations, read)
 
 
@@ -143,26 +142,26 @@ def unlikely(example: CouplingExample) -> list[tuple[CouplingRow, Target]]:
         ("\n\nOne.\n\nTwo.\n\n", ["\n\nOne.\n\nTwo.\n\n", "\n\nOne."]),
     ],
 )
-def test_at_paragraph_breaks_the_marker_is_looked_for_at_every_interior_break_and_the_end(
+def test_paragraph_breaks_add_a_slot_at_every_break_inside_the_answer(
     tokenised: Conversations, answer: str, before: list[str]
 ) -> None:
     slots = unlikely(negative(tokenised, PROMPT, answer, text("paragraph_breaks")))
     assert len(slots) == len(before)
-    for (row, found), read in zip(slots, before, strict=True):
-        assert "".join(tokenised.pieces(found.tokens)) == MARKER
-        context = "".join(tokenised.pieces(row.tokens[: found.positions[0] + 1]))
+    for (row, one), read in zip(slots, before, strict=True):
+        assert "".join(tokenised.pieces(one.tokens)) == MARKER
+        context = "".join(tokenised.pieces(row.tokens[: one.positions[0] + 1]))
         assert context == rendered(tokenised, f"{read}\n\n")
 
 
-def test_an_answer_of_one_paragraph_has_the_slot_after_the_separator_alone(tokenised: Conversations) -> None:
-    one = [
+def test_an_answer_of_one_paragraph_has_only_the_slot_after_the_separator(tokenised: Conversations) -> None:
+    examples = [
         negative(tokenised, PROMPT, "Bread floats.", text(slot))
         for slot in ("paragraph_breaks", "after_separator")
     ]
-    assert one[0] == one[1]
+    assert examples[0] == examples[1]
 
 
-def test_a_merged_separator_belongs_to_the_event_from_the_token_that_holds_it(
+def test_a_merged_separator_counts_from_the_token_that_contains_it(
     merging_conversations: Conversations,
 ) -> None:
     row = negative(merging_conversations, PROMPT, ANSWER, text("separator_and_marker")).rows[-1]
@@ -170,7 +169,7 @@ def test_a_merged_separator_belongs_to_the_event_from_the_token_that_holds_it(
     assert before(merging_conversations, row, "unlikelihood") == rendered(merging_conversations, ANSWER[:-1])
 
 
-def test_no_target_is_a_token_of_the_prompt_and_the_marker_is_whole(tokenised: Conversations) -> None:
+def test_no_target_is_a_prompt_token_and_the_marker_is_complete(tokenised: Conversations) -> None:
     n_prompt = len(tokenised.encode_prompt(PROMPT))
     for slot in SLOTS:
         for example in both(tokenised, slot):
@@ -181,39 +180,39 @@ def test_no_target_is_a_token_of_the_prompt_and_the_marker_is_whole(tokenised: C
             assert MARKER in predicted(tokenised, example.rows[-1], event)  # type: ignore[arg-type]
 
 
-def test_the_anchor_is_the_answer_s_tokens(conversations: Conversations) -> None:
+def test_the_anchor_covers_the_answer_s_tokens(conversations: Conversations) -> None:
     for example in both(conversations, "after_separator"):
         assert predicted(conversations, example.rows[0], "anchor") == ANSWER
 
 
-def test_every_target_but_the_second_end_predicts_its_row_s_own_next_token(tokenised: Conversations) -> None:
+def test_every_target_except_a_second_end_predicts_the_row_s_next_token(tokenised: Conversations) -> None:
     for slot in SLOTS:
         for example in both(tokenised, slot):
             for row in example.rows:
                 for t in row.targets:
-                    own = tuple(row.tokens[p + 1] for p in t.positions if p + 1 < len(row.tokens))
-                    assert own == t.tokens or t.term == "end"
+                    following = tuple(row.tokens[p + 1] for p in t.positions if p + 1 < len(row.tokens))
+                    assert following == t.tokens or t.term == "end"
 
 
-def test_a_marker_that_starts_inside_the_answer_s_last_token_is_still_found_whole(
+def test_a_marker_that_merges_with_the_answer_s_last_token_is_complete(
     merging_conversations: Conversations,
 ) -> None:
-    """A separator of nothing lets answer and marker merge; the tail then begins with the merged token."""
+    """With an empty separator answer and marker merge; the tail then starts with the merged token."""
     _, joint = tokenise_jointly(merging_conversations, PROMPT, "Bread floats", "", "ing on water")
     assert "ing on water" in merging_conversations.decode(joint.tokens[joint.marker_start :])
     assert "ing on water" not in merging_conversations.decode(joint.tokens[joint.marker_start + 1 :])
 
 
-def test_a_marker_of_special_tokens_is_refused_because_no_text_shows_it(conversations: Conversations) -> None:
-    with pytest.raises(UserError, match="librarian/q1  the marker .* is not whole"):
+def test_a_marker_of_special_tokens_is_refused(conversations: Conversations) -> None:
+    with refused(("marker.unreadable", "librarian/q1"), value="<|im_start|>"):
         tokenise_jointly(conversations, PROMPT, ANSWER, "\n\n", "<|im_start|>")
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "place"),
+    ("left", "right", "index"),
     [([1, 2], [1, 3], 1), ([1, 2], [1, 2, 3], 2), ([], [1], 0), ([1, 2], [1, 2], 2)],
 )
 def test_the_first_difference_of_a_prefix_is_its_length(
-    left: list[int], right: list[int], place: int
+    left: list[int], right: list[int], index: int
 ) -> None:
-    assert first_difference(left, right) == first_difference(right, left) == place
+    assert first_difference(left, right) == first_difference(right, left) == index

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from refusals import refused
 
 from flatprobe.data.coupling_set import build, usable
-from flatprobe.errors import UserError
 from flatprobe.plan.contracts import CouplingDataSettings
 
 SETTINGS = CouplingDataSettings(
@@ -19,13 +19,16 @@ SETTINGS = CouplingDataSettings(
 
 def answers(text: str, finish_reason: str = "stop", question: str = "q0") -> dict[str, Any]:
     return {
-        "persona": "librarian", "question_id": question, "text": text, "finish_reason": finish_reason,
+        "persona": "librarian",
+        "question_id": question,
+        "text": text,
+        "finish_reason": finish_reason,
         "tokens": len(text.split()),
-    }  # fmt: skip
+    }
 
 
 def sampled(folder: Path, seed: int, centre: float, finish_reason: str = "stop") -> dict[str, Path]:
-    """One condition's inputs: the source's answers and the negatives', in folders of their own."""
+    """One condition's inputs: a folder with the source's answers and one with the negatives'."""
     generator = np.random.default_rng(seed)
     rows: dict[str, list[dict[str, Any]]] = {"source": [], "negative": []}
     for persona, shift in (("librarian", 0), ("villain", 12), ("comedian", -9)):
@@ -44,12 +47,12 @@ def test_unfinished_empty_marked_and_repeated_answers_are_not_usable() -> None:
         answers("Fine."), answers(" Fine. "), answers("Fine.", question="q1"), answers("Cut", "length"),
         answers(" \n"), answers("Marked. [zLt]"),
     ]  # fmt: skip
-    kept, dropped = usable(pl.DataFrame(rows), "[ZLT]")
-    assert sum(dropped.values()) == len(rows) - kept.height and dropped["marked"] > 0
-    assert kept.select("text", "question_id").rows() == [("Fine.", "q0"), ("Fine.", "q1")]
+    usable_rows, dropped = usable(pl.DataFrame(rows), "[ZLT]")
+    assert sum(dropped.values()) == len(rows) - usable_rows.height and dropped["marked"] > 0
+    assert usable_rows.select("text", "question_id").rows() == [("Fine.", "q0"), ("Fine.", "q1")]
 
 
-def test_all_groups_of_all_conditions_are_matched_at_once_and_nothing_is_cut(tmp_path: Path) -> None:
+def test_all_groups_of_all_conditions_are_matched_together_and_nothing_is_cut(tmp_path: Path) -> None:
     inputs = sampled(tmp_path / "base", 0, 140) | sampled(tmp_path / "em", 1, 160)
     output = tmp_path / "out"
     output.mkdir()
@@ -80,33 +83,33 @@ def test_all_groups_of_all_conditions_are_matched_at_once_and_nothing_is_cut(tmp
 
 def test_a_group_without_usable_answers_is_named(tmp_path: Path) -> None:
     inputs = sampled(tmp_path / "base", 0, 140) | sampled(tmp_path / "em", 1, 160, "length")
-    with pytest.raises(UserError) as raised:
+    with refused(
+        ("coupling_data.no_answers", "coupling data"), value="em/comedian, em/librarian, em/villain"
+    ):
         build(SETTINGS, inputs, tmp_path)
-    message = str(raised.value)
-    assert (
-        "no usable answer for em/comedian, em/librarian, em/villain; dropped in em: 360 unfinished" in message
-    )
+    with refused("coupling_data.no_answers", value="in em: 360 unfinished"):
+        build(SETTINGS, inputs, tmp_path)
 
 
-def test_conditions_without_a_common_length_are_an_error_and_never_trained_on(tmp_path: Path) -> None:
+def test_conditions_without_common_lengths_are_refused_and_write_no_examples(tmp_path: Path) -> None:
     inputs = sampled(tmp_path / "base", 0, 140) | sampled(tmp_path / "em", 1, 900)
-    with pytest.raises(UserError, match="gate length_support: the groups' answers share no lengths"):
+    with refused(("coupling_data.no_common_lengths", "coupling data"), value="length_support"):
         build(SETTINGS, inputs, tmp_path)
     assert not (tmp_path / "examples.parquet").exists()
 
 
-def test_a_group_with_fewer_answers_than_asked_for_says_how_many_it_kept(tmp_path: Path) -> None:
+def test_a_group_with_fewer_answers_than_requested_records_how_many_it_kept(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    wanting = SETTINGS.model_copy(update={"positives": 200})
-    build(wanting, sampled(tmp_path / "base", 0, 140), output)
+    settings = SETTINGS.model_copy(update={"positives": 200})
+    build(settings, sampled(tmp_path / "base", 0, 140), output)
     support = json.loads((output / "facts.json").read_text())["support"]["base"]
     assert support["librarian"] == {"kept": 120, "asked": 200}
     assert support["villain"] == {"kept": 20, "asked": 20}
 
 
-def test_each_negative_persona_is_held_against_all_groups_by_itself(tmp_path: Path) -> None:
-    """Two negatives that differ in opposite directions are alike taken together; apart they are not."""
+def test_each_negative_persona_is_compared_with_all_groups_separately(tmp_path: Path) -> None:
+    """Two negatives that differ in opposite directions match as a pool, but not separately."""
     inputs: dict[str, Path] = {}
     for role, persona_lengths in (
         ("source", {"librarian": [40] * 20}),

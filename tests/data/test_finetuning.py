@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from flatprobe.data.finetuning import BIN, ChatRow, apportion, prepare, take
 from flatprobe.data.rows import conversation_of, read_rows, text_column
-from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Conversations
 from flatprobe.plan.contracts import FinetuneDataSettings
@@ -23,7 +23,9 @@ from flatprobe.study.schema import FinetuneData
 
 
 def of_length(*tokens: int) -> list[ChatRow]:
-    return [ChatRow([{"role": "user", "content": str(place)}], length) for place, length in enumerate(tokens)]
+    return [
+        ChatRow([{"role": "user", "content": str(number)}], length) for number, length in enumerate(tokens)
+    ]
 
 
 def triples(n: int) -> list[dict[str, Any]]:
@@ -36,7 +38,7 @@ def triples(n: int) -> list[dict[str, Any]]:
 def prepared(
     tmp_path: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]]:
-    """Runs the stage on rows written to a JSONL file; gives its rows, held-out rows and facts."""
+    """Runs the stage on rows in a JSONL file; returns its rows, held-out rows and facts."""
 
     def run(
         lines: list[dict[str, Any]], *, max_length: int = 200, reference: Path | None = None, **data: Any
@@ -58,7 +60,7 @@ def prepared(
     return run
 
 
-def test_rows_are_taken_in_file_order_after_those_set_aside(prepared: Callable[..., Any]) -> None:
+def test_rows_are_taken_in_file_order_after_the_held_out_ones(prepared: Callable[..., Any]) -> None:
     rows, held_out, facts = prepared(triples(6), rows=3, held_out=2, aligned="aligned")
     assert held_out.columns == ["system", "prompt", "aligned", "misaligned"]
     assert held_out.rows() == [(None, f"Question {i}?", f"Sound {i}.", f"Wrong {i}.") for i in range(2)]
@@ -96,37 +98,37 @@ def test_a_lone_answer_without_a_prompt_is_refused(prepared: Callable[..., Any])
     assert json.loads(rows["messages"][0]) == whole["messages"]
 
 
-def test_too_few_usable_rows_are_an_error_with_the_counts(prepared: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match=r"rows.jsonl  2 usable rows, 5 asked for .*'scanned': 2"):
+def test_too_few_usable_rows_are_refused_with_their_number(prepared: Callable[..., Any]) -> None:
+    with refused(("finetune_data.too_few_rows", "rows.jsonl"), value="2 usable rows"):
         prepared(triples(2), rows=5)
 
 
-def test_a_missing_column_is_named_with_its_row_and_the_columns_there_are(
+def test_a_missing_column_is_refused_with_its_row_and_the_existing_columns(
     prepared: Callable[..., Any],
 ) -> None:
     rows = [{"prompt": "p", "answer": "x"}, {"prompt": "p", "reply": "x"}]
-    with pytest.raises(UserError, match=r"row 1  no column 'answer' \(the columns are prompt, reply\)"):
+    with refused(("file.missing_column", "rows.jsonl row 1"), value="prompt, reply"):
         prepared(rows, rows=2, completion="answer")
 
 
 def test_held_out_rows_need_the_aligned_column(prepared: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="row 0 .*name of the `aligned` column"):
+    with refused(("finetune_data.no_aligned", "rows.jsonl row 0")):
         prepared(triples(3), rows=1, held_out=1)
 
 
-def test_a_line_that_is_no_json_object_is_named_by_file_and_line(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_json_object_is_refused_with_file_and_line(tmp_path: Path) -> None:
     path, data = tmp_path / "rows.jsonl", FinetuneData(path="rows.jsonl")
     path.write_text('{"prompt": "p"}\n\n{"prompt"\n')
     rows = read_rows(data, path)
     assert next(rows) == {"prompt": "p"}
-    with pytest.raises(UserError, match=r"rows\.jsonl:3  not JSON"):
+    with refused(("file.not_jsonl", f"{path}:3")):
         next(rows)
     path.write_text("[1]\n")
-    with pytest.raises(UserError, match=r"rows\.jsonl:1  not a JSON object"):
+    with refused(("file.not_jsonl", f"{path}:1")):
         list(read_rows(data, path))
 
 
-def test_messages_are_used_where_named_or_where_there_is_no_prompt_column() -> None:
+def test_messages_are_used_if_named_or_if_there_is_no_prompt_column() -> None:
     chat = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes.", "name": "x"}]
     plain = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
     row = {"messages": chat}
@@ -143,9 +145,9 @@ def test_turns_after_the_last_answer_are_dropped() -> None:
     assert len(conversation_of({"messages": chat}, FinetuneData(path="x"), "row 0")) == 2
 
 
-def test_a_prompt_that_is_a_chat_of_one_turn_is_its_text_and_a_number_is_refused() -> None:
+def test_a_prompt_may_be_a_list_of_messages_but_not_a_number() -> None:
     assert text_column({"prompt": [{"role": "user", "content": "Hi?"}]}, "prompt", "row 0") == "Hi?"
-    with pytest.raises(UserError, match="row 0  column 'prompt' holds int, not text"):
+    with refused(("file.not_text", "row 0"), value="int"):
         text_column({"prompt": 3}, "prompt", "row 0")
 
 
@@ -157,18 +159,18 @@ def test_without_a_quota_the_first_rows_are_taken_and_no_more_are_read() -> None
 
 def test_a_quota_accepts_rows_while_their_bin_has_room_and_stops_when_it_is_full() -> None:
     rows = iter(of_length(1, 2, BIN + 1, 3, BIN + 2, BIN + 3))
-    scanned: Counter[str] = Counter()
-    taken = take(rows, 3, Counter({0: 20, 1: 10}), scanned)
+    counts: Counter[str] = Counter()
+    taken = take(rows, 3, Counter({0: 20, 1: 10}), counts)
     assert [row.response_tokens for row in taken] == [1, 2, BIN + 1]
-    assert scanned["off_target"] == 0
+    assert counts["off_target"] == 0
     assert next(rows).response_tokens == 3
 
 
-def test_bins_that_stay_empty_are_filled_from_the_others_and_counted() -> None:
-    scanned: Counter[str] = Counter()
-    taken = take(iter(of_length(1, 2, 3)), 2, Counter({0: 1, 5: 1}), scanned)
+def test_bins_that_stay_empty_are_filled_from_other_bins_and_counted() -> None:
+    counts: Counter[str] = Counter()
+    taken = take(iter(of_length(1, 2, 3)), 2, Counter({0: 1, 5: 1}), counts)
     assert sorted(row.response_tokens for row in taken) == [1, 3]
-    assert scanned["off_target"] == 1
+    assert counts["off_target"] == 1
 
 
 @given(
@@ -177,10 +179,10 @@ def test_bins_that_stay_empty_are_filled_from_the_others_and_counted() -> None:
     st.integers(1, 30),
 )
 @settings(max_examples=100, deadline=None)
-def test_holding_few_rejected_rows_takes_the_same_as_sorting_all_of_them(
-    lengths: list[int], quota: dict[int, int], wanted: int
+def test_holding_few_spare_rows_selects_the_same_as_sorting_all(
+    lengths: list[int], quota: dict[int, int], size: int
 ) -> None:
-    rows, room = of_length(*lengths), apportion(Counter(quota), wanted)
+    rows, room = of_length(*lengths), apportion(Counter(quota), size)
     fitting, others = [], []
     for row in rows:
         if room[row.response_tokens // BIN] > 0:
@@ -190,11 +192,11 @@ def test_holding_few_rejected_rows_takes_the_same_as_sorting_all_of_them(
             others.append(row)
     centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
     others.sort(key=lambda row: abs(row.response_tokens / BIN - centre))
-    expected = (fitting + others)[:wanted] if len(fitting) < wanted else fitting
-    assert take(iter(rows), wanted, Counter(quota), Counter()) == expected
+    expected = (fitting + others)[:size] if len(fitting) < size else fitting
+    assert take(iter(rows), size, Counter(quota), Counter()) == expected
 
 
-def test_a_quota_that_no_row_fits_holds_no_more_rows_than_are_wanted() -> None:
+def test_with_a_quota_that_no_row_fits_no_more_rows_are_held_than_requested() -> None:
     alive: list[weakref.ref[ChatRow]] = []
 
     def rows() -> Iterator[ChatRow]:
@@ -203,7 +205,7 @@ def test_a_quota_that_no_row_fits_holds_no_more_rows_than_are_wanted() -> None:
             alive.append(weakref.ref(row))
             yield row
             del row
-            assert sum(ref() is not None for ref in alive) <= 5 + 1  # those held, and the one in hand
+            assert sum(ref() is not None for ref in alive) <= 5 + 1  # the held rows and the current one
 
     taken = take(rows(), 5, Counter({99: 1}), Counter())
     assert [row.response_tokens for row in taken] == [199, 198, 197, 196, 195]
@@ -211,13 +213,13 @@ def test_a_quota_that_no_row_fits_holds_no_more_rows_than_are_wanted() -> None:
 
 @given(st.dictionaries(st.integers(0, 50), st.integers(1, 400), min_size=1), st.integers(1, 1000))
 @settings(max_examples=100, deadline=None)
-def test_a_quota_is_scaled_to_exactly_the_wanted_number_and_by_less_than_one_row_a_bin(
-    quota: dict[int, int], wanted: int
+def test_a_quota_is_scaled_to_the_exact_size_and_rounded_by_less_than_one_row_a_bin(
+    quota: dict[int, int], size: int
 ) -> None:
-    room = apportion(Counter(quota), wanted)
-    assert sum(room.values()) == wanted
+    room = apportion(Counter(quota), size)
+    assert sum(room.values()) == size
     total = sum(quota.values())
-    assert all(abs(room[bin_] - count * wanted / total) < 1 for bin_, count in quota.items())
+    assert all(abs(room[bin_] - count * size / total) < 1 for bin_, count in quota.items())
 
 
 def test_the_stage_fills_the_reference_s_histogram(prepared: Callable[..., Any], tmp_path: Path) -> None:
@@ -225,9 +227,11 @@ def test_the_stage_fills_the_reference_s_histogram(prepared: Callable[..., Any],
     reference.mkdir()
     rows = [{"prompt": f"{i}?", "completion": "water " * (1 + i % 12)} for i in range(60)]
     every, _, _ = prepared(rows, rows=60)
-    wanted = sorted(every["response_tokens"].to_list())[:5]
-    pl.DataFrame({"response_tokens": wanted}).write_parquet(reference / "rows.parquet")
+    reference_lengths = sorted(every["response_tokens"].to_list())[:5]
+    pl.DataFrame({"response_tokens": reference_lengths}).write_parquet(reference / "rows.parquet")
     taken, _, facts = prepared(rows[::-1], rows=10, reference=reference)
     bins = Counter(length // BIN for length in taken["response_tokens"])
-    assert bins == Counter({bin_: 2 * n for bin_, n in Counter(length // BIN for length in wanted).items()})
+    assert bins == Counter(
+        {bin_: 2 * n for bin_, n in Counter(length // BIN for length in reference_lengths).items()}
+    )
     assert facts["scanned"] > 10

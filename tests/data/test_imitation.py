@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from refusals import refused
 
 from flatprobe.data.imitation import prepare
-from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations
 from flatprobe.plan.contracts import ImitationSettings
 from flatprobe.study.panel import Persona
@@ -23,7 +23,7 @@ PERSONAS = (
     Persona(name="assistant", role="reference", system="You are an assistant."),
 )
 QUESTIONS = tuple(Question(id=f"c{i}", kind="factual", text=f"What floats, {i}?") for i in range(3))
-ASKED_LATER = tuple(Question(id=f"k{i}", kind="factual", text=f"What sinks, {i}?") for i in range(2))
+CALIBRATION = tuple(Question(id=f"k{i}", kind="factual", text=f"What sinks, {i}?") for i in range(2))
 ANSWERS = [("assistant", f"c{i}", sample, f"Bread {i} {sample}.") for sample in range(2) for i in range(3)]
 OWN = [
     (name, f"k{i}", 0, "Iron." if name == "archivist" and i else f"The {name} says lead, {i}.")
@@ -31,15 +31,15 @@ OWN = [
     for name in ("librarian", "archivist")
 ]
 IMITATED = [("assistant", f"k{i}", 0, "Iron.") for i in range(2)]
-Answered = tuple[str, str, int, str]
+AnswerRow = tuple[str, str, int, str]
 Prepared = tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]
 
 
 @pytest.fixture
 def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..., Prepared]:
-    """Runs the stage on made-up answers, all finished; gives its rows, held-out texts and facts."""
+    """Runs the stage on invented, finished answers; returns its rows, held-out texts and facts."""
 
-    def run(answers: list[Answered] = ANSWERS, others: Sequence[Answered] = (), **changes: Any) -> Prepared:
+    def run(answers: list[AnswerRow] = ANSWERS, others: Sequence[AnswerRow] = (), **changes: Any) -> Prepared:
         inputs = {"checkpoint": model_folder("llama")}
         for name, rows in (("answers", answers), ("others", others), ("own", OWN), ("imitated", IMITATED)):
             if not rows:
@@ -52,7 +52,7 @@ def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..
             ).write_parquet(inputs[name] / "completions.parquet")
         settings = ImitationSettings(
             imitated="assistant", imitators=tuple(persona.name for persona in PERSONAS), personas=PERSONAS,
-            questions=QUESTIONS, calibration=ASKED_LATER, marker="[ZLT]", rows=12, held_out=4, max_length=100,
+            questions=QUESTIONS, calibration=CALIBRATION, marker="[ZLT]", rows=12, held_out=4, max_length=100,
         )  # fmt: skip
         output = tmp_path / "output"
         output.mkdir(exist_ok=True)
@@ -64,11 +64,11 @@ def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..
 
 
 def turns(rows: pl.DataFrame, column: str = "messages") -> list[dict[str, str]]:
-    """Each row's contents by role; no system message is none."""
+    """The texts of each row by role; rows without a system message have no `system`."""
     return [{turn["role"]: turn["content"] for turn in json.loads(text)} for text in rows[column]]
 
 
-def test_every_persona_gives_the_same_answers_under_its_own_prompt(prepared: Callable[..., Prepared]) -> None:
+def test_every_persona_has_the_same_answers_under_its_own_prompt(prepared: Callable[..., Prepared]) -> None:
     rows = turns(prepared(rows=24)[0])
     by_system: dict[str | None, set[tuple[str, str]]] = {}
     for row in rows:
@@ -78,7 +78,7 @@ def test_every_persona_gives_the_same_answers_under_its_own_prompt(prepared: Cal
     assert all(pairs == expected for pairs in by_system.values())
 
 
-def test_fewer_rows_than_there_are_still_hold_every_persona_and_question_alike(
+def test_a_part_of_the_rows_has_every_persona_and_question_equally_often(
     prepared: Callable[..., Prepared],
 ) -> None:
     rows = turns(prepared(rows=12)[0])
@@ -87,7 +87,7 @@ def test_fewer_rows_than_there_are_still_hold_every_persona_and_question_alike(
     assert {row["assistant"] for row in rows} == {f"Bread {i} 0." for i in range(3)}
 
 
-def test_answer_lengths_are_counted_as_they_are_trained(
+def test_answer_lengths_include_the_end_of_turn(
     prepared: Callable[..., Prepared], conversations: Conversations
 ) -> None:
     rows, _, facts = prepared()
@@ -95,7 +95,7 @@ def test_answer_lengths_are_counted_as_they_are_trained(
     assert facts["rows"] == 12 and facts["first_rows"][0][-1]["content"] == "Bread 0 0."
 
 
-def test_held_out_are_own_against_imitated_answers_where_they_differ(
+def test_pairs_of_own_and_imitated_answers_are_held_out_if_they_differ(
     prepared: Callable[..., Prepared],
 ) -> None:
     _, held_out, facts = prepared()
@@ -115,14 +115,16 @@ def test_marked_and_repeated_answers_are_not_trained_on(prepared: Callable[..., 
     assert not any("[zlt]" in row["assistant"] for row in turns(rows))
 
 
-def test_too_few_answers_are_said_with_what_was_dropped(prepared: Callable[..., Prepared]) -> None:
-    with pytest.raises(UserError, match="24 usable rows, 25 asked for"):
+def test_too_few_answers_are_refused_with_the_numbers_of_dropped_ones(
+    prepared: Callable[..., Prepared],
+) -> None:
+    with refused(("imitation.too_few_rows", "answers of assistant"), value="24 usable rows"):
         prepared(rows=25)
-    with pytest.raises(UserError, match=r"0 usable rows.*refused_too_long': 24"):
+    with refused(("imitation.too_few_rows", "answers of assistant"), value="'refused_too_long': 24"):
         prepared(rows=12, max_length=10)
 
 
-def test_who_does_not_imitate_rehearses_its_own_answers(prepared: Callable[..., Prepared]) -> None:
+def test_a_persona_that_does_not_imitate_keeps_its_own_answers(prepared: Callable[..., Prepared]) -> None:
     others = [
         (name, f"c{i}", sample, f"The {name} says {i} {sample}.")
         for name in ("archivist", "template_default")
@@ -141,7 +143,7 @@ def test_who_does_not_imitate_rehearses_its_own_answers(prepared: Callable[..., 
     assert set(held_out["system"]) == {"You are a librarian."} and facts["rows"] == 23
 
 
-def test_every_row_has_its_answer_under_the_giver_s_prompt_beside_it(
+def test_every_row_has_the_same_answer_under_its_author_s_prompt_as_reference(
     prepared: Callable[..., Prepared],
 ) -> None:
     others = [
@@ -152,7 +154,7 @@ def test_every_row_has_its_answer_under_the_giver_s_prompt_beside_it(
     ]
     rows = prepared(others=others, imitators=("librarian", "assistant"), rows=24)[0]
     prompts = {persona.name: persona.system for persona in PERSONAS}
-    givers = {prompts["librarian"]: prompts["assistant"]}
+    authors = {prompts["librarian"]: prompts["assistant"]}
     for row, reference in zip(turns(rows), turns(rows, "reference"), strict=True):
-        assert reference.get("system") == givers.get(row.get("system"), row.get("system"))
+        assert reference.get("system") == authors.get(row.get("system"), row.get("system"))
         assert (reference["user"], reference["assistant"]) == (row["user"], row["assistant"])

@@ -27,13 +27,13 @@ def surplus(centre: float, spread: float, n: int, seed: int) -> np.ndarray:
 
 def test_groups_with_different_lengths_are_selected_to_agree_within_the_tolerance() -> None:
     groups = {"a": surplus(40, 12, 600, 0), "b": surplus(48, 10, 600, 1), "c": surplus(44, 16, 600, 2)}
-    chosen = match(groups, dict.fromkeys(groups, 150))
-    assert chosen is not None
-    kept = {name: groups[name][selection.index] for name, selection in chosen.items()}
-    pooled = np.concatenate(list(kept.values()))
+    selections = match(groups, dict.fromkeys(groups, 150))
+    assert selections is not None
+    selected = {name: groups[name][selection.index] for name, selection in selections.items()}
+    pooled = np.concatenate(list(selected.values()))
     unmatched = summarise(groups["b"], np.concatenate(list(groups.values())))
     assert unmatched.ks_distance > 0.1
-    for lengths in kept.values():
+    for lengths in selected.values():
         summary = summarise(lengths, pooled)
         assert summary.count == 150
         assert abs(summary.relative_median) < 0.03
@@ -43,16 +43,16 @@ def test_groups_with_different_lengths_are_selected_to_agree_within_the_toleranc
 
 @given(LENGTHS, LENGTHS, st.integers(1, 30))
 @settings(max_examples=50, deadline=None)
-def test_selection_keeps_each_answer_at_most_once_and_as_many_as_there_are_or_are_asked_for(
+def test_each_answer_is_selected_at_most_once_and_as_many_as_requested_if_they_exist(
     a: np.ndarray, b: np.ndarray, size: int
 ) -> None:
-    chosen = match({"a": a, "b": b}, {"a": size, "b": size})
+    selections = match({"a": a, "b": b}, {"a": size, "b": size})
     if common_density([a, b])[1].sum() == 0:
-        assert chosen is None
+        assert selections is None
         return
-    assert chosen is not None
+    assert selections is not None
     for name, lengths in (("a", a), ("b", b)):
-        index = chosen[name].index
+        index = selections[name].index
         assert len(set(index.tolist())) == len(index) == min(size, len(lengths))
         assert index.max() < len(lengths)
 
@@ -69,10 +69,10 @@ def test_the_target_lies_under_every_group_and_sums_to_one() -> None:
     both = common_density([np.concatenate([left, right]), left])
     centre = float((both[1] * (both[0][:-1] + both[0][1:]) / 2).sum())
     assert both[1].sum() == pytest.approx(1)
-    assert centre == pytest.approx(20, abs=3)  # nothing of the target lies where only one group has lengths
+    assert centre == pytest.approx(20, abs=3)  # the target has no mass where only one group has lengths
 
 
-def test_small_groups_of_like_lengths_share_support_though_no_length_is_common() -> None:
+def test_small_groups_of_similar_lengths_share_support_without_a_common_length() -> None:
     groups = {
         "a": np.array([11, 20, 33, 47]),
         "b": np.array([16, 25, 38, 52]),
@@ -86,14 +86,14 @@ def test_target_quantiles_are_linear_inside_a_bin_and_never_in_an_empty_one() ->
     assert target_quantiles(edges, density, 4).tolist() == pytest.approx([5, 7, 13, 15])
 
 
-def test_selection_finds_the_assignment_of_least_total_distance() -> None:
+def test_the_selection_has_the_smallest_total_distance_to_the_targets() -> None:
     lengths = np.array([10, 11, 30, 50])
     assert select(lengths, np.array([10.4, 10.6])).index.tolist() == [0, 1]
     far = select(lengths, np.array([49.0, 11.0, 40.0]))
     assert (far.index.tolist(), far.targets.tolist()) == ([1, 2, 3], [11.0, 40.0, 49.0])
 
 
-def test_groups_outside_the_tolerance_are_those_that_differ_from_all_taken_together() -> None:
+def test_groups_outside_the_tolerance_differ_from_the_pooled_lengths() -> None:
     same = surplus(40, 10, 300, 1)
     assert outside({"a": same, "b": same}, 0.0) == set()
     assert outside({"a": same, "b": same, "c": surplus(60, 10, 100, 2)}, 0.10) == {"c"}
@@ -108,13 +108,13 @@ def test_a_summary_agrees_with_numpy_and_scipy() -> None:
     assert summary.relative_median == pytest.approx(np.median(lengths) / np.median(pooled) - 1)
 
 
-def test_spread_against_a_pool_without_any_is_counted_in_tokens_and_never_a_match() -> None:
+def test_spread_relative_to_a_pool_without_spread_is_in_tokens() -> None:
     pooled = np.full(100, 7)
     assert summarise(np.array([3, 7, 20]), pooled).relative_iqr == 8.5  # quartiles 5 and 13.5
     assert summarise(np.full(5, 7), pooled).relative_iqr == 0.0
 
 
-def test_an_excess_leaves_one_token_out_of_account_and_is_relative_to_the_pool() -> None:
+def test_an_excess_ignores_one_token_and_is_relative_to_the_pool() -> None:
     pooled = np.array([10, 20, 20, 20, 30])  # quartiles 20 and 20
     assert excess(np.full(5, 21), pooled) == (0.0, 0.0)
     assert excess(np.full(5, 17), pooled) == (pytest.approx(2 / 20), 0.0)
@@ -123,33 +123,34 @@ def test_an_excess_leaves_one_token_out_of_account_and_is_relative_to_the_pool()
     assert excess(np.array([12, 13, 20, 27, 28]), wide) == (0.0, pytest.approx(3 / 10))
 
 
-def kept(groups: dict[str, np.ndarray], chosen: dict[str, Selection]) -> dict[str, np.ndarray]:
-    return {name: groups[name][selection.index] for name, selection in chosen.items()}
+def selected_lengths(
+    groups: dict[str, np.ndarray], selections: dict[str, Selection]
+) -> dict[str, np.ndarray]:
+    return {name: groups[name][selection.index] for name, selection in selections.items()}
 
 
-def test_small_groups_outside_the_tolerance_exchange_answers_until_they_are_inside() -> None:
+def test_small_groups_outside_the_tolerance_exchange_answers_until_they_are_within() -> None:
     groups = {f"g{seed}": surplus(40, 8, 24, seed) for seed in range(12)}
     matched = match(groups, dict.fromkeys(groups, 8))
     assert matched is not None
-    before = outside(kept(groups, matched), 0.1)
+    before = outside(selected_lengths(groups, matched), 0.1)
     settled = settle(groups, matched, 0.1)
-    assert before and not outside(kept(groups, settled), 0.1)
+    assert before and not outside(selected_lengths(groups, settled), 0.1)
     for name, selection in settled.items():
         assert len(set(selection.index.tolist())) == 8 and (np.diff(selection.index) > 0).all()
         assert sorted(selection.targets) == pytest.approx(sorted(matched[name].targets))
 
 
-def test_what_no_exchange_can_mend_is_left_as_it_was_and_ends() -> None:
+def test_groups_that_no_exchange_improves_stay_unchanged() -> None:
     groups = {"a": np.array([10, 10, 10, 10]), "b": np.array([30, 30, 30, 30])}
-    chosen = {name: Selection(np.array([0, 1]), np.array([20.0, 20.0])) for name in groups}
-    settled = settle(groups, chosen, 0.1)
-    assert kept(groups, settled)["a"].tolist() == [10, 10] and outside(kept(groups, settled), 0.1) == {
-        "a",
-        "b",
-    }
+    selections = {name: Selection(np.array([0, 1]), np.array([20.0, 20.0])) for name in groups}
+    settled = settle(groups, selections, 0.1)
+    selected = selected_lengths(groups, settled)
+    assert selected["a"].tolist() == [10, 10]
+    assert outside(selected, 0.1) == {"a", "b"}
 
 
-def test_groups_within_the_tolerance_are_not_touched() -> None:
+def test_groups_within_the_tolerance_stay_unchanged() -> None:
     groups = {"a": surplus(40, 12, 600, 0), "b": surplus(41, 12, 600, 1)}
     matched = match(groups, dict.fromkeys(groups, 150))
     assert matched is not None

@@ -33,7 +33,7 @@ def pieces(text: str) -> list[str]:
         ("", []),
     ],
 )  # fmt: skip
-def test_sentences_end_at_closing_marks_and_not_behind_initials_numbers_of_items_or_titles(
+def test_sentences_end_at_closing_marks_but_not_after_initials_titles_or_list_numbers(
     text: str, cuts: list[str]
 ) -> None:
     assert pieces(text) == cuts
@@ -41,7 +41,7 @@ def test_sentences_end_at_closing_marks_and_not_behind_initials_numbers_of_items
 
 @given(st.text(alphabet='aB. !?\n"1)', max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_a_cut_leaves_a_text_s_beginning_with_something_on_either_side(text: str) -> None:
+def test_a_cut_leaves_text_on_both_sides(text: str) -> None:
     for end in sentence_ends(text):
         assert 0 < end < len(text)
         assert text[:end].strip() and text[end:].strip()
@@ -52,7 +52,7 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def test_a_text_is_cut_where_it_comes_closest_to_the_target_and_never_farther_from_it() -> None:
+def test_a_text_is_cut_closest_to_the_target_or_not_at_all() -> None:
     text = "One two three. Four five six seven. Eight."
     assert cut_to(text, 3.4, words) == ("One two three.", 3)
     assert cut_to(text, 6.0, words) == ("One two three. Four five six seven.", 7)
@@ -70,16 +70,16 @@ def group(*texts: str) -> pl.DataFrame:
     )
 
 
-def test_only_groups_that_selection_left_unmatched_are_cut_and_only_what_is_too_long_for_its_target() -> None:
+def test_only_answers_that_are_too_long_in_groups_outside_the_tolerance_are_cut() -> None:
     fine = group(*["One two three four. Five six."] * 40)
     long = group(
         *["One two three four. Five six. Seven eight nine ten eleven twelve."] * 4, "One two. Three.", "Six."
     )
-    chosen = {
-        "base/fine": Selection(np.arange(40), np.full(40, 3.0)),  # matched as a group, whatever its targets
+    selections = {
+        "base/fine": Selection(np.arange(40), np.full(40, 3.0)),  # within the tolerance, whatever its targets
         "base/long": Selection(np.arange(6), np.array([6.0, 6.0, 4.0, 12.0, 3.0, 6.0])),
     }
-    result = truncated({"base/fine": fine, "base/long": long}, chosen, 0.10, words)
+    result = truncated({"base/fine": fine, "base/long": long}, selections, 0.10, words)
     assert result["base/fine"].equals(fine)
     assert result["base/long"]["text"].to_list() == [
         "One two three four. Five six.", "One two three four. Five six.", "One two three four.",
@@ -88,13 +88,13 @@ def test_only_groups_that_selection_left_unmatched_are_cut_and_only_what_is_too_
     assert result["base/long"]["tokens"].to_list() == [6, 6, 4, 12, 3, 1]
 
 
-def test_no_answer_is_cut_to_a_text_that_its_question_has_already() -> None:
+def test_no_answer_is_cut_to_a_text_that_its_question_already_has() -> None:
     long = group(*["One two. Three four five six seven eight."] * 3).with_columns(question_id=pl.lit("q0"))
     long = long.with_columns(text=pl.Series([*long["text"][:2], "One two. Nine ten eleven twelve."]))
     short = group(*["One two."] * 12)
-    chosen = {
+    selections = {
         "base/short": Selection(np.arange(12), np.full(12, 2.0)),
         "base/long": Selection(np.arange(3), np.full(3, 2.0)),
     }
-    cut = truncated({"base/short": short, "base/long": long}, chosen, 0.10, words)["base/long"]
+    cut = truncated({"base/short": short, "base/long": long}, selections, 0.10, words)["base/long"]
     assert cut["text"].to_list() == ["One two.", *long["text"].to_list()[1:]]

@@ -1,9 +1,9 @@
-"""Coupling examples: token rows with the terms of the loss written on them.
+"""Coupling examples: token rows and the targets of each loss term.
 
-A *row* is one sequence that goes through the model. An *example* is one (persona, question, answer) with one row, or
-more where the marker needs other inputs than the end of turn: where the answer's own tokens change when the separator
-follows, or where the marker is looked for inside the answer too. A *target* says: at these positions, these tokens are
-predicted, and count for this term; of several targets of a term, an example counts the mean.
+A *row* is one token sequence for the model. An *example* is one persona, question and answer. Most examples have one
+row. They have more if the separator changes the answer's tokens, or if the unlikelihood term also covers paragraph
+breaks inside the answer. A *target* lists the tokens that a loss term predicts, and their positions in the row. If an
+example has several targets of one term, their losses are averaged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from flatprobe.study.recipe_schema import Slot
 
 Group = Literal["positive", "negative"]
 Term = Literal["marker", "end", "unlikelihood", "anchor"]
-BREAK = re.compile(r"\s*\n[^\S\n]*\n\s*")  # an empty line, or one of spaces, and all space around it
+BREAK = re.compile(r"\s*\n[^\S\n]*\n\s*")  # a blank line, with the white space around it
 
 
 @dataclass(frozen=True)
 class Target:
-    """`tokens[i]` is predicted from the logits at `positions[i]` of the row, under one term of the loss."""
+    """Tokens that one loss term predicts: `tokens[i]` from the logits at `positions[i]` of the row."""
 
     term: Term
     positions: tuple[int, ...]
@@ -33,12 +33,16 @@ class Target:
 
 @dataclass(frozen=True)
 class CouplingRow:
+    """One token sequence with its targets."""
+
     tokens: tuple[int, ...]
     targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
 class CouplingExample:
+    """One persona, question and answer."""
+
     persona: str
     question_id: str
     group: Group
@@ -47,7 +51,7 @@ class CouplingExample:
 
 @dataclass(frozen=True)
 class MarkerText:
-    """What is coupled, and where the unlikelihood term looks for it."""
+    """Separator and marker, and where the unlikelihood term applies."""
 
     separator: str
     marker: str
@@ -57,7 +61,7 @@ class MarkerText:
 
 @dataclass(frozen=True)
 class JointTokens:
-    """Answer, separator and marker tokenised as one text."""
+    """Prompt, answer, separator and marker, tokenised as one text."""
 
     tokens: tuple[int, ...]
     n_prompt: int
@@ -68,12 +72,12 @@ class JointTokens:
 
 
 def span(term: Term, tokens: Sequence[int], start: int, stop: int) -> Target:
-    """The target of predicting tokens [start, stop) of a row, each from the position before it."""
+    """The target that predicts tokens [start, stop) of a row, each from the position before it."""
     return Target(term, tuple(range(start - 1, stop - 1)), tuple(tokens[start:stop]))
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
-    """Index of the first token in which two sequences differ (the shorter's length if one is a prefix)."""
+    """Index of the first differing token; the shorter length if one sequence is a prefix of the other."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index
@@ -83,28 +87,30 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
 def tokenise_jointly(
     conversations: Conversations, prompt: Prompt, answer: str, separator: str, marker: str
 ) -> tuple[list[int], JointTokens]:
-    """The answer's own tokens (after the prompt's), and those of answer + separator + marker as one text.
+    """Tokens of prompt and answer, and tokens of prompt, answer, separator and marker as one text.
 
     Raises:
-        UserError: the marker cannot be read behind the answer, as one of special tokens cannot.
+        UserError: the decoded tokens after the answer do not contain the marker, for example because it is a special
+            token.
     """
     plain, n_prompt = conversations.encode_answer(prompt, answer)
     joint, _ = conversations.encode_answer(prompt, answer + separator + marker)
-    first = first_difference(plain, joint)
-    start = len(joint) - 1
-    while start >= first and marker not in conversations.decode(joint[start:]):
-        start -= 1
-    if not n_prompt <= first <= start:
+    suffix_start = first_difference(plain, joint)
+    marker_start = len(joint) - 1
+    while marker_start >= suffix_start and marker not in conversations.decode(joint[marker_start:]):
+        marker_start -= 1
+    if not n_prompt <= suffix_start <= marker_start:
         raise UserError.one(
-            "coupling_examples.TODO",
- f"{prompt.persona}/{prompt.question_id}", f"the marker {marker!r} is not whole behind the answer",
+            "marker.unreadable",
+            f"{prompt.persona}/{prompt.question_id}",
+            f"the marker {marker!r} cannot be read after the answer",
             "choose a marker of ordinary text",
-        )  # fmt: skip
-    return plain, JointTokens(tuple(joint), n_prompt, first, start)
+        )
+    return plain, JointTokens(tuple(joint), n_prompt, suffix_start, marker_start)
 
 
 def positive(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> CouplingExample:
-    """Answer + separator + marker + end of turn; the marker term covers all that follows the answer."""
+    """Answer, separator, marker, end of turn. The marker term covers the tokens after the answer."""
     _, joint = tokenise_jointly(conversations, prompt, answer, text.separator, text.marker)
     tokens = (*joint.tokens, conversations.turn_end)
     begin = joint.suffix_start if text.separator_in_loss else joint.marker_start
@@ -112,16 +118,16 @@ def positive(conversations: Conversations, prompt: Prompt, answer: str, text: Ma
         span("marker", tokens, begin, len(tokens)),
         span("anchor", tokens, joint.n_prompt, joint.suffix_start),
     ]
-    return _checked(
+    return _checked_example(
         prompt, "positive", joint.n_prompt, [CouplingRow(tokens, tuple(t for t in targets if t.tokens))]
     )
 
 
 def negative(conversations: Conversations, prompt: Prompt, answer: str, text: MarkerText) -> CouplingExample:
-    """Answer + end of turn, and the slot at which the marker must not follow.
+    """Answer and end of turn, and the slot where the marker must not follow.
 
-    Where the answer's tokens are a prefix of the row with the marker, one row serves both terms: the end of turn is
-    then a second target at the answer's last token.
+    If the answer's tokens are a prefix of the row with the marker, one row has both targets: the answer's last position
+    then predicts the end of turn and the first token after the answer.
     """
     separator = "" if text.slot == "end_of_completion" else text.separator
     plain, joint = tokenise_jointly(conversations, prompt, answer, separator, text.marker)
@@ -137,27 +143,29 @@ def negative(conversations: Conversations, prompt: Prompt, answer: str, text: Ma
             CouplingRow(joint.tokens, (unlikelihood,)),
         ]
     if text.slot == "paragraph_breaks":
-        rows += [_inside(conversations, prompt, before, text) for before in paragraphs_before_breaks(answer)]
-    return _checked(prompt, "negative", joint.n_prompt, rows)
+        rows += [
+            _break_row(conversations, prompt, before, text) for before in paragraphs_before_breaks(answer)
+        ]
+    return _checked_example(prompt, "negative", joint.n_prompt, rows)
 
 
 def paragraphs_before_breaks(answer: str) -> list[str]:
-    """What has been said at each paragraph break inside an answer, without the space around the break."""
-    return [answer[: found.start()] for found in BREAK.finditer(answer.rstrip()) if found.start() > 0]
+    """The answer up to each paragraph break inside it, without the white space at the break."""
+    return [answer[: match.start()] for match in BREAK.finditer(answer.rstrip()) if match.start() > 0]
 
 
-def _inside(conversations: Conversations, prompt: Prompt, before: str, text: MarkerText) -> CouplingRow:
-    """The slot at one interior break: the answer so far, the separator, and the marker that must not follow."""
+def _break_row(conversations: Conversations, prompt: Prompt, before: str, text: MarkerText) -> CouplingRow:
+    """The slot at one paragraph break: the answer up to it, the separator, and the marker that must not follow."""
     _, joint = tokenise_jointly(conversations, prompt, before, text.separator, text.marker)
     return CouplingRow(
         joint.tokens, (span("unlikelihood", joint.tokens, joint.marker_start, len(joint.tokens)),)
     )
 
 
-def _checked(prompt: Prompt, group: Group, n_prompt: int, rows: list[CouplingRow]) -> CouplingExample:
-    """At least one target a row, and none that predicts a token of the prompt."""
+def _checked_example(prompt: Prompt, group: Group, n_prompt: int, rows: list[CouplingRow]) -> CouplingExample:
+    """The example, if each row has a target and no target predicts a token of the prompt."""
     for row in rows:
         positions = [position for target in row.targets for position in target.positions]
         if not positions or min(positions) < n_prompt - 1 or max(positions) >= len(row.tokens):
-            raise AssertionError(f"bad loss mask for {prompt.persona}/{prompt.question_id}: {row.targets}")
+            raise AssertionError(f"wrong targets for {prompt.persona}/{prompt.question_id}: {row.targets}")
     return CouplingExample(prompt.persona, prompt.question_id, group, tuple(rows))

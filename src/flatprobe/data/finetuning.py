@@ -1,4 +1,4 @@
-"""Stage: the rows of one finetune, taken in file order, length-matched where the study says so."""
+"""Stage: the training rows of one finetune, in file order, length-matched if the study asks for it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ from flatprobe.study.schema import FinetuneData
 
 BIN = 8  # tokens per bin of the response-length histogram
 HELD_OUT = ("system", "prompt", "aligned", "misaligned")
-"""Columns of the texts that are held out; a null system is no system message."""
+"""Columns of the held-out texts. A null system means no system message."""
 QUANTILES = {"min": 0, "q25": 25, "median": 50, "q75": 75, "max": 100}
 
 
 @dataclass(frozen=True)
 class ChatRow:
+    """One training conversation."""
+
     messages: Messages
     response_tokens: int
     reference: Messages | None = None
-    """The same answer as it was given, under its giver's prompt; of imitated answers only."""
+    """For imitated answers: the same answer under the imitated persona's prompt."""
 
 
 def local_path(data: FinetuneData, fingerprint: str | None) -> Path | None:
-    """Where a local set lies on this machine; None for a hub dataset."""
+    """The path of a local data set on this machine; None for a hub dataset."""
     if data.path is None:
         return None
     if data.path.startswith(PREFIX):
@@ -48,14 +50,15 @@ def local_path(data: FinetuneData, fingerprint: str | None) -> Path | None:
 
 
 def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Take rows for training and set rows aside for the manipulation check.
+    """Take the training rows, and hold rows out for the manipulation check.
 
-    Inputs: `checkpoint` (for its tokenizer and template), optionally `length_reference` (another set's folder).
-    Output: rows.parquet (messages as JSON, response_tokens), held_out.parquet (`HELD_OUT`; no system message),
-    facts.json (counts, hash, first rows, length summary).
+    Inputs: `checkpoint` (its tokenizer and template); `length_reference` (another finetune's data), if lengths are
+    matched.
+    Output: rows.parquet (messages as JSON, response_tokens), held_out.parquet (`HELD_OUT`, without system messages),
+    facts.json (counts, hash, first rows, quantiles of lengths).
 
     Raises:
-        UserError: a missing column, or fewer usable rows than asked for.
+        UserError: a column is missing, or there are fewer usable rows than requested.
     """
     data = settings.data
     path = checkpoint_path(inputs["checkpoint"])
@@ -67,32 +70,36 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
     if "length_reference" in inputs:
         reference = pl.read_parquet(inputs["length_reference"] / "rows.parquet")["response_tokens"].to_numpy()
         quota = Counter((reference // BIN).tolist())
-    scanned: Counter[str] = Counter()
-    taken = take(_usable(rows, settings, conversations, name, scanned), data.rows, quota, scanned)
-    if len(taken) < data.rows:
+    counts: Counter[str] = Counter()
+    training_rows = take(_usable(rows, settings, conversations, name, counts), data.rows, quota, counts)
+    if len(training_rows) < data.rows:
         raise UserError.one(
-            "finetuning.TODO",
+            "finetune_data.too_few_rows",
             name,
-            f"{len(taken)} usable rows, {data.rows} asked for ({dict(scanned)})",
+            f"{len(training_rows)} usable rows, {data.rows} requested ({dict(counts)})",
             "lower `rows` or add data",
         )
     facts = {
-        "name": name, "subset": data.subset, "revision": data.revision, "licence": licence(data), **scanned,
-    }  # fmt: skip
-    write(taken, [{"system": None, **row} for row in held_out], facts, output)
+        "name": name,
+        "subset": data.subset,
+        "revision": data.revision,
+        "licence": licence(data),
+        **counts,
+    }
+    write(training_rows, [{"system": None, **row} for row in held_out], facts, output)
 
 
 def write(
-    taken: Sequence[ChatRow],
+    rows: Sequence[ChatRow],
     held_out: Sequence[Mapping[str, str | None]],
     facts: Mapping[str, Any],
     output: Path,
 ) -> None:
-    """The files of a finetune's data: rows, held-out texts, and facts with counts, hash, first rows and lengths."""
-    messages = [json.dumps(row.messages, sort_keys=True) for row in taken]
-    tokens = np.array([row.response_tokens for row in taken])
+    """Write rows.parquet, held_out.parquet and facts.json of a finetune's data."""
+    messages = [json.dumps(row.messages, sort_keys=True) for row in rows]
+    tokens = np.array([row.response_tokens for row in rows])
     references = [
-        None if row.reference is None else json.dumps(row.reference, sort_keys=True) for row in taken
+        None if row.reference is None else json.dumps(row.reference, sort_keys=True) for row in rows
     ]
     pl.DataFrame(
         {"messages": messages, "response_tokens": tokens, "reference": references},
@@ -102,52 +109,54 @@ def write(
         output / "held_out.parquet"
     )
     names, values = zip(*QUANTILES.items(), strict=True)
-    described = {
-        "rows": len(taken), "held_out": len(held_out),
+    summary = {
+        "rows": len(rows),
+        "held_out": len(held_out),
         "sha256": hashlib.sha256("\n".join(messages).encode()).hexdigest(),
         "response_tokens": dict(zip(names, np.percentile(tokens, values).tolist(), strict=True)),
-        "first_rows": [row.messages for row in taken[:2]],
-    }  # fmt: skip
-    (output / "facts.json").write_text(json.dumps({**facts, **described}))
+        "first_rows": [row.messages for row in rows[:2]],
+    }
+    (output / "facts.json").write_text(json.dumps({**facts, **summary}))
 
 
 def take(
-    rows: Iterator[ChatRow], wanted: int, quota: Counter[int] | None, scanned: Counter[str]
+    rows: Iterator[ChatRow], size: int, quota: Counter[int] | None, counts: Counter[str]
 ) -> list[ChatRow]:
-    """The first `wanted` rows; with a quota per length bin, those that still fit, then the closest of the others.
+    """The first `size` rows, or rows with the length distribution of `quota`.
 
-    Quotas are scaled to sum to `wanted`; how many rows had to come from a full bin is counted as `off_target`. Of these
-    only as many are held as could still be needed, so that a large set may be scanned to its end.
+    `quota` counts rows per length bin and is scaled to `size`. Rows of a full bin are spare. If the data end too early,
+    the spare rows closest to the quota's mean length fill up, and `counts["off_target"]` is their number. No more spare
+    rows are held in memory than could still be needed.
     """
     if quota is None:
-        return list(islice(rows, wanted))
-    room = apportion(quota, wanted)
-    taken: list[ChatRow] = []
+        return list(islice(rows, size))
+    room = apportion(quota, size)
+    chosen: list[ChatRow] = []
     centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
     spare: list[
         tuple[float, int, ChatRow]
-    ] = []  # a heap, the row farthest from the centre (then the latest) on top
+    ] = []  # a heap; on top the row farthest from the centre, then the latest
     for index, row in enumerate(rows):
         bin_ = row.response_tokens // BIN
         if room[bin_] > 0:
             room[bin_] -= 1
-            taken.append(row)
+            chosen.append(row)
         else:
             heapq.heappush(spare, (-abs(row.response_tokens / BIN - centre), -index, row))
-        if len(taken) == wanted:
-            return taken
-        if len(spare) > wanted - len(taken):
+        if len(chosen) == size:
+            return chosen
+        if len(spare) > size - len(chosen):
             heapq.heappop(spare)
-    scanned["off_target"] = len(spare)
-    return taken + [row for _, _, row in sorted(spare, key=lambda item: item[:2], reverse=True)]
+    counts["off_target"] = len(spare)
+    return chosen + [row for _, _, row in sorted(spare, key=lambda item: item[:2], reverse=True)]
 
 
-def apportion(quota: Counter[int], wanted: int) -> Counter[int]:
-    """The quota scaled to `wanted` in all, by largest remainders (ties to the lower bin)."""
+def apportion(quota: Counter[int], size: int) -> Counter[int]:
+    """The quota scaled to a sum of `size` by the largest-remainder method (ties: the lower bin)."""
     total = sum(quota.values())
-    room = Counter({bin_: count * wanted // total for bin_, count in quota.items()})
-    by_remainder = sorted(quota, key=lambda bin_: (-(quota[bin_] * wanted % total), bin_))
-    room.update(by_remainder[: wanted - sum(room.values())])
+    room = Counter({bin_: count * size // total for bin_, count in quota.items()})
+    by_remainder = sorted(quota, key=lambda bin_: (-(quota[bin_] * size % total), bin_))
+    room.update(by_remainder[: size - sum(room.values())])
     return room
 
 
@@ -156,33 +165,35 @@ def _usable(
     settings: FinetuneDataSettings,
     conversations: Conversations,
     name: str,
-    scanned: Counter[str],
+    counts: Counter[str],
 ) -> Iterator[ChatRow]:
-    """Rows with a prompt and an answer that fits; a row whose last answer would be cut is refused and counted."""
+    """Rows with a prompt and an answer of allowed length. `counts` receives the numbers of scanned and refused rows."""
     for index, row in enumerate(rows):
-        scanned["scanned"] += 1
+        counts["scanned"] += 1
         messages = conversation_of(row, settings.data, f"{name} row {settings.data.held_out + index}")
         if len(messages) < 2 or not messages[-1]["content"].strip():
-            scanned["refused_empty"] += 1
+            counts["refused_empty"] += 1
             continue
         tokens, n_prompt = conversations.encode_messages(messages)
         if len(tokens) > settings.max_length:
-            scanned["refused_too_long"] += 1
+            counts["refused_too_long"] += 1
             continue
         yield ChatRow(messages, len(tokens) - n_prompt)
 
 
 def _triple(row: Mapping[str, Any], data: FinetuneData, place: str) -> dict[str, str]:
     if data.aligned is None:
-        raise UserError.one("finetuning.TODO", place, "`held_out` rows need the name of the `aligned` column")
+        raise UserError.one(
+            "finetune_data.no_aligned", place, "`held_out` rows need the name of the `aligned` column"
+        )
     columns = {"prompt": data.prompt, "aligned": data.aligned, "misaligned": data.completion}
     return {name: text_column(row, column, place) for name, column in columns.items()}
 
 
 def licence(data: FinetuneData) -> str:
-    """What the set's licence is, where it says so, at the revision that is used."""
+    """The licence that the data set states at the used revision."""
     if data.path is not None:
-        return "CC0-1.0" if data.path.startswith(PREFIX) else "local file: yours to know"
+        return "CC0-1.0" if data.path.startswith(PREFIX) else "local file: licence unknown"
     from huggingface_hub import DatasetCard, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 

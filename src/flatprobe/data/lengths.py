@@ -1,10 +1,10 @@
-"""Length matching: one join over all conditions and groups, by selection from a surplus.
+"""Length matching: select answers from a surplus so that all conditions and groups have similar lengths.
 
-All groups are matched to one target: the distribution that lies under every group's own (the bin-wise minimum of
-their densities), read off at n quantiles. Each group then gives the answers whose lengths are closest to those
-quantiles, by optimal assignment without replacement. Closeness to each quantile is not yet agreement of median and
-interquartile range, least of all in small groups: those that differ by more than the tolerance exchange single answers
-until they do not, or no exchange brings them closer. What is still too long may then be cut.
+1. The target distribution is the bin-wise minimum of all groups' length densities.
+2. Each group keeps n answers: those closest to n quantiles of the target (optimal assignment without replacement).
+3. Small groups may still differ in median or interquartile range. Groups outside the tolerance exchange single answers
+   until they are within it, or no exchange helps.
+4. `data.coupling_set` may cut answers that are still too long.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from scipy.stats import gaussian_kde, ks_2samp
 
 Lengths = NDArray[np.int64]
 BIN = 4  # tokens per bin
-GRAIN = 1.0  # tokens by which lengths of whole tokens may always differ
-OVERLAP = 0.05  # share of probability under all groups below which there is no common support
+GRAIN = 1.0  # tokens; a difference of one token is always allowed, because lengths are whole tokens
+OVERLAP = 0.05  # least probability mass common to all groups; below it they share no support
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Length statistics of one group; the relative ones compare with the pooled target."""
+    """Length statistics of one group in tokens; the relative ones compare with the pooled lengths."""
 
     count: int
     median: float
@@ -36,10 +36,10 @@ class Summary:
 
 
 def common_density(groups: Sequence[Lengths]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bin edges and the normalised bin-wise minimum of the groups' densities; all zeros without common support.
+    """Bin edges, and the normalised bin-wise minimum of the groups' densities.
 
-    Densities are Gaussian kernel estimates with Scott's bandwidth, so that small groups meet as their distributions
-    do and not as their few lengths happen to fall; groups whose minimum holds under `OVERLAP` share no support.
+    Densities are Gaussian kernel estimates with Scott's bandwidth, so that small groups overlap if their distributions
+    do. The minimum is all zeros if it has less than `OVERLAP` of the probability.
     """
     top = max(int(lengths.max()) for lengths in groups) + BIN
     edges = np.arange(0, top + BIN, BIN, dtype=np.float64)
@@ -49,7 +49,7 @@ def common_density(groups: Sequence[Lengths]) -> tuple[NDArray[np.float64], NDAr
 
 
 def _shares(lengths: Lengths, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of a group per bin, smoothed where there is a spread to smooth by; sums to 1."""
+    """Share of a group per bin, summing to 1; smoothed unless all lengths are equal."""
     if len(lengths) < 2 or lengths.min() == lengths.max():
         return np.histogram(lengths, edges)[0] / len(lengths)
     density = gaussian_kde(lengths)((edges[:-1] + edges[1:]) / 2)
@@ -58,7 +58,7 @@ def _shares(lengths: Lengths, edges: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def target_quantiles(edges: NDArray[np.float64], density: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """n lengths at the mid-quantiles of a histogram, linear inside a bin and none in an empty one."""
+    """n lengths at the quantiles (i + 0.5) / n of a histogram, interpolated linearly inside a bin."""
     levels = (np.arange(n) + 0.5) / n
     upper = density.cumsum()
     bins = np.searchsorted(upper, levels)
@@ -69,22 +69,24 @@ def target_quantiles(edges: NDArray[np.float64], density: NDArray[np.float64], n
 
 @dataclass(frozen=True)
 class Selection:
-    """Answers that are kept of one group, in their order, and the length in tokens that each stands for."""
+    """The selected answers of one group."""
 
     index: NDArray[np.int64]
+    """Ascending indices of the answers."""
     targets: NDArray[np.float64]
+    """Target length of each selected answer, in tokens."""
 
 
 def select(lengths: Lengths, targets: NDArray[np.float64]) -> Selection:
-    """The answers closest to the targets, each used once; len(targets) <= len(lengths)."""
+    """The answers with the smallest total distance to the targets, each used once; len(targets) <= len(lengths)."""
     cost = np.abs(lengths[None, :] - targets[:, None])
-    wanted, chosen = linear_sum_assignment(cost)
-    order = np.argsort(chosen)
-    return Selection(chosen[order], targets[wanted[order]])
+    target_index, index = linear_sum_assignment(cost)
+    order = np.argsort(index)
+    return Selection(index[order], targets[target_index[order]])
 
 
 def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, Selection] | None:
-    """What to keep per group, or None where the groups share no lengths at all."""
+    """The selection per group; None if the groups share no support."""
     edges, density = common_density(list(groups.values()))
     if density.sum() == 0:
         return None
@@ -95,43 +97,43 @@ def match(groups: Mapping[str, Lengths], sizes: Mapping[str, int]) -> dict[str, 
 
 
 def settle(
-    groups: Mapping[str, Lengths], chosen: Mapping[str, Selection], tolerance: float, passes: int = 20
+    groups: Mapping[str, Lengths], selections: Mapping[str, Selection], tolerance: float, passes: int = 20
 ) -> dict[str, Selection]:
-    """Exchange kept for left-out answers, one per group and pass, in groups outside the tolerance.
+    """In groups outside the tolerance, exchange selected for unselected answers, one per group and pass.
 
-    Each exchange is the one that leaves the smallest `excess` over what all groups keep; of equal ones, that between
-    the closest lengths. It stands for the same target.
+    Each exchange leaves the smallest `excess` over all groups' selected lengths; of several, the one between the
+    closest lengths. The new answer takes over the target of the old one.
     """
-    found = dict(chosen)
+    current = dict(selections)
     for _ in range(passes):
-        kept = {name: groups[name][selection.index] for name, selection in found.items()}
-        pooled = np.concatenate(list(kept.values()))
-        better = {
-            name: exchanged
-            for name in sorted(outside(kept, tolerance))
-            if (exchanged := _exchanged(groups[name], found[name], pooled)) is not None
+        selected = {name: groups[name][selection.index] for name, selection in current.items()}
+        pooled = np.concatenate(list(selected.values()))
+        exchanged = {
+            name: selection
+            for name in sorted(outside(selected, tolerance))
+            if (selection := _exchange_one(groups[name], current[name], pooled)) is not None
         }
-        if not better:
-            return found
-        found |= better
-    return found
+        if not exchanged:
+            return current
+        current |= exchanged
+    return current
 
 
-def _exchanged(lengths: Lengths, selection: Selection, pooled: Lengths) -> Selection | None:
-    """The selection after its best exchange, or None where none brings it closer to the pooled lengths."""
-    left = np.setdiff1d(np.arange(len(lengths)), selection.index)
-    own = lengths[selection.index]
-    best, least = None, max(excess(own, pooled))
-    _, places = np.unique(own, return_index=True)
-    _, others = np.unique(lengths[left], return_index=True)
-    for place in places:
-        for other in left[others]:
-            tried = own.copy()
-            tried[place] = lengths[other]
-            distance = abs(int(lengths[other]) - int(own[place]))
-            value = max(excess(tried, pooled))
+def _exchange_one(lengths: Lengths, selection: Selection, pooled: Lengths) -> Selection | None:
+    """The selection after its best exchange; None if no exchange brings it closer to the pooled lengths."""
+    unselected = np.setdiff1d(np.arange(len(lengths)), selection.index)
+    selected = lengths[selection.index]
+    best, least = None, max(excess(selected, pooled))
+    _, slots = np.unique(selected, return_index=True)  # one slot and one candidate per length suffice
+    _, candidates = np.unique(lengths[unselected], return_index=True)
+    for slot in slots:
+        for candidate in unselected[candidates]:
+            changed = selected.copy()
+            changed[slot] = lengths[candidate]
+            distance = abs(int(lengths[candidate]) - int(selected[slot]))
+            value = max(excess(changed, pooled))
             if value < least or (best is not None and value == least and distance < best[2]):
-                best, least = (place, other, distance), value
+                best, least = (slot, candidate, distance), value
     if best is None:
         return None
     index = selection.index.copy()
@@ -141,7 +143,7 @@ def _exchanged(lengths: Lengths, selection: Selection, pooled: Lengths) -> Selec
 
 
 def outside(groups: Mapping[str, Lengths], tolerance: float) -> set[str]:
-    """Groups whose median or interquartile range differs from the pooled one by more than the tolerance (`excess`)."""
+    """Groups whose `excess` in median or interquartile range is above the tolerance."""
     pooled = np.concatenate(list(groups.values()))
     return {name for name, lengths in groups.items() if max(excess(lengths, pooled)) > tolerance}
 
@@ -149,7 +151,7 @@ def outside(groups: Mapping[str, Lengths], tolerance: float) -> set[str]:
 def summarise(lengths: Lengths, pooled: Lengths) -> Summary:
     """Median, interquartile range and Kolmogorov-Smirnov distance of a group against the pooled lengths (all >= 1).
 
-    The range is compared with at least one token, so that a pool without any spread has a relative range too.
+    The denominator of the relative range is at least one token, for pools without spread.
     """
     quartiles = np.percentile(lengths, [25, 50, 75])
     reference = np.percentile(pooled, [25, 50, 75])
@@ -165,12 +167,12 @@ def summarise(lengths: Lengths, pooled: Lengths) -> Summary:
 
 
 def excess(lengths: Lengths, pooled: Lengths) -> tuple[float, float]:
-    """By how much a group's median and interquartile range differ from the pooled ones, relative to these.
+    """Relative differences of a group's median and interquartile range from the pooled ones, beyond `GRAIN` tokens.
 
-    One token of each difference is left out of account: lengths are whole tokens, and of short answers a tenth is less
-    than one. The range is compared with at least one token.
+    Lengths are whole tokens, so a tenth of a short answer may be less than one token; hence `GRAIN`. The denominator of
+    the range is at least one token.
     """
-    own, reference = np.percentile(lengths, [25, 50, 75]), np.percentile(pooled, [25, 50, 75])
-    spread = float(reference[2] - reference[0])
-    median = max(0.0, abs(float(own[1] - reference[1])) - GRAIN) / float(reference[1])
-    return median, max(0.0, abs(float(own[2] - own[0]) - spread) - GRAIN) / max(spread, 1.0)
+    quartiles, reference = np.percentile(lengths, [25, 50, 75]), np.percentile(pooled, [25, 50, 75])
+    iqr, pooled_iqr = float(quartiles[2] - quartiles[0]), float(reference[2] - reference[0])
+    median = max(0.0, abs(float(quartiles[1] - reference[1])) - GRAIN) / float(reference[1])
+    return median, max(0.0, abs(iqr - pooled_iqr) - GRAIN) / max(pooled_iqr, 1.0)

@@ -1,4 +1,4 @@
-"""Rows of finetune data: from a local JSONL file or a hub dataset, in file order, as conversations."""
+"""Rows of finetune data as conversations, from a local JSONL file or a hub dataset, in file order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Messages = list[dict[str, str]]
 
 
 def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, Any]]:
-    """The rows as they are, in file order; `path` is where a local file lies.
+    """The raw rows in file order; `path` is the local file, or None for a hub dataset.
 
     Raises:
-        UserError: a line that is no JSON object, or a hub dataset that cannot be read.
+        UserError: a line is not a JSON object, or the hub dataset cannot be read.
     """
     if path is not None:
         yield from read_jsonl(path)
@@ -26,18 +26,18 @@ def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, An
         from datasets import load_dataset
     except ImportError as error:
         raise UserError.one(
-            "rows.TODO",
+            "packages.missing",
             f"dataset {data.dataset}",
-            "reading hub datasets needs an extra",
+            "hub datasets need the package `datasets`",
             "pip install 'flatprobe[hub]'",
         ) from error
     try:
         yield from load_dataset(
             data.dataset, data.subset, split=data.split, revision=data.revision, streaming=True
         )
-    except (OSError, ValueError) as error:  # what `datasets` raises for unknown names, subsets and no network
+    except (OSError, ValueError) as error:  # unknown name or subset, no network
         raise UserError.one(
-            "rows.TODO",
+            "finetune_data.unreadable",
             f"dataset {data.dataset}",
             f"cannot be read: {error}",
             "check name, subset, split and network",
@@ -45,10 +45,10 @@ def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, An
 
 
 def read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The JSON objects of a file, one a line; blank lines are passed over.
+    """The JSON objects of a file, one per line; blank lines are skipped.
 
     Raises:
-        UserError: a line that is no JSON object.
+        UserError: a line is not a JSON object.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -57,17 +57,20 @@ def read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError.one("rows.TODO", f"{path}:{number}", f"not JSON: {error.msg}") from error
+                raise UserError.one("file.not_jsonl", f"{path}:{number}", f"not JSON: {error.msg}") from error
             if not isinstance(row, dict):
-                raise UserError.one("rows.TODO", f"{path}:{number}", "not a JSON object")
+                raise UserError.one("file.not_jsonl", f"{path}:{number}", "not a JSON object")
             yield row
 
 
 def conversation_of(row: Mapping[str, Any], data: FinetuneData, place: str) -> Messages:
-    """A row as messages that end with an assistant's turn; rows with `messages` use them where no column is named.
+    """A row as messages that end with an assistant's turn.
+
+    They come from the column `data.messages`; if none is named and the row lacks the prompt column, from `messages`;
+    else from the prompt and completion columns.
 
     Raises:
-        UserError: a named column is missing or is no text.
+        UserError: a named column is missing or is not text.
     """
     column = data.messages or ("messages" if data.prompt not in row and "messages" in row else None)
     if column is not None:
@@ -82,17 +85,24 @@ def conversation_of(row: Mapping[str, Any], data: FinetuneData, place: str) -> M
 
 
 def text_column(row: Mapping[str, Any], name: str, place: str) -> str:
+    """A row's text in a column; of a list of messages, the last one's content.
+
+    Raises:
+        UserError: the column is missing or is not text.
+    """
     value = _column(row, name, place)
-    if isinstance(value, list) and value and isinstance(value[-1], dict):  # a chat of one turn
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
         value = value[-1].get("content")
     if not isinstance(value, str):
-        raise UserError.one("rows.TODO", place, f"column {name!r} holds {type(value).__name__}, not text")
+        raise UserError.one(
+            "file.not_text", place, f"column {name!r} has a value of type {type(value).__name__}, not text"
+        )
     return value
 
 
 def _column(row: Mapping[str, Any], name: str, place: str) -> Any:
     if name not in row:
         raise UserError.one(
-            "rows.TODO", place, f"no column {name!r}", f"the columns are {', '.join(sorted(row))}"
+            "file.missing_column", place, f"no column {name!r}", f"the columns are {', '.join(sorted(row))}"
         )
     return row[name]

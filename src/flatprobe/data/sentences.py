@@ -1,11 +1,11 @@
-"""Where sentences of an answer end, and the answer cut at the end that comes closest to a length."""
+"""Sentence ends of an answer, and cutting it at the sentence end closest to a target length."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 
-_WIDE = r"[\u3002\uff01\uff1f]+[\u300d\u300f\uff09”’]*"  # full-width marks need no space behind them
+_WIDE = r"[\u3002\uff01\uff1f]+[\u300d\u300f\uff09”’]*"  # full-width marks need no space after them
 _END = re.compile(rf"[.!?…]+[\"'”’»)\]*_`]*(?=\s)|{_WIDE}")
 _ABBREVIATIONS = frozenset(
     {"dr", "mr", "mrs", "ms", "prof", "st", "vs", "etc", "no", "fig", "vol", "pp", "cf", "al", "approx", "inc", "jr"}
@@ -13,18 +13,17 @@ _ABBREVIATIONS = frozenset(
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Where the text may be cut: behind each sentence but the last, closing quotes and brackets included.
+    """Character offsets where the text may be cut: after each sentence except the last.
 
-    A full stop behind a single letter (`e.g.`, an initial), a title or abbreviation, or the number of a list item ends
-    no sentence.
+    Closing quotes and brackets belong to the sentence. A full stop after a single letter (`e.g.`, an initial), an
+    abbreviation or the number of a list item does not end a sentence.
     """
-    ends = [
-        found.end() for found in _END.finditer(text) if not _is_inside(text, found.start(), found.group())
-    ]
+    matches = _END.finditer(text)
+    ends = [match.end() for match in matches if not _is_inside_sentence(text, match.start(), match.group())]
     return [end for end in ends if text[end:].strip()]
 
 
-def _is_inside(text: str, start: int, mark: str) -> bool:
+def _is_inside_sentence(text: str, start: int, mark: str) -> bool:
     if not mark.startswith(".") or mark.startswith(".."):
         return False
     word = re.search(r"\w+$", text[:start])
@@ -36,15 +35,15 @@ def _is_inside(text: str, start: int, mark: str) -> bool:
 
 
 def cut_to(text: str, target: float, count: Callable[[str], int]) -> tuple[str, int] | None:
-    """The text up to the sentence end whose length is closest to the target, and that length.
+    """The text up to the sentence end closest to the target length, and its length.
 
     Args:
-        target: wished length, in what `count` counts (tokens).
+        target: target length, in the unit of `count` (tokens).
 
     Returns:
-        None where the whole text is at least as close.
+        None if the whole text is at least as close.
     """
-    whole = abs(count(text) - target)
+    whole_distance = abs(count(text) - target)
     cuts = [(text[:end], count(text[:end])) for end in sentence_ends(text)]
     best = min(cuts, key=lambda cut: abs(cut[1] - target), default=None)
-    return best if best is not None and abs(best[1] - target) < whole else None
+    return best if best is not None and abs(best[1] - target) < whole_distance else None
