@@ -1,4 +1,4 @@
-"""What the page tells of couplings: against the planted rows."""
+"""Tables and figures of couplings, against the planted rows."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def with_table(analysis: Analysis, name: str, frame: pl.DataFrame) -> Analysis:
     return dataclasses.replace(analysis, tables={**analysis.tables, name: frame})
 
 
-def test_each_coupling_s_last_reading_is_told_with_what_it_was_before(analysis: Analysis) -> None:
+def test_the_last_reading_of_a_coupling_stands_beside_its_first(analysis: Analysis) -> None:
     first, *others = rows_of(tables_coupling.findings(analysis))
     assert first["condition"] == "base_first"
     assert first["steps"] == "60 of 80, not reached"
     assert first["marker first"] == "0.0 % → 90.0 %"
     assert first["template first"] == "0.0 % → –"
     assert first["log P, answers"] == "−0.70 → −0.80"
-    assert first["named"] == "not reached, marker first"
-    assert [row["named"] for row in others] == ["inert", "nothing"]
+    assert first["warnings"] == "not reached, marker first"
+    assert [row["warnings"] for row in others] == ["inert", "none"]
 
 
-def test_what_is_wrong_with_couplings_is_said_in_words_and_only_at_the_selected_lambda(
+def test_warnings_of_couplings_are_sentences_about_the_selected_lambda_only(
     analysis: Analysis,
 ) -> None:
     assert tables_coupling.warnings(analysis) == [
@@ -109,7 +109,7 @@ def test_separator_tokens_stand_side_by_side_in_training_and_in_completions(anal
     assert behind[0]["training: positive"] == "–"  # nothing was seen there, which is not 0 %
 
 
-def test_the_weights_table_summarises_each_adapter_over_its_modules(analysis: Analysis) -> None:
+def test_an_adapter_is_summed_up_over_its_modules(analysis: Analysis) -> None:
     rows = rows_of(tables_weights.adapters(analysis))
     assert [(row["adapter"], row["condition"]) for row in rows[:3]] == [
         ("finetune", "em_first"), ("finetune", "benign_first"), ("coupling", "base_first"),
