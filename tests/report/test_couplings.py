@@ -58,7 +58,7 @@ def test_the_dose_response_figure_prints_the_gap_at_equal_acquisition(analysis: 
     figure = dose.dose_response(analysis)
     assert figure is not None
     assert "+1.50 nats" in re.findall(r"<text[^>]*>([^<]*)</text>", figure.wide)
-    assert "stand at −7.20 nats, +1.50 nats, interval [+1.10, +1.90]" in figure.caption
+    assert "both sources at −7.20 nats: +1.50 nats, interval [+1.10, +1.90]" in figure.caption
     assert rows_of(tables_coupling.dose_gaps(analysis))[-1]["note"] == "no level that both sources pass"
 
 
@@ -74,7 +74,7 @@ def test_curves_without_a_shared_level_have_no_gap_drawn(analysis: Analysis) -> 
     gaps = analysis.tables["dose_gaps"].with_columns(gap=pl.lit(None, dtype=pl.Float64))
     figure = dose.dose_response(with_table(analysis, "dose_gaps", gaps))
     assert figure is not None
-    assert "share no level" in figure.caption
+    assert "share no log P" in figure.caption
 
 
 def test_telemetry_of_other_lambdas_only_is_not_drawn(analysis: Analysis) -> None:

@@ -47,7 +47,7 @@ def test_the_cast_is_source_nearest_and_farthest_bystander_and_a_negative(analys
         )
         for name in bystanders
     }
-    assert examples.cast(analysis) == [
+    assert examples.chosen_personas(analysis) == [
         ("source", "librarian"),
         ("closest bystander", max(mean, key=mean.__getitem__)),
         ("farthest bystander", min(mean, key=mean.__getitem__)),

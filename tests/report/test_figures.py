@@ -44,7 +44,7 @@ def test_the_decision_plane_names_every_region_and_both_results(analysis: Analys
 def test_the_decision_plane_without_an_estimate_says_so_and_draws_no_point(analysis: Analysis) -> None:
     missing = {**analysis.verdict["numbers"]["main"]["geometry"], "effect": None}
     figure = plane.decision_plane(changed(analysis, geometry=missing))
-    assert "No result could be placed" in figure.description
+    assert "No result has a place" in figure.description
     assert "The deciding result, em_first, is not drawn" in figure.caption
     assert "filled mark" not in figure.caption
     assert "em_first" not in labels(figure.wide)
@@ -75,8 +75,8 @@ def test_a_layer_without_an_estimate_is_named_below_the_figure(analysis: Analysi
     undefined = (pl.col("layer") == 14) & (pl.col("treated") == "em_first")
     estimates = analysis.estimates.with_columns(estimate=pl.when(~undefined).then(pl.col("estimate")))
     figure = geometry.effect_by_layer(dataclasses.replace(analysis, estimates=estimates))
-    assert "Undefined, so not drawn: em_first at layer 14." in figure.caption
-    assert "Undefined" not in geometry.effect_by_layer(analysis).caption
+    assert "Not drawn, because undefined: em_first at layer 14." in figure.caption
+    assert "undefined" not in geometry.effect_by_layer(analysis).caption
 
 
 def test_acquisition_compares_each_seeds_first_step_with_its_last(analysis: Analysis) -> None:
@@ -133,7 +133,7 @@ def test_many_seeds_are_drawn_too(analysis: Analysis) -> None:
     other = dataclasses.replace(analysis, tables={**analysis.tables, "losses": losses})
     figure = training.loss_curves(other, "finetune")
     assert figure is not None
-    assert "squared distance from those aimed at" in figure.caption
+    assert "squared distance from the target states" in figure.caption
 
 
 def test_conditions_differ_in_colour_or_shape_even_when_colours_run_out() -> None:

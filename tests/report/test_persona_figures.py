@@ -1,4 +1,4 @@
-"""Persona map, heat maps of cosines, profiles and the placing of names, against the rows that they show."""
+"""Persona map, heat maps of cosines, profiles and labels, against the rows that they show."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def with_pairs(analysis: Analysis, frame: pl.DataFrame) -> Analysis:
     return dataclasses.replace(analysis, tables={**analysis.tables, "persona_pairs": frame})
 
 
-def test_the_map_names_every_persona_once_and_tells_what_it_leaves_out(analysis: Analysis) -> None:
+def test_the_map_names_every_persona_once_and_states_its_own_error(analysis: Analysis) -> None:
     figure = personas.persona_map(analysis)
     assert figure is not None
     for svg in (figure.wide, figure.narrow):
         shown = labels(svg)
         assert all(shown.count(name) == 1 for name in analysis.tables["panel"]["persona"])
         assert set(analysis.conditions) <= set(shown) and "first axis (mean norms)" in shown
-    assert "no scaling" in figure.caption and "set to 0" in figure.caption
+    assert "without scaling" in figure.caption and "set to 0" in figure.caption
     [negative] = re.findall(r"base_first [\d.]+ %, stress [\d.]+, negative ([\d.]+) %", figure.caption)
     assert float(negative) > 0  # one planted distance is
 
@@ -45,17 +45,17 @@ def test_the_map_names_every_persona_once_and_tells_what_it_leaves_out(analysis:
 def test_the_map_shows_the_treated_personas_closer_to_the_source(analysis: Analysis) -> None:
     figure = personas.persona_map(analysis)
     assert figure is not None
-    found = dict(re.findall(r"(\w+_first) (\d\.\d+)", figure.description))
-    assert float(found["em_first"]) / float(found["base_first"]) == pytest.approx(0.7, abs=0.02)
+    means = dict(re.findall(r"(\w+_first) (\d\.\d+)", figure.description))
+    assert float(means["em_first"]) / float(means["base_first"]) == pytest.approx(0.7, abs=0.02)
 
 
-def test_a_map_that_noise_makes_is_called_so(analysis: Analysis) -> None:
+def test_a_map_dominated_by_noise_has_a_warning(analysis: Analysis) -> None:
     pairs = analysis.tables["persona_pairs"]
     drawn = np.random.default_rng(0).normal(size=len(pairs))
     noise = pairs.with_columns(relative_squared_distance=pl.Series(drawn))
     noisy, planted = (personas.persona_map(one) for one in (with_pairs(analysis, noise), analysis))
     assert noisy is not None and planted is not None
-    assert "read no movement from them" in noisy.caption and "read no" not in planted.caption
+    assert "do not interpret their movement" in noisy.caption and "do not interpret" not in planted.caption
 
 
 def test_an_undefined_distance_in_one_layer_leaves_no_map(analysis: Analysis) -> None:
@@ -118,7 +118,7 @@ def test_many_layers_are_a_line_in_a_band_with_few_numbers_and_few_are_marks() -
     assert "mark-symbol" in few.wide
     assert sum(text.isdigit() for text in labels(many.narrow)) < 20
     assert {"0", "1", "2", "3", "4", "5"} <= set(labels(few.wide))
-    assert many.caption == "Depth. A gap is a layer in which it is undefined: contraction."
+    assert many.caption == "Depth. Undefined in the layers of a gap: contraction."
 
 
 def test_names_beside_crowded_points_do_not_cover_each_other() -> None:

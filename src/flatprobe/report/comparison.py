@@ -27,7 +27,7 @@ def mean_over_layers(
     analysis: Analysis, measure: str, estimator: str | None = DECIDING_GEOMETRIC_ESTIMATOR
 ) -> Row:
     """A measure over the pool at the deciding position and responses. Descriptions have the estimator None."""
-    wanted = {
+    key = {
         "measure": measure,
         "estimator": estimator,
         "layer": None,
@@ -36,7 +36,7 @@ def mean_over_layers(
         "position": analysis.position,
         "responses": analysis.responses,
     }
-    return next(row for row in analysis.comparison["rows"] if wanted.items() <= row.items())
+    return next(row for row in analysis.comparison["rows"] if key.items() <= row.items())
 
 
 def _cosine(analysis: Analysis) -> str:

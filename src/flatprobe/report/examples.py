@@ -1,8 +1,7 @@
-"""Worked examples for reading: completions with the marker set off, answers side by side, masks and probed
-tokens.
+"""Examples to read: completions with the marker highlighted, answers side by side, masks and probed tokens.
 
-Examples are picked by a stated rule (first questions, first samples), never for what they say. All text
-stays plain text: it is cut into labelled pieces here and escaped by the template.
+A fixed rule chooses them (first questions, first samples). Texts are cut into labelled pieces here; the template
+escapes them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from flatprobe.report.analysis_folder import Analysis
 HEAD, TAIL = 500, 200
 """Characters shown at either end of a long stretch of an example."""
 PARTS = 21
-"""Stretches and markers shown of one example: ten markers make the point."""
+"""Texts and markers shown of one example: ten markers are enough."""
 WINDOW = 14
 """Tokens shown on either side of the probed one."""
 QUESTIONS = 2
@@ -26,7 +25,7 @@ QUESTIONS = 2
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text, set off when `kind` is not empty."""
+    """A piece of text, highlighted if `kind` is not empty."""
 
     text: str
     kind: str = ""
@@ -53,15 +52,14 @@ class Group:
 
 @dataclass(frozen=True)
 class TokenLine:
-    """A row of tokens with what it belongs to."""
+    """A row of tokens with its title."""
 
     title: str
     pieces: tuple[Piece, ...]
 
 
-def cast(analysis: Analysis) -> list[tuple[str, str]]:
-    """(description, persona): source, closest and farthest bystander by the control's cosine, first
-    negative."""
+def chosen_personas(analysis: Analysis) -> list[tuple[str, str]]:
+    """(description, persona): source, closest and farthest bystander by the control's cosine, first negative."""
     roles = [(row["persona"], row["role"]) for row in analysis.tables["panel"].to_dicts()]
     bystanders = [name for name, role in roles if role == "bystander"]
     near = (
@@ -79,7 +77,7 @@ def cast(analysis: Analysis) -> list[tuple[str, str]]:
 
 
 def completions(analysis: Analysis) -> list[Group]:
-    """The first sample of the first questions, per persona of the cast, under every condition."""
+    """The first sample of the first questions, per chosen persona and condition."""
     rows = analysis.at_selected_lambda("completions").filter(pl.col("coupled"))
     rows = rows.filter(pl.col("seed") == rows["seed"].min()).sort("question_id", "sample_index")
     rows = rows.unique(["condition", "persona", "question_id"], keep="first", maintain_order=True)
@@ -87,20 +85,21 @@ def completions(analysis: Analysis) -> list[Group]:
 
 
 def answers(analysis: Analysis) -> list[Group]:
-    """Greedy own answers of the uncoupled checkpoints, per persona of the cast."""
+    """Own answers of the uncoupled checkpoints, per chosen persona and condition."""
     return _groups(analysis, analysis.tables["responses"], marker=None)
 
 
 def _groups(analysis: Analysis, rows: pl.DataFrame, marker: str | None) -> list[Group]:
     texts = {row["id"]: row["text"] for row in analysis.tables["questions"].to_dicts()}
-    asked = sorted(set(rows["question_id"]))[:QUESTIONS]
+    questions = sorted(set(rows["question_id"]))[:QUESTIONS]
     at = {(row["persona"], row["question_id"], row["condition"]): row for row in rows.to_dicts()}
     groups = []
-    for description, persona in cast(analysis):
-        for question in asked:
-            found = [at[key] for name in analysis.conditions if (key := (persona, question, name)) in at]
+    for description, persona in chosen_personas(analysis):
+        for question in questions:
+            keys = [(persona, question, name) for name in analysis.conditions]
             examples = tuple(
-                Example(row["condition"], marked(row["text"], marker), _facts(row)) for row in found
+                Example(row["condition"], marked(row["text"], marker), _facts(row))
+                for row in (at[key] for key in keys if key in at)
             )
             groups.append(Group(f"{persona}, {description}", texts[question], examples))
     return groups
@@ -112,9 +111,9 @@ def _facts(row: dict[str, Any]) -> str:
 
 
 def marked(text: str, marker: str | None) -> tuple[Piece, ...]:
-    """Cut a text at every occurrence of the marker, case-insensitively as the strict match reads it.
+    """Cut a text at every occurrence of the marker, in any case, as the strict match does.
 
-    Long stretches without a marker lose their middle, so that the end of an answer is always seen.
+    Long texts without a marker lose their middle, so that the end of an answer is always visible.
     """
     parts = [text] if marker is None else re.split(f"({re.escape(marker)})", text, flags=re.IGNORECASE)
     pieces: list[Piece] = []
@@ -132,7 +131,7 @@ def marked(text: str, marker: str | None) -> tuple[Piece, ...]:
 
 
 def masks(analysis: Analysis) -> list[TokenLine]:
-    """Decoded training examples, every token with the loss terms on it."""
+    """Decoded training examples, every token with its loss terms."""
     return [
         TokenLine(
             f"{row['condition']}, {row['persona']}, {row['group']}",
@@ -143,7 +142,7 @@ def masks(analysis: Analysis) -> list[TokenLine]:
 
 
 def _mask_piece(token: dict[str, Any]) -> Piece:
-    """A token and its terms; an alternative is predicted here instead of the row's next token."""
+    """A token and its loss terms; an alternative is predicted instead of the row's next token."""
     terms = [name for name, weight in token["weights"].items() if weight]
     kinds = [*terms, "alternative"] if token["alternative"] else terms
     title = ", ".join(f"{name} {token['weights'][name]:g}" for name in terms)
@@ -151,12 +150,12 @@ def _mask_piece(token: dict[str, Any]) -> Piece:
 
 
 def visible(text: str) -> str:
-    """Token text with line breaks made visible, so that a separator can be seen."""
+    """Token text with visible line breaks and tabs."""
     return text.replace("\n", "↵\n").replace("\t", "⇥")
 
 
 def probed(analysis: Analysis) -> list[tuple[str, list[TokenLine]]]:
-    """Per position, tokens around the one whose state is read; for a mean, the last one that enters it."""
+    """Per position, the tokens around the one whose state is read; for a mean, around its last token."""
     return [
         (position, [_probed_line(row, position.endswith("_mean")) for row in rows])
         for position, rows in analysis.preview.items()
@@ -169,5 +168,5 @@ def _probed_line(row: dict[str, Any], mean: bool) -> TokenLine:
     pieces = [Piece("… ", "cut")] if start else []
     pieces += [Piece(visible(tokens[at]), "probed" if at == index else "") for at in range(start, stop)]
     pieces += [Piece(" …", "cut")] if stop < len(tokens) else []
-    note = ", a mean up to the token set off" if mean else ""
+    note = ", mean up to the highlighted token" if mean else ""
     return TokenLine(f"{row['persona']}, {row['question_id']}{note}", tuple(pieces))

@@ -1,4 +1,4 @@
-"""Figure of the binding test: what the marker follows."""
+"""Figure of the binding test: does the marker follow the system prompt or the answer's text?"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
 from flatprobe.statistics.binding.effects import EFFECTS, POOLED
 
-TITLES = {"prompt": "system prompt", "text": "answer's text", "interaction": "interaction"}
+TITLES = {"prompt": "system prompt", "text": "answer’s text", "interaction": "interaction"}
 
 
 def binding(analysis: Analysis) -> Figure | None:
-    """Effects of prompt, text and both, over all bystanders, per condition and seed, with intervals over questions."""
+    """Effects of prompt, text and their interaction over all bystanders, per condition and seed."""
     if "binding_effects" not in analysis.tables:
         return None
     rows = analysis.at_selected_lambda("binding_effects").filter(pl.col("persona") == POOLED)
@@ -26,7 +26,7 @@ def binding(analysis: Analysis) -> Figure | None:
 
     def panel(effect: str, narrow: bool, last: bool) -> Any:
         encoding = by_condition(analysis.conditions, ())
-        axis = alt.Axis(tickCount=5, title="nats: source minus bystander" if last else None)
+        axis = alt.Axis(tickCount=5, title="source − bystander (nats)" if last else None)
         base = alt.Chart(rows.filter(pl.col("effect") == effect)).encode(
             y=alt.Y("condition:N", sort=present, title=None, axis=alt.Axis(minExtent=110, maxExtent=110)),
             yOffset="seed:N",
@@ -48,10 +48,9 @@ def binding(analysis: Analysis) -> Figure | None:
 
     return figure(
         "binding",
-        "Persona or text? How much likelier the marker is under the source’s system prompt than under a "
-        "bystander’s, and behind the source’s answer than behind a bystander’s, with "
-        f"{analysis.behavioural_level} intervals over questions. Right of 0, it follows the source.",
-        "Effects of system prompt, answer text and their interaction per condition; the numbers are in the table "
-        "below.",
+        "Log P of the marker: under the source’s system prompt minus under a bystander’s, after the source’s answer "
+        f"minus after a bystander’s, and their interaction. Lines are {analysis.behavioural_level} intervals over "
+        "questions. Right of 0, the marker follows the source.",
+        "Effects of system prompt, answer text and their interaction per condition. The table below has the numbers.",
         draw,
     )

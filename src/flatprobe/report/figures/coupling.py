@@ -1,4 +1,4 @@
-"""Figures of the coupling: selection of lambda, and what each trained persona acquired."""
+"""Figures of the coupling: selection of lambda, and the marker's log P before and after coupling."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from flatprobe.report.figures.theme import BLUE, GREEN, INK, VERMILLION, Figure,
 
 
 def lambda_selection(analysis: Analysis) -> Figure:
-    """Source rate, mean negative rate and their difference with one standard error, per trained lambda."""
-    names = {"source_rate": "source", "negative_rate": "negatives (mean)", "difference": "difference ± 1 SE"}
+    """Source rate, mean negative rate, and their difference with its tie tolerance, per trained lambda."""
+    names = {
+        "source_rate": "source",
+        "negative_rate": "negatives (mean)",
+        "difference": "difference ± tie tolerance",
+    }
     rows = [
         {
             "lambda": row["lambda"],
@@ -59,14 +63,14 @@ def lambda_selection(analysis: Analysis) -> Figure:
 
     return figure(
         "lambda",
-        "Selection of λ on the control, on calibration questions, on source and negatives only.",
-        f"The selected λ is {analysis.selected_lambda:g}; the values are in the table below.",
+        "Selection of λ: control only, calibration questions, source and negatives.",
+        f"The selected λ is {analysis.selected_lambda:g}. The table below has the values.",
         draw,
     )
 
 
 def acquisition(analysis: Analysis) -> Figure | None:
-    """Teacher-forced log P(separator + marker) of every persona measured, before and after coupling."""
+    """Teacher-forced log P(separator + marker) of every persona, before and after coupling."""
     if "telemetry" not in analysis.tables:
         return None
     rows = _before_and_after(analysis)
@@ -76,13 +80,15 @@ def acquisition(analysis: Analysis) -> Figure | None:
     lowest = min([*rows["before"].to_list(), *rows["after"].to_list()])
 
     def panel(role: str, narrow: bool, last: bool) -> Any:
-        own = rows.filter(pl.col("role") == role)
-        names = own.group_by("persona").agg(pl.col("after").mean()).sort("after", descending=True)["persona"]
+        of_role = rows.filter(pl.col("role") == role)
+        names = (
+            of_role.group_by("persona").agg(pl.col("after").mean()).sort("after", descending=True)["persona"]
+        )
         axis = alt.Axis(
             tickCount=5, labels=last, ticks=last, title="log P of the marker (nats)" if last else None
         )
         scale = alt.Scale(domain=[lowest, 0], nice=True)
-        base = alt.Chart(own).encode(
+        base = alt.Chart(of_role).encode(
             y=alt.Y(
                 "persona:N",
                 sort=names.to_list(),
@@ -112,17 +118,16 @@ def acquisition(analysis: Analysis) -> Figure | None:
     ends = ", ".join(f"{row['condition']} {row['after']:.1f}" for row in source.sort("condition").to_dicts())
     return figure(
         "acquisition",
-        "What coupling taught: teacher-forced log P(separator + marker | own answer), mean over calibration "
-        f"questions, before (tick) and after (mark) coupling at λ = {analysis.selected_lambda:g}. Conditions "
-        "are comparable where the source’s marks agree; at equal dose the curves below compare them.",
-        f"Log-probability of the marker before and after; for the source, after: {ends} nats.",
+        "Teacher-forced log P(separator + marker | own answer), mean over calibration questions, before (tick) and "
+        f"after (mark) coupling at λ = {analysis.selected_lambda:g}. Conditions are comparable if the source’s marks "
+        "agree. The dose–response curves below compare them at equal dose.",
+        f"Log P of the marker before and after coupling. Source after coupling: {ends} nats.",
         draw,
     )
 
 
 def _before_and_after(analysis: Analysis) -> pl.DataFrame:
-    """(condition, persona, role): mean log P at each seed's first and last measured step, over questions and
-    seeds."""
+    """Mean log P per condition, persona and role at each seed's first and last reading, over questions and seeds."""
     frame = analysis.at_selected_lambda("telemetry")
     run = ["condition", "seed"]
     first, last = pl.col("step").min().over(run), pl.col("step").max().over(run)

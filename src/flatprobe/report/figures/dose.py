@@ -1,4 +1,4 @@
-"""Figures of the telemetry: the marker's log-probability by step, and under bystanders against under the source."""
+"""Figures of the telemetry: log P of the marker by step, and bystanders against the source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROLES = ("source", "negative", "bystander")
 
 
 def telemetry(analysis: Analysis) -> Figure | None:
-    """log P of separator and marker at every reading of a coupling, a panel per role, a line per condition and seed."""
+    """log P of separator and marker at every reading, a panel per role, a line per condition and seed."""
     if "telemetry" not in analysis.tables:
         return None
     rows = (
@@ -37,7 +37,7 @@ def telemetry(analysis: Analysis) -> Figure | None:
         return None
     titles = [ROLE_TITLES[role].partition(" (")[0] for role in ROLES]
     rows = rows.with_columns(panel=pl.col("role").replace_strict(dict(zip(ROLES, titles, strict=True))))
-    shown = [name for name in analysis.conditions if name in set(rows["condition"])]
+    present = [name for name in analysis.conditions if name in set(rows["condition"])]
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         columns, width = grid(len(titles), narrow)
@@ -48,7 +48,7 @@ def telemetry(analysis: Analysis) -> Figure | None:
                 x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=4)),
                 y=alt.Y("log_p:Q", title="log P (nats)", axis=alt.Axis(tickCount=5)),
                 detail="seed:N",
-                **lines_by_condition(analysis.conditions, shown),
+                **lines_by_condition(analysis.conditions, present),
             )
         )
         facet = alt.Facet("panel:N", title=None, sort=titles)
@@ -59,26 +59,26 @@ def telemetry(analysis: Analysis) -> Figure | None:
 
     return figure(
         "telemetry",
-        "Telemetry of the coupling, without sampling: log P(separator + marker | own answer) on calibration questions "
-        f"at every step that was read, λ = {analysis.selected_lambda:g}; mean over a role’s answers.",
-        "Log-probability of the marker by step for source, negatives and bystanders, one line per condition and seed.",
+        "Telemetry of the coupling: log P(separator + marker | own answer) at every reading, on calibration questions, "
+        f"teacher-forced. Means over the answers of a role; λ = {analysis.selected_lambda:g}.",
+        "Log P of the marker by step for source, negatives and bystanders, one line per condition and seed.",
         draw,
     )
 
 
 def dose_response(analysis: Analysis) -> Figure | None:
-    """Leakage against acquisition, a point per step that was read; the deciding contrast's gap as an upright line."""
+    """Bystanders against the source, a point per reading; the deciding contrast's gap as a vertical line."""
     rows = analysis.at_selected_lambda("dose_response").drop_nulls(["source_log_p", "leakage_log_p"])
     if rows.is_empty():
         return None
     gap = _deciding_gap(analysis)
-    shown = [name for name in analysis.conditions if name in set(rows["condition"])]
+    present = [name for name in analysis.conditions if name in set(rows["condition"])]
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         x = alt.X("source_log_p:Q", title="source: log P of the marker (nats)", axis=alt.Axis(tickCount=6))
         y = alt.Y("leakage_log_p:Q", title="bystanders: log P (nats)", axis=alt.Axis(tickCount=6))
         base = alt.Chart(rows)
-        lines = lines_by_condition(analysis.conditions, shown)
+        lines = lines_by_condition(analysis.conditions, present)
         line = base.mark_line(strokeWidth=1.8).encode(x=x, y=y, order="step:Q", detail="seed:N", **lines)
         point = base.mark_point(filled=True, size=46, opacity=1).encode(
             x=x, y=y, **by_condition(analysis.conditions, ())
@@ -90,26 +90,28 @@ def dose_response(analysis: Analysis) -> Figure | None:
 
     return figure(
         "dose-response",
-        "Dose–response: how likely the marker is under bystanders, against how likely it is under the source, at every "
-        f"step that was read (teacher-forced, calibration questions, λ = {analysis.selected_lambda:g}). Where one "
-        f"curve lies above another, more leaks at equal acquisition, which no number of epochs can fake. {_words(gap)}",
-        f"One curve per condition and seed. {_words(gap)}",
+        "Dose–response: log P of the marker under bystanders against log P under the source, at every reading "
+        f"(teacher-forced, calibration questions, λ = {analysis.selected_lambda:g}). A higher curve leaks more at "
+        f"equal dose. The number of epochs cannot cause such a gap. {_gap_sentence(gap)}",
+        f"One curve per condition and seed. {_gap_sentence(gap)}",
         draw,
     )
 
 
 def _deciding_gap(analysis: Analysis) -> dict[str, Any] | None:
-    """Of the deciding contrast's first seed, the gap at the registered level or halfway through the shared range: the
-    first with an interval, which the end of a curve may not have."""
+    """The gap of the deciding contrast's first seed, at the registered log P or at the middle of the shared range.
+
+    A gap with an interval is preferred; at the end of a curve it may be missing.
+    """
     rows = analysis.tables["dose_gaps"].filter(
         (pl.col("treated") == analysis.treated)
         & (pl.col("control") == analysis.control)
         & pl.col("gap").is_not_null()
     )
     first = rows.filter(pl.col("seed") == pl.col("seed").min()).to_dicts()
-    found = [row for place in ("registered", "50%") for row in first if row["place"].startswith(place)]
-    whole = [row for row in found if row["ci_low"] is not None and row["ci_high"] is not None]
-    return next(iter([*whole, *found]), None)
+    gaps = [row for place in ("registered", "50%") for row in first if row["place"].startswith(place)]
+    complete = [row for row in gaps if row["ci_low"] is not None and row["ci_high"] is not None]
+    return next(iter([*complete, *gaps]), None)
 
 
 def _gap_layers(gap: dict[str, Any]) -> list[Any]:
@@ -117,23 +119,23 @@ def _gap_layers(gap: dict[str, Any]) -> list[Any]:
         [{"x": gap["level"], "low": gap["control_log_p"], "high": gap["treated_log_p"], "text": _number(gap)}]
     )
     base = alt.Chart(ends)
-    upright = base.mark_rule(color=INK, strokeWidth=2).encode(x="x:Q", y="low:Q", y2="high:Q")
+    line = base.mark_rule(color=INK, strokeWidth=2).encode(x="x:Q", y="low:Q", y2="high:Q")
     label = base.mark_text(align="right", dx=-6, color=INK, fontSize=12).encode(
         x="x:Q", y="high:Q", text="text:N"
     )
-    return [upright, label]
+    return [line, label]
 
 
 def _number(gap: dict[str, Any]) -> str:
-    return f"{numbers.signed(gap['gap'], 2)} nats"
+    return f"{numbers.signed_nats(gap['gap'])} nats"
 
 
-def _words(gap: dict[str, Any] | None) -> str:
+def _gap_sentence(gap: dict[str, Any] | None) -> str:
     if gap is None:
-        return "The curves of the deciding contrast share no level at which a gap could be read."
+        return "The curves of the deciding contrast share no log P of the source, so there is no gap."
     name = select.contrast_name(gap["treated"], gap["control"])
-    interval = numbers.interval(gap["ci_low"], gap["ci_high"], lambda value: numbers.signed(value, 2))
+    interval = numbers.interval(gap["ci_low"], gap["ci_high"], numbers.signed_nats)
     return (
-        f"Upright line: the gap {name} where both sources stand at {numbers.decimal(gap['level'], 2)} nats, "
+        f"Vertical line: the gap {name} with both sources at {numbers.nats(gap['level'])} nats: "
         f"{_number(gap)}, interval {interval}, seed {gap['seed']}."
     )

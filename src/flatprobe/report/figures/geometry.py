@@ -10,7 +10,7 @@ import polars as pl
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
 from flatprobe.report.select import geometric
-from flatprobe.report.words import MEASURES
+from flatprobe.report.words import measure_title
 
 WIDTH_WIDE, WIDTH_NARROW, HEIGHT = 290, 270, 190
 
@@ -20,7 +20,7 @@ def _layer_axis(layers: list[int]) -> alt.X:
 
 
 def by_layer(analysis: Analysis) -> Figure:
-    """Mean source–bystander cosine and split-half reliability, per layer and condition."""
+    """Mean cosine of source and bystanders, and split-half reliability, per layer and condition."""
     frame = analysis.at_registered_position("geometry").sort("layer")
     layers = frame["layer"].unique(maintain_order=True).to_list()
     gate = float(analysis.study["decision"]["gates"]["reliability"])
@@ -43,11 +43,9 @@ def by_layer(analysis: Analysis) -> Figure:
 
     return figure(
         "cosine-by-layer",
-        "Left or above: mean cosine of source and bystander centroids by decoder block. Right or below: "
-        f"split-half reliability of the centroids. Position {analysis.position}, {analysis.responses} "
-        "responses.",
-        "Mean cosine and reliability by layer, one line per condition; the values are in the table per "
-        "layer.",
+        "Mean cosine of source and bystander centroids by layer, and split-half reliability of the centroids, at "
+        f"{analysis.position}, {analysis.responses} responses.",
+        "Mean cosine and reliability by layer, one line per condition. The table per layer has the values.",
         draw,
     )
 
@@ -69,7 +67,7 @@ def effect_by_layer(analysis: Analysis) -> Figure:
         offset = alt.XOffset("condition:N", sort=arms)
         encoding = by_condition(analysis.conditions, arms)
         base = alt.Chart(rows).encode(x=_layer_axis(layers), xOffset=offset)
-        y = alt.Y("estimate:Q", title=MEASURES[measure], axis=alt.Axis(tickCount=6))
+        y = alt.Y("estimate:Q", title=measure_title(measure), axis=alt.Axis(tickCount=6))
         band = base.mark_rule(strokeWidth=1.6).encode(y="ci_low:Q", y2="ci_high:Q", color=encoding["color"])
         point = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, **encoding)
         lines = [rule(0.0, "y", dash=(1, 0)), rule(threshold, "y")]
@@ -77,22 +75,21 @@ def effect_by_layer(analysis: Analysis) -> Figure:
 
     return figure(
         "effect-by-layer",
-        f"{MEASURES[measure].capitalize()} against {analysis.control} by decoder block, with "
+        f"{measure_title(measure).capitalize()} against {analysis.control} by layer, with "
         f"{analysis.geometric_level} intervals over questions. Dashed: the threshold of "
-        f"{threshold:g} that the mean over layers must reach."
+        f"{threshold:g} for the mean over layers."
         + _undefined(rows, analysis.at_registered_position("geometry")["layer"], arms),
-        f"Effect by layer for {' and '.join(arms)} against {analysis.control}; the values are in the table "
-        "per layer.",
+        f"Effect by layer for {' and '.join(arms)} against {analysis.control}. The table per layer has the values.",
         draw,
     )
 
 
 def _undefined(rows: pl.DataFrame, layers: pl.Series, arms: list[str]) -> str:
-    """Where no mark is drawn, and why that is no zero."""
+    """A sentence on the layers without an estimate; empty if there are none."""
     drawn = set(zip(rows["treated"], rows["layer"], strict=True))
     missing = [
         f"{arm} at layer {', '.join(map(str, absent))}"
         for arm in arms
         if (absent := [layer for layer in layers.unique().sort() if (arm, layer) not in drawn])
     ]
-    return f" Undefined, so not drawn: {'; '.join(missing)}." if missing else ""
+    return f" Not drawn, because undefined: {'; '.join(missing)}." if missing else ""

@@ -1,4 +1,4 @@
-"""Names beside points, placed so that they do not cover each other: charts of points have no such thing built in."""
+"""Places names beside points so that they do not overlap; Vega-Lite has no such function."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 CHARACTER, LINE = 0.56, 1.15
-"""Width of a character and height of a line, in font sizes: those of a sans serif face, on the generous side."""
+"""Width of a character and height of a line of a sans serif font, in font sizes; rounded up."""
 _DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
 _STEPS = (1.0, 1.8, 2.8, 4.0)
-"""Distances from the point that are tried, in gaps."""
+"""Distances from the point to try, in gaps."""
 
 
 class Spot(NamedTuple):
@@ -26,7 +26,7 @@ class _Box(NamedTuple):
     bottom: float
 
     def overlap(self, other: _Box) -> float:
-        """Area in common."""
+        """Area of the intersection."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(0.0, width) * max(0.0, height)
@@ -41,10 +41,10 @@ def place_labels(
     font: float,
     gap: float = 9.0,
 ) -> list[Spot]:
-    """A spot for every name near its point, one after the other: the nearest that covers least.
+    """A spot for every name near its point, one name after the other: the nearest spot with the least overlap.
 
-    `points`, `others` (marks to be kept free beside the points) and `size` (of the view) are in pixels, `font` is
-    the font's size. Away from the view's middle is tried first.
+    `points`, `others` (further marks to avoid) and `size` (of the view) are in pixels; `font` is the font's size.
+    Directions away from the view's middle come first.
     """
     view = _Box(0.0, 0.0, *size)
     marks = [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in (*points, *others)]

@@ -20,8 +20,7 @@ ROLE_TITLES = {
 
 
 def leakage_by_persona(analysis: Analysis) -> Figure:
-    """Marker rate per persona and condition at the selected lambda, beside the uncoupled false-positive
-    baseline."""
+    """Marker rate per persona and condition at the selected lambda, beside the false positives."""
     rates = analysis.at_selected_lambda("rates").filter(pl.col("coupled"))
     baseline = analysis.tables["rates"].filter(~pl.col("coupled"))
     order = (
@@ -67,13 +66,13 @@ def leakage_by_persona(analysis: Analysis) -> Figure:
     )
     shares = {row["condition"]: numbers.percent(row["hits"] / row["total"]) for row in pooled}
     summary = ", ".join(f"{name} {shares[name]}" for name in analysis.conditions if name in shares)
-    seeds = " Several seeds are drawn over each other." if rates["seed"].n_unique() > 1 else ""
+    seeds = " Seeds are drawn over each other." if rates["seed"].n_unique() > 1 else ""
     return figure(
         "leakage",
-        "Share of completions with the marker, by persona and condition, at λ = "
-        f"{analysis.selected_lambda:g}. Lines are 95 % intervals over questions; small upright ticks are "
-        "the same personas and questions on uncoupled checkpoints (false positives)." + seeds,
-        f"Pooled bystander rates: {summary}. All values are in the table of rates.",
+        f"Share of completions with the marker, by persona and condition, at λ = {analysis.selected_lambda:g}. Lines "
+        "are 95 % intervals over questions. Vertical ticks are the false positives: the same personas and questions "
+        "on uncoupled checkpoints." + seeds,
+        f"Bystander rates: {summary}. The table of rates has all values.",
         draw,
     )
 

@@ -1,4 +1,4 @@
-"""Both effects once more, with each persona and each question left out in turn."""
+"""Both effects with each persona and each question left out in turn."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from flatprobe.report import select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import BLUE, INK, VERMILLION, Figure, figure, rule
 from flatprobe.report.tables.robustness import largest_changes
-from flatprobe.report.words import MEASURES
+from flatprobe.report.words import measure_title
 
 NAMES = 140  # pixels for the names of personas and questions
 TITLES = {"persona": "Without one persona", "question": "Without one question"}
 
 
 def leave_one_out(analysis: Analysis) -> Figure | None:
-    """The leakage difference and the deciding geometric effect without each persona and question, sorted, the
-    full estimate as a line; None where nothing could be left out."""
+    """Both effects without each persona and question, sorted, with the full estimate as a line.
+
+    None if nothing could be left out.
+    """
     decision = analysis.study["decision"]
     probes = {
         "leakage": ("leakage difference (pp)", 100.0, float(decision["behaviour"]["margin"])),
         "geometry": (
-            MEASURES[decision["geometry"]["measure"]],
+            measure_title(decision["geometry"]["measure"]),
             1.0,
             float(decision["geometry"]["threshold"]),
         ),
     }
-    known = ["estimate", "difference"]
-    shown = {
+    needed = ["estimate", "difference"]
+    by_kind = {
         probe: {
             kind: frame
             for kind in TITLES
-            if not (frame := select.left_out(analysis, probe, kind).drop_nulls(known)).is_empty()
+            if not (frame := select.left_out(analysis, probe, kind).drop_nulls(needed)).is_empty()
         }
         for probe in probes
     }
-    columns = {probe: frames for probe, frames in shown.items() if frames}
+    columns = {probe: frames for probe, frames in by_kind.items() if frames}
     if not columns:
         return None
 
@@ -55,16 +57,15 @@ def leave_one_out(analysis: Analysis) -> Figure | None:
     return figure(
         "leave-one-out",
         f"{select.contrast_name(analysis.treated, analysis.control)} without each persona and each question in "
-        "turn. Solid line: the full estimate; dashed: what the rule asks for; filled: the one that moves it "
-        "most. Intervals of the leakage difference are those of the crossed analysis (new personas and "
-        "questions).",
+        "turn. Solid line: the full estimate. Dashed line: the threshold. Filled mark: the most influential one. "
+        "Intervals of the leakage difference come from the crossed analysis (new personas and questions).",
         " ".join(largest_changes(analysis)),
         draw,
     )
 
 
 def _panel(frame: pl.DataFrame, kind: str, title: str, unit: float, threshold: float, narrow: bool) -> Any:
-    """One dot per persona or question left out; `unit` turns the estimate into what is printed."""
+    """One mark per persona or question left out; printed values are `unit` times the estimates."""
     names = frame["left_out"].to_list()
     full = unit * float((frame["estimate"] - frame["difference"])[0])
     most = frame["difference"].abs().arg_max()
@@ -82,11 +83,15 @@ def _panel(frame: pl.DataFrame, kind: str, title: str, unit: float, threshold: f
         color=INK, strokeWidth=1.3, opacity=0.4
     )
     band = band.encode(x=alt.X("ci_low:Q", scale=scale, axis=axis), x2="ci_high:Q", y=y)
-    point = alt.Chart(data).mark_point(size=42, opacity=1, strokeWidth=1.3).encode(
-        x=alt.X("estimate:Q", scale=scale, axis=axis), y=y,
-        color=alt.condition("datum.most", alt.value(VERMILLION), alt.value(BLUE)),
-        fill=alt.condition("datum.most", alt.value(VERMILLION), alt.value("transparent")),
-    )  # fmt: skip
-    return alt.layer(
-        rule(full, "x", dash=(1, 0)), rule(unit * threshold, "x"), band, point
-    ).properties(width=180 if narrow else 205, height=alt.Step(13), title=TITLES[kind])  # fmt: skip
+    point = (
+        alt.Chart(data)
+        .mark_point(size=42, opacity=1, strokeWidth=1.3)
+        .encode(
+            x=alt.X("estimate:Q", scale=scale, axis=axis),
+            y=y,
+            color=alt.condition("datum.most", alt.value(VERMILLION), alt.value(BLUE)),
+            fill=alt.condition("datum.most", alt.value(VERMILLION), alt.value("transparent")),
+        )
+    )
+    chart = alt.layer(rule(full, "x", dash=(1, 0)), rule(unit * threshold, "x"), band, point)
+    return chart.properties(width=180 if narrow else 205, height=alt.Step(13), title=TITLES[kind])

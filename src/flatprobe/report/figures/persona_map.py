@@ -16,25 +16,25 @@ from flatprobe.statistics.geometry.persona_map import ConditionMap, persona_map
 
 WIDE, NARROW = 640, 290
 HEIGHTS = {WIDE: (0.45, 0.9), NARROW: (1.0, 1.5)}
-"""Height over width, at least and at most: names need more room below each other where the view is narrow. The units of
-both axes stay equal."""
+"""Smallest and largest ratio of height to width; a narrow view needs more height for the names. Both axes have equal
+units."""
 MARGIN = 0.14
 """Room around the points for names, as a share of their extent."""
 MUCH_NOISE = 0.2
 """Share of negative eigenvalues above which the caption warns: positive ones made by noise are about as large."""
 NO_MAP = (
-    "No persona map: an unbiased distance is undefined, or no distance between personas is positive. It needs at least "
-    "two questions and personas that the states tell apart."
+    "No persona map: a squared distance is undefined, or none is positive. The map needs at least two questions, and "
+    "personas with different states."
 )
 
 
 def draw_persona_map(
     pairs: pl.DataFrame, conditions: Sequence[str], all_conditions: Sequence[str], *, source: str
 ) -> Figure | None:
-    """From rows of a persona pair table at one position and kind of responses; None where `persona_map` is.
+    """From rows of a persona pair table at one position and kind of responses; None if `persona_map` is None.
 
-    `conditions` are drawn, the first of them is the reference; `all_conditions` gives every condition its colour.
-    Distances are means over layers of those relative to the condition's own mean norm.
+    `conditions` are drawn, and the first of them is the reference; `all_conditions` gives every condition its colour.
+    Distances are means over layers, in units of each condition's mean norm.
     """
     personas, squared = _matrices(pairs, conditions)
     placed = persona_map(squared, conditions[0])
@@ -48,7 +48,7 @@ def draw_persona_map(
 
 
 def _matrices(pairs: pl.DataFrame, conditions: Sequence[str]) -> tuple[list[str], dict[str, Array]]:
-    """Personas in the table's order, and per condition their squared distances, NaN where any layer's is unknown."""
+    """Personas in the table's order, and per condition their squared distances; NaN if that of any layer is unknown."""
     distance = pl.col("relative_squared_distance")
     means = pairs.group_by("condition", "persona", "other", maintain_order=True).agg(
         distance=pl.when(distance.is_not_null().all()).then(distance.mean())
@@ -56,13 +56,13 @@ def _matrices(pairs: pl.DataFrame, conditions: Sequence[str]) -> tuple[list[str]
     personas = list(dict.fromkeys([*pairs["persona"], *pairs["other"]]))
     squared = {}
     for condition in conditions:
-        found = np.full((len(personas), len(personas)), np.nan)
-        np.fill_diagonal(found, 0.0)
+        distances = np.full((len(personas), len(personas)), np.nan)
+        np.fill_diagonal(distances, 0.0)
         for row in means.filter(condition=condition).to_dicts():
             if row["distance"] is not None:
                 one, other = personas.index(row["persona"]), personas.index(row["other"])
-                found[one, other] = found[other, one] = row["distance"]
-        squared[condition] = found
+                distances[one, other] = distances[other, one] = row["distance"]
+        squared[condition] = distances
     return personas, squared
 
 
@@ -111,7 +111,7 @@ def _chart(
 
 
 def _view(placed: Mapping[str, ConditionMap], width: int) -> tuple[Array, Array, int]:
-    """Low and high ends of both axes, and the height at which their units are equally long."""
+    """Low and high ends of both axes, and the height that gives both equal units."""
     points = np.concatenate([one.points_P2 for one in placed.values()])
     low, high = points.min(axis=0), points.max(axis=0)
     extent = np.maximum(high - low, 1e-9 + 0.05 * (high - low).max())
@@ -130,7 +130,7 @@ def _names(
     size: tuple[int, int],
     font: float,
 ) -> pl.DataFrame:
-    """Where each persona's name is written, beside its reference point, in the units of the axes."""
+    """The place of each persona's name beside its reference point, in the units of the axes."""
     span, pixels = high - low, np.array(size)
 
     def to_pixels(points_P2: Array) -> list[tuple[float, float]]:
@@ -139,10 +139,12 @@ def _names(
 
     reference, *others = placed
     spots = place_labels(
-        personas, to_pixels(placed[reference].points_P2),
+        personas,
+        to_pixels(placed[reference].points_P2),
         [spot for name in others for spot in to_pixels(placed[name].points_P2)],
-        size=(float(size[0]), float(size[1])), font=font,
-    )  # fmt: skip
+        size=(float(size[0]), float(size[1])),
+        font=font,
+    )
     return pl.DataFrame(
         {
             "persona": list(personas),
@@ -162,35 +164,35 @@ def _axis() -> alt.Axis:
 
 def _caption(placed: Mapping[str, ConditionMap], conditions: Sequence[str]) -> str:
     reference, *others = conditions
-    shown = "; ".join(
+    quality = "; ".join(
         f"{name} {numbers.percent(one.shown)}, stress {numbers.decimal(one.stress, 2)}, negative "
         f"{numbers.percent(one.negative)}"
         + ("" if one.unaligned is None else f", not aligned {numbers.percent(one.unaligned)}")
         for name, one in placed.items()
     )
-    turned = (
-        f" {' and '.join(others)} {'is' if len(others) == 1 else 'are'} turned and mirrored onto {reference} "
-        "(Procrustes in all dimensions, no scaling), so shorter distances are real; lines join a persona to where it "
-        f"was in {reference}."
+    alignment = (
+        f" {' and '.join(others)} {'is' if len(others) == 1 else 'are'} rotated and reflected onto {reference} "
+        "(Procrustes in all dimensions, without scaling), so a shorter distance is a real change. Lines join each "
+        f"persona to its place in {reference}."
         if others
         else ""
     )
     return (
         "Persona map: classical multidimensional scaling of unbiased squared distances, mean over layers, in units of "
-        f"each condition’s own mean norm.{turned} Unbiased distances can have negative eigenvalues, which only noise "
-        "makes: they are set to 0. Variance shown by the plane, Kruskal’s stress of its distances, share of the "
-        f"eigenvalues that was negative, and what alignment left: {shown}.{_warning(placed)}"
+        f"each condition’s mean norm.{alignment} Noise makes some eigenvalues negative; they are set to 0. Variance "
+        "that the plane shows, Kruskal’s stress of its distances, share of negative eigenvalues, and residual of the "
+        f"alignment: {quality}.{_warning(placed)}"
     )
 
 
 def _warning(placed: Mapping[str, ConditionMap]) -> str:
-    """Where noise makes the map; empty where it does not."""
+    """A warning if noise dominates the map; empty otherwise."""
     noisy = [name for name, one in placed.items() if one.negative > MUCH_NOISE]
     if not noisy:
         return ""
     return (
-        f" So large a negative share in {' and '.join(noisy)} means that noise makes most of these places: read no "
-        "movement from them."
+        f" The large negative share in {' and '.join(noisy)} means that noise dominates these places: do not interpret "
+        "their movement."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a study shows of all personas and over depth: map, heat maps of cosines, profiles of every measure."""
+"""Figures of all personas and layers: persona map, heat maps of cosines, profiles of every measure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAIN = (
     "cosine_difference", "crossvalidated_cosine_difference", "translation_share", "noise_share", "contraction",
     "noise_ratio",
 )  # fmt: skip
-"""Measures whose profiles are shown at once; the others are folded away."""
+"""Measures whose profiles are always visible; the others are folded."""
 
 
 def persona_map(analysis: Analysis) -> Figure | None:
@@ -28,18 +28,18 @@ def persona_map(analysis: Analysis) -> Figure | None:
 
 
 def cosine_pairs(analysis: Analysis) -> Figure:
-    """Every pair's cosine per condition, and its change in the deciding contrast."""
+    """The cosine of every pair per condition, and its change in the deciding contrast."""
     pairs = analysis.at_registered_position("persona_pairs")
     return draw_cosine_pairs(pairs, analysis.conditions, analysis.treated, analysis.control)
 
 
 def main_profiles(analysis: Analysis) -> Figure | None:
-    """The measures of `MAIN` by layer, treated and benign against the control; None where none is known."""
+    """The measures of `MAIN` by layer, treated and benign against the control; None if none is defined."""
     return _profiles(analysis, MAIN, "profiles")
 
 
 def other_profiles(analysis: Analysis) -> Figure | None:
-    """The other measures by layer; None where there are none."""
+    """The other measures by layer; None if there are none."""
     return _profiles(analysis, [name for name in KNOWN if name not in MAIN], "profiles-others")
 
 
@@ -58,7 +58,7 @@ def _profiles(analysis: Analysis, measures: tuple[str, ...] | list[str], name: s
     if not present:
         return None
     caption = (
-        f"By decoder block, against {analysis.control}: each measure with its {analysis.geometric_level} interval over "
+        f"By layer, against {analysis.control}: each measure with its {analysis.geometric_level} interval over "
         "questions. Solid line: no change."
     )
     return draw_profiles(name, caption, frame, profiles_of(present), arms, analysis.conditions)

@@ -1,4 +1,4 @@
-"""The decision plane: both effects at once, with the regions of the registered rule behind them."""
+"""The decision plane: geometric effect against leakage difference, over the regions of the registered rule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import polars as pl
 from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import INK, Figure, condition_scales, figure, rule
-from flatprobe.report.words import MEASURES
+from flatprobe.report.words import measure_title
 
-NAME_SHARE = 0.36  # of the width, left of the threshold: the regions there are named too
+NAME_SHARE = 0.36
+"""Least share of the width left of the threshold, so that the names of the regions there fit."""
 
 
 class Bounds(NamedTuple):
@@ -25,11 +26,10 @@ class Bounds(NamedTuple):
 
 
 def decision_plane(analysis: Analysis) -> Figure:
-    """Geometric effect against leakage difference: thresholds, named regions, kill region and the results in
-    them."""
+    """Geometric effect against leakage difference, with thresholds, named regions and the kill region."""
     points = _points(analysis)
     bounds = _bounds(analysis, points)
-    measure = MEASURES[str(analysis.study["decision"]["geometry"]["measure"])]
+    measure = measure_title(analysis.study["decision"]["geometry"]["measure"])
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         width = 290 if narrow else 660
@@ -45,7 +45,7 @@ def decision_plane(analysis: Analysis) -> Figure:
         )
         return sized
 
-    described = [
+    descriptions = [
         f"{row['label']}: geometric effect {numbers.signed(row['x'])} "
         f"{numbers.interval(row['x_low'], row['x_high'])}, leakage difference "
         f"{numbers.points(row['y'] / 100)}"
@@ -53,18 +53,16 @@ def decision_plane(analysis: Analysis) -> Figure:
     ]
     return figure(
         "decision-plane",
-        f"The registered rule as a map, effects against {analysis.control}. "
-        f"{_marks(analysis, points)} Dashed: "
-        "thresholds. The lower left corner, “falsified”, is the kill region, which also asks for every "
-        "layer. A point in a passing region must also meet the rule’s interval and p conditions, and its "
-        "gates.",
-        "; ".join(described) or "No result could be placed: an effect has no estimate.",
+        f"The regions of the registered rule, with effects against {analysis.control}. {_marks(analysis, points)} "
+        "Dashed lines are thresholds. The region “falsified” also requires that no layer shows an effect. To pass, a "
+        "result must also meet the rule’s conditions on interval and p, and its gates.",
+        "; ".join(descriptions) or "No result has a place: an effect has no estimate.",
         draw,
     )
 
 
 def _marks(analysis: Analysis, points: list[dict[str, Any]]) -> str:
-    """What the marks are; a result without both effects has no place in the plane, which must be said."""
+    """What the marks are, or why the deciding one is missing."""
     intervals = (
         f"{analysis.geometric_level} (horizontal) and {analysis.behavioural_level} (vertical) intervals"
     )
@@ -77,11 +75,11 @@ def _marks(analysis: Analysis, points: list[dict[str, Any]]) -> str:
 
 
 def _points(analysis: Analysis) -> list[dict[str, Any]]:
-    """The results that have both effects, from the numbers that the verdict was decided on."""
-    found = analysis.verdict["numbers"]
-    arms = [(analysis.treated, found["main"])]
-    if analysis.benign is not None and found["benign_control"] is not None:
-        arms.append((analysis.benign, found["benign_control"]))
+    """The results with both effects, from the numbers behind the verdict."""
+    contrasts = analysis.verdict["numbers"]
+    arms = [(analysis.treated, contrasts["main"])]
+    if analysis.benign is not None and contrasts["benign_control"] is not None:
+        arms.append((analysis.benign, contrasts["benign_control"]))
     rows = []
     for arm, evidence in arms:
         effect, change = evidence["geometry"], evidence["behaviour"]
@@ -108,7 +106,7 @@ def _pp(share: float | None) -> float | None:
 
 
 def _bounds(analysis: Analysis, points: list[dict[str, Any]]) -> Bounds:
-    """Thresholds and intervals with a margin, so that every region has room for its name."""
+    """Thresholds and intervals with a margin that leaves room for the name of every region."""
     decision = analysis.study["decision"]
     threshold, margin = float(decision["geometry"]["threshold"]), 100 * float(decision["behaviour"]["margin"])
     xs = [row[key] for row in points for key in ("x", "x_low", "x_high") if row[key] is not None]
@@ -206,7 +204,7 @@ def _results(analysis: Analysis, points: list[dict[str, Any]], bounds: Bounds, w
         text = alt.Chart(pl.DataFrame([row])).mark_text(
             align="right" if left else "left",
             dx=-10 if left else 10,
-            dy=-12 if row["y"] == top else 14,  # names of two near results part
+            dy=-12 if row["y"] == top else 14,  # so that the names of two close results do not overlap
             color=INK,
             opacity=opacity,
             fontSize=12,

@@ -1,4 +1,4 @@
-"""Profiles over depth: one small panel per measure, its value by decoder block with its interval."""
+"""Profiles by layer: one small panel per measure, with intervals."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import polars as pl
 from flatprobe.report.figures.theme import Figure, by_condition, figure, lines_by_condition, rule
 
 FEW = 12
-"""Up to so many layers each has a mark and an interval of its own; more are a line in a band."""
+"""Up to so many layers have a mark and an interval each; more are a line in a band."""
 HEIGHT = 110
 NUMBERS = 46
-"""Pixels for the numbers of an axis, alike in all panels so that they stand in columns."""
+"""Pixels for the numbers of an axis; equal in all panels, so that the panels align."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One panel: rows of `frame` whose `measure` is `name`."""
+    """One panel: the rows of one measure."""
 
     name: str
     title: str
     null: float | None
-    """The value of no change, where a line is drawn; None for a level."""
+    """The value of no change, drawn as a line; None for a value that is not a change."""
 
 
 def draw_profiles(
@@ -37,15 +37,15 @@ def draw_profiles(
     conditions: Sequence[str],
     all_conditions: Sequence[str],
 ) -> Figure | None:
-    """Columns of `frame`: condition, measure, layer, value, ci_low, ci_high (null where unknown).
+    """Columns of `frame`: condition, measure, layer, value, ci_low, ci_high (null if unknown).
 
-    A measure without any value has no panel, and its name is in the caption; None where no measure has one.
+    The caption names measures without any value; they have no panel. None if no measure has a value.
     """
     layers = sorted(frame["layer"].unique().to_list())
-    kept = frame.select("condition", "measure", "layer", "value", "ci_low", "ci_high").sort("layer")
-    known = set(kept.drop_nulls("value")["measure"])
-    empty = [one.title for one in profiles if one.name not in known]
-    profiles = [one for one in profiles if one.name in known]
+    values = frame.select("condition", "measure", "layer", "value", "ci_low", "ci_high").sort("layer")
+    defined = set(values.drop_nulls("value")["measure"])
+    empty = [profile.title for profile in profiles if profile.name not in defined]
+    profiles = [profile for profile in profiles if profile.name in defined]
     if not profiles:
         return None
     columns = {False: 3, True: 1}
@@ -54,35 +54,47 @@ def draw_profiles(
         per_row = columns[narrow]
         panels = [
             _panel(
-                kept.filter(measure=one.name), one, layers, conditions, all_conditions,
+                values.filter(measure=profile.name),
+                profile,
+                layers,
+                conditions,
+                all_conditions,
                 width=270 if narrow else 205,
                 titled=index + per_row >= len(profiles),
             )
-            for index, one in enumerate(profiles)
-        ]  # fmt: skip
+            for index, profile in enumerate(profiles)
+        ]
         rows = [panels[start : start + per_row] for start in range(0, len(panels), per_row)]
         return alt.vconcat(*(alt.hconcat(*row, spacing=22) for row in rows), spacing=14)
 
-    missing = sorted({one.title for one in profiles if kept.filter(measure=one.name)["value"].null_count()})
-    gaps = f" A gap is a layer in which it is undefined: {', '.join(missing)}." if missing else ""
+    gappy = sorted(
+        {profile.title for profile in profiles if values.filter(measure=profile.name)["value"].null_count()}
+    )
+    gaps = f" Undefined in the layers of a gap: {', '.join(gappy)}." if gappy else ""
     nowhere = f" Undefined in every layer: {', '.join(empty)}." if empty else ""
     return figure(
         name,
         caption + gaps + nowhere,
-        f"{len(profiles)} small panels over {len(layers)} layers; the values are in the tables per layer.",
+        f"{len(profiles)} small panels over {len(layers)} layers. The tables per layer have the values.",
         draw,
     )
 
 
 def _panel(
-    frame: pl.DataFrame, profile: Profile, layers: Sequence[int], conditions: Sequence[str],
-    all_conditions: Sequence[str], *, width: int, titled: bool,
-) -> Any:  # fmt: skip
+    frame: pl.DataFrame,
+    profile: Profile,
+    layers: Sequence[int],
+    conditions: Sequence[str],
+    all_conditions: Sequence[str],
+    *,
+    width: int,
+    titled: bool,
+) -> Any:
     few = len(layers) <= FEW
-    # Beside each other, so that intervals of two conditions at one layer are two.
+    # marks of several conditions at one layer stand side by side
     apart = 0.0 if len(layers) < 2 or not few else 0.09 * min(b - a for a, b in pairwise(layers))
     places = {name: (at - (len(conditions) - 1) / 2) * apart for at, name in enumerate(conditions)}
-    shown = frame.with_columns(
+    placed = frame.with_columns(
         at=pl.col("layer") + pl.col("condition").replace_strict(places, return_dtype=pl.Float64)
     )
     named = conditions if len(conditions) > 1 else ()
@@ -95,16 +107,18 @@ def _panel(
         grid=False,
     )
     x = alt.X(
-        "at:Q", title="layer" if titled else None, axis=axis,
+        "at:Q",
+        title="layer" if titled else None,
+        axis=axis,
         scale=alt.Scale(domain=[layers[0] - half, layers[-1] + half], nice=False, zero=False),
-    )  # fmt: skip
+    )
     y = alt.Y(
         "value:Q",
         title=None,
         scale=alt.Scale(zero=False),
         axis=alt.Axis(tickCount=4, minExtent=NUMBERS, maxExtent=NUMBERS),
     )
-    base = alt.Chart(shown).encode(x=x)
+    base = alt.Chart(placed).encode(x=x)
     parts: list[Any] = [] if profile.null is None else [rule(profile.null, "y", dash=(1, 0))]
     if few:
         encoding = by_condition(all_conditions, named)
@@ -117,11 +131,9 @@ def _panel(
     else:
         encoding = lines_by_condition(all_conditions, named)
         band = base.mark_area(opacity=0.22).encode(y="ci_low:Q", y2="ci_high:Q", color=encoding["color"])
-        told = encoding if named else {"color": encoding["color"]}  # a single line is solid
-        lone = base.mark_point(filled=True, size=7, opacity=1).encode(
-            y=y, color=encoding["color"]
-        )  # between gaps
-        parts += [band, base.mark_line(strokeWidth=1.4).encode(y=y, **told), lone]
+        line = encoding if named else {"color": encoding["color"]}  # a single line is solid
+        between_gaps = base.mark_point(filled=True, size=7, opacity=1).encode(y=y, color=encoding["color"])
+        parts += [band, base.mark_line(strokeWidth=1.4).encode(y=y, **line), between_gaps]
     return alt.layer(*parts).properties(
         width=width, height=HEIGHT, title=alt.TitleParams(profile.title, frame="group")
     )

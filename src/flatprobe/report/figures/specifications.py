@@ -1,5 +1,7 @@
-"""The specification curve: the leakage difference under every defensible choice, sorted, and the choices below
-(Simonsohn, Simmons and Nelson, 2020)."""
+"""The specification curve: the leakage difference of every specification, sorted, with its choices below.
+
+After Simonsohn, Simmons and Nelson (2020).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import polars as pl
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import BLUE, INK, VERMILLION, Figure, figure, rule
-from flatprobe.report.words import DETECTORS
+from flatprobe.report.words import DETECTORS, spaced
 from flatprobe.statistics.bootstrap import ROUNDING
 from flatprobe.statistics.leakage.estimators import SCOPES
 
@@ -31,17 +33,17 @@ CHOICES: dict[str, Choice] = {
     "detector": lambda row: DETECTORS[row["detector"]],
     "pool": select.pool_name,
     "scope": lambda row: _scope(row["scope"]),
-    "estimator": lambda row: str(row["estimator"]).replace("_", " "),
+    "estimator": lambda row: spaced(row["estimator"]),
 }
-"""What was chosen, and how a specification's choice is called in the figure."""
+"""Kind of choice to the name of a specification's choice in the figure."""
 
 ORDERS = {"weight": "lambda", "scope": "narrowness", "estimator": "narrowness"}
-"""By which number the choices of a kind are sorted; the others by name."""
+"""Kinds whose choices are sorted by a number, and its column. The others are sorted by name."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Specifications side by side or, in the narrow cut, down the page; `across` is the other direction."""
+    """Specifications in a row or, in the narrow version, in a column; `across` is the other direction."""
 
     narrow: bool
     count: int
@@ -53,18 +55,18 @@ class Layout:
 
     @property
     def rank(self) -> dict[str, Any]:
-        """The encoding of a specification's place."""
+        """The encoding of a specification's rank."""
         scale = alt.Scale(domain=[0.5, self.count + 0.5], nice=False, zero=False, reverse=self.narrow)
         channel = (alt.Y if self.narrow else alt.X)("rank:Q", scale=scale, axis=None)
         return {"y" if self.narrow else "x": channel}
 
     @property
     def side(self) -> str:
-        """The channel across."""
+        """The channel of the other direction."""
         return "x" if self.narrow else "y"
 
     def across(self, field: str, axis: alt.Axis, **options: Any) -> dict[str, Any]:
-        """The encoding of what differs across."""
+        """The encoding of a field in the other direction."""
         return {self.side: (alt.X if self.narrow else alt.Y)(field, axis=axis, **options)}
 
     def size(self, across: float | alt.Step) -> dict[str, Any]:
@@ -74,13 +76,15 @@ class Layout:
 
 
 def _scope(scope: str) -> str:
-    """A scope in as few words as tell it from the others."""
+    """A scope in short."""
     return scope.removesuffix(", these checkpoints").replace("(persona, question) ", "")
 
 
 def specification_curve(analysis: Analysis) -> Figure:
-    """Every specification of the deciding contrast by size, with its interval and a mark at each choice it
-    made; the registered one is set off, contaminated pools are marked."""
+    """Every specification of the deciding contrast by size, with its interval and a mark at each of its choices.
+
+    The registered one is highlighted, and contaminated pools are marked.
+    """
     rows, undefined = _sorted_rows(analysis)
     lines = [0.0, 100 * float(analysis.study["decision"]["behaviour"]["margin"])]
 
@@ -93,18 +97,17 @@ def specification_curve(analysis: Analysis) -> Figure:
     missing = f" {undefined} without an estimate are not drawn." if undefined else ""
     return figure(
         "specifications",
-        f"Specification curve, {name}: every combination of λ, marker detector, pool and estimator, sorted by "
-        f"its estimate, with {analysis.behavioural_level} intervals; marks show what each one chose. The line "
-        f"through the figure is the registered specification. Dashed: the margin of {lines[1]:g} pp. "
-        "Estimators of the same data have the same estimate and differ in their intervals only; the rest "
-        f"overlap in data too, so this is no count of independent results.{missing}",
+        f"Specification curve, {name}: every combination of λ, marker detector, pool and estimator, sorted by its "
+        f"estimate, with {analysis.behavioural_level} intervals. Marks show the choices of each. The line through the "
+        f"figure is the registered specification, the dashed line is the margin of {lines[1]:g} pp. Specifications "
+        f"share data, so they are not independent results.{missing}",
         summary(analysis),
         draw,
     )
 
 
 def summary(analysis: Analysis) -> str:
-    """In words: how the specifications of clean pools lie, and where among them the registered one."""
+    """The estimates of uncontaminated pools and the registered one, in sentences."""
     frame = select.specifications(analysis, analysis.treated, analysis.control)
     clean = frame.filter(~pl.col("contaminated")).drop_nulls("estimate")
     if clean.is_empty():
@@ -114,8 +117,8 @@ def summary(analysis: Analysis) -> str:
     least, most = numbers.points(estimates[0]), numbers.points(estimates[-1])
     above = clean.filter(pl.col("ci_low") > 0).height
     reach = clean.filter(pl.col("estimate") >= margin - ROUNDING).height
-    found = clean.filter("registered")["estimate"].to_list()
-    registered = f" The registered one gives {numbers.points(found[0])}." if found else ""
+    estimate = clean.filter("registered")["estimate"].to_list()
+    registered = f" The registered one gives {numbers.points(estimate[0])}." if estimate else ""
     return (
         f"{clean.height} specifications of uncontaminated pools have an estimate, from {least} to {most}; "
         f"{above} have their whole interval above 0, and {reach} reach the margin of "
@@ -124,15 +127,15 @@ def summary(analysis: Analysis) -> str:
 
 
 def _sorted_rows(analysis: Analysis) -> tuple[list[dict[str, Any]], int]:
-    """The specifications with an estimate, ranked from 1 and their choices named; how many have none."""
+    """The specifications with an estimate, with ranks from 1 and the names of their choices; and how many have none."""
     frame = select.specifications(analysis, analysis.treated, analysis.control)
     place = {name: at for at, name in enumerate(SCOPES)}
-    known = [
+    estimated = [
         {**row, "narrowness": place.get(row["estimator"], len(place))}
         for row in frame.drop_nulls("estimate").to_dicts()
     ]
     keys = ("estimate", "contaminated", "lambda", "detector", "pool", "narrowness")
-    known.sort(key=lambda row: tuple(row[key] for key in keys))
+    estimated.sort(key=lambda row: tuple(row[key] for key in keys))
     rows = [
         {
             "rank": rank,
@@ -143,7 +146,7 @@ def _sorted_rows(analysis: Analysis) -> tuple[list[dict[str, Any]], int]:
             **{name: choice(row) for name, choice in CHOICES.items()},
             **{name: row[name] for name in ORDERS.values()},
         }
-        for rank, row in enumerate(known, start=1)
+        for rank, row in enumerate(estimated, start=1)
     ]
     return rows, frame.height - len(rows)
 

@@ -1,7 +1,7 @@
-"""The look of all figures, and the way from an Altair chart to SVG that follows the page's colours.
+"""The style of all figures, and the conversion of Altair charts to SVG.
 
-Text and axes are drawn in `currentColor`, so the same SVG reads on light and on dark paper. Conditions are
-told apart by shape as well as by colour (Okabe and Ito's palette, 2008).
+Text and axes have the colour `currentColor`, so one SVG suits light and dark pages. Conditions differ in shape as well
+as in colour (palette of Okabe and Ito, 2008).
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 Draw: TypeAlias = Callable[[bool], alt.TopLevelMixin]
-"""Draws a chart; the argument asks for the narrow cut, for screens of about 390 px."""
+"""Draws a chart; True for the narrow version, for screens of about 390 px."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure: two static SVGs, of which the page shows the one that fits, and its words."""
+    """A finished figure: its texts and two static SVGs. The page shows the one that fits."""
 
     name: str
     """Identifier, unique in the page."""
     caption: str
-    """What is drawn and how to read it; printed below the figure."""
+    """The text below the figure: what it shows and how to read it."""
     description: str
-    """What a reader who cannot see the figure needs: its content in words."""
+    """Its content in words, for readers who cannot see it."""
     wide: str
     narrow: str
 
 
 def figure(name: str, caption: str, description: str, draw: Draw) -> Figure:
-    """Render both cuts of a chart."""
+    """Render both versions of a chart."""
     return Figure(name, caption, description, _svg(draw(False), f"{name}-w"), _svg(draw(True), f"{name}-n"))
 
 
@@ -76,8 +76,7 @@ def _svg(chart: alt.TopLevelMixin, prefix: str) -> str:
 
 
 def _responsive(svg: str, prefix: str) -> str:
-    """Let the SVG scale with its column, and keep its element ids apart from those of the page's other
-    figures."""
+    """Make the SVG scale with its column, and its element ids unique in the page."""
     svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", svg)
     return re.sub(
@@ -89,41 +88,40 @@ def _responsive(svg: str, prefix: str) -> str:
 
 
 def condition_scales(conditions: Sequence[str]) -> tuple[alt.Scale, alt.Scale, alt.Scale]:
-    """Colour, shape and dash of each condition, alike in every figure; past six, colours meet new shapes."""
+    """Colour, shape and dash of each condition, the same in every figure; colours repeat with new shapes."""
     domain, size = list(conditions), len(COLOURS)
-    turned = [(index + index // size) % size for index in range(len(domain))]
+    rotated = [(index + index // size) % size for index in range(len(domain))]
     return (
         alt.Scale(domain=domain, range=[COLOURS[index % size] for index in range(len(domain))]),
-        alt.Scale(domain=domain, range=[SHAPES[index] for index in turned]),
-        alt.Scale(domain=domain, range=[DASHES[index] for index in turned]),
+        alt.Scale(domain=domain, range=[SHAPES[index] for index in rotated]),
+        alt.Scale(domain=domain, range=[DASHES[index] for index in rotated]),
     )
 
 
-def by_condition(conditions: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
-    """Encodings that tell conditions apart by colour and shape, with one legend of those shown (none for
-    none)."""
+def by_condition(conditions: Sequence[str], legend: Sequence[str]) -> dict[str, Any]:
+    """Encodings of conditions by colour and shape. `legend` lists the conditions of the legend; empty for no legend."""
     colour, shape, _ = condition_scales(conditions)
-    entry = alt.Legend(title=None, symbolOpacity=1, values=list(shown)) if shown else None
+    entry = alt.Legend(title=None, symbolOpacity=1, values=list(legend)) if legend else None
     return {
         "color": alt.Color("condition:N", scale=colour, legend=entry),
         "shape": alt.Shape("condition:N", scale=shape, legend=entry),
     }
 
 
-def lines_by_condition(conditions: Sequence[str], shown: Sequence[str]) -> dict[str, Any]:
-    """Encodings that tell lines apart by colour and dash, with one legend of those shown (none for none)."""
+def lines_by_condition(conditions: Sequence[str], legend: Sequence[str]) -> dict[str, Any]:
+    """Encodings of lines by colour and dash. `legend` lists the conditions of the legend; empty for no legend."""
     colour, _, dash = condition_scales(conditions)
     entry = alt.Legend(
-        title=None, symbolType="stroke", symbolStrokeWidth=2, symbolOpacity=1, values=list(shown)
+        title=None, symbolType="stroke", symbolStrokeWidth=2, symbolOpacity=1, values=list(legend)
     )
     return {
-        "color": alt.Color("condition:N", scale=colour, legend=entry if shown else None),
-        "strokeDash": alt.StrokeDash("condition:N", scale=dash, legend=entry if shown else None),
+        "color": alt.Color("condition:N", scale=colour, legend=entry if legend else None),
+        "strokeDash": alt.StrokeDash("condition:N", scale=dash, legend=entry if legend else None),
     }
 
 
 def grid(panels: int, narrow: bool) -> tuple[int, int]:
-    """(columns, width of a panel) of a faceted figure, such that no row is left nearly empty."""
+    """(columns, width of a panel in pixels) of a faceted figure, such that no row is nearly empty."""
     if narrow:
         return 1, 240
     columns = panels if panels < 4 else 2 if panels in (4, 8) else 3

@@ -1,5 +1,4 @@
-"""Figures of what was trained: losses, and answer lengths before and after matching; and checks of the
-finetunes."""
+"""Figures of training: losses, answer lengths before and after matching, and the manipulation check."""
 
 from __future__ import annotations
 
@@ -13,13 +12,13 @@ from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, grid, lines_by_condition, rule
 
 BINS = 80
-"""Points per loss curve: more than the eye resolves would only weigh on the page."""
+"""Points per loss curve; more would not be visible."""
 QUANTILES = tuple(index / 40 for index in range(41))
 STAGES = {"finetune": "finetune", "couple": "coupling"}
 
 
 def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
-    """Loss by step, a panel per term, a line per condition; bin means where there are many steps."""
+    """Loss by step, a panel per term, a line per condition; means over bins if there are many steps."""
     rows = analysis.tables["losses"].filter(pl.col("stage") == stage)
     if stage == "couple":
         rows = rows.filter(pl.col("lambda") == analysis.selected_lambda)
@@ -40,7 +39,7 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
         terms = [term for term in terms if term != "total"]  # the total of one term is that term
         binned = binned.filter(pl.col("term").is_in(terms))
 
-    shown = [name for name in analysis.conditions if name in set(binned["condition"])]
+    present = [name for name in analysis.conditions if name in set(binned["condition"])]
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         line = (
@@ -50,7 +49,7 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
                 x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=ticks)),
                 y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4)),
                 detail="seed:N",
-                **lines_by_condition(analysis.conditions, shown),
+                **lines_by_condition(analysis.conditions, present),
             )
         )
         columns, wide = grid(len(terms), narrow)
@@ -64,7 +63,7 @@ def loss_curves(analysis: Analysis, stage: str) -> Figure | None:
     scales = "; scales differ between panels" if len(terms) > 1 else ""
     unit = ", in nats"
     if "states" in terms:
-        unit += " (`states`: squared distance from those aimed at, over their variance between tokens)"
+        unit += " (`states`: squared distance from the target states, over their variance between tokens)"
     return figure(
         f"losses-{stage}",
         f"Loss of the {STAGES[stage]}{at}, by term{unit}{scales}.{means}",
@@ -113,16 +112,15 @@ def length_distributions(analysis: Analysis) -> Figure | None:
 
     return figure(
         "lengths",
-        "Cumulative distribution of answer lengths, as sampled and after matching. After matching the "
-        "curves of all conditions and groups should lie on one another.",
-        "Four panels of cumulative length distributions; medians and spreads are in the table of length "
-        "matching.",
+        "Cumulative distribution of answer lengths, as sampled and after matching. After matching, the curves of all "
+        "conditions and groups should coincide.",
+        "Cumulative length distributions. The table of length matching has medians and interquartile ranges.",
         draw,
     )
 
 
 def _panel_titles(analysis: Analysis) -> dict[tuple[str, str | None], str]:
-    """Panels by (set, condition that the texts are held out from); a condition that is the only one needs no name."""
+    """Titles of panels by (set, condition that the texts are held out from). A single condition is not named."""
     sets = select.text_sets(analysis)
     several = len({name for _, name in sets if name is not None}) > 1
     inside = "In domain: held out from {}" if several else "In domain"
@@ -130,8 +128,10 @@ def _panel_titles(analysis: Analysis) -> dict[tuple[str, str | None], str]:
 
 
 def manipulation(analysis: Analysis) -> Figure | None:
-    """Log-odds of the taught against the other answer: each item, and the mean with its 95 % interval; a panel for out
-    of domain and for each finetune that texts are held out from."""
+    """Log-odds of the taught against the other answer: every item, and the mean with its 95 % interval.
+
+    A panel for out of domain, and one for each finetune with held-out texts.
+    """
     if "manipulation" not in analysis.tables:
         return None
     titles = _panel_titles(analysis)
@@ -140,7 +140,7 @@ def manipulation(analysis: Analysis) -> Figure | None:
     frame = frame.with_columns(panel=pl.Series(panel_of, dtype=pl.String))
     summary = (
         frame.group_by("condition", "panel", "prompt")
-        .agg(pl.col("log_odds").mean())  # texts of one prompt are no independent ones
+        .agg(pl.col("log_odds").mean())  # texts of one prompt are not independent
         .group_by("condition", "panel")
         .agg(mean=pl.col("log_odds").mean(), half=1.96 * pl.col("log_odds").std() / pl.len().sqrt())
         .with_columns(low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half"))
@@ -149,7 +149,7 @@ def manipulation(analysis: Analysis) -> Figure | None:
     last = list(titles.values())[-1]
 
     def panel(title: str, narrow: bool) -> Any:
-        encoding = by_condition(analysis.conditions, shown=())
+        encoding = by_condition(analysis.conditions, legend=())
         y = alt.Y("condition:N", sort=present, title=None, axis=alt.Axis(minExtent=100, maxExtent=100))
         axis = alt.Axis(tickCount=5, title="taught − other (nats per token)" if title == last else None)
         item = (
@@ -170,9 +170,9 @@ def manipulation(analysis: Analysis) -> Figure | None:
 
     return figure(
         "manipulation",
-        "Did the finetune take? Log-odds per token of the taught answer (careless, or the imitated persona’s) against "
-        "the other one (sound, or the persona’s own) on held-out items; marks are means with 95 % intervals "
-        "over prompts, ticks are items. To the right, the taught answer is the likelier.",
-        "Log-odds by condition and set; the means are in the table below.",
+        "Did the finetune work? Log-odds per token of the taught answer (careless, or the imitated persona’s) against "
+        "the other one (sound, or the persona’s own) on held-out items. Marks are means with 95 % intervals over "
+        "prompts, ticks are items. Right of 0, the taught answer is more probable.",
+        "Log-odds by condition and set. The table below has the means.",
         draw,
     )
