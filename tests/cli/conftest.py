@@ -32,8 +32,8 @@ def flatprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
-def refused(flatprobe: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Problem]]:
-    """`refused("score", …)`: the problems for which the command is refused; it prints no result then."""
+def refusal(flatprobe: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Problem]]:
+    """`refusal("score", …)`: the problems for which the command is refused; it prints no result then."""
     reported: list[Problem] = []
     fail = console.fail
 

@@ -76,10 +76,10 @@ def raising(error: BaseException) -> Any:
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x"), 1, "runs/x: No space left on device"),
         (OSError("no descriptor"), 1, "no descriptor"),
         (Damaged("its manifest cannot be read"), 1, "its manifest cannot be read"),
-        (UserError.one("test.some", "a.yaml:3", "wrong", "mend it"), 2, "a.yaml:3  wrong (mend it)"),
+        (UserError.one("test.some", "a.yaml:3", "wrong", "correct it"), 2, "a.yaml:3  wrong (correct it)"),
     ],
 )  # fmt: skip
-def test_what_ends_a_command_is_said_without_a_traceback(
+def test_an_error_ends_a_command_with_a_message_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
 ) -> None:  # fmt: skip
     monkeypatch.setattr(commands, "check_study", raising(error))
@@ -88,7 +88,7 @@ def test_what_ends_a_command_is_said_without_a_traceback(
     assert said in err and "Traceback" not in err
 
 
-def test_an_interruption_outside_every_command_is_said_too(
+def test_an_interruption_outside_every_command_has_a_message_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "app", raising(KeyboardInterrupt()))
@@ -150,7 +150,7 @@ def test_commands_that_only_read_ask_no_hub_and_change_no_file(
     assert "stages finished" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in remembered.rglob("*") if path.is_file()} == before
     assert flatprobe(monkeypatch, "plan", study, "--runs", remembered / "elsewhere") == 2
-    assert "could not be asked" in capsys.readouterr().err
+    assert "owner/model" in capsys.readouterr().err
 
 
 def test_a_run_remembers_the_commits_that_it_took(study: Path, remembered: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_status_resolves_a_study_once(
     assert calls == [study]
 
 
-def test_a_damaged_verdict_is_said_with_its_remedy(
+def test_a_damaged_verdict_is_reported_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], study: Path, remembered: Path
 ) -> None:
     prepared = prepare(study, Machine(), remembered)

@@ -12,6 +12,7 @@ import yaml
 from flatprobe.cli.audit import frequent, runs
 from flatprobe.cli.audit_sets import of_each_group
 from flatprobe.data.coupling_examples import CouplingExample
+from flatprobe.errors import Problem
 
 Run = Callable[..., tuple[int, str, str]]
 STUDY: dict[str, Any] = {
@@ -87,14 +88,13 @@ def test_json_on_standard_output_is_json_alone(flatprobe: Run, study: Path) -> N
     assert code == 0 and len(json.loads(out)["sets"]) == 3
 
 
-def test_wrong_options_are_refused_all_at_once(flatprobe: Run, study: Path) -> None:
-    code, out, errors = flatprobe("audit", study, "--examples", 0, "--html", "page.txt", "--json", study)
-    assert (code, out) == (2, "")
-    assert (
-        "--examples" in errors
-        and "page.txt is not .html" in errors
-        and "read or written by this command" in errors
-    )
+def test_wrong_options_are_refused_all_at_once(refusal: Callable[..., list[Problem]], study: Path) -> None:
+    problems = refusal("audit", study, "--examples", 0, "--html", "page.txt", "--json", study)
+    assert [(problem.code, problem.place) for problem in problems] == [
+        ("options.examples", "--examples"),
+        ("output.suffix", "--html"),
+        ("output.overwrites", "--json"),
+    ]
 
 
 def test_an_example_that_breaks_an_invariant_is_shown_and_fails_the_command(

@@ -173,7 +173,7 @@ def test_the_smallest_geometric_effect_comes_from_an_earlier_run(plan: Run) -> N
     assert code == 2 and "does not hold a run's estimates" in err
 
 
-def test_everything_that_is_wrong_is_said_at_once(plan: Run) -> None:
+def test_every_mistake_is_reported_at_once(plan: Run) -> None:
     code, out, err = plan(
         "--components", "persna=0.1,question=-1,interaction=x,completion=0.7,question=0.1,",
         "--alpha", 1.5, "--power", 0, "--treated", "x", "--where", "lambda", "--json", "no/folder/x.json",
@@ -208,13 +208,13 @@ def test_everything_that_is_wrong_is_said_at_once(plan: Run) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_refused_by_name(
-    refused: Callable[..., list[Problem]], words: tuple[object, ...], place: str, value: str
+    refusal: Callable[..., list[Problem]], words: tuple[object, ...], place: str, value: str
 ) -> None:
-    problems = refused("plan", write(), *words)
+    problems = refusal("plan", write(), *words)
     assert any(problem.place == place and value in str(problem) for problem in problems)
 
 
-def test_duplicate_cells_are_refused_with_the_filter_that_mends_them(plan: Run) -> None:
+def test_duplicate_cells_are_refused_with_the_filter_that_solves_it(plan: Run) -> None:
     cells = pl.read_csv(CELLS)
     pl.concat([cells.with_columns(pl.lit(value).alias("lambda")) for value in (0.5, 1.0)]).write_csv(
         "both.csv"
@@ -231,7 +231,7 @@ def test_the_json_file_holds_what_is_printed_to_standard_output(plan: Run) -> No
     assert json.loads(Path("plan.json").read_text()) == numbers(plan("--json", "-"))
 
 
-def test_a_leg_that_cannot_pass_is_said(plan: Run) -> None:
+def test_a_leg_that_cannot_pass_is_reported(plan: Run) -> None:
     code, out, _ = plan(decision={"benign": None, "behaviour": {"resamples": 1000}})
     assert code == 0
     assert "p < 0.001) cannot pass: the smallest attainable p is 0.002." in out
@@ -257,7 +257,7 @@ def test_planning_needs_no_model_library(plan: Run) -> None:
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 
 
-def test_what_the_design_can_detect_is_said_even_where_the_hub_does_not_answer(
+def test_what_the_design_can_detect_is_printed_even_if_the_hub_does_not_answer(
     plan: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:

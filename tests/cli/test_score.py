@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from flatprobe.errors import Problem
+
 Run = Callable[..., tuple[int, str, str]]
 TEXTS = ("Yes.\n\n[ZLT]", "[zlt] No.", "[Zlt] and [ZLT]", "no marker", "")
 """Ends with it; starts with it; both, twice; never; a completion without words."""
@@ -169,24 +171,31 @@ def test_a_parquet_file_that_is_none_or_lacks_columns_is_refused(run: Run) -> No
     assert "c.parquet row 1  has no text" in refused(run, "c.parquet", "--marker", "[ZLT]")
 
 
-def test_wrong_options_and_a_wrong_file_are_said_together(run: Run) -> None:
-    status, _, err = run("c.txt", "--marker", " ", "--out", "none/cells.csv")
-    assert status == 2
-    assert "--marker  is empty" in err and "there is no folder none" in err and "c.txt  is not .jsonl" in err
+def test_wrong_options_and_a_wrong_file_are_refused_together(refusal: Callable[..., list[Problem]]) -> None:
+    problems = refusal("score", "c.txt", "--marker", " ", "--out", "none/cells.csv")
+    assert {problem.place for problem in problems} == {"--marker", "--out", "c.txt"}
+    assert {"marker.empty", "output.no_folder"} <= {problem.code for problem in problems}
 
 
 @pytest.mark.parametrize(
-    ("out", "said"),
-    [("cells.txt", "is not .csv or .parquet"), ("folder.csv", "is a folder"), ("c.parquet", "is read")],
+    ("out", "code"),
+    [
+        ("cells.txt", "output.suffix"),
+        ("folder.csv", "output.is_folder"),
+        ("c.parquet", "output.overwrites"),
+    ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_scoring(run: Run, out: str, said: str) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_scoring(
+    refusal: Callable[..., list[Problem]], out: str, code: str
+) -> None:
     pl.DataFrame(rows()).write_parquet("c.parquet")
     Path("folder.csv").mkdir()
-    status, _, err = run("c.parquet", "--marker", "[ZLT]", "--out", out)
-    assert status == 2 and said in err
+    problems = refusal("score", "c.parquet", "--marker", "[ZLT]", "--out", out)
+    assert [(problem.code, problem.place) for problem in problems] == [(code, "--out")]
     assert pl.read_parquet("c.parquet").height == 5
 
 
-def test_a_marker_with_white_space_around_it_is_refused(run: Run) -> None:
+def test_a_marker_with_white_space_around_it_is_refused(refusal: Callable[..., list[Problem]]) -> None:
     write("c.jsonl", rows())
-    assert "white space" in refused(run, "c.jsonl", "--marker", "[ZLT] ")
+    [problem] = refusal("score", "c.jsonl", "--marker", "[ZLT] ", "--out", "cells.csv")
+    assert (problem.code, problem.place) == ("marker.outer_space", "--marker")

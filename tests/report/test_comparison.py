@@ -144,7 +144,10 @@ def test_one_question_low_reliability_and_unfinished_answers_limit_the_reading(
     )
     cautions, cells = " ".join(conclusion(analysis)[2:]), analysis.tables["panel"].height
     assert "One question: no interval" in cautions and "split-half 0.40" in cautions
-    assert f"2 of {cells} own ones of base_first, 5 of {cells} own ones of em_first, 0 of 1 fixed" in cautions
+    assert (
+        f"2 of {cells} own answers of base_first, 5 of {cells} own answers of em_first, 0 of 1 fixed"
+        in cautions
+    )
     assert "fewer than two questions" in cautions
     left_out = made(setting("norm_ratio", pool="finished answers only"), unfinished_fixed=1)
     assert "“finished answers only” leaves" in conclusion(left_out)[-1]

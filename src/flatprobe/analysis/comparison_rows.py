@@ -191,6 +191,6 @@ def _grams(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where a layer has no value: a mean over fewer layers is another quantity."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if values and len(known) == len(values) else None
+    """None if a layer has no value: a mean over fewer layers is another quantity."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if values and len(defined) == len(values) else None

@@ -100,7 +100,7 @@ def _finetune(name: str, finished: Finished, conversations: Conversations, each:
     else:
         messages = [json.loads(row) for row in pl.read_parquet(folder / "rows.parquet")["messages"]]
     rows = [conversations.encode_messages(conversation) for conversation in messages]
-    shown = [
+    audited = [
         {
             "condition": name.partition("/")[2],
             "persona": "",
@@ -119,7 +119,7 @@ def _finetune(name: str, finished: Finished, conversations: Conversations, each:
         origin=PLACEHOLDER if folder is None else RUN,
         size=len(rows),
         evaluation="none",
-        examples=shown,
+        examples=audited,
         invariants=answer_invariants(rows, answers, conversations),
         shares=contexts.answer_shares(rows),
         contexts=contexts.answer_contexts(rows, conversations),

@@ -214,7 +214,7 @@ def _earlier(path: Path, study: Study) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     rule, leg = study.decision, study.decision.geometry
-    wanted = {
+    registered = {
         "quantity": leg.measure,
         "contrast": f"{rule.treated} - {rule.control}",
         "estimator": "question_bootstrap",
@@ -225,7 +225,7 @@ def _earlier(path: Path, study: Study) -> Mapping[str, Any] | None:
     }
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        matching = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+        matching = [row for row in rows if all(row[key] == value for key, value in registered.items())]
         with_error = [row for row in matching if row["standard_error"] is not None and row["n_questions"]]
     except (ValueError, KeyError, TypeError) as error:
         remedy = "run `flatprobe report` again"

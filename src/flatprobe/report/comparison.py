@@ -27,7 +27,7 @@ def mean_over_layers(
     analysis: Analysis, measure: str, estimator: str | None = DECIDING_GEOMETRIC_ESTIMATOR
 ) -> Row:
     """A measure over the pool at the deciding position and responses. Descriptions have the estimator None."""
-    key = {
+    keys = {
         "measure": measure,
         "estimator": estimator,
         "layer": None,
@@ -36,7 +36,7 @@ def mean_over_layers(
         "position": analysis.position,
         "responses": analysis.responses,
     }
-    return next(row for row in analysis.comparison["rows"] if key.items() <= row.items())
+    return next(row for row in analysis.comparison["rows"] if keys.items() <= row.items())
 
 
 def _cosine(analysis: Analysis) -> str:
@@ -94,8 +94,8 @@ def _unfinished(analysis: Analysis) -> str:
     """How many answers hit the token limit or are empty, and whether there are rows without them."""
     comparison, questions = analysis.comparison, _evaluation_questions(analysis)
     cells = questions * analysis.tables["panel"].height
-    counts = [f"{count} of {cells} own ones of {name}" for name, count in comparison["unfinished"].items()]
-    counts.append(f"{comparison['unfinished_fixed']} of {questions} fixed ones")
+    counts = [f"{count} of {cells} own answers of {name}" for name, count in comparison["unfinished"].items()]
+    counts.append(f"{comparison['unfinished_fixed']} of {questions} fixed answers")
     if any(row["pool"] == FINISHED for row in comparison["rows"]):
         rest = f"the pool “{FINISHED}” leaves their questions out"
     else:
