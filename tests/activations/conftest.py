@@ -1,4 +1,4 @@
-"""Random-weight models of every family that the geometric probe is made for, small enough to build in a blink."""
+"""Tiny models with random weights, one of every family that the geometric probe supports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-BLOCKS, WIDTH, VOCABULARY, LOOK_BACK = 4, 32, 64, 5
+BLOCKS, WIDTH, VOCABULARY, WINDOW = 4, 32, 64, 5
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -16,20 +16,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 0, 1, 0]}),
     "qwen2": ("Qwen2Config", {}),
     "qwen2-windowed": (
-        "Qwen2Config", {"use_sliding_window": True, "sliding_window": LOOK_BACK, "max_window_layers": 2},
+        "Qwen2Config", {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     ),
     "qwen3": ("Qwen3Config", {"head_dim": 8}),
-    "mistral": ("MistralConfig", {"head_dim": 8, "sliding_window": LOOK_BACK}),
+    "mistral": ("MistralConfig", {"head_dim": 8, "sliding_window": WINDOW}),
     "mistral-unwindowed": ("MistralConfig", {"head_dim": 8, "sliding_window": None}),
     "gemma": ("GemmaConfig", {"head_dim": 8}),
     "gemma2": (
         "Gemma2Config",
-        {"head_dim": 8, "sliding_window": LOOK_BACK, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 10.0},
+        {"head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 10.0},
     ),
     "gemma3": (
         "Gemma3TextConfig",
         {
-            "head_dim": 8, "sliding_window": LOOK_BACK, "query_pre_attn_scalar": 8,
+            "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
         },
     ),
@@ -37,25 +37,33 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def random_model(family: str) -> Any:
-    """An untrained causal language model of a family, in eval mode."""
+    """An untrained causal language model of a family, in evaluation mode."""
     import transformers
 
-    name, own = FAMILIES[family]
+    name, options = FAMILIES[family]
     common = {
-        "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": BLOCKS,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-        "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0,
-    }  # fmt: skip
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": BLOCKS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
     torch.manual_seed(sorted(FAMILIES).index(family))
     torch.set_num_threads(1)
-    config = getattr(transformers, name)(**common | own)
+    config = getattr(transformers, name)(**common | options)
     model: Any = transformers.AutoModelForCausalLM.from_config(config)
     return model.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
 def family_model() -> Callable[[str], Any]:
-    """A family's model, built once. Only to be read."""
+    """A family's model, built once. Tests must not change it."""
     built: dict[str, Any] = {}
 
     def model(family: str) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 from flatprobe.activations.positions import ProbedRow
 from flatprobe.activations.read import read_states
 from flatprobe.activations.record import check_decoder_only, decoder_blocks, record, run_recorded
 from flatprobe.config.blocks import Position
-from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
 
 FAMILIES = (
@@ -31,7 +31,7 @@ ANSWERS = {"q0": ((30, 31, 32), (33,) * 9), "q1": ((30, 31, 34, 35), (36, 37))}
 
 
 def row(persona: str, question: str, answer: tuple[int, ...]) -> ProbedRow:
-    """An answer whose last token is white space and not content."""
+    """A row whose answer ends with a white-space token."""
     prompt = PERSONAS[persona] + QUESTIONS[question]
     return ProbedRow(persona, question, (*prompt, *answer, 0), len(prompt), len(prompt) + len(answer) - 2)
 
@@ -39,19 +39,19 @@ def row(persona: str, question: str, answer: tuple[int, ...]) -> ProbedRow:
 ROWS = [row(p, q, answer) for p in PERSONAS for q in QUESTIONS for answer in (*ANSWERS[q], ANSWERS["q0"][0])]
 
 
-def loaded_of(model: Any) -> Loaded:
+def as_loaded(model: Any) -> Loaded:
     conversations: Any = SimpleNamespace(turn_end=0)
     return Loaded(model, conversations, torch.device("cpu"))
 
 
 @torch.no_grad()
 def by_library(model: Any, probed: ProbedRow, layer: int) -> dict[Position, Any]:
-    """States of one row run alone, from the library's hidden states (the last block's from its norm's input)."""
-    caught: list[Any] = []
-    hook = model.get_decoder().norm.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    """States of one row from the library's hidden states; those of the last block are the final norm's input."""
+    norm_inputs: list[Any] = []
+    hook = model.get_decoder().norm.register_forward_pre_hook(lambda _, args: norm_inputs.append(args[0]))
     library = model(torch.tensor([probed.tokens]), output_hidden_states=True).hidden_states
     hook.remove()
-    states = (caught[0] if layer == len(library) - 2 else library[layer + 1])[0].double().numpy()
+    states = (norm_inputs[0] if layer == len(library) - 2 else library[layer + 1])[0].double().numpy()
     end = probed.n_prompt
     return {
         "last_response_token": states[-3], "turn_end_token": states[-1], "last_prompt_token": states[end - 1],
@@ -62,7 +62,7 @@ def by_library(model: Any, probed: ProbedRow, layer: int) -> dict[Position, Any]
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_blocks_found_by_structure_give_the_library_s_hidden_states(
+def test_recorded_block_outputs_equal_the_library_s_hidden_states(
     family_model: Callable[[str], Any], family: str
 ) -> None:
     model = family_model(family)
@@ -78,19 +78,19 @@ def test_blocks_found_by_structure_give_the_library_s_hidden_states(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch", [1, 3, 64])
-def test_shared_states_equal_those_of_lone_rows_in_every_family(
+def test_states_of_packed_rows_equal_those_of_separate_rows_in_every_family(
     family_model: Callable[[str], Any], family: str, batch: int
 ) -> None:
     model = family_model(family)
-    reading = read_states(loaded_of(model), ROWS, LAYERS, POSITIONS, batch=batch)
+    reading = read_states(as_loaded(model), ROWS, LAYERS, POSITIONS, batch=batch)
     assert reading.tokens == sum(len(probed.tokens) for probed in ROWS)
-    assert (reading.computed < reading.tokens) == (batch > 1)  # no family falls back to lone rows
+    assert (reading.computed < reading.tokens) == (batch > 1)  # no family falls back to separate rows
     for number, probed in enumerate(ROWS):
-        for place, layer in enumerate(LAYERS):
+        for index, layer in enumerate(LAYERS):
             expected = by_library(model, probed, layer)
             for position in POSITIONS:
                 np.testing.assert_allclose(
-                    reading.states[position][number, place], expected[position], rtol=1e-4, atol=2e-4
+                    reading.states[position][number, index], expected[position], rtol=1e-4, atol=2e-4
                 )
 
 
@@ -106,9 +106,9 @@ def test_padding_on_either_side_changes_no_state(family_model: Callable[[str], A
             start = width - len(probed.tokens) if side == "left" else 0
             ids[line, start : start + len(probed.tokens)] = torch.tensor(probed.tokens)
             mask[line, start : start + len(probed.tokens)] = 1
-        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with record(decoder, LAYERS) as recording:
-            run_recorded(decoder, input_ids=ids, attention_mask=mask, position_ids=places)
+            run_recorded(decoder, input_ids=ids, attention_mask=mask, position_ids=positions)
         for line, probed in enumerate(ROWS):
             with record(decoder, LAYERS) as alone:
                 run_recorded(decoder, input_ids=torch.tensor([probed.tokens]))
@@ -122,51 +122,51 @@ def test_padding_on_either_side_changes_no_state(family_model: Callable[[str], A
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
-def test_bfloat16_states_are_within_five_percent_of_float32_ones(
+def test_bfloat16_states_differ_by_less_than_five_percent_from_float32_ones(
     family_model: Callable[[str], Any], family: str
 ) -> None:
     model = copy.deepcopy(family_model(family))
     for weights in model.parameters():
-        weights.mul_(0.5)  # nearer to trained ones, which amplify rounding less than large random ones
-    exact = read_states(loaded_of(model), ROWS, LAYERS, POSITIONS, batch=8).states
+        weights.mul_(0.5)  # like trained weights, which amplify rounding less than large random ones
+    exact = read_states(as_loaded(model), ROWS, LAYERS, POSITIONS, batch=8).states
     rounded = copy.deepcopy(model).to(torch.bfloat16)
     for batch in (1, 8):
-        found = read_states(loaded_of(rounded), ROWS, LAYERS, POSITIONS, batch=batch).states
+        states = read_states(as_loaded(rounded), ROWS, LAYERS, POSITIONS, batch=batch).states
         for position in POSITIONS:
-            error = np.linalg.norm(found[position] - exact[position], axis=-1)
+            error = np.linalg.norm(states[position] - exact[position], axis=-1)
             assert (error < 0.05 * np.linalg.norm(exact[position], axis=-1)).all()
-            assert found[position].dtype == np.float32
+            assert states[position].dtype == np.float32
 
 
-def test_a_model_whose_attention_is_not_by_mask_is_read_row_by_row(
+def test_a_model_that_ignores_the_mask_is_read_row_by_row(
     family_model: Callable[[str], Any],
 ) -> None:
-    """A decoder that ignores the given mask would mix rows in a pack; the check sees it."""
+    """A decoder that ignores the mask mixes the rows of a pack; the check detects it."""
     model = copy.deepcopy(family_model("llama"))
-    decoder, whole = model.get_decoder(), model.get_decoder().forward
-    decoder.forward = lambda **inputs: whole(**inputs | {"attention_mask": None})
-    reading = read_states(loaded_of(model), ROWS, LAYERS, POSITIONS, batch=1)
-    packed = read_states(loaded_of(model), ROWS, LAYERS, POSITIONS, batch=4)
+    decoder, forward = model.get_decoder(), model.get_decoder().forward
+    decoder.forward = lambda **inputs: forward(**inputs | {"attention_mask": None})
+    reading = read_states(as_loaded(model), ROWS, LAYERS, POSITIONS, batch=1)
+    packed = read_states(as_loaded(model), ROWS, LAYERS, POSITIONS, batch=4)
     assert packed.computed == packed.tokens == reading.tokens
 
 
-def test_experts_as_many_as_blocks_are_not_taken_for_blocks(family_model: Callable[[str], Any]) -> None:
+def test_as_many_experts_as_blocks_are_not_taken_for_blocks(family_model: Callable[[str], Any]) -> None:
     model = copy.deepcopy(family_model("llama"))
     for block in model.model.layers:
         block.experts = nn.ModuleList(nn.Linear(1, 1) for _ in range(4))
     assert decoder_blocks(model) is model.model.layers
 
 
-def test_encoder_decoder_and_multimodal_models_are_refused_by_name() -> None:
+def test_encoder_decoder_and_multimodal_models_are_refused() -> None:
     from transformers import BartConfig, Gemma3Config
 
     class Speaker:
         def __init__(self, config: Any) -> None:
             self.config = config
 
-    with pytest.raises(UserError, match="Speaker  is an encoder-decoder model"):
+    with refused(("model.architecture", "Speaker"), value="encoder-decoder"):
         check_decoder_only(Speaker(BartConfig()))
-    with pytest.raises(UserError, match=r"Speaker  is a multimodal model \(its parts: text, vision\)"):
+    with refused(("model.architecture", "Speaker"), value="text, vision"):
         check_decoder_only(Speaker(Gemma3Config()))
 
 

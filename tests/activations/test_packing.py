@@ -21,7 +21,7 @@ rows_of_few_tokens = st.lists(
 
 @settings(deadline=None)
 @given(rows=rows_of_few_tokens, most=st.integers(1, 5), ratio=st.floats(0.0, 1e4))
-def test_every_row_is_in_one_pack_with_its_tokens_in_their_places(
+def test_every_row_is_in_one_pack_with_its_tokens_at_their_positions(
     rows: list[tuple[int, ...]], most: int, ratio: float
 ) -> None:
     packs = pack_rows(rows, most=most, ratio=ratio)
@@ -36,16 +36,16 @@ def test_every_row_is_in_one_pack_with_its_tokens_in_their_places(
 
 @settings(deadline=None)
 @given(rows=rows_of_few_tokens)
-def test_a_token_sees_exactly_the_beginning_of_its_row(rows: list[tuple[int, ...]]) -> None:
+def test_a_token_attends_to_exactly_the_tokens_before_it_in_its_row(rows: list[tuple[int, ...]]) -> None:
     pack = merge_rows(sorted(rows), range(len(rows)))
     for number, path in zip(pack.numbers, pack.paths, strict=True):
-        for place, token in enumerate(path):
+        for position, token in enumerate(path):
             visible = [other for other in range(token + 1) if token < pack.ends[other]]
-            assert tuple(pack.tokens[visible]) == sorted(rows)[number][: place + 1]
-            assert set(visible) == set(path[: place + 1])
+            assert tuple(pack.tokens[visible]) == sorted(rows)[number][: position + 1]
+            assert set(visible) == set(path[: position + 1])
 
 
-def test_a_common_beginning_stands_once_and_a_row_twice_given_is_one() -> None:
+def test_a_shared_prefix_and_a_repeated_row_occur_once() -> None:
     pack = merge_rows([(1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 5)], [0, 1, 2])
     assert list(pack.tokens) == [1, 2, 3, 4, 5]
     assert list(pack.positions) == [0, 1, 2, 3, 2]
@@ -53,38 +53,38 @@ def test_a_common_beginning_stands_once_and_a_row_twice_given_is_one() -> None:
     assert list(pack.ends) == [5, 5, 4, 4, 5]
 
 
-def test_rows_that_share_nothing_stay_alone() -> None:
+def test_rows_without_a_shared_prefix_stay_separate() -> None:
     packs = pack_rows([(1, 2), (3, 4), (5, 6)], most=8, ratio=1e6)
     assert [pack.holds_several for pack in packs] == [False, False, False]
 
 
 @pytest.mark.parametrize(("head", "tail", "ratio"), [(25, 46, 3000.0), (30, 400, 30_000.0), (60, 20, 500.0)])
-def test_packs_have_nearly_the_size_of_least_cost(head: int, tail: int, ratio: float) -> None:
+def test_packs_have_nearly_the_cheapest_size(head: int, tail: int, ratio: float) -> None:
     rows = [(*range(head), 1000 + number, *range(2000, 1999 + tail)) for number in range(200)]
 
     def cost(size: int) -> float:
-        """Of one row, in packs of `size` rows: each token once outside attention, and its attention to the pack."""
+        """Cost of one row in packs of `size` rows: tokens outside attention, and attention over the pack."""
         tokens = head + size * tail
         return tokens * (1 + tokens / ratio) / size
 
     best = min(cost(size) for size in range(1, 200))
-    found = max(len(pack.numbers) for pack in pack_rows(rows, most=200, ratio=ratio))
-    assert found > 1
-    assert cost(found) < 1.05 * best
+    size = max(len(pack.numbers) for pack in pack_rows(rows, most=200, ratio=ratio))
+    assert size > 1
+    assert cost(size) < 1.05 * best
 
 
-def test_no_pack_of_several_rows_is_longer_than_its_mask_may_be() -> None:
+def test_no_pack_of_several_rows_exceeds_the_token_limit() -> None:
     rows = [(*range(400), 1000 + number) for number in range(2000)]
     assert max(len(pack.tokens) for pack in pack_rows(rows, most=4000, ratio=1e9)) == MAX_PACK_TOKENS
 
 
-def test_the_ratio_counts_weights_against_channels() -> None:
+def test_the_ratio_divides_weights_by_channels() -> None:
     assert attention_ratio(nn.Linear(8, 12, bias=False), hidden=8) == 96 / 16 / MASK_COST
 
 
 @settings(deadline=None)
 @given(rows=rows_of_few_tokens, ratio=st.floats(1e-3, 1e6))
-def test_level_packs_hold_every_row_and_never_cost_more_than_rows_alone(
+def test_packs_of_one_pass_contain_every_row_and_cost_no_more_than_separate_rows(
     rows: list[tuple[int, ...]], ratio: float
 ) -> None:
     packs = pack_one_pass(rows, ratio=ratio)
@@ -93,18 +93,18 @@ def test_level_packs_hold_every_row_and_never_cost_more_than_rows_alone(
         for number, path in zip(pack.numbers, pack.paths, strict=True):
             assert tuple(pack.tokens[path]) == rows[number]
     width, longest = max(len(pack.tokens) for pack in packs), max(map(len, rows))
-    price = 1.0 if any(pack.holds_several for pack in packs) else MASK_COST
+    mask_cost = 1.0 if any(pack.holds_several for pack in packs) else MASK_COST
     alone = len(rows) * longest * (1 + longest / (MASK_COST * ratio))
-    assert len(packs) * width * (1 + width / (price * ratio)) <= alone * (1 + 1e-9)
+    assert len(packs) * width * (1 + width / (mask_cost * ratio)) <= alone * (1 + 1e-9)
 
 
-def test_level_packs_of_like_rows_are_of_one_length() -> None:
+def test_packs_of_one_pass_with_similar_rows_have_similar_lengths() -> None:
     rows = [(*range(40), 1000 + number, *range(50)) for number in range(16)]
     sizes = [len(pack.tokens) for pack in pack_one_pass(rows, ratio=768.0)]
     assert 1 < len(sizes) < 16
-    assert max(sizes) - min(sizes) <= 51  # a row at most
+    assert max(sizes) - min(sizes) <= 51  # at most one row
 
 
-def test_level_packs_are_no_longer_than_a_mask_allows_but_for_a_row_that_is() -> None:
+def test_packs_of_one_pass_exceed_the_token_limit_only_for_a_longer_row() -> None:
     rows = [(*range(1000), number, *range(900)) for number in range(6)]
     assert [len(pack.tokens) for pack in pack_one_pass(rows, ratio=1e9)] == [1901] * 6

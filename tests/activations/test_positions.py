@@ -29,7 +29,7 @@ ANSWER = "Bread floats.\n\nSalt does not.\n \n"
         ),
     ],
 )
-def test_positions_are_the_tokens_they_are_called_after(
+def test_each_position_has_the_tokens_of_its_name(
     conversations: Conversations, position: Position, shown: str
 ) -> None:
     row = probed_row(conversations, PROMPT, ANSWER)
@@ -37,7 +37,7 @@ def test_positions_are_the_tokens_they_are_called_after(
     assert "".join(pieces[index] for index in row.indices(position)) == shown
 
 
-def test_the_last_response_token_is_the_last_with_content_and_not_the_last(
+def test_the_last_response_token_is_the_last_one_with_content(
     conversations: Conversations,
 ) -> None:
     row = probed_row(conversations, PROMPT, ANSWER)
@@ -56,7 +56,7 @@ def test_a_character_of_several_tokens_is_content(conversations: Conversations) 
 
 
 @pytest.mark.parametrize("answer", ["", "\n\n", " \n"])
-def test_the_end_of_turn_stands_in_for_the_content_of_an_empty_answer(
+def test_the_end_of_turn_replaces_the_content_of_an_empty_answer(
     conversations: Conversations, answer: str
 ) -> None:
     row = probed_row(conversations, PROMPT, answer)

@@ -1,4 +1,4 @@
-"""The reader on a trained model, where states have the very large entries that random ones lack."""
+"""Reading states of a trained model, which have very large entries, unlike those of random models."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flatprobe.models.load import load_checkpoint
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec(embedded.PACKAGE) is None or not embedded.is_converted(),
-    reason="the embedded model is not there, or not yet converted",
+    reason="the embedded model is not installed or not yet converted",
 )
 LAYERS = (0, 14, 28)
 
 
-def test_shared_states_of_smollm2_equal_the_library_s_hidden_states() -> None:
+def test_states_of_packed_rows_of_smollm2_equal_the_library_s_hidden_states() -> None:
     loaded = load_checkpoint(embedded.converted_folder(), "float32", torch.device("cpu"))
     prompts = [
         Prompt(name, system, question, text)
@@ -34,10 +34,9 @@ def test_shared_states_of_smollm2_equal_the_library_s_hidden_states() -> None:
     for number, row in enumerate(rows):
         with torch.no_grad():
             library = loaded.model(torch.tensor([row.tokens]), output_hidden_states=True).hidden_states
-        for place, layer in enumerate(LAYERS):
+        for index, layer in enumerate(LAYERS):
             states = library[layer + 1][0].numpy()
-            for position, expected in (
-                ("last_response_token", states[row.last_content]), ("all_mean", states[1:].mean(0)),
-            ):  # fmt: skip
-                found = reading.states[position][number, place]
-                assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+            last, mean = states[row.last_content], states[1:].mean(0)
+            for position, expected in (("last_response_token", last), ("all_mean", mean)):
+                difference = reading.states[position][number, index] - expected
+                assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(expected)

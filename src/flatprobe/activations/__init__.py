@@ -1,1 +1,1 @@
-"""Hidden states: recording them, and the positions they are read at."""
+"""Hidden states: packing rows, recording block outputs, and the token positions at which states are read."""

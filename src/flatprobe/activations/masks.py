@@ -1,4 +1,4 @@
-"""What a decoder is told of a batch of packs: token ids, position ids, and who sees whom."""
+"""The inputs of a decoder's forward pass over packs: token ids, position ids, attention masks."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 def forward_inputs(decoder: Any, packs: Sequence[Pack], pad: int, device: Any) -> dict[str, Any]:
     """Keyword arguments of a forward pass over packs, padded on the right.
 
-    Where no pack holds several rows the mask is the usual [B, T], and the library does with it what it always does.
+    If no pack holds several rows, the mask is the usual [B, T] one, which the library expands.
 
     Raises:
-        ValueError: rows are shared and the model has layers that attend in no way known here.
+        ValueError: a pack holds several rows, and the model has layers of an unknown attention type.
     """
     width = max(len(pack.tokens) for pack in packs)
-    place = torch.from_numpy(_padded([pack.positions for pack in packs], width, 0)).to(device)
-    told = {
+    positions = torch.from_numpy(_padded([pack.positions for pack in packs], width, 0)).to(device)
+    inputs = {
         "input_ids": torch.from_numpy(_padded([pack.tokens for pack in packs], width, pad)).to(device),
-        "position_ids": place,
+        "position_ids": positions,
     }
     if not any(pack.holds_several for pack in packs):
-        real = _padded([np.ones_like(pack.tokens) for pack in packs], width, 0)
-        return told | {"attention_mask": torch.from_numpy(real).to(device)}
+        mask = _padded([np.ones_like(pack.tokens) for pack in packs], width, 0)
+        return inputs | {"attention_mask": torch.from_numpy(mask).to(device)}
     ends = torch.from_numpy(_padded([pack.ends for pack in packs], width, 0)).to(device)
-    return told | {"attention_mask": _masks(decoder.config, _visible(ends), place, decoder.dtype)}
+    return inputs | {"attention_mask": _masks(decoder.config, _visible(ends), positions, decoder.dtype)}
 
 
 def _padded(arrays: Sequence[Indices], width: int, value: int) -> Indices:
-    """Stacked [B, T], filled up on the right."""
+    """The arrays stacked as [B, T], padded on the right."""
     return np.stack([np.pad(array, (0, width - len(array)), constant_values=value) for array in arrays])
 
 
 def _visible(ends: Tensor) -> Tensor:
-    """[B, T, T]: whether the token (row) sees the other one (column).
+    """[B, T, T]: whether the query token (row) attends to the key token (column).
 
-    Padding, of which the end is 0, sees itself alone, because attention to nothing is not a number.
+    Padding tokens, whose `ends` is 0, attend only to themselves: attention to no token would be NaN.
     """
     token = torch.arange(ends.shape[1], device=ends.device)
-    seer, seen = token[:, None], token[None, :]
-    return ((seen <= seer) & (seer < ends[:, None, :])) | (seer == seen)
+    query, key = token[:, None], token[None, :]
+    return ((key <= query) & (query < ends[:, None, :])) | (query == key)
 
 
-def _masks(config: Any, seen: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-    """Additive masks [B, 1, T, T]; windows reach back by places in the row, not in the pack."""
+def _masks(config: Any, visible: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """Additive masks [B, 1, T, T]. Sliding windows count positions in the row, not in the pack."""
     window: int | None = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or [FULL if window is None else SLIDING])
-    if not kinds <= {FULL, SLIDING} or (SLIDING in kinds and window is None):
-        raise ValueError(f"layers of unknown kinds: {sorted(kinds)}")
+    layer_types = set(getattr(config, "layer_types", None) or [FULL if window is None else SLIDING])
+    if not layer_types <= {FULL, SLIDING} or (SLIDING in layer_types and window is None):
+        raise ValueError(f"unknown attention types: {sorted(layer_types)}")
     masks = {}
-    if FULL in kinds:
-        masks[FULL] = _additive(seen, dtype)
-    if SLIDING in kinds and window is not None:
-        distance = places[:, :, None] - places[:, None, :]
-        masks[SLIDING] = _additive(seen & (distance < window), dtype)
+    if FULL in layer_types:
+        masks[FULL] = _additive(visible, dtype)
+    if SLIDING in layer_types and window is not None:
+        distance = positions[:, :, None] - positions[:, None, :]
+        masks[SLIDING] = _additive(visible & (distance < window), dtype)
     return masks if len(masks) > 1 or getattr(config, "layer_types", None) else next(iter(masks.values()))
 
 
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min).unsqueeze(1)

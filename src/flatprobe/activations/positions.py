@@ -1,4 +1,4 @@
-"""Token positions by mask: which tokens of a (prompt, answer) row a state is read from or averaged over."""
+"""Token positions: the tokens of a row (prompt and answer) whose states are read or averaged."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from flatprobe.models.conversation import Conversations, Prompt
 
 @dataclass(frozen=True)
 class ProbedRow:
-    """One row of the geometric probe: prompt, answer, end of turn."""
+    """One row of the geometric probe: prompt, answer and end of turn."""
 
     persona: str
     question_id: str
     tokens: tuple[int, ...]
     n_prompt: int
     last_content: int
-    """Index of the last answer token that is not only white space; of the end of turn in an empty answer."""
+    """Index of the last answer token that is not only white space. In an empty answer: of the end of turn."""
 
     @property
     def empty(self) -> bool:
-        """Whether the answer has no content token, so that the end of turn stands in for it."""
+        """Whether the answer has only white space; the end of turn then replaces it."""
         return self.last_content == len(self.tokens) - 1
 
     def indices(self, position: Position) -> range:
-        """Token indices of a position; means never include the first token, whose state is unlike all others."""
+        """Token indices of a position. Means exclude the row's first token, whose state is an outlier."""
         last = len(self.tokens) - 1
         ranges: dict[Position, range] = {
             "last_prompt_token": range(self.n_prompt - 1, self.n_prompt),
@@ -42,13 +42,16 @@ class ProbedRow:
 def probed_row(conversations: Conversations, prompt: Prompt, answer: str) -> ProbedRow:
     """Render one row.
 
-    An answer that hit the token limit gets an end of turn all the same, so that every row has every position; it is
-    the one thing in the row that the model did not say, and the cell is noted as unfinished by who reads the states.
+    An answer cut at the token limit also gets an end of turn, so that every row has every position. The model did not
+    produce that token; callers record the answer as unfinished.
     """
     tokens, n_prompt = conversations.encode_answer(prompt, answer)
     pieces: Sequence[str] = conversations.pieces(tokens[n_prompt:])
-    content = [n_prompt + place for place, piece in enumerate(pieces) if piece.strip()]
+    content = [index for index, piece in enumerate(pieces, start=n_prompt) if piece.strip()]
     return ProbedRow(
-        prompt.persona, prompt.question_id, (*tokens, conversations.turn_end), n_prompt,
-        content[-1] if content else len(tokens),
-    )  # fmt: skip
+        persona=prompt.persona,
+        question_id=prompt.question_id,
+        tokens=(*tokens, conversations.turn_end),
+        n_prompt=n_prompt,
+        last_content=content[-1] if content else len(tokens),
+    )

@@ -1,4 +1,4 @@
-"""States of many rows at all positions and layers, each token computed once and only what is wanted kept."""
+"""Read the hidden states of many rows at given positions and layers. Each shared token is computed once."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from flatprobe.models.fit import context_length
 from flatprobe.models.load import Loaded
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
-"""Largest distance, relative to a state's norm, between packed and lone rows that rounding explains."""
+"""Largest allowed distance between states of packed and separate rows, relative to a state's norm (rounding)."""
 
 
 @dataclass(frozen=True, eq=False)
 class CellStates:
-    """What was read, and what it cost."""
+    """The states of cells, and the numbers of tokens."""
 
     states: dict[Position, NDArray[np.float32]]
-    """Per position, [C, L, D]: C cells."""
+    """Per position [C, L, D], with C cells."""
     tokens: int
     """Tokens of all rows."""
     computed: int
-    """Tokens that were run: fewer, where rows share what they begin with; the check of that is not counted."""
+    """Tokens that were computed: fewer than `tokens` if rows share prefixes. Without those of the check of packing."""
 
 
 def read_states(
@@ -47,18 +47,20 @@ def read_states(
     cells: Sequence[int] | None = None,
     report: Callable[[int], None] | None = None,
 ) -> CellStates:
-    """Read the states of rows; block outputs, means taken and given in float32 whatever the model computes in.
+    """Read the states of rows: outputs of decoder blocks, averaged and returned in float32.
 
-    That packing changes no state is not assumed but checked on the longest row that would share anything; where it
-    does (attention of another kind, say), every row is run by itself.
+    The longest row that shares a prefix is run packed and alone. If its states differ beyond `TOLERANCE`, for example
+    because the model ignores custom masks, every row is run alone.
 
     Args:
-        batch: rows in one forward pass, at most.
-        cells: each row's cell, counted from 0; the states of a cell's rows are averaged. Default: every row is one.
-        report: is told how many rows are done.
+        layers: 0-based decoder blocks.
+        batch: maximum number of rows in one forward pass.
+        cells: the 0-based cell of each row; states are averaged over a cell's rows. Default: one cell per row.
+        report: called with the number of finished rows.
 
     Raises:
-        UserError: an unsuitable model, a layer it has not, a row beyond its context, or a state that is not finite.
+        UserError: the model is not a decoder-only text model, a layer does not exist, a row exceeds the context, or a
+            state is not finite.
     """
     check_decoder_only(loaded.model)
     _check_context(loaded.model.config, rows)
@@ -67,19 +69,19 @@ def read_states(
     cells = range(len(rows)) if cells is None else cells
     counts = np.bincount(cells).astype(np.float32)
     shape = (len(counts), len(layers), loaded.model.config.get_text_config().hidden_size)
-    found: dict[Position, NDArray[np.float32]] = {p: np.zeros(shape, np.float32) for p in positions}
+    states: dict[Position, NDArray[np.float32]] = {p: np.zeros(shape, np.float32) for p in positions}
     done = 0
-    for chosen in group_passes(packs, batch):
-        for number, states in reader.read(chosen):
-            for place, position in enumerate(positions):
-                found[position][cells[number]] += states[place]
+    for group in group_passes(packs, batch):
+        for number, row_states in reader.read(group):
+            for position, position_states in zip(positions, row_states, strict=True):
+                states[position][cells[number]] += position_states
             done += 1
         if report is not None:
             report(done)
-    for values in found.values():
-        values /= counts[:, None, None]
-    total = sum(len(row.tokens) for row in rows)
-    return CellStates(found, total, sum(len(pack.tokens) for pack in packs))
+    for sums in states.values():
+        sums /= counts[:, None, None]
+    tokens = sum(len(row.tokens) for row in rows)
+    return CellStates(states, tokens, computed=sum(len(pack.tokens) for pack in packs))
 
 
 class _Reader:
@@ -97,43 +99,45 @@ class _Reader:
         self.pad = loaded.conversations.turn_end
 
     def packs(self, batch: int) -> list[Pack]:
-        """All rows, packed where that is exact."""
+        """All rows, packed if that changes no state."""
         packs = plan_packs(self.loaded, self.rows, batch)
-        return packs if self._exact(packs) else [self._alone(n) for n in _longest_first(self.rows)]
+        return packs if self._packing_is_exact(packs) else [self._alone(n) for n in _longest_first(self.rows)]
 
     def read(self, packs: Sequence[Pack]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Each row's number and states [positions, L, D] from one forward pass.
+        """Each row's index and states [positions, L, D] from one forward pass.
+
+        If a state is not finite, the rows are run again one by one: a masked token has weight 0, and 0 times infinity
+        is NaN, so another row of the pack may be the cause.
 
         Raises:
-            UserError: a state that is not finite when its row is run alone. (In a pass with others it may not be finite
-                by their fault: what is masked has weight 0, and 0 times infinity is not a number.)
+            UserError: a state of a row that is run alone is not finite.
         """
-        values = self._run(packs)
+        states = self._run(packs)
         numbers = [number for pack in packs for number in pack.numbers]
-        if not torch.isfinite(values).all():
-            values = torch.cat([self._run([self._alone(number)]) for number in numbers])
-            self._check_finite(values, numbers)
-        return zip(numbers, values.numpy(), strict=True)
+        if not torch.isfinite(states).all():
+            states = torch.cat([self._run([self._alone(number)]) for number in numbers])
+            self._check_finite(states, numbers)
+        return zip(numbers, states.numpy(), strict=True)
 
     def _alone(self, number: int) -> Pack:
         return merge_rows([row.tokens for row in self.rows], [number])
 
     @torch.inference_mode()
     def _run(self, packs: Sequence[Pack]) -> Tensor:
-        """States [rows of the packs, positions, L, D] in float32, on the CPU."""
-        with record(self.decoder, self.layers, keep=self._wanted(packs)) as recording:
+        """States of all rows in the packs [rows, positions, L, D], float32 on the CPU."""
+        with record(self.decoder, self.layers, keep=self._reduction(packs)) as recording:
             run_recorded(self.decoder, **forward_inputs(self.decoder, packs, self.pad, self.device))
         states = torch.stack([recording.states[layer] for layer in self.layers], dim=1).cpu()
         return states.reshape(-1, len(self.positions), *states.shape[1:])
 
-    def _wanted(self, packs: Sequence[Pack]) -> Callable[[Tensor], Tensor]:
-        """What turns a block's output [B, T, D] into the states of every row and position, [rows * positions, D]."""
+    def _reduction(self, packs: Sequence[Pack]) -> Callable[[Tensor], Tensor]:
+        """Function from a block's output [B, T, D] to the states of all rows and positions [rows * positions, D]."""
         width = max(len(pack.tokens) for pack in packs)
         bags = [
-            line * width + path[where.start : where.stop]
+            line * width + path[indices.start : indices.stop]
             for line, pack in enumerate(packs)
             for number, path in zip(pack.numbers, pack.paths, strict=True)
-            for where in map(self.rows[number].indices, self.positions)
+            for indices in map(self.rows[number].indices, self.positions)
         ]
         starts = np.cumsum([0, *map(len, bags[:-1])])
         index = torch.from_numpy(np.concatenate(bags)).to(self.device)
@@ -144,53 +148,53 @@ class _Reader:
 
         return keep
 
-    def _exact(self, packs: Sequence[Pack]) -> bool:
-        """Whether a row's states in a pack are those that it has alone, tried on the longest row there is in one."""
-        tried = [
+    def _packing_is_exact(self, packs: Sequence[Pack]) -> bool:
+        """Whether the longest row that shares a pack has the same states packed and alone."""
+        pairs = [
             (pack.numbers[0], number) for pack in packs if pack.holds_several for number in pack.numbers[1:]
         ]
-        if not tried:
+        if not pairs:
             return True
-        pair = max(tried, key=lambda numbers: len(self.rows[numbers[1]].tokens))
+        pair = max(pairs, key=lambda numbers: len(self.rows[numbers[1]].tokens))
         try:
             packed_states = self._run([merge_rows([row.tokens for row in self.rows], pair)])[1]
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError):
-            return False  # a decoder that takes no such mask
+            return False  # the decoder does not accept the mask
         alone = self._run([self._alone(pair[1])])[0]
         error = (packed_states - alone).norm(dim=-1) / alone.norm(dim=-1)
         return bool((error < TOLERANCE[self.decoder.dtype]).all())
 
-    def _check_finite(self, values: Tensor, numbers: Sequence[int]) -> None:
-        """Name the lowest layer with a state [rows, positions, L, D] that is not finite, and where that is."""
-        bad = (~torch.isfinite(values).all(-1)).nonzero().tolist()
+    def _check_finite(self, states: Tensor, numbers: Sequence[int]) -> None:
+        """Refuse states [rows, positions, L, D] that are not finite, naming the lowest layer."""
+        bad = (~torch.isfinite(states).all(-1)).nonzero().tolist()
         if not bad:
             return
-        row, position, layer = min(bad, key=lambda place: self.layers[place[2]])
+        row, position, layer = min(bad, key=lambda index: self.layers[index[2]])
         probed = self.rows[numbers[row]]
         raise UserError.one(
-            "read.TODO",
+            "geometry.not_finite",
             f"geometry: layer {self.layers[layer]}, {self.positions[position]}",
             f"the state of {probed.persona} on question {probed.question_id} is not finite",
-            "use precision float32; if it is, the checkpoint's weights are damaged",
+            "use precision float32; if it already is, the checkpoint's weights are damaged",
         )
 
 
 def plan_packs(loaded: Loaded, rows: Sequence[ProbedRow], batch: int) -> list[Pack]:
-    """The packs in which these rows are run, where sharing is exact."""
+    """The packs of these rows, if packing changes no state."""
     decoder = loaded.model.get_decoder()
     ratio = attention_ratio(decoder_blocks(decoder)[0], decoder.config.hidden_size)
     return pack_rows([row.tokens for row in rows], most=batch, ratio=ratio)
 
 
 def group_passes(packs: Sequence[Pack], batch: int) -> Iterator[list[Pack]]:
-    """Packs that run together: neighbours in length, with no more rows than `batch` in all."""
-    chosen: list[Pack] = []
+    """Consecutive packs that run in one forward pass, with at most `batch` rows in total."""
+    group: list[Pack] = []
     for pack in packs:
-        if chosen and sum(len(other.numbers) for other in (*chosen, pack)) > batch:
-            yield chosen
-            chosen = []
-        chosen.append(pack)
-    yield chosen
+        if group and sum(len(other.numbers) for other in (*group, pack)) > batch:
+            yield group
+            group = []
+        group.append(pack)
+    yield group
 
 
 def _longest_first(rows: Sequence[ProbedRow]) -> list[int]:
@@ -198,14 +202,14 @@ def _longest_first(rows: Sequence[ProbedRow]) -> list[int]:
 
 
 def _check_context(config: Any, rows: Sequence[ProbedRow]) -> None:
-    """Refuse rows that are longer than the model's context, all at once."""
+    """Refuse all rows that exceed the model's context; the longest of each persona is named."""
     limit = context_length(config.get_text_config())
     longest = {row.persona: row for row in sorted(rows, key=lambda row: len(row.tokens))}
     problems = [
         Problem(
-            "read.TODO",
+            "context.exceeded",
             f"panel: {persona}",
-            f"with question {row.question_id} and its answer {len(row.tokens)} tokens, beyond the context of {limit}",
+            f"with question {row.question_id} and its answer: {len(row.tokens)} tokens exceed the context of {limit}",
             "shorten the persona's prompt, or lower geometry.max_new_tokens",
         )
         for persona, row in longest.items()

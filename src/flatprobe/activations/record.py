@@ -1,4 +1,4 @@
-"""Recording the outputs of decoder blocks in one forward pass that ends after the last wanted block."""
+"""Record the outputs of decoder blocks in a forward pass that stops after the last requested block."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from torch import Tensor, nn
 from flatprobe.errors import UserError
 
 
-class _Enough(Exception):
-    """Raised inside the forward pass once the last wanted block has run."""
+class _Stop(Exception):
+    """Raised in the forward pass when the last requested block has run."""
 
 
 def check_decoder_only(model: Any) -> None:
-    """Refuse models whose hidden states would not be those of one stack of decoder blocks over text.
+    """Refuse models that are not decoder-only text models.
 
     Raises:
-        UserError: an encoder-decoder model, or one with parts for other inputs than text.
+        UserError: an encoder-decoder model, or a model with parts for other inputs than text.
     """
     config, name = model.config, type(model).__name__
     remedy = "flatprobe reads decoder-only language models"
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError.one("record.TODO", name, "is an encoder-decoder model", remedy)
+        raise UserError.one("model.architecture", name, "is an encoder-decoder model", remedy)
     parts = sorted(part.removesuffix("_config") for part in getattr(config, "sub_configs", {}))
     if parts:
         raise UserError.one(
-            "record.TODO", name, f"is a multimodal model (its parts: {', '.join(parts)})", remedy
+            "model.architecture", name, f"is a multimodal model (its parts: {', '.join(parts)})", remedy
         )
 
 
 def decoder_blocks(model: Any) -> nn.ModuleList:
-    """The decoder's blocks, found by structure: the one outermost module list as long as the configuration says.
+    """The decoder's blocks: the only outermost module list whose length is the configured number of layers.
 
-    Lists inside another that fits are parts of its blocks (experts, say, of which there may be as many as blocks).
+    A list inside another one belongs to a block; for example, there may be as many experts as blocks.
 
     Raises:
-        UserError: none or several module lists fit.
+        UserError: no or several module lists have that length.
     """
     depth = model.config.get_text_config().num_hidden_layers
-    found: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():  # outer modules come before those inside them
+    lists: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():  # outer modules come before inner ones
         fits = isinstance(module, nn.ModuleList) and len(module) == depth
-        if fits and not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = module
-    if len(found) != 1:
+        if fits and not any(name.startswith(f"{outer}.") for outer in lists):
+            lists[name] = module
+    if len(lists) != 1:
         raise UserError.one(
-            "record.TODO",
+            "model.decoder_blocks",
             type(model).__name__,
-            f"{len(found)} module lists of length {depth}: cannot tell which one holds the decoder blocks",
+            f"has {len(lists)} module lists of length {depth}, so the decoder blocks are ambiguous",
             "flatprobe reads decoder-only models whose blocks are one torch.nn.ModuleList",
         )
-    return next(iter(found.values()))
+    return next(iter(lists.values()))
 
 
 class Recording:
-    """What was kept of the block outputs caught so far, by layer; outputs are [B, T, D], before the final norm."""
+    """Recorded states by layer: what `keep` returned for the block output [B, T, D], before the final norm."""
 
     def __init__(self) -> None:
         self.states: dict[int, Tensor] = {}
@@ -71,21 +71,21 @@ def record(
     keep: Callable[[Tensor], Tensor] | None = None,
     stop_early: bool = True,
 ) -> Iterator[Recording]:
-    """Record the outputs of 0-based decoder blocks during forward passes inside the context.
+    """Record the outputs of decoder blocks during forward passes inside the context.
 
-    `keep` turns an output [B, T, D] into what is kept of it, at once, so that one block's states are alive at a
-    time; without it the outputs are kept whole. With `stop_early`, a forward pass must be wrapped by
-    :func:`run_recorded`, which swallows the early end; blocks above the last wanted one and the language-model head
-    never run.
+    Args:
+        layers: 0-based blocks.
+        keep: reduces a block's output [B, T, D] at once, so that only one output is in memory. Default: keep it whole.
+        stop_early: stop after the last requested block. The forward pass must then be `run_recorded`.
 
     Raises:
-        UserError: a layer that the model has not, or a block whose output is no [B, T, D].
+        UserError: the model has no such layer, or a block's output is not [B, T, D].
     """
     blocks = decoder_blocks(model)
     bad = [layer for layer in layers if not 0 <= layer < len(blocks)]
     if bad:
         raise UserError.one(
-            "record.TODO",
+            "geometry.layers",
             "geometry.layers",
             f"{bad[0]}: the model has {len(blocks)} decoder blocks (0-{len(blocks) - 1})",
         )
@@ -96,13 +96,13 @@ def record(
             states = output[0] if isinstance(output, tuple) else output
             if not isinstance(states, Tensor) or states.ndim != 3:
                 raise UserError.one(
-                    "record.TODO",
+                    "model.block_output",
                     type(model).__name__,
-                    f"block {layer} gives no states [rows, tokens, hidden]",
+                    f"the output of block {layer} does not have the shape [rows, tokens, hidden size]",
                 )
             recording.states[layer] = states if keep is None else keep(states)
             if stop_early and layer == last:
-                raise _Enough
+                raise _Stop
 
         return hook
 
@@ -116,6 +116,6 @@ def record(
 
 
 def run_recorded(decoder: Any, **inputs: Any) -> None:
-    """One forward pass of the decoder (without head), ended early by the recording."""
-    with suppress(_Enough):
+    """Run one forward pass of the decoder (without head), which the recording may stop early."""
+    with suppress(_Stop):
         decoder(**inputs, use_cache=False)
