@@ -131,16 +131,18 @@ def test_without_triples_there_are_no_log_odds_and_no_zeros(checked: Callable[..
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "code", "line"),
     [
-        (as_lines(TRIPLES) + "{\n", r"triples\.jsonl:2  not JSON"),
-        (as_lines([{"prompt": "p", "aligned": "a"}]), "row 0  no column 'misaligned'"),
-        ('{"prompt": "p", "aligned": "a", "misaligned": 3}\n', "column 'misaligned' holds int, not text"),
+        (as_lines(TRIPLES) + "{\n", "file.not_jsonl", ":2"),
+        (as_lines([{"prompt": "p", "aligned": "a"}]), "file.missing_column", " row 0"),
+        ('{"prompt": "p", "aligned": "a", "misaligned": 3}\n', "file.not_text", " row 0"),
     ],
 )
-def test_a_broken_triple_is_named(checked: Callable[..., Any], lines: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_a_broken_triple_is_named(checked: Callable[..., Any], lines: str, code: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
         checked(lines)
+    (problem,) = caught.value.problems
+    assert problem.code == code and problem.place.endswith(f"triples.jsonl{line}")
 
 
 def test_scores_come_back_in_the_order_of_the_texts_whatever_their_lengths(

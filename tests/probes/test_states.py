@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from refusals import refused
 from safetensors.numpy import load_file
 
 from flatprobe.activations.positions import ProbedRow, probed_row
@@ -250,10 +251,7 @@ def test_a_state_that_is_not_finite_is_refused_with_layer_position_persona_and_q
     loaded = load("llama")
     rows = [probed(loaded, "villain", "q7", "Because.")]
     loaded.model.model.layers[2].mlp.down_proj.weight.data.fill_(float("nan"))
-    message = (
-        r"geometry: layer 4, all_mean  the state of villain on question q7 is not finite \(use precision"
-    )
-    with pytest.raises(UserError, match=message):
+    with refused(("geometry.not_finite", "geometry: layer 4, all_mean"), value="villain on question q7"):
         read_states(loaded, rows, (5, 4, 1), ("all_mean",), batch=4)
     read_states(loaded, rows, (0, 1), ("all_mean",), batch=4)
 
@@ -272,7 +270,7 @@ def test_the_row_that_is_not_finite_is_named_and_no_other_of_its_pass(
     only_here = set(bad.tokens) - {token for row in (rows[0], rows[2]) for token in row.tokens}
     assert only_here
     loaded.model.model.embed_tokens.weight.data[sorted(only_here)] = float("inf")
-    with pytest.raises(UserError, match="the state of comedian on question q2 is not finite"):
+    with refused("geometry.not_finite", value="comedian on question q2"):
         read_states(loaded, rows, (1,), ("last_response_token",), batch=batch)
 
 
@@ -282,9 +280,8 @@ def test_rows_beyond_the_context_are_refused_all_at_once(load: Callable[[str], L
         probed(loaded, name, "q1", "Bread floats. " * size)
         for name, size in (("a", 300), ("b", 400), ("c", 1))
     ]
-    with pytest.raises(UserError, match="beyond the context of 512") as caught:
+    with refused(("context.exceeded", "panel: a"), ("context.exceeded", "panel: b"), value="512"):
         read_states(loaded, rows, (1,), ("all_mean",), batch=4)
-    assert [problem.place for problem in caught.value.problems] == ["panel: a", "panel: b"]
 
 
 def test_means_of_bfloat16_states_are_taken_in_float32(load: Callable[[str], Loaded]) -> None:
