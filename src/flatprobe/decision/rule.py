@@ -37,6 +37,17 @@ def decide(
     `em_specific`; `benign_control` is only reported. `source_reason` is the meaning of a low source rate of the treated
     condition (`gates.low_source_rate_reason`). Requiring both legs is an intersection-union test, which needs no
     correction for two legs; its p-value is the larger of the two.
+
+    Example:
+        >>> import flatprobe
+        >>> from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
+        >>> from flatprobe.study.decision_schema import Decision
+        >>> evidence = Contrast(
+        ...     GeometricEvidence(measure="cosine_difference", effect=0.08, ci_low=0.06, ci_high=0.1, scope=""),
+        ...     BehaviouralEvidence(estimator="cell_bootstrap", effect=0.2, p_value=2e-4, scope=""),
+        ... )
+        >>> flatprobe.decide(Decision(), evidence, gates=[]).verdict  # no gate was evaluated
+        'inconclusive'
     """
     gates = complete(gates, rule)
     failed = [gate for gate in gates if gate.passed is not True]
