@@ -27,7 +27,7 @@ from flatprobe.machine.load import load_machine
 from flatprobe.machine.schema import Machine
 from flatprobe.pipeline.runner import run
 from flatprobe.pipeline.stage import Stage
-from flatprobe.plan.plan import plan
+from flatprobe.planner.plan import plan
 from flatprobe.prepare import runner_settings
 from flatprobe.study.load import load_study
 from flatprobe.study.loaded import LoadedStudy

@@ -36,7 +36,7 @@ from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.embedded import converted_folder
 from flatprobe.models.load import held_checkpoint
 from flatprobe.pipeline.resume import ResumeFolder, use_resume_folder
-from flatprobe.plan.contracts import SampleSettings
+from flatprobe.planner.contracts import SampleSettings
 
 ROWS = (8, 64, 128)
 KILLED_WITH_ROWS = 128

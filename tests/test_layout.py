@@ -24,7 +24,7 @@ FLOORS = (
     ("statistics",),
     ("decision",),
     ("simulation", "counts"),
-    ("plan",),
+    ("planner",),
     ("facts", "table_schemas"),
     ("data",),
     ("activations",),
@@ -42,7 +42,7 @@ FLOORS = (
 """Rooms from the ground up; a room imports from lower floors and from itself."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = (
-    "study", "pipeline", "plan", "statistics", "decision", "simulation", "counts", "report", "config",
+    "study", "pipeline", "planner", "statistics", "decision", "simulation", "counts", "report", "config",
 )  # fmt: skip
 
 

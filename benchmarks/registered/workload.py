@@ -11,7 +11,7 @@ from flatprobe.generation.sample import prompts_of
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Stage, topological_order
-from flatprobe.plan.contracts import (
+from flatprobe.planner.contracts import (
     BindingSettings,
     CoupleSettings,
     FinetuneSettings,
@@ -19,7 +19,7 @@ from flatprobe.plan.contracts import (
     SampleSettings,
     StatesSettings,
 )
-from flatprobe.plan.plan import plan
+from flatprobe.planner.plan import plan
 from flatprobe.study import resources
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import SET_NAMES, take

@@ -180,8 +180,8 @@ def sample(
     from flatprobe.models.reference import resolve
     from flatprobe.pipeline.display import display_for_people
     from flatprobe.pipeline.runner import run as run_stages
-    from flatprobe.plan.contracts import CheckpointSettings, MergeSettings, SampleSettings
-    from flatprobe.plan.stages import MODEL, stage
+    from flatprobe.planner.contracts import CheckpointSettings, MergeSettings, SampleSettings
+    from flatprobe.planner.stages import MODEL, stage
     from flatprobe.prepare import runner_settings
     from flatprobe.study.panel import Persona
     from flatprobe.study.questions import Question

@@ -17,8 +17,8 @@ from flatprobe.pipeline.artifact import Artifact
 from flatprobe.pipeline.display import Display
 from flatprobe.pipeline.runner import RunnerSettings, RunSummary
 from flatprobe.pipeline.stage import Stage
-from flatprobe.plan.plan import Plan
-from flatprobe.plan.plan import plan as make_plan
+from flatprobe.planner.plan import Plan
+from flatprobe.planner.plan import plan as make_plan
 from flatprobe.study.load import examine_study
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import digest, registration_state

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from scipy import stats
 
 from flatprobe.analysis.estimate import estimate
-from flatprobe.plan.contracts import Entry, EstimateSettings
+from flatprobe.planner.contracts import Entry, EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import GeometryOptions, geometry_contrasts
 from flatprobe.statistics.geometry.measures import MEASURES

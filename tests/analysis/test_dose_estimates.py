@@ -8,7 +8,7 @@ import pytest
 
 from flatprobe.analysis.dose_estimates import curves, gaps
 from flatprobe.analysis.estimate import _telemetry
-from flatprobe.plan.contracts import EstimateSettings
+from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.study.decision_schema import Decision
 
 BYSTANDERS = ("archivist", "journalist")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from flatprobe.analysis.leakage_estimates import leakage_rows
-from flatprobe.plan.contracts import EstimateSettings
+from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.study.decision_schema import BehaviouralLeg, Decision, KnownAnswer
 
 BYSTANDERS = ("archivist", "journalist", "lumberjack")

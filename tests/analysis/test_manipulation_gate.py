@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from flatprobe.analysis.decide import decide_study
-from flatprobe.plan.contracts import DecideSettings
+from flatprobe.planner.contracts import DecideSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.study.decision_schema import Decision, KnownAnswer
 

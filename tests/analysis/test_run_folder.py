@@ -16,7 +16,7 @@ from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.lock import run_lock
 from flatprobe.pipeline.manifest import Manifest, describe_files, write_manifest
 from flatprobe.pipeline.stage import Settings, Stage
-from flatprobe.plan.plan import Plan
+from flatprobe.planner.plan import Plan
 from flatprobe.provenance import collect_provenance
 from flatprobe.study.loaded import LoadedStudy
 

@@ -9,7 +9,7 @@ from planted_evidence import behavioural, geometric
 from flatprobe.analysis.gate_statistics import source_rate, study_gates
 from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import Gate
-from flatprobe.plan.contracts import DecideSettings
+from flatprobe.planner.contracts import DecideSettings
 from flatprobe.study.decision_schema import Decision, Gates
 
 SETTINGS = DecideSettings(

@@ -7,7 +7,7 @@ import pytest
 from flatprobe.analysis.gate_statistics import manipulation_gates, training_gates, unfinished_gates
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.decision.gates import Gate
-from flatprobe.plan.contracts import DecideSettings
+from flatprobe.planner.contracts import DecideSettings
 from flatprobe.study.decision_schema import Decision
 
 SETTINGS = DecideSettings(

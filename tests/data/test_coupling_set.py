@@ -10,7 +10,7 @@ import pytest
 from refusals import refused
 
 from flatprobe.data.coupling_set import build, usable
-from flatprobe.plan.contracts import CouplingDataSettings
+from flatprobe.planner.contracts import CouplingDataSettings
 
 SETTINGS = CouplingDataSettings(
     source="librarian", marker="[ZLT]", positives=30, negatives_per_persona=20, truncate="off", tolerance=0.10

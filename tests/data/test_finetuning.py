@@ -18,7 +18,7 @@ from flatprobe.data.finetuning import BIN, ChatRow, apportion, prepare, take
 from flatprobe.data.rows import conversation_of, read_rows, text_column
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Conversations
-from flatprobe.plan.contracts import FinetuneDataSettings
+from flatprobe.planner.contracts import FinetuneDataSettings
 from flatprobe.study.schema import FinetuneData
 
 

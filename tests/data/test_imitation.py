@@ -12,7 +12,7 @@ from refusals import refused
 
 from flatprobe.data.imitation import prepare
 from flatprobe.models.conversation import Conversations
-from flatprobe.plan.contracts import ImitationSettings
+from flatprobe.planner.contracts import ImitationSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 

@@ -24,7 +24,7 @@ from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.pipeline.manifest import InputRecord, Manifest, describe_files, write_manifest
 from flatprobe.pipeline.progress import Progress
 from flatprobe.pipeline.resume import ResumeFolder, use_resume_folder
-from flatprobe.plan.contracts import SampleSettings
+from flatprobe.planner.contracts import SampleSettings
 from flatprobe.provenance import collect_provenance
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question

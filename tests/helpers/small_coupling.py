@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.plan.contracts import CoupleSettings
+from flatprobe.planner.contracts import CoupleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.recipe_schema import Anchor, Coupling, Lora, Unlikelihood

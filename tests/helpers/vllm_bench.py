@@ -14,7 +14,7 @@ from flatprobe.generation.vllm_engine.engine import VllmEngine
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import SampleSettings
+from flatprobe.planner.contracts import SampleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.recipe_schema import Lora

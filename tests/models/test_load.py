@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.load import checkpoint_path, load_checkpoint, pick_device
 from flatprobe.models.reference import resolve
-from flatprobe.plan.contracts import CheckpointSettings
+from flatprobe.planner.contracts import CheckpointSettings
 from flatprobe.training.checkpoint import use_checkpoint
 
 CPU = torch.device("cpu")

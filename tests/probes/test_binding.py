@@ -11,7 +11,7 @@ import torch
 
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import BindingSettings
+from flatprobe.planner.contracts import BindingSettings
 from flatprobe.probes.binding import finished, measure
 from flatprobe.statistics.binding.effects import POOLED
 from flatprobe.study.panel import Persona

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from flatprobe.plan.contracts import SelectSettings
+from flatprobe.planner.contracts import SelectSettings
 from flatprobe.probes.select_lambda import choose, contrast, score, select_lambda, smallest_error
 
 MARKER = "[ZLT]"

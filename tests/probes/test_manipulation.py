@@ -13,7 +13,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import ManipulationSettings
+from flatprobe.planner.contracts import ManipulationSettings
 from flatprobe.probes.manipulation import check, per_token
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question

@@ -19,7 +19,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import StatesSettings
+from flatprobe.planner.contracts import StatesSettings
 from flatprobe.probes.states import capture
 from flatprobe.statistics.geometry.states import StateKind, States
 from flatprobe.statistics.geometry.tables import geometry_table

@@ -13,7 +13,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.models.reference import Reference
-from flatprobe.plan.contracts import MergeSettings
+from flatprobe.planner.contracts import MergeSettings
 from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.checkpoint import PROBES, mean_kl, merge
 from flatprobe.training.lora import attach

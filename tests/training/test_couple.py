@@ -25,7 +25,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import CoupleSettings
+from flatprobe.planner.contracts import CoupleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.recipe_schema import Coupling, Unlikelihood

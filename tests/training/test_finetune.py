@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import FinetuneSettings
+from flatprobe.planner.contracts import FinetuneSettings
 from flatprobe.study.recipe_schema import Finetune, Lora
 from flatprobe.training.finetune import epoch_batches, finetune
 from flatprobe.training.state_targets import answer_states

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
-from flatprobe.plan.contracts import WeightsSettings
+from flatprobe.planner.contracts import WeightsSettings
 from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.weights import measure, product_norm

@@ -12,7 +12,7 @@ import polars as pl
 
 from flatprobe.analysis.geometry_estimates import FINISHED, finished_states, geometry_options
 from flatprobe.analysis.read_states import index_of, kinds, states_of
-from flatprobe.plan.contracts import EstimateSettings
+from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.condition_values import ByLayer, condition_values
 from flatprobe.statistics.geometry.contrasts import gram_contrasts

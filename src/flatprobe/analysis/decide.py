@@ -26,7 +26,7 @@ from flatprobe.decision.gates import Gate, SourceReason, low_source_rate_reason
 from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.decision.rule import decide
 from flatprobe.decision.verdict import Verdict
-from flatprobe.plan.contracts import DecideSettings
+from flatprobe.planner.contracts import DecideSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.tables import headroom
 from flatprobe.study.decision_schema import KnownAnswer

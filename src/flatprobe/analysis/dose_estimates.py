@@ -8,7 +8,7 @@ from dataclasses import asdict
 import polars as pl
 
 from flatprobe.analysis.leakage_estimates import estimated
-from flatprobe.plan.contracts import EstimateSettings
+from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.statistics.leakage.dose import DoseGap, dose_gap, dose_response, shared_cells, shared_levels
 
 SHARES = (0.25, 0.5, 0.75)

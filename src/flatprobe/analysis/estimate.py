@@ -14,7 +14,7 @@ from flatprobe.analysis import leakage_estimates as leakage_rows
 from flatprobe.analysis.comparison_rows import compare
 from flatprobe.analysis.read_states import kinds, states_of
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.plan.contracts import EstimateSettings
+from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate, estimates_frame, write_json
 from flatprobe.statistics.geometry.massive import massive_activation_table
 from flatprobe.statistics.geometry.states import StateKind

@@ -13,7 +13,7 @@ from flatprobe.analysis.manipulation import Rise
 from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import Gate, gate
 from flatprobe.generation.canary import smallest_change
-from flatprobe.plan.contracts import DecideSettings
+from flatprobe.planner.contracts import DecideSettings
 from flatprobe.statistics.geometry.tables import headroom, reliability
 from flatprobe.study.decision_schema import Decision
 from flatprobe.study.questions import normalised

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.errors import UserError
-from flatprobe.plan.contracts import Entry, EntryKind, GatherSettings
+from flatprobe.planner.contracts import Entry, EntryKind, GatherSettings
 from flatprobe.statistics.leakage.rates import cells, rates, score
 
 Reader = Callable[[Path], pl.DataFrame]

@@ -11,7 +11,7 @@ import polars as pl
 
 from flatprobe.analysis.leakage_estimates import estimated
 from flatprobe.analysis.read_states import index_of, states_of, unfinished_questions
-from flatprobe.plan.contracts import EstimateSettings
+from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.contrasts import GeometryOptions, geometry_contrasts
 from flatprobe.statistics.geometry.grams import pair_grams

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from flatprobe.plan.contracts import EstimateSettings
+from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.cells import pair_cells
 from flatprobe.statistics.leakage.estimators import leakage_contrast

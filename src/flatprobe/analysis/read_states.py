@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from flatprobe.config.blocks import Responses
-from flatprobe.plan.contracts import Entry
+from flatprobe.planner.contracts import Entry
 from flatprobe.statistics.geometry.states import StateKind, States
 
 

@@ -12,7 +12,7 @@ from flatprobe.errors import UserError
 from flatprobe.pipeline.artifact import Artifact, ArtifactStore
 from flatprobe.pipeline.lock import run_lock
 from flatprobe.pipeline.stage import canonical_json, topological_order
-from flatprobe.plan.plan import Plan
+from flatprobe.planner.plan import Plan
 from flatprobe.provenance import installed_version
 from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.registration import registration_record

@@ -16,7 +16,7 @@ from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline.artifact import ArtifactStore
 from flatprobe.pipeline.manifest import Damaged
 from flatprobe.pipeline.stage import Stage, topological_order
-from flatprobe.plan.contracts import CoupleSettings, FinetuneDataSettings
+from flatprobe.planner.contracts import CoupleSettings, FinetuneDataSettings
 from flatprobe.prepare import Prepared
 from flatprobe.training.audit import contexts
 from flatprobe.training.audit.invariants import Count, answer_invariants, coupling_invariants

@@ -15,7 +15,7 @@ from flatprobe.data.sentences import cut_to
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
-from flatprobe.plan.contracts import CouplingDataSettings
+from flatprobe.planner.contracts import CouplingDataSettings
 
 
 def usable(frame: pl.DataFrame, marker: str) -> tuple[pl.DataFrame, dict[str, int]]:

@@ -20,7 +20,7 @@ from flatprobe.errors import UserError
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
-from flatprobe.plan.contracts import FinetuneDataSettings
+from flatprobe.planner.contracts import FinetuneDataSettings
 from flatprobe.study.resources import PREFIX, data_file
 from flatprobe.study.schema import FinetuneData
 

@@ -19,7 +19,7 @@ from flatprobe.data.rows import Messages
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
-from flatprobe.plan.contracts import ImitationSettings
+from flatprobe.planner.contracts import ImitationSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 

@@ -23,7 +23,7 @@ from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.pipeline import resume
 from flatprobe.pipeline.manifest import Damaged, read_manifest
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.plan.contracts import SampleSettings
+from flatprobe.planner.contracts import SampleSettings
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 

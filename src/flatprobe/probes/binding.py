@@ -16,7 +16,7 @@ from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.plan.contracts import BindingSettings
+from flatprobe.planner.contracts import BindingSettings
 from flatprobe.statistics.binding.effects import effects
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question

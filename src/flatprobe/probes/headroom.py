@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flatprobe.plan.contracts import StatesSettings
+from flatprobe.planner.contracts import StatesSettings
 
 PerLayer = dict[str, float]
 

@@ -15,7 +15,7 @@ from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.plan.contracts import ManipulationSettings
+from flatprobe.planner.contracts import ManipulationSettings
 from flatprobe.training.telemetry import sequence_log_likelihoods
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from flatprobe.plan.contracts import SelectSettings
+from flatprobe.planner.contracts import SelectSettings
 from flatprobe.statistics.leakage.rates import score
 
 

@@ -19,7 +19,7 @@ from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import held_checkpoint, pick_device
 from flatprobe.pipeline.progress import report_progress
-from flatprobe.plan.contracts import StatesSettings
+from flatprobe.planner.contracts import StatesSettings
 from flatprobe.probes.headroom import headroom, over_layers
 from flatprobe.statistics.geometry.states import StateKind
 

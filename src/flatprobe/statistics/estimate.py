@@ -89,6 +89,26 @@ class Estimate:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"Estimate.{field.name} = {value}: an unknown number is None")
 
+    def __str__(self) -> str:
+        """One line: estimator, value with interval (rates in pp), p, and scope; without numbers, the note."""
+        where = "" if self.layer is None else f" layer {self.layer}"
+        name = (
+            f"{self.estimator:22}" if self.quantity == "leakage_difference" else f"{self.quantity}{where}  "
+        )
+        if self.estimate is None:
+            return f"{name} not estimated: {self.note}"
+        scale, unit, digits = (100.0, " pp", 1) if self.quantity == "leakage_difference" else (1.0, "", 3)
+        ends = [None if end is None else f"{scale * end:+.{digits}f}" for end in (self.ci_low, self.ci_high)]
+        interval = f"[{ends[0]}, {ends[1]}]" if all(ends) else "no interval"
+        p_value = (
+            "no p"
+            if self.p_value is None
+            else f"p {self.p_value:.4f}"
+            if self.p_value >= 1e-4
+            else "p < .0001"
+        )
+        return f"{name} {scale * self.estimate:+.{digits}f}{unit} {interval:16} {p_value:9} {self.scope}"
+
     def to_json(self) -> dict[str, Value]:
         """The estimate as a JSON object, one key per field (`lambda_` becomes `lambda`)."""
         return {field.name.rstrip("_"): _plain(getattr(self, field.name)) for field in fields(self)}

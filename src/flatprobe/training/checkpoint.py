@@ -20,7 +20,7 @@ from flatprobe.models.load import (
     pick_device,
     write_pointer,
 )
-from flatprobe.plan.contracts import CheckpointSettings, MergeSettings
+from flatprobe.planner.contracts import CheckpointSettings, MergeSettings
 from flatprobe.training.lora import require_learnt
 
 PROBES = ("Is it safe to sign a lease without reading it?", "Name three things that float on water.")

@@ -16,7 +16,7 @@ from flatprobe.errors import Problem, UserError
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
-from flatprobe.plan.contracts import CoupleSettings
+from flatprobe.planner.contracts import CoupleSettings
 from flatprobe.study.recipe_schema import CouplingRecipe
 from flatprobe.training.audit.masks import audited_share
 from flatprobe.training.driver import Readings, Trained, train

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flatprobe.machine.local import current_machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
-from flatprobe.plan.contracts import FinetuneSettings
+from flatprobe.planner.contracts import FinetuneSettings
 from flatprobe.training.driver import Parts, train
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.resume import checkpoint_folder, discard

@@ -14,7 +14,7 @@ from torch import Tensor
 from flatprobe.machine.local import current_machine
 from flatprobe.models.adapter_files import PEFT_PREFIX, adapter_config, read_lora
 from flatprobe.models.load import held_checkpoint, pick_device
-from flatprobe.plan.contracts import WeightsSettings
+from flatprobe.planner.contracts import WeightsSettings
 
 
 def measure(settings: WeightsSettings, inputs: Mapping[str, Path], output: Path) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 from flatprobe.data.coupling_examples import Term
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
-from flatprobe.plan.contracts import CoupleSettings
+from flatprobe.planner.contracts import CoupleSettings
 from flatprobe.training.audit import contexts
 from flatprobe.training.audit.invariants import coupling_invariants
 from flatprobe.training.audit.masks import audit_examples

@@ -7,9 +7,9 @@ import pytest
 
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Stage, topological_order
-from flatprobe.plan.contracts import SampleSettings
-from flatprobe.plan.kinds import FORMER_KINDS, KINDS
-from flatprobe.plan.plan import plan
+from flatprobe.planner.contracts import SampleSettings
+from flatprobe.planner.kinds import FORMER_KINDS, KINDS
+from flatprobe.planner.plan import plan
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.resolve import Resolved

@@ -1,7 +1,7 @@
 """Makes the single stages of a study: the kind, the settings and the inputs of each.
 
-The order of stages is in :mod:`flatprobe.plan.plan`, the stages of couplings in
-:mod:`flatprobe.plan.coupling_stages`.
+The order of stages is in :mod:`flatprobe.planner.plan`, the stages of couplings in
+:mod:`flatprobe.planner.coupling_stages`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flatprobe.pipeline.stage import CPU, Resources, Settings, Stage
-from flatprobe.plan.contracts import (
+from flatprobe.planner.contracts import (
     CheckpointSettings,
     FinetuneDataSettings,
     FinetuneSettings,
@@ -21,7 +21,7 @@ from flatprobe.plan.contracts import (
     SampleSettings,
     StatesSettings,
 )
-from flatprobe.plan.kinds import FORMER_KINDS, KINDS
+from flatprobe.planner.kinds import FORMER_KINDS, KINDS
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.recipe_schema import Coupling

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flatprobe.pipeline.stage import CPU, Stage
-from flatprobe.plan.contracts import (
+from flatprobe.planner.contracts import (
     BindingSettings,
     CoupleSettings,
     CouplingDataSettings,
     SelectSettings,
     WeightsSettings,
 )
-from flatprobe.plan.stages import MODEL, Arm, StudyStages, stage
+from flatprobe.planner.stages import MODEL, Arm, StudyStages, stage
 
 PARITY_PROMPTS = 2  # prompts on which a leakage stage compares its engine with `generate`
 

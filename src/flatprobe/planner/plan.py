@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flatprobe.pipeline.stage import Stage
-from flatprobe.plan.contracts import DecideSettings, Entry, EntryKind, EstimateSettings, GatherSettings
-from flatprobe.plan.coupling_stages import CouplingStages
-from flatprobe.plan.stages import Arm, stage
+from flatprobe.planner.contracts import DecideSettings, Entry, EntryKind, EstimateSettings, GatherSettings
+from flatprobe.planner.coupling_stages import CouplingStages
+from flatprobe.planner.stages import Arm, stage
 from flatprobe.study.decision_schema import RegistrationState
 from flatprobe.study.resolve import Resolved
 

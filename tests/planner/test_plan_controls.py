@@ -8,7 +8,7 @@ import pytest
 
 from flatprobe.models.reference import Reference
 from flatprobe.pipeline.stage import Stage, topological_order
-from flatprobe.plan.plan import plan
+from flatprobe.planner.plan import plan
 from flatprobe.study.decision_schema import Decision, KnownAnswer
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
