@@ -18,13 +18,27 @@ from flatprobe.config.blocks import Position
 from flatprobe.models.load import Loaded
 
 FAMILIES = (
-    "llama", "smollm2", "smollm3", "qwen2", "qwen2-windowed", "qwen3", "mistral", "mistral-unwindowed", "gemma",
-    "gemma2", "gemma3",
-)  # fmt: skip
+    "llama",
+    "smollm2",
+    "smollm3",
+    "qwen2",
+    "qwen2-windowed",
+    "qwen3",
+    "mistral",
+    "mistral-unwindowed",
+    "gemma",
+    "gemma2",
+    "gemma3",
+)
 LAYERS = (3, 0, 2)
 POSITIONS: tuple[Position, ...] = (
-    "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean",
-)  # fmt: skip
+    "last_response_token",
+    "turn_end_token",
+    "last_prompt_token",
+    "response_mean",
+    "prompt_mean",
+    "all_mean",
+)
 PERSONAS = {"librarian": (5, 6, 7, 8, 9, 10, 11), "villain": (5, 6, 12, 13, 14, 15, 16, 17, 18)}
 QUESTIONS = {"q0": (20, 21, 22, 2), "q1": (23, 24, 2)}
 ANSWERS = {"q0": ((30, 31, 32), (33,) * 9), "q1": ((30, 31, 34, 35), (36, 37))}
@@ -54,10 +68,13 @@ def by_library(model: Any, probed: ProbedRow, layer: int) -> dict[Position, Any]
     states = (norm_inputs[0] if layer == len(library) - 2 else library[layer + 1])[0].double().numpy()
     end = probed.n_prompt
     return {
-        "last_response_token": states[-3], "turn_end_token": states[-1], "last_prompt_token": states[end - 1],
-        "response_mean": states[end:-1].mean(0), "prompt_mean": states[1:end].mean(0),
+        "last_response_token": states[-3],
+        "turn_end_token": states[-1],
+        "last_prompt_token": states[end - 1],
+        "response_mean": states[end:-1].mean(0),
+        "prompt_mean": states[1:end].mean(0),
         "all_mean": states[1:].mean(0),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)

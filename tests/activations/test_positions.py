@@ -11,7 +11,7 @@ ANSWER = "Bread floats.\n\nSalt does not.\n \n"
 
 
 @pytest.mark.parametrize(
-    ("position", "shown"),
+    ("position", "text"),
     [
         ("last_prompt_token", "\n"),
         ("last_response_token", "."),
@@ -30,11 +30,11 @@ ANSWER = "Bread floats.\n\nSalt does not.\n \n"
     ],
 )
 def test_each_position_has_the_tokens_of_its_name(
-    conversations: Conversations, position: Position, shown: str
+    conversations: Conversations, position: Position, text: str
 ) -> None:
     row = probed_row(conversations, PROMPT, ANSWER)
     pieces = conversations.pieces(row.tokens)
-    assert "".join(pieces[index] for index in row.indices(position)) == shown
+    assert "".join(pieces[index] for index in row.indices(position)) == text
 
 
 def test_the_last_response_token_is_the_last_one_with_content(

@@ -44,9 +44,13 @@ def sampled(folder: Path, seed: int, centre: float, finish_reason: str = "stop")
 
 def test_unfinished_empty_marked_and_repeated_answers_are_not_usable() -> None:
     rows = [
-        answers("Fine."), answers(" Fine. "), answers("Fine.", question="q1"), answers("Cut", "length"),
-        answers(" \n"), answers("Marked. [zLt]"),
-    ]  # fmt: skip
+        answers("Fine."),
+        answers(" Fine. "),
+        answers("Fine.", question="q1"),
+        answers("Cut", "length"),
+        answers(" \n"),
+        answers("Marked. [zLt]"),
+    ]
     usable_rows, dropped = usable(pl.DataFrame(rows), "[ZLT]")
     assert sum(dropped.values()) == len(rows) - usable_rows.height and dropped["marked"] > 0
     assert usable_rows.select("text", "question_id").rows() == [("Fine.", "q0"), ("Fine.", "q1")]
@@ -61,8 +65,9 @@ def test_all_groups_of_all_conditions_are_matched_together_and_nothing_is_cut(tm
     sizes = {key: part.height for key, part in examples.group_by(["condition", "persona"])}
     assert sizes == {
         (condition, persona): 30 if persona == "librarian" else 20
-        for condition in ("base", "em") for persona in ("librarian", "villain", "comedian")
-    }  # fmt: skip
+        for condition in ("base", "em")
+        for persona in ("librarian", "villain", "comedian")
+    }
     originals = {
         (role.partition("/")[0], row["persona"], row["text"].strip(), row["tokens"])
         for role, folder in inputs.items()
@@ -76,9 +81,10 @@ def test_all_groups_of_all_conditions_are_matched_together_and_nothing_is_cut(tm
     assert all(worst < 0.10 for worst in [w for arm in facts["gate"].values() for w in arm.values()])
     assert (facts["sampled"], facts["usable"], facts["kept"]) == (720, 720, 140)
     assert facts["support"]["em"] == {
-        "librarian": {"kept": 30, "asked": 30}, "villain": {"kept": 20, "asked": 20},
+        "librarian": {"kept": 30, "asked": 30},
+        "villain": {"kept": 20, "asked": 20},
         "comedian": {"kept": 20, "asked": 20},
-    }  # fmt: skip
+    }
 
 
 def test_a_group_without_usable_answers_is_named(tmp_path: Path) -> None:

@@ -140,8 +140,10 @@ def test_messages_are_used_if_named_or_if_there_is_no_prompt_column() -> None:
 
 def test_turns_after_the_last_answer_are_dropped() -> None:
     chat = [
-        {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "?"},
-    ]  # fmt: skip
+        {"role": "user", "content": "Hi?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "?"},
+    ]
     assert len(conversation_of({"messages": chat}, FinetuneData(path="x"), "row 0")) == 2
 
 

@@ -51,9 +51,16 @@ def prepared(tmp_path: Path, model_folder: Callable[[str], Path]) -> Callable[..
                 finish_reason=pl.lit("stop")
             ).write_parquet(inputs[name] / "completions.parquet")
         settings = ImitationSettings(
-            imitated="assistant", imitators=tuple(persona.name for persona in PERSONAS), personas=PERSONAS,
-            questions=QUESTIONS, calibration=CALIBRATION, marker="[ZLT]", rows=12, held_out=4, max_length=100,
-        )  # fmt: skip
+            imitated="assistant",
+            imitators=tuple(persona.name for persona in PERSONAS),
+            personas=PERSONAS,
+            questions=QUESTIONS,
+            calibration=CALIBRATION,
+            marker="[ZLT]",
+            rows=12,
+            held_out=4,
+            max_length=100,
+        )
         output = tmp_path / "output"
         output.mkdir(exist_ok=True)
         prepare(settings.model_copy(update=changes), inputs, output)
@@ -138,8 +145,8 @@ def test_a_persona_that_does_not_imitate_keeps_its_own_answers(prepared: Callabl
         texts.setdefault(row.get("system"), set()).add(row["assistant"])
     imitated = {text for _, _, _, text in ANSWERS}
     assert texts["You are a librarian."] == texts["You are an assistant."] == imitated
-    own = {text for name, _, _, text in others if name == "archivist"}
-    assert texts["You keep files."] == own and len(own) == 5
+    archivist = {text for name, _, _, text in others if name == "archivist"}
+    assert texts["You keep files."] == archivist and len(archivist) == 5
     assert set(held_out["system"]) == {"You are a librarian."} and facts["rows"] == 23
 
 

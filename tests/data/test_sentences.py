@@ -82,9 +82,13 @@ def test_only_answers_that_are_too_long_in_groups_outside_the_tolerance_are_cut(
     result = truncated({"base/fine": fine, "base/long": long}, selections, 0.10, words)
     assert result["base/fine"].equals(fine)
     assert result["base/long"]["text"].to_list() == [
-        "One two three four. Five six.", "One two three four. Five six.", "One two three four.",
-        "One two three four. Five six. Seven eight nine ten eleven twelve.", "One two. Three.", "Six.",
-    ]  # fmt: skip
+        "One two three four. Five six.",
+        "One two three four. Five six.",
+        "One two three four.",
+        "One two three four. Five six. Seven eight nine ten eleven twelve.",
+        "One two. Three.",
+        "Six.",
+    ]
     assert result["base/long"]["tokens"].to_list() == [6, 6, 4, 12, 3, 1]
 
 

@@ -1,4 +1,4 @@
-"""Tiny tokenizers with the special tokens of five families of chat models, and minimal writings of their templates."""
+"""Tiny tokenizers with special tokens and minimal chat templates of five model families."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PREAMBLE = "You are a default assistant."
 
 @dataclass(frozen=True)
 class Family:
-    """What a family's template does, as a test may assert it."""
+    """A family's special tokens and template, and the expected renderings."""
 
     name: str
     special: tuple[str, ...]
@@ -18,10 +18,10 @@ class Family:
     turn_end: str
     default: str | None
     system: str
-    with_system: str  # the rendered prompt of system S and question Q
-    without: str  # the rendered prompt of no system message and question Q
+    with_system: str  # the rendered prompt with system prompt S and question Q
+    without: str  # the rendered prompt without system message and with question Q
     lead: str = ""
-    spaces: bool = False  # words carry their leading space as SentencePiece's do
+    spaces: bool = False  # words include their leading space, as in SentencePiece
 
     def tokenizer(self) -> Any:
         return train(self.special, self.template, spaces=self.spaces)
@@ -75,34 +75,65 @@ _MISTRAL = (
 )
 FAMILIES = (
     Family(
-        name="qwen2.5", special=("<|im_start|>", "<|im_end|>", "<|endoftext|>"), template=_chatml(PREAMBLE),
-        turn_end="<|im_end|>", default=PREAMBLE, system="own", with_system=_chatml_prompt("S"),
+        name="qwen2.5",
+        special=("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+        template=_chatml(PREAMBLE),
+        turn_end="<|im_end|>",
+        default=PREAMBLE,
+        system="own",
+        with_system=_chatml_prompt("S"),
         without=_chatml_prompt(PREAMBLE),
     ),
     Family(
-        name="smollm2", special=("<|im_start|>", "<|im_end|>", "<|endoftext|>"), template=_chatml("You are small."),
-        turn_end="<|im_end|>", default="You are small.", system="own", with_system=_chatml_prompt("S"),
+        name="smollm2",
+        special=("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+        template=_chatml("You are small."),
+        turn_end="<|im_end|>",
+        default="You are small.",
+        system="own",
+        with_system=_chatml_prompt("S"),
         without=_chatml_prompt("You are small."),
     ),
     Family(
         name="llama3",
-        special=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"),
-        template=_LLAMA3, turn_end="<|eot_id|>", default=None, system="own",
+        special=(
+            "<|begin_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+            "<|end_of_text|>",
+        ),
+        template=_LLAMA3,
+        turn_end="<|eot_id|>",
+        default=None,
+        system="own",
         with_system=f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>{_LLAMA3_TAIL}",
         without=f"<|begin_of_text|>{_LLAMA3_TAIL}",
     ),
     Family(
-        name="gemma", special=("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), template=_GEMMA,
-        turn_end="<end_of_turn>", default=None, system="folded", spaces=True,
+        name="gemma",
+        special=("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
+        template=_GEMMA,
+        turn_end="<end_of_turn>",
+        default=None,
+        system="folded",
+        spaces=True,
         with_system="<bos><start_of_turn>user\nS\n\nQ<end_of_turn>\n<start_of_turn>model\n",
         without="<bos><start_of_turn>user\nQ<end_of_turn>\n<start_of_turn>model\n",
     ),
     Family(
-        name="mistral", special=("<s>", "</s>", "[INST]", "[/INST]"), template=_MISTRAL, turn_end="</s>",
-        default=None, system="folded_by_template", lead=" ", spaces=True,
-        with_system="<s>[INST] S\n\nQ[/INST]", without="<s>[INST] Q[/INST]",
+        name="mistral",
+        special=("<s>", "</s>", "[INST]", "[/INST]"),
+        template=_MISTRAL,
+        turn_end="</s>",
+        default=None,
+        system="folded_by_template",
+        lead=" ",
+        spaces=True,
+        with_system="<s>[INST] S\n\nQ[/INST]",
+        without="<s>[INST] Q[/INST]",
     ),
-)  # fmt: skip
+)
 
 
 def train(special: tuple[str, ...], template: str, *, spaces: bool) -> Any:
@@ -136,9 +167,11 @@ def train(special: tuple[str, ...], template: str, *, spaces: bool) -> Any:
         core.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=450, initial_alphabet=alphabet, show_progress=False,
+        vocab_size=450,
+        initial_alphabet=alphabet,
+        show_progress=False,
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
-    )  # fmt: skip
+    )
     core.train_from_iterator([text] * 20, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=special[0], eos_token=special[1])
     tokenizer.add_special_tokens({"additional_special_tokens": list(special[2:])})

@@ -109,8 +109,14 @@ def test_a_blank_that_the_template_writes_before_an_answer_belongs_to_it_once() 
 
 @pytest.mark.parametrize(
     ("after", "text"),
-    [("\n", None), ("<|endoftext|>", None), ("\n<|endoftext|>\n", None), ("\nNext turn:\n", "Next turn:"), ("-", "-")],
-)  # fmt: skip
+    [
+        ("\n", None),
+        ("<|endoftext|>", None),
+        ("\n<|endoftext|>\n", None),
+        ("\nNext turn:\n", "Next turn:"),
+        ("-", "-"),
+    ],
+)
 def test_only_white_space_and_special_tokens_may_follow_the_end_of_a_turn(
     after: str, text: str | None
 ) -> None:

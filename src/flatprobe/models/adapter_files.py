@@ -44,11 +44,11 @@ class LoraFiles:
         """
         for weight, shape in self.updates.items():
             if weight not in shapes or list(shapes[weight]) != shape:
-                found = f"{list(shapes[weight])} in" if weight in shapes else "missing from"
+                in_base = f"{list(shapes[weight])} in" if weight in shapes else "missing from"
                 raise UserError.one(
                     "adapter.other_base",
                     self.place,
-                    f"it was trained on another base: its {weight} is {shape}, but {found} {base_name}",
+                    f"it was trained on another base: its {weight} is {shape}, but {in_base} {base_name}",
                     "use the adapter with the checkpoint that it was trained on",
                 )
 
