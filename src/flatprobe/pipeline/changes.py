@@ -17,7 +17,8 @@ _MAX_CHARACTERS = 60  # of one value
 def why_computed(stage: Stage, store: ArtifactStore) -> str | None:
     """The differences from the newest artifact of the same name, in one line.
 
-    None if there is no such artifact, or if only inputs differ: the input has a line of its own."""
+    None if there is no such artifact, or if only inputs differ: each recomputed input is reported by itself.
+    """
     earlier = _newest_manifest(stage, store)
     differences = [] if earlier is None else list(_differences(earlier, stage))
     if not differences:

@@ -18,9 +18,7 @@ from flatprobe.pipeline.task import Failed, Outcome, Task
 from flatprobe.pipeline.worker import serve
 
 _GRACE = 5.0  # seconds that a process has to end by itself
-_POLL_INTERVAL = (
-    1.0  # seconds between checks that workers are alive: a worker's children may keep its pipe open
-)
+_POLL_INTERVAL = 1.0  # seconds between checks that workers are alive; their children may keep the pipe open
 _LOG_LINES = 8  # of a dead worker's log in the message
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 

@@ -57,14 +57,13 @@ def run(
 ) -> RunSummary:
     """Compute every target and all its inputs in a run folder; existing artifacts are reused.
 
-    Workers are spawned, so a script must call this under `if __name__ == "__main__":`.
+    Stages are submitted in order, each as soon as its inputs exist. After a failure, running stages finish and no new
+    stage starts. Finished stages stay after any error, and the next run continues from them. Workers are spawned, so a
+    script must call this under `if __name__ == "__main__":`.
 
-    Stages are submitted in order, each as soon as its inputs exist. After a failure running stages finish, and no new
-    stage starts.
-
-    `on_finished` is called with each stage and its artifact as soon as the artifact exists, computed or reused.
-
-    Finished stages stay, and the next run continues from them, after any of these errors.
+    Args:
+        executor: where stages run. Default: worker processes on this machine.
+        on_finished: called with each stage and its artifact as soon as the artifact exists, computed or reused.
 
     Raises:
         UserError: the folder is locked or cannot be written, or a stage raised a UserError.
