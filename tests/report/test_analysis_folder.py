@@ -52,7 +52,7 @@ def test_a_missing_key_of_the_verdict_is_named(broken: Path) -> None:
     verdict = json.loads((broken / "verdict.json").read_text())
     del verdict["confidence"]
     (broken / "verdict.json").write_text(json.dumps(verdict))
-    with pytest.raises(UserError, match="has no `confidence`"):
+    with pytest.raises(UserError, match="`confidence`"):
         read(broken)
 
 

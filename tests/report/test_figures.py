@@ -24,11 +24,12 @@ def analysis(folder: Path) -> Analysis:
     return read(folder)
 
 
-def changed(analysis: Analysis, **main: Any) -> Analysis:
-    """The analysis with other main numbers in its verdict."""
-    numbers = {**analysis.verdict["numbers"], "benign_control": None}
-    numbers["main"] = {**numbers["main"], **main}
-    return dataclasses.replace(analysis, verdict={**analysis.verdict, "numbers": numbers})
+def changed(analysis: Analysis, **geometry: Any) -> Analysis:
+    """The analysis with other geometric evidence of the deciding contrast, and no benign contrast."""
+    main = analysis.verdict.numbers.main
+    main = dataclasses.replace(main, geometry=dataclasses.replace(main.geometry, **geometry))
+    numbers = dataclasses.replace(analysis.verdict.numbers, benign_control=None, main=main)
+    return dataclasses.replace(analysis, outcome=dataclasses.replace(analysis.verdict, numbers=numbers))
 
 
 def labels(svg: str) -> list[str]:
@@ -42,8 +43,7 @@ def test_the_decision_plane_names_every_region_and_both_results(analysis: Analys
 
 
 def test_the_decision_plane_without_an_estimate_says_so_and_draws_no_point(analysis: Analysis) -> None:
-    missing = {**analysis.verdict["numbers"]["main"]["geometry"], "effect": None}
-    figure = plane.decision_plane(changed(analysis, geometry=missing))
+    figure = plane.decision_plane(changed(analysis, effect=None))
     assert "No result has a place" in figure.description
     assert "The deciding result, em_first, is not drawn" in figure.caption
     assert "filled mark" not in figure.caption
@@ -51,8 +51,7 @@ def test_the_decision_plane_without_an_estimate_says_so_and_draws_no_point(analy
 
 
 def test_a_far_result_stays_inside_the_plane(analysis: Analysis) -> None:
-    far = {**analysis.verdict["numbers"]["main"]["geometry"], "effect": 0.9, "ci_low": 0.8, "ci_high": 1.0}
-    moved = changed(analysis, geometry=far)
+    moved = changed(analysis, effect=0.9, ci_low=0.8, ci_high=1.0)
     bounds = plane._bounds(moved, plane._points(moved))
     assert bounds.x_low < 0 < 1.0 < bounds.x_high
 
@@ -156,8 +155,7 @@ def test_a_study_without_a_benign_condition_has_one_contrast_and_one_point(analy
 def test_a_registered_contraction_is_drawn_and_named_as_such(analysis: Analysis) -> None:
     rule = {**analysis.study["decision"]["geometry"], "measure": "contraction"}
     study = {**analysis.study, "decision": {**analysis.study["decision"], "geometry": rule}}
-    found = {**analysis.verdict["numbers"]["main"]["geometry"], "measure": "contraction", "effect": 0.31}
-    other = dataclasses.replace(changed(analysis, geometry=found), study=study)
+    other = dataclasses.replace(changed(analysis, measure="contraction", effect=0.31), study=study)
     assert cards.legs(other)[0].title == "Geometry: contraction (−log scatter ratio)"
     assert "contraction (−log scatter ratio)" in labels(plane.decision_plane(other).wide)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.decision.gates import gate, required
 from flatprobe.decision.rule import decide
 from flatprobe.report import gates as gating
@@ -38,17 +36,10 @@ def decided(analysis: Analysis, failed: set[tuple[str, str]]) -> Analysis:
         for kind, arm in {*required(RULE), *failed}
     ]
     gates.append(gate("reliability", "base_first", 0.1, RULE, "split-half"))
-    main = Contrast(*_evidence(analysis))
-    verdict = decide(RULE, main, gates, treated_benign=main).to_json()
-    return dataclasses.replace(analysis, verdict=verdict)
-
-
-def _evidence(analysis: Analysis) -> tuple[GeometricEvidence, BehaviouralEvidence]:
-    numbers: dict[str, Any] = analysis.verdict["numbers"]["main"]
-    unknown = {"source_rate_treated": None, "source_rate_control": None}
-    return GeometricEvidence(**numbers["geometry"]), BehaviouralEvidence(
-        **{**numbers["behaviour"], **unknown}
-    )
+    main = analysis.verdict.numbers.main
+    unknown = dataclasses.replace(main.behaviour, source_rate_treated=None, source_rate_control=None)
+    main = dataclasses.replace(main, behaviour=unknown)
+    return dataclasses.replace(analysis, outcome=decide(RULE, main, gates, treated_benign=main))
 
 
 def test_gates_of_one_name_share_a_line_and_deciding_ones_come_first(analysis: Analysis) -> None:
@@ -68,7 +59,7 @@ def test_every_recorded_reason_is_in_exactly_one_line(analysis: Analysis) -> Non
     other = decided(analysis, FAILED)
     lines = [line for group in gating.reasons(other) for line in group.lines]
     named = sum(max(1, line.text.count("_first ")) for line in lines)
-    assert named == len(other.verdict["reasons"])
+    assert named == len(other.verdict.reasons)
 
 
 def test_standing_gates_are_sorted_by_weight_and_none_is_lost(analysis: Analysis) -> None:
@@ -78,7 +69,7 @@ def test_standing_gates_are_sorted_by_weight_and_none_is_lost(analysis: Analysis
     assert set(standing[:3]) == {("spam", "base_first"), ("spam", "em_first"), ("source rate", "base_first")}
     assert standing[3:] == [("spam", "benign_first"), ("reliability", "base_first")]
     assert {row[2] for row in table.rows} == {"✕ failed"}
-    assert len(standing) + len(gating.gate_table(other, passed=True).rows) == len(other.verdict["gates"])
+    assert len(standing) + len(gating.gate_table(other, passed=True).rows) == len(other.verdict.gates)
 
 
 def test_many_gates_behind_em_specific_are_counted_and_few_are_named(analysis: Analysis) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -97,14 +96,14 @@ def test_layers_without_adjusted_p_have_no_column_for_it(analysis: Analysis) -> 
 
 def test_the_verdict_prints_the_p_of_both_legs_or_why_there_is_none(analysis: Analysis, page: str) -> None:
     def sentence(conjunction_p: float | None) -> str:
-        numbers_: dict[str, Any] = {**analysis.verdict["numbers"], "conjunction_p": conjunction_p}
-        verdict = {**analysis.verdict, "numbers": numbers_}
-        return cards.conjunction(dataclasses.replace(analysis, verdict=verdict))
+        changed = dataclasses.replace(analysis.verdict.numbers, conjunction_p=conjunction_p)
+        verdict = dataclasses.replace(analysis.verdict, numbers=changed)
+        return cards.conjunction(dataclasses.replace(analysis, outcome=verdict))
 
     assert sentence(0.0321).startswith("p of both legs: 0.032, the larger of the two")
     assert sentence(None) == "p of both legs: none, because a leg has no p."
     head = page.partition('id="verdict-title"')[2].partition("</section>")[0]
-    printed = numbers.p_value(analysis.verdict["numbers"]["conjunction_p"])
+    printed = numbers.p_value(analysis.verdict.numbers.conjunction_p)
     assert f"p of both legs: {printed}," in head
 
 

@@ -9,23 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
+from pydantic import ValidationError
 
+from flatprobe.decision.verdict import Verdict
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.estimate import estimates_frame
+from flatprobe.study.decision_schema import Decision
 
 REMEDY = "run the study's analysis again"
 DOCUMENTS: dict[str, tuple[str, ...]] = {
     "study": ("name", "description", "conditions", "panel", "coupling", "leakage", "decision"),
     "registration": ("digest", "registered", "time"),
-    "verdict": (
-        "verdict", "headline", "confidence", "as_registered_confidence", "em_specific", "em_specific_reason",
-        "scope", "registered", "smoke", "dose_unmatched", "reasons", "legs", "distances", "gates", "numbers",
-        "known_answers", "instrument",
-    ),
+    "verdict": (),
     "estimates": (),
     "stages": (),
     "provenance": (),
@@ -119,8 +119,8 @@ class Analysis:
 
     study: Mapping[str, Any]
     registration: Mapping[str, Any]
-    verdict: Mapping[str, Any]
-    """Empty in a study without a coupling, as are `audit` and `lambda_selection`."""
+    outcome: Verdict | None
+    """None in a study without a coupling; `audit` and `lambda_selection` are empty there."""
     comparison: Mapping[str, Any]
     """The deciding contrast's rows and facts; empty in a study with a coupling."""
     estimates: pl.DataFrame
@@ -139,21 +139,31 @@ class Analysis:
         """Whether there are leakage and a verdict; without a coupling there is geometry only."""
         return self.study["coupling"] is not None
 
+    @cached_property
+    def decision(self) -> Decision:
+        """The registered rule."""
+        return Decision.model_validate(self.study["decision"])
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of a study with a coupling."""
+        assert self.outcome is not None, "a study without a coupling has no verdict"
+        return self.outcome
+
     @property
     def treated(self) -> str:
         """The condition in question."""
-        return str(self.study["decision"]["treated"])
+        return self.decision.treated
 
     @property
     def control(self) -> str:
         """The condition it is compared with."""
-        return str(self.study["decision"]["control"])
+        return self.decision.control
 
     @property
     def benign(self) -> str | None:
         """The condition that decides whether an effect is specific."""
-        benign = self.study["decision"]["benign"]
-        return None if benign is None else str(benign)
+        return self.decision.benign
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -179,22 +189,22 @@ class Analysis:
     @property
     def position(self) -> str:
         """The deciding position."""
-        return str(self.study["decision"]["geometry"]["position"])
+        return self.decision.geometry.position
 
     @property
     def responses(self) -> str:
         """Whose answers the deciding states are read on."""
-        return str(self.study["decision"]["geometry"]["responses"])
+        return self.decision.geometry.responses
 
     @property
     def geometric_level(self) -> str:
         """Level of every geometric interval, as printed: `95 %`."""
-        return f"{100 * float(self.study['decision']['geometry']['level']):g} %"
+        return f"{100 * self.decision.geometry.level:g} %"
 
     @property
     def behavioural_level(self) -> str:
         """Level of every interval of a leakage difference, as printed."""
-        return f"{100 * float(self.study['decision']['behaviour']['level']):g} %"
+        return f"{100 * self.decision.behaviour.level:g} %"
 
     def at_registered_position(self, table: str) -> pl.DataFrame:
         """Rows of a geometric table at the deciding position and responses."""
@@ -230,12 +240,13 @@ def read(folder: Path) -> Analysis:
         if frame is not None and not (optional and frame.is_empty()):
             tables[name] = frame
     estimates = _estimates(folder / "estimates.json", documents["estimates"], problems)
+    verdict = _verdict(folder / "verdict.json", documents.get("verdict"), problems)
     if problems:
         raise UserError(problems)
     return Analysis(
         study=documents["study"],
         registration=documents["registration"],
-        verdict=documents.get("verdict", {}),
+        outcome=verdict,
         comparison=documents.get("comparison", {}),
         estimates=estimates,
         stages=documents["stages"],
@@ -287,6 +298,42 @@ def _table(path: Path, columns: tuple[str, ...], problems: list[Problem]) -> pl.
                 )
             )
     return frame
+
+
+def _verdict(path: Path, document: Any, problems: list[Problem]) -> Verdict | None:
+    """The verdict, every value of which must be in the document."""
+    if document is None:
+        return None
+    try:
+        verdict = Verdict.from_json(document)
+    except ValidationError as refused:
+        problems.extend(
+            Problem(
+                "analysis_folder.TODO", str(path), f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}", REMEDY
+            )
+            for e in refused.errors()
+        )
+        return None
+    problems.extend(
+        Problem("analysis_folder.TODO", str(path), f"has no `{key}`", REMEDY)
+        for key in _missing(document, json.loads(json.dumps(verdict.to_json())))
+    )
+    return verdict
+
+
+def _missing(document: Any, complete: Any, at: str = "") -> list[str]:
+    """Paths of `complete` that the document does not have."""
+    if isinstance(complete, dict):
+        keys = {key: f"{at}.{key}" if at else key for key in complete}
+        absent = [keys[key] for key in complete if key not in document]
+        present = (key for key in complete if key in document)
+        return absent + [
+            path for key in present for path in _missing(document[key], complete[key], keys[key])
+        ]
+    if isinstance(complete, list):
+        pairs = enumerate(zip(document, complete, strict=True))
+        return [path for index, pair in pairs for path in _missing(*pair, f"{at}[{index}]")]
+    return []
 
 
 def _estimates(path: Path, rows: Any, problems: list[Problem]) -> pl.DataFrame:

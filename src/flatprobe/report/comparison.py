@@ -78,7 +78,7 @@ def cautions(analysis: Analysis) -> list[str]:
     if _evaluation_questions(analysis) == 1:
         sentences.append("One question: no interval and no cross-validated measure exists.")
     reliability = mean_over_layers(analysis, "reliability", None)["base"]
-    if reliability is not None and reliability < analysis.study["decision"]["gates"]["reliability"]:
+    if reliability is not None and reliability < analysis.decision.gates.reliability:
         remedy = "ask more questions"
         if analysis.study["geometry"]["samples"] == 1 and analysis.responses == "own":
             remedy += " or average several answers (geometry.samples, --samples)"

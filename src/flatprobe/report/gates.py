@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flatprobe.decision.gates import Gate
 from flatprobe.report import numbers
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Row, Table, build
+from flatprobe.report.tables.table import Column, Table, build
 from flatprobe.report.words import spaced
 
 GROUPS = {
@@ -45,14 +46,14 @@ class Group:
 
 def reasons(analysis: Analysis) -> list[Group]:
     """The verdict's reasons, the deciding ones first. Gates of one name share a line."""
-    recorded = [reason.partition(": ")[::2] for reason in analysis.verdict["reasons"]]
-    kinds: dict[tuple[str, str, str], list[Row]] = {}
+    recorded = [reason.partition(": ")[::2] for reason in analysis.verdict.reasons]
+    kinds: dict[tuple[str, str, str], list[Gate]] = {}
     of_gates: set[tuple[str, str]] = set()
     for gate in standing(analysis):
-        prefix = f"{gate['arm']}: {gate['name']} "
+        prefix = f"{gate.arm}: {gate.name} "
         reason = next(reason for reason in recorded if reason[1].startswith(prefix))
         of_gates.add(reason)
-        kinds.setdefault((reason[0], gate["name"], gate["blocks"]), []).append(gate)
+        kinds.setdefault((reason[0], gate.name, gate.blocks), []).append(gate)
     lines: dict[str, list[Line]] = {group: [] for group in GROUPS}
     for (name, gate_name, blocks), gates in kinds.items():
         title = name if name == gate_name else f"{name}, {gate_name}"
@@ -63,15 +64,15 @@ def reasons(analysis: Analysis) -> list[Group]:
     return [Group(title, tuple(lines[group])) for group, title in GROUPS.items() if lines[group]]
 
 
-def standing(analysis: Analysis) -> list[Row]:
+def standing(analysis: Analysis) -> list[Gate]:
     """Gates that failed or were not evaluated: those that block the verdict or a leg first, warnings last."""
-    failed = [gate for gate in analysis.verdict["gates"] if gate["passed"] is not True]
-    return sorted(failed, key=lambda gate: list(GROUPS).index(_group(gate["blocks"])))
+    failed = [gate for gate in analysis.verdict.gates if gate.passed is not True]
+    return sorted(failed, key=lambda gate: list(GROUPS).index(_group(gate.blocks)))
 
 
 def em_specific(analysis: Analysis) -> tuple[str, list[str]]:
     """The reason for `em_specific` in a few words, and the gates behind it if they are many."""
-    reason = str(analysis.verdict["em_specific_reason"])
+    reason = analysis.verdict.em_specific_reason
     gates = reason.removeprefix("gated: ").split(", ")
     if not reason.startswith("gated: ") or len(gates) <= NAMED:
         return reason, []
@@ -82,11 +83,11 @@ def _group(blocks: str) -> str:
     return blocks if blocks in GROUPS else "decides"
 
 
-def _gates_text(gates: Sequence[Row], blocks: str) -> str:
-    values = ", ".join(f"{gate['arm']} {_statistic(gate)}" for gate in gates)
-    needs = f"needs {_comparison(gates[0])}\u00a0{numbers.plain(gates[0]['threshold'])}"
+def _gates_text(gates: Sequence[Gate], blocks: str) -> str:
+    values = ", ".join(f"{gate.arm} {_statistic(gate)}" for gate in gates)
+    needs = f"needs {_comparison(gates[0])}\u00a0{numbers.plain(gates[0].threshold)}"
     consequence = CONSEQUENCES.get(blocks, f"; blocks the {blocks}")
-    details = {gate["detail"] for gate in gates} - {""}
+    details = {gate.detail for gate in gates} - {""}
     shared = f" ({details.pop()})" if len(details) == 1 else ""
     return f"{values}; {needs}{consequence}{shared}"
 
@@ -95,25 +96,25 @@ def gate_table(analysis: Analysis, *, passed: bool) -> Table:
     """The gates that passed, or those that did not."""
     states = {True: "✓ passed", False: "✕ failed", None: "◇ not evaluated"}
     columns = [
-        Column("gate", lambda gate: spaced(gate["name"])),
+        Column("gate", lambda gate: spaced(gate.name)),
         Column("arm", "arm"),
-        Column("state", lambda gate: states[gate["passed"]]),
+        Column("state", lambda gate: states[gate.passed]),
         Column("statistic", "statistic", numbers.plain),
-        Column("threshold", lambda gate: f"{_comparison(gate)} {numbers.plain(gate['threshold'])}", str),
-        Column("blocks", lambda gate: gate["blocks"].replace("em_specific", "EM-specific")),
+        Column("threshold", lambda gate: f"{_comparison(gate)} {numbers.plain(gate.threshold)}", str),
+        Column("blocks", lambda gate: gate.blocks.replace("em_specific", "EM-specific")),
         Column("detail", "detail", align="long"),
     ]
     if passed:
-        gates = [gate for gate in analysis.verdict["gates"] if gate["passed"] is True]
+        gates = [gate for gate in analysis.verdict.gates if gate.passed is True]
         return build("gates-passed", "Gates that passed.", columns, gates)
     caption = "Gates that failed or were not evaluated, the deciding ones first."
     return build("gates-standing", caption, columns, standing(analysis))
 
 
-def _statistic(gate: Row) -> str:
-    return "not evaluated" if gate["statistic"] is None else numbers.plain(gate["statistic"])
+def _statistic(gate: Gate) -> str:
+    return "not evaluated" if gate.statistic is None else numbers.plain(gate.statistic)
 
 
-def _comparison(gate: Row) -> str:
+def _comparison(gate: Gate) -> str:
     """The gate's comparison as printed."""
-    return {">=": "≥", "<=": "≤"}.get(gate["comparison"], str(gate["comparison"]))
+    return {">=": "≥", "<=": "≤"}.get(gate.comparison, gate.comparison)

@@ -41,8 +41,7 @@ ORIGINS: dict[str, str] = {
     "contexts": "training.audit.contexts:training_contexts",
     "shares": "training.audit.contexts:labelled_shares",
     "invariants": "training.audit.invariants:coupling_invariants",
-    "weights": "training.weights:change_of",
-    "weights-by-matrix": "training.weights:change_of",
+    "weights": "training.weights:measure",
     # the run
     "length-match": "data.lengths:summarise",
     "manipulation-means": "probes.manipulation:check",

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.report.analysis_folder import Analysis
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.study.panel import PRIMARY_POOL
 
 DECIDING_GEOMETRIC_ESTIMATOR = "question_bootstrap"
@@ -43,18 +44,24 @@ def text_sets(analysis: Analysis) -> list[tuple[str, str | None]]:
     return [each for each in order if each in present]
 
 
+def estimates(analysis: Analysis, rows: pl.Expr) -> list[Estimate]:
+    """The estimates of the rows that an expression selects, in the folder's order."""
+    return [Estimate.from_json(row) for row in analysis.estimates.filter(rows).to_dicts()]
+
+
 def geometric(
     analysis: Analysis,
     treated: str,
     control: str,
     quantities: Sequence[str],
     estimator: str = DECIDING_GEOMETRIC_ESTIMATOR,
-) -> pl.DataFrame:
+) -> list[Estimate]:
     """Estimates of geometric measures at the deciding position and responses, over all seeds.
 
-    One row per layer, and one with the layer None for their mean.
+    One per layer, and one with the layer None for their mean.
     """
-    return analysis.estimates.filter(
+    return estimates(
+        analysis,
         (pl.col("treated") == treated)
         & (pl.col("control") == control)
         & pl.col("quantity").is_in(list(quantities))
@@ -62,26 +69,27 @@ def geometric(
         & (pl.col("position") == analysis.position)
         & (pl.col("responses") == analysis.responses)
         & (pl.col("pool") == PRIMARY_POOL)
-        & _of_all_seeds_and_personas()
+        & _of_all_seeds_and_personas(),
     )
 
 
-def leakage(analysis: Analysis, treated: str, control: str, pool: str = PRIMARY_POOL) -> pl.DataFrame:
+def leakage(analysis: Analysis, treated: str, control: str, pool: str = PRIMARY_POOL) -> list[Estimate]:
     """Estimates of one pool's leakage difference at the selected lambda, by all estimators, over all seeds."""
-    return analysis.estimates.filter(
+    return estimates(
+        analysis,
         (pl.col("quantity") == "leakage_difference")
         & (pl.col("treated") == treated)
         & (pl.col("control") == control)
         & (pl.col("pool") == pool)
         & ((pl.col("lambda") == analysis.selected_lambda) | pl.col("lambda").is_null())
-        & _of_all_seeds_and_personas()
+        & _of_all_seeds_and_personas(),
     )
 
 
 def specifications(analysis: Analysis, treated: str, control: str) -> pl.DataFrame:
     """Every specification of a contrast; the column `registered` is true for the one that decides."""
     registered = (
-        (pl.col("estimator") == analysis.study["decision"]["behaviour"]["estimator"])
+        (pl.col("estimator") == analysis.decision.behaviour.estimator)
         & (pl.col("pool") == PRIMARY_POOL)
         & ~pl.col("contaminated")
         & (pl.col("lambda") == analysis.selected_lambda)
@@ -102,7 +110,7 @@ def left_out(analysis: Analysis, probe: str, kind: str) -> pl.DataFrame:
 
     `probe` is `leakage` or `geometry`, `kind` is `persona` or `question`. Sorted by estimate, undefined last.
     """
-    measure = str(analysis.study["decision"]["geometry"]["measure"])
+    measure = analysis.decision.geometry.measure
     estimator = {"leakage": LEFT_OUT_ESTIMATOR, "geometry": measure}[probe]
     return (
         analysis.tables["leave_one_out"]

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
-import jinja2
 import pytest
 from planted_rows import HOSTILE
 
+from flatprobe.errors import UserError
 from flatprobe.report.analysis_folder import read
 from flatprobe.report.pages.study import render
 from flatprobe.report.tables import run as tables_run
@@ -146,10 +146,10 @@ def test_the_outcome_of_each_manipulation_is_a_sentence(page: str) -> None:
     assert "Finetune benign_first: <b>none</b>" in page
 
 
-def test_a_verdict_that_judged_no_finetune_says_nothing_of_manipulation(folder: Path) -> None:
+def test_a_verdict_without_finetunes_has_no_manipulation(folder: Path) -> None:
     analysis = read(folder)
-    silent = {name: value for name, value in analysis.verdict["numbers"].items() if name != "manipulation"}
-    other = dataclasses.replace(analysis, verdict={**analysis.verdict, "numbers": silent})
+    numbers = dataclasses.replace(analysis.verdict.numbers, manipulation=None)
+    other = dataclasses.replace(analysis, outcome=dataclasses.replace(analysis.verdict, numbers=numbers))
     assert len(tables_run.manipulation_outcomes(analysis)) == 2
     assert tables_run.manipulation_outcomes(other) == []
 
@@ -212,7 +212,9 @@ def test_the_page_is_small(page: str) -> None:
 
 
 @pytest.mark.parametrize("path", [("numbers", "main", "behaviour", "p_value"), ("gates", 0, "statistic")])
-def test_a_missing_number_breaks_the_build(folder: Path, tmp_path: Path, path: tuple[str | int, ...]) -> None:
+def test_a_missing_number_is_refused_by_name(
+    folder: Path, tmp_path: Path, path: tuple[str | int, ...]
+) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     verdict = json.loads((copy / "verdict.json").read_text())
     place = verdict
@@ -220,6 +222,8 @@ def test_a_missing_number_breaks_the_build(folder: Path, tmp_path: Path, path: t
         place = place[key]
     del place[path[-1]]
     (copy / "verdict.json").write_text(json.dumps(verdict))
-    with pytest.raises((KeyError, jinja2.UndefinedError)):
+    with pytest.raises(UserError) as refused:
         render(copy, tmp_path / "report.html")
+    [problem] = refused.value.problems
+    assert problem.place == str(copy / "verdict.json") and str(path[-1]) in problem.message
     assert not (tmp_path / "report.html").exists()

@@ -2,28 +2,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import planted_evidence as evidence
+
+from flatprobe.decision.evidence import Contrast
+from flatprobe.decision.verdict import KnownOutcome
 from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.tables.known_answers import known_answers
 
 
-def knowing(folder: Path, *rows: dict[str, Any]) -> Analysis:
+def knowing(folder: Path, *outcomes: KnownOutcome) -> Analysis:
     analysis = read(folder)
-    return replace(analysis, verdict={**analysis.verdict, "known_answers": list(rows)})
+    return replace(analysis, outcome=replace(analysis.verdict, known_answers=outcomes))
 
 
-def known(effect: float | None, low: float | None, as_expected: bool) -> dict[str, Any]:
+def known(effect: float | None, low: float | None, as_expected: bool) -> KnownOutcome:
     high = None if low is None else 0.5
-    return {
-        "treated": "em_again", "control": "em_first", "verdict": "geometry_only", "as_expected": as_expected,
-        "legs": {"geometry": "reversed", "leakage": "not_found"},
-        "expected": {"geometry": "not_found", "leakage": None},
-        "evidence": {
-            "geometry": {"effect": effect, "ci_low": low, "ci_high": high},
-            "behaviour": {"effect": 0.0125, "ci_low": -0.05, "ci_high": 0.075},
-        },
-    }  # fmt: skip
+    return KnownOutcome(
+        treated="em_again",
+        control="em_first",
+        verdict="geometry_only",
+        as_expected=as_expected,
+        legs={"geometry": "reversed", "leakage": "not_found"},
+        expected={"geometry": "not_found", "leakage": None},
+        evidence=Contrast(
+            evidence.geometric(effect, low, high), evidence.behavioural(0.0125, -0.05, 0.075, None)
+        ),
+        reasons=(),
+    )
 
 
 def test_a_row_holds_both_effects_the_legs_and_what_they_had_to_be(folder: Path) -> None:

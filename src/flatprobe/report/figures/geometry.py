@@ -11,6 +11,7 @@ from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.theme import Figure, by_condition, figure, rule
 from flatprobe.report.select import geometric
 from flatprobe.report.words import measure_title
+from flatprobe.statistics.estimate import estimates_frame
 
 WIDTH_WIDE, WIDTH_NARROW, HEIGHT = 290, 270, 190
 
@@ -23,7 +24,7 @@ def by_layer(analysis: Analysis) -> Figure:
     """Mean cosine of source and bystanders, and split-half reliability, per layer and condition."""
     frame = analysis.at_registered_position("geometry").sort("layer")
     layers = frame["layer"].unique(maintain_order=True).to_list()
-    gate = float(analysis.study["decision"]["gates"]["reliability"])
+    gate = analysis.decision.gates.reliability
 
     def panel(column: str, title: str, narrow: bool, extra: list[alt.Chart]) -> Any:
         y = alt.Y(f"{column}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
@@ -52,16 +53,16 @@ def by_layer(analysis: Analysis) -> Figure:
 
 def effect_by_layer(analysis: Analysis) -> Figure:
     """The deciding measure per layer with its interval, for treated − control and benign − control."""
-    measure = str(analysis.study["decision"]["geometry"]["measure"])
+    measure = analysis.decision.geometry.measure
     arms = [name for name in (analysis.treated, analysis.benign) if name is not None]
-    rows = pl.concat([geometric(analysis, arm, analysis.control, [measure]) for arm in arms])
+    rows = estimates_frame([e for arm in arms for e in geometric(analysis, arm, analysis.control, [measure])])
     rows = (
         rows.drop_nulls(["layer", "estimate"])
         .with_columns(pl.col("treated").alias("condition"))
         .sort("layer")
     )
     layers = rows["layer"].unique(maintain_order=True).to_list()
-    threshold = float(analysis.study["decision"]["geometry"]["threshold"])
+    threshold = analysis.decision.geometry.threshold
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         offset = alt.XOffset("condition:N", sort=arms)

@@ -22,13 +22,13 @@ def leave_one_out(analysis: Analysis) -> Figure | None:
 
     None if nothing could be left out.
     """
-    decision = analysis.study["decision"]
+    decision = analysis.decision
     probes = {
-        "leakage": ("leakage difference (pp)", 100.0, float(decision["behaviour"]["margin"])),
+        "leakage": ("leakage difference (pp)", 100.0, decision.behaviour.margin),
         "geometry": (
-            measure_title(decision["geometry"]["measure"]),
+            measure_title(decision.geometry.measure),
             1.0,
-            float(decision["geometry"]["threshold"]),
+            decision.geometry.threshold,
         ),
     }
     needed = ["estimate", "difference"]

@@ -11,6 +11,7 @@ from flatprobe.report.figures.profiles import Profile, draw_profiles
 from flatprobe.report.figures.theme import Figure
 from flatprobe.report.select import geometric
 from flatprobe.report.words import measure_title
+from flatprobe.statistics.estimate import estimates_frame
 from flatprobe.statistics.geometry.measures import MEASURES as KNOWN
 from flatprobe.statistics.geometry.measures import RATIOS
 
@@ -50,7 +51,9 @@ def profiles_of(measures: list[str]) -> list[Profile]:
 
 def _profiles(analysis: Analysis, measures: tuple[str, ...] | list[str], name: str) -> Figure | None:
     arms = [arm for arm in (analysis.treated, analysis.benign) if arm is not None]
-    frame = pl.concat([geometric(analysis, arm, analysis.control, list(measures)) for arm in arms])
+    frame = estimates_frame(
+        [each for arm in arms for each in geometric(analysis, arm, analysis.control, measures)]
+    )
     frame = frame.filter(pl.col("layer").is_not_null()).select(
         "layer", "ci_low", "ci_high", condition="treated", measure="quantity", value="estimate"
     )

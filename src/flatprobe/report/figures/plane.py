@@ -29,7 +29,7 @@ def decision_plane(analysis: Analysis) -> Figure:
     """Geometric effect against leakage difference, with thresholds, named regions and the kill region."""
     points = _points(analysis)
     bounds = _bounds(analysis, points)
-    measure = measure_title(analysis.study["decision"]["geometry"]["measure"])
+    measure = measure_title(analysis.decision.geometry.measure)
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         width = 290 if narrow else 660
@@ -76,26 +76,26 @@ def _marks(analysis: Analysis, points: list[dict[str, Any]]) -> str:
 
 def _points(analysis: Analysis) -> list[dict[str, Any]]:
     """The results with both effects, from the numbers behind the verdict."""
-    contrasts = analysis.verdict["numbers"]
-    arms = [(analysis.treated, contrasts["main"])]
-    if analysis.benign is not None and contrasts["benign_control"] is not None:
-        arms.append((analysis.benign, contrasts["benign_control"]))
+    contrasts = analysis.verdict.numbers
+    arms = [(analysis.treated, contrasts.main)]
+    if analysis.benign is not None and contrasts.benign_control is not None:
+        arms.append((analysis.benign, contrasts.benign_control))
     rows = []
     for arm, evidence in arms:
-        effect, change = evidence["geometry"], evidence["behaviour"]
-        if effect["effect"] is None or change["effect"] is None:
+        geometry, behaviour = evidence.geometry, evidence.behaviour
+        if geometry.effect is None or behaviour.effect is None:
             continue
         rows.append(
             {
                 "condition": arm,
                 "label": f"{arm} against {analysis.control}",
                 "decides": arm == analysis.treated,
-                "x": effect["effect"],
-                "x_low": effect["ci_low"],
-                "x_high": effect["ci_high"],
-                "y": _pp(change["effect"]),
-                "y_low": _pp(change["ci_low"]),
-                "y_high": _pp(change["ci_high"]),
+                "x": geometry.effect,
+                "x_low": geometry.ci_low,
+                "x_high": geometry.ci_high,
+                "y": _pp(behaviour.effect),
+                "y_low": _pp(behaviour.ci_low),
+                "y_high": _pp(behaviour.ci_high),
             }
         )
     return rows
@@ -107,15 +107,15 @@ def _pp(share: float | None) -> float | None:
 
 def _bounds(analysis: Analysis, points: list[dict[str, Any]]) -> Bounds:
     """Thresholds and intervals with a margin that leaves room for the name of every region."""
-    decision = analysis.study["decision"]
-    threshold, margin = float(decision["geometry"]["threshold"]), 100 * float(decision["behaviour"]["margin"])
+    decision = analysis.decision
+    threshold, margin = decision.geometry.threshold, 100 * decision.behaviour.margin
     xs = [row[key] for row in points for key in ("x", "x_low", "x_high") if row[key] is not None]
     ys = [row[key] for row in points for key in ("y", "y_low", "y_high") if row[key] is not None]
     pad_x, pad_y = 1.3 * abs(threshold), max(margin, 10.0)
     x_high = max([threshold + pad_x, *(x + 0.3 * pad_x for x in xs)])
     room = threshold - NAME_SHARE / (1 - NAME_SHARE) * (x_high - threshold)
     return Bounds(
-        min([float(decision["kill"]["geometry"]) - pad_x, room, *(x - 0.2 * pad_x for x in xs)]),
+        min([decision.kill.geometry - pad_x, room, *(x - 0.2 * pad_x for x in xs)]),
         x_high,
         min([-0.9 * pad_y, *(y - 0.3 * pad_y for y in ys)]),
         max([margin + 1.1 * pad_y, *(y + 0.3 * pad_y for y in ys)]),
@@ -123,9 +123,9 @@ def _bounds(analysis: Analysis, points: list[dict[str, Any]]) -> Bounds:
 
 
 def _regions(analysis: Analysis, bounds: Bounds, narrow: bool) -> list[alt.Chart]:
-    decision = analysis.study["decision"]
-    across, up = float(decision["geometry"]["threshold"]), 100 * float(decision["behaviour"]["margin"])
-    kill_x, kill_y = float(decision["kill"]["geometry"]), 100 * float(decision["kill"]["leakage"])
+    decision = analysis.decision
+    across, up = decision.geometry.threshold, 100 * decision.behaviour.margin
+    kill_x, kill_y = decision.kill.geometry, 100 * decision.kill.leakage
     x_low, x_high, y_low, y_high = bounds
     regions = [
         ("flattened", across, x_high, up, y_high, "#D55E00", 0.16),
@@ -171,10 +171,10 @@ def _regions(analysis: Analysis, bounds: Bounds, narrow: bool) -> list[alt.Chart
 
 
 def _thresholds(analysis: Analysis) -> list[alt.Chart]:
-    decision = analysis.study["decision"]
+    decision = analysis.decision
     return [
-        rule(float(decision["geometry"]["threshold"]), "x"),
-        rule(100 * float(decision["behaviour"]["margin"]), "y"),
+        rule(decision.geometry.threshold, "x"),
+        rule(100 * decision.behaviour.margin, "y"),
         rule(0.0, "x", dash=(1, 0)).encode(opacity=alt.value(0.3)),
         rule(0.0, "y", dash=(1, 0)).encode(opacity=alt.value(0.3)),
     ]

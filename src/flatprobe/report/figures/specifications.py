@@ -86,7 +86,7 @@ def specification_curve(analysis: Analysis) -> Figure:
     The registered one is highlighted, and contaminated pools are marked.
     """
     rows, undefined = _sorted_rows(analysis)
-    lines = [0.0, 100 * float(analysis.study["decision"]["behaviour"]["margin"])]
+    lines = [0.0, 100 * analysis.decision.behaviour.margin]
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         layout = Layout(narrow, len(rows))
@@ -112,7 +112,7 @@ def summary(analysis: Analysis) -> str:
     clean = frame.filter(~pl.col("contaminated")).drop_nulls("estimate")
     if clean.is_empty():
         return "No specification of an uncontaminated pool has an estimate."
-    margin = float(analysis.study["decision"]["behaviour"]["margin"])
+    margin = analysis.decision.behaviour.margin
     estimates = clean["estimate"].sort().to_list()
     least, most = numbers.points(estimates[0]), numbers.points(estimates[-1])
     above = clean.filter(pl.col("ci_low") > 0).height

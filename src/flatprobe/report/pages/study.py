@@ -82,7 +82,7 @@ def _context(analysis: Analysis) -> dict[str, Any]:
     return {
         **context,
         "verdict": analysis.verdict,
-        "meaning": MEANINGS[analysis.verdict["verdict"]],
+        "meaning": MEANINGS[analysis.verdict.verdict],
         "legs": cards.legs(analysis),
         "conjunction": cards.conjunction(analysis),
         "specifications": specifications.summary(analysis),

@@ -17,9 +17,9 @@ _four = partial(numbers.decimal, digits=4)
 
 def by_layer(analysis: Analysis) -> Table:
     """The deciding measure in every layer and over layers."""
-    measure = analysis.study["decision"]["geometry"]["measure"]
+    measure = analysis.decision.geometry.measure
     rows = [row for row in _of_pool(analysis) if row["measure"] == measure and _at_deciding(analysis, row)]
-    head = Column("layer", layer_name)
+    head = Column("layer", "layer", layer_name, "text")
     return _table(
         analysis, "change-by-layer", f"{measure_title(measure)} by layer{_where(analysis)}", head, rows
     )
@@ -27,7 +27,7 @@ def by_layer(analysis: Analysis) -> Table:
 
 def by_position(analysis: Analysis) -> Table:
     """The deciding measure over layers, at every position and kind of responses."""
-    measure = analysis.study["decision"]["geometry"]["measure"]
+    measure = analysis.decision.geometry.measure
     rows = [row for row in _of_pool(analysis) if row["measure"] == measure and row["layer"] is None]
     head = Column("position and responses", lambda row: f"{row['position']}, {row['responses']}")
     return _table(analysis, "change-by-position", f"{measure_title(measure)}, mean over layers", head, rows)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Row, Table, build, layer_name, scope, seed
+from flatprobe.report.tables.table import Column, Row, Table, build, layer_name, scope_column, seed_name
 from flatprobe.report.words import MEASURES, measure_title
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.measures import RATIOS
 
 
@@ -45,7 +47,7 @@ def effects(analysis: Analysis) -> Table:
     The deciding measure comes first.
     """
     rows, present = _by_layer(analysis)
-    decides = str(analysis.study["decision"]["geometry"]["measure"])
+    decides = analysis.decision.geometry.measure
     measures = [
         Column(
             MEASURES[name] + (", decides" if name == decides and analysis.has_coupling else ""), name, _cell
@@ -57,10 +59,10 @@ def effects(analysis: Analysis) -> Table:
         if decides in present
         else []
     )
-    columns = [Column("layer", layer_name), *measures[:1], *tests, *measures[1:]]
+    columns = [Column("layer", "layer", layer_name, "text"), *measures[:1], *tests, *measures[1:]]
     name = select.contrast_name(analysis.treated, analysis.control)
     caption = f"{name}: each measure with its {analysis.geometric_level} interval over questions."
-    families = {row[decides]["family"] for row in rows if tests and row[decides]}
+    families = {row[decides].family for row in rows if tests and row[decides]}
     adjusted = sorted(family for family in families if family is not None)
     if adjusted:
         caption += f" The deciding measure also has its p, unadjusted and adjusted ({', '.join(adjusted)})."
@@ -70,11 +72,11 @@ def effects(analysis: Analysis) -> Table:
 def effect_tests(analysis: Analysis) -> Table:
     """p of the deciding contrast per layer and measure, and p adjusted for the choice among layers."""
     rows, present = _by_layer(analysis)
-    columns = [Column("layer", layer_name)]
+    columns = [Column("layer", "layer", layer_name, "text")]
     for name in present:
         columns.append(Column(f"{MEASURES[name]}: p", name, _p))
         columns += _adjusted_columns(rows, name, "adjusted p")
-    families = {row[name]["family"] for row in rows for name in present if row[name] is not None}
+    families = {row[name].family for row in rows for name in present if row[name] is not None}
     adjusted = ", ".join(sorted(family for family in families if family is not None))
     caption = "p of no change by layer and measure" + (f". Adjustment: {adjusted}." if adjusted else ".")
     return build("effect-tests", caption, columns, rows)
@@ -85,11 +87,12 @@ def _by_layer(analysis: Analysis) -> tuple[list[dict[str, Any]], list[str]]:
 
     A row holds every measure's estimate by the deciding estimator.
     """
-    frame = select.geometric(analysis, analysis.treated, analysis.control, list(MEASURES))
-    decides = str(analysis.study["decision"]["geometry"]["measure"])
-    present = [name for name in MEASURES if name in set(frame["quantity"])]
+    estimates = select.geometric(analysis, analysis.treated, analysis.control, list(MEASURES))
+    decides = analysis.decision.geometry.measure
+    quantities = {estimate.quantity for estimate in estimates}
+    present = [name for name in MEASURES if name in quantities]
     present.sort(key=lambda name: name != decides)
-    at = {(row["layer"], row["quantity"]): row for row in frame.to_dicts()}
+    at = {(estimate.layer, estimate.quantity): estimate for estimate in estimates}
     blocks = sorted({layer for layer, _ in at if layer is not None})
     rows = [
         {"layer": layer, **{name: at.get((layer, name)) for name in present}}
@@ -99,69 +102,75 @@ def _by_layer(analysis: Analysis) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, present
 
 
-def _cell(row: Row | None) -> str:
-    if row is None or row["estimate"] is None:
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.estimate is None:
         return numbers.NONE
-    return f"{_effect(row, 'estimate')}\n{_effect_interval(row)}"
+    return f"{_effect(estimate)}\n{_effect_interval(estimate)}"
 
 
-def _p(row: Row | None) -> str:
-    return numbers.NONE if row is None else numbers.p_value(row["p_value"])
+def _p(estimate: Estimate | None) -> str:
+    return numbers.NONE if estimate is None else numbers.p_value(estimate.p_value)
 
 
-def _adjusted_p(row: Row | None) -> str:
-    return numbers.NONE if row is None else numbers.p_value(row["adjusted_p"])
+def _adjusted_p(estimate: Estimate | None) -> str:
+    return numbers.NONE if estimate is None else numbers.p_value(estimate.adjusted_p)
 
 
 def _adjusted_columns(rows: list[dict[str, Any]], measure: str, head: str) -> list[Column]:
     """The column of a measure's adjusted p, if it has any."""
-    present = any(row[measure] is not None and row[measure]["adjusted_p"] is not None for row in rows)
+    present = any(row[measure] is not None and row[measure].adjusted_p is not None for row in rows)
     return [Column(head, measure, _adjusted_p)] if present else []
 
 
-def _effect(row: Row, key: str) -> str:
+def _effect(estimate: Estimate) -> str:
     """Differences have a sign; ratios, whose null value is 1, have none."""
-    return numbers.decimal(row[key], 4, signed=row["quantity"] not in RATIOS)
+    return numbers.decimal(estimate.estimate, 4, signed=estimate.quantity not in RATIOS)
 
 
-def _effect_interval(row: Row) -> str:
-    signed = row["quantity"] not in RATIOS
-    return numbers.interval(
-        row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 4, signed=signed)
-    )
+def _effect_interval(estimate: Estimate) -> str:
+    write = partial(numbers.decimal, digits=4, signed=estimate.quantity not in RATIOS)
+    return numbers.interval(estimate.ci_low, estimate.ci_high, write)
 
 
 def aggregates(analysis: Analysis, *, registered: bool) -> Table:
     """Means over the registered layers: at the deciding position and responses, or at all others."""
     at_rule = (pl.col("position") == analysis.position) & (pl.col("responses") == analysis.responses)
     deciding = pl.col("estimator") == select.DECIDING_GEOMETRIC_ESTIMATOR
-    frame = analysis.estimates.filter(
+    estimates = select.estimates(
+        analysis,
         (pl.col("quantity") != "leakage_difference")
         & pl.col("layer").is_null()
-        & (at_rule if registered else ~at_rule & deciding)
+        & (at_rule if registered else ~at_rule & deciding),
     )
-    rows = frame.sort("contrast", "position", "responses", "quantity", "estimator", "seed").to_dicts()
+    estimates.sort(key=_order)
     columns = [
-        Column("measure", lambda row: measure_title(row["quantity"])),
-        Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
+        Column("measure", lambda estimate: measure_title(estimate.quantity)),
+        Column("contrast", lambda estimate: select.contrast_name(estimate.treated, estimate.control)),
         Column("position", "position"),
         Column("responses", "responses"),
         Column("estimator", "estimator"),
         Column("pool", "pool"),
-        Column("seed", seed),
-        Column("estimate", lambda row: _effect(row, "estimate"), str),
+        Column("seed", "seed", seed_name, "text"),
+        Column("estimate", _effect, str),
         Column("SE", "standard_error", lambda value: numbers.decimal(value, 4)),
         Column(f"{analysis.geometric_level} interval", _effect_interval, str),
         Column("p", "p_value", numbers.p_value),
         Column("bootstrap bias", "bootstrap_bias", numbers.signed),
         Column("outside its interval", "outside_own_interval"),
-        Column("generalises to", scope, align="long"),
+        scope_column(),
     ]
     if registered:
         caption = "Every measure, mean over the registered layers, at the deciding position and responses."
-        return build("aggregates", caption, columns, rows)
+        return build("aggregates", caption, columns, estimates)
     caption = "The same at other positions and responses, by the deciding estimator. None of them decides."
-    return build("aggregates-elsewhere", caption, columns, rows)
+    return build("aggregates-elsewhere", caption, columns, estimates)
+
+
+def _order(estimate: Estimate) -> tuple[str, str, str, str, str, int]:
+    """Sort key; estimates over all seeds come before those of one seed."""
+    place = (estimate.position or "", estimate.responses or "")
+    seed = -1 if estimate.seed is None else estimate.seed
+    return (estimate.contrast, *place, estimate.quantity, estimate.estimator, seed)
 
 
 def massive(analysis: Analysis) -> Table | None:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flatprobe.report import numbers, select
+from flatprobe.decision.verdict import KnownOutcome
+from flatprobe.report import select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Row, Table, build
+from flatprobe.report.tables import legs
+from flatprobe.report.tables.table import Column, Table, build
 from flatprobe.report.words import spaced
 
 
 def known_answers(analysis: Analysis) -> Table | None:
     """One row per contrast with a known answer; None if the study has none."""
-    rows = analysis.verdict["known_answers"]
-    if not rows:
+    outcomes = analysis.verdict.known_answers
+    if not outcomes:
         return None
     columns = [
-        Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
-        Column("geometric effect", _geometry, str),
+        Column("contrast", lambda outcome: select.contrast_name(outcome.treated, outcome.control)),
+        Column("geometric effect", lambda outcome: legs.geometric_effect(outcome.evidence.geometry), str),
         Column("geometric leg", _leg("geometry")),
-        Column("leakage difference", _leakage, str),
+        Column(
+            "leakage difference", lambda outcome: legs.leakage_difference(outcome.evidence.behaviour), str
+        ),
         Column("behavioural leg", _leg("leakage")),
-        Column("as expected", lambda row: "yes" if row["as_expected"] else "no"),
+        Column("as expected", lambda outcome: "yes" if outcome.as_expected else "no"),
     ]
     caption = (
         "Contrasts with a known answer, decided by the same rule. A leg is found if it passes, and not found if its "
@@ -32,25 +36,14 @@ def known_answers(analysis: Analysis) -> Table | None:
         f"Intervals: {analysis.geometric_level} for the geometric effect, {analysis.behavioural_level} for the "
         "leakage difference."
     )
-    return build("known-answers", caption, columns, rows)
+    return build("known-answers", caption, columns, outcomes)
 
 
-def _leg(name: str) -> Callable[[Row], str]:
+def _leg(name: str) -> Callable[[KnownOutcome], str]:
     """A leg's answer and, below it, the expected one."""
-    return lambda row: f"{_answer_text(row['legs'][name])}\nexpected: {_answer_text(row['expected'][name])}"
-
-
-def _geometry(row: Row) -> str:
-    evidence = row["evidence"]["geometry"]
-    return (
-        f"{numbers.signed(evidence['effect'])}\n{numbers.interval(evidence['ci_low'], evidence['ci_high'])}"
+    return lambda outcome: (
+        f"{_answer_text(outcome.legs[name])}\nexpected: {_answer_text(outcome.expected[name])}"
     )
-
-
-def _leakage(row: Row) -> str:
-    evidence = row["evidence"]["behaviour"]
-    interval = numbers.interval(evidence["ci_low"], evidence["ci_high"], numbers.points)
-    return f"{numbers.points(evidence['effect'])}\n{interval}"
 
 
 def _answer_text(answer: str | None) -> str:

@@ -8,7 +8,8 @@ import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Row, Table, build, scope, seed
+from flatprobe.report.tables.table import Column, Row, Table, build, scope_column, seed_name
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.leakage.estimators import SCOPES
 from flatprobe.statistics.leakage.rates import upper_bound
 
@@ -59,64 +60,66 @@ def rates(analysis: Analysis, *, coupled: bool) -> Table:
 def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
     """One row per estimator, ordered by what it generalises to."""
     order = list(SCOPES)
-    registered = analysis.study["decision"]["behaviour"]["estimator"]
-    rows = sorted(
-        select.leakage(analysis, treated, control).to_dicts(),
-        key=lambda row: order.index(row["estimator"]) if row["estimator"] in order else len(order),
+    registered = analysis.decision.behaviour.estimator
+    estimates = sorted(
+        select.leakage(analysis, treated, control),
+        key=lambda estimate: order.index(estimate.estimator) if estimate.estimator in order else len(order),
     )
     columns = [
         Column(
             "estimator",
-            lambda row: row["estimator"] + (" (registered)" if row["estimator"] == registered else ""),
+            lambda estimate: (
+                estimate.estimator + (" (registered)" if estimate.estimator == registered else "")
+            ),
         ),
-        Column("generalises to", scope, align="long"),
+        scope_column(),
         Column("difference", "estimate", numbers.points),
         Column("SE", "standard_error", numbers.plain_points),
         Column(f"{analysis.behavioural_level} interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
-        *_further_p(rows),
+        *_further_p(estimates),
         Column("smallest possible p", "smallest_attainable_p", numbers.p_value),
         Column("df", "df", lambda value: numbers.decimal(value, 1)),
     ]
-    sizes = {(row["n_personas"], row["n_questions"]) for row in rows}
+    sizes = {(estimate.n_personas, estimate.n_questions) for estimate in estimates}
     design = " or ".join(
         f"{numbers.plain(personas)} × {numbers.plain(questions)}"
         for personas, questions in sorted(sizes, key=str)
     )
     name = select.contrast_name(treated, control)
     caption = f"Leakage difference {name} over bystanders by every estimator ({design} personas × questions)."
-    if any(row["superiority_p"] is not None or row["equivalence_p"] is not None for row in rows):
+    if any(e.superiority_p is not None or e.equivalence_p is not None for e in estimates):
         caption += (
             " A small “p above” shows a difference above that margin; a small “p within” shows one inside it."
         )
-    return build("leakage", caption, columns, rows, f"{treated}-{control}")
+    return build("leakage", caption, columns, estimates, f"{treated}-{control}")
 
 
-def _interval(row: Row) -> str:
-    return numbers.interval(row["ci_low"], row["ci_high"], numbers.points)
+def _interval(estimate: Estimate) -> str:
+    return numbers.interval(estimate.ci_low, estimate.ci_high, numbers.points)
 
 
-def _further_p(rows: Sequence[Row]) -> list[Column]:
+def _further_p(estimates: Sequence[Estimate]) -> list[Column]:
     """Tests against margins and adjusted p, if at least one estimator has them."""
     columns = []
     for margin, key, head in (
         ("margin", "superiority_p", "p above {}"),
         ("equivalence_margin", "equivalence_p", "p within ±{}"),
     ):
-        margins = sorted({row[margin] for row in rows if row[key] is not None})
+        margins = sorted({getattr(each, margin) for each in estimates if getattr(each, key) is not None})
         if margins:
             which = " or ".join(map(numbers.plain_points, margins))
             columns.append(Column(head.format(which), key, numbers.p_value))
-    if any(row["adjusted_p"] is not None for row in rows):
+    if any(estimate.adjusted_p is not None for estimate in estimates):
         columns.append(Column("adjusted p", _adjusted, str))
     return columns
 
 
-def _adjusted(row: Row) -> str:
+def _adjusted(estimate: Estimate) -> str:
     """Adjusted p and, below it, the family that it covers."""
-    if row["adjusted_p"] is None:
+    if estimate.adjusted_p is None:
         return numbers.NONE
-    return f"{numbers.p_value(row['adjusted_p'])}\n{row['family']}"
+    return f"{numbers.p_value(estimate.adjusted_p)}\n{estimate.family}"
 
 
 def relative(analysis: Analysis) -> Table:
@@ -164,7 +167,7 @@ def false_positives(analysis: Analysis) -> Table:
         "bystanders": frame.filter(pl.col("role") == "bystander"),
         "all personas": frame,
     }
-    level = float(analysis.study["decision"]["behaviour"]["level"])
+    level = analysis.decision.behaviour.level
     rows = [
         {
             "condition": name,
@@ -196,25 +199,31 @@ def false_positives(analysis: Analysis) -> Table:
 
 def other_leakage(analysis: Analysis) -> Table:
     """Leakage estimates of other pools, personas, lambdas and seeds; none decides."""
-    main = pl.concat([select.leakage(analysis, *pair) for pair in select.contrasts(analysis)])
-    frame = analysis.estimates.filter(pl.col("quantity") == "leakage_difference")
-    others = frame.join(main, on=frame.columns, how="anti", nulls_equal=True)
+    main = [estimate for pair in select.contrasts(analysis) for estimate in select.leakage(analysis, *pair)]
+    of_leakage = select.estimates(analysis, pl.col("quantity") == "leakage_difference")
+    others = sorted((estimate for estimate in of_leakage if estimate not in main), key=_order)
     columns = [
-        Column("contrast", lambda row: select.contrast_name(row["treated"], row["control"])),
-        Column("pool", lambda row: row["pool"] if row["persona"] is None else row["persona"]),
-        Column("λ", "lambda", numbers.plain),
-        Column("seed", seed),
+        Column("contrast", lambda estimate: select.contrast_name(estimate.treated, estimate.control)),
+        Column("pool", lambda estimate: estimate.persona or estimate.pool),
+        Column("λ", "lambda_", numbers.plain),
+        Column("seed", "seed", seed_name, "text"),
         Column("estimator", "estimator"),
         Column("difference", "estimate", numbers.points),
         Column(f"{analysis.behavioural_level} interval", _interval, str),
         Column("p", "p_value", numbers.p_value),
-        *([Column("adjusted p", _adjusted, str)] if others["adjusted_p"].is_not_null().any() else []),
-        Column("generalises to", scope, align="long"),
+        *(
+            [Column("adjusted p", _adjusted, str)]
+            if any(estimate.adjusted_p is not None for estimate in others)
+            else []
+        ),
+        scope_column(),
     ]
-    rows = others.sort("contrast", "pool", "persona", "lambda", "seed", "estimator").to_dicts()
-    return build(
-        "leakage-other",
-        "Leakage differences of other pools, λ and seeds. None of them decides.",
-        columns,
-        rows,
-    )
+    caption = "Leakage differences of other pools, λ and seeds. None of them decides."
+    return build("leakage-other", caption, columns, others)
+
+
+def _order(estimate: Estimate) -> tuple[str, str, str, float, int, str]:
+    """Sort key; a missing persona, lambda or seed comes first."""
+    lambda_ = -1.0 if estimate.lambda_ is None else estimate.lambda_
+    seed = -1 if estimate.seed is None else estimate.seed
+    return (estimate.contrast, estimate.pool, estimate.persona or "", lambda_, seed, estimate.estimator)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import polars as pl
-
+from flatprobe.decision.evidence import BehaviouralEvidence, Contrast, GeometricEvidence
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.origins import ORIGINS
-from flatprobe.report.tables.table import Column, Row, Table, Write, build
+from flatprobe.report.tables.table import Column, Table, Write, build
 from flatprobe.report.words import DISTANCES, measure_title, spaced
-
-CONTRASTS = ("main", "treated_benign", "benign_control")
-"""Keys of the verdict's numbers, in the order of `select.contrasts`."""
 
 
 @dataclass(frozen=True)
@@ -38,55 +36,55 @@ def legs(analysis: Analysis) -> tuple[Card, Card]:
 
 
 def _geometric(analysis: Analysis) -> Card:
-    rule = analysis.study["decision"]["geometry"]
-    evidence = analysis.verdict["numbers"]["main"]["geometry"]
-    layers = list(evidence["effects_by_layer"].values())
+    rule = analysis.decision.geometry
+    evidence = analysis.verdict.numbers.main.geometry
+    layers = list(evidence.effects_by_layer.values())
     positive = sum(value is not None and value > 0 for value in layers)
-    rows = select.geometric(analysis, analysis.treated, analysis.control, [evidence["measure"]])
-    bias = rows.filter(pl.col("layer").is_null())["bootstrap_bias"].to_list()
+    estimates = select.geometric(analysis, analysis.treated, analysis.control, [evidence.measure])
+    bias = [estimate.bootstrap_bias for estimate in estimates if estimate.layer is None]
     return Card(
-        title=f"Geometry: {measure_title(evidence['measure'])}",
+        title=f"Geometry: {measure_title(evidence.measure)}",
         origin=ORIGINS["card-geometry"],
-        state=analysis.verdict["legs"]["geometric"],
-        headline=numbers.signed(evidence["effect"]),
+        state=analysis.verdict.geometric_leg,
+        headline=numbers.signed(evidence.effect),
         facts=(
             (
                 f"{analysis.geometric_level} interval",
-                numbers.interval(evidence["ci_low"], evidence["ci_high"]),
+                numbers.interval(evidence.ci_low, evidence.ci_high),
             ),
-            ("passes if", f"≥ {numbers.decimal(rule['threshold'])} and interval above\u00a00"),
-            ("distance", numbers.signed(analysis.verdict["distances"]["geometry_threshold"])),
+            ("passes if", f"≥ {numbers.decimal(rule.threshold)} and interval above\u00a00"),
+            ("distance", numbers.signed(analysis.verdict.distances["geometry_threshold"])),
         ),
         details=(
             ("layers above 0", f"{positive} of {len(layers)}"),
-            ("headroom of the control", numbers.decimal(evidence["headroom"], 4)),
+            ("headroom of the control", numbers.decimal(evidence.headroom, 4)),
             ("bootstrap bias", ", ".join(map(numbers.signed, bias)) or numbers.NONE),
-            ("read at", f"{spaced(rule['position'])}, {rule['responses']} responses"),
+            ("read at", f"{spaced(rule.position)}, {rule.responses} responses"),
         ),
     )
 
 
 def _behavioural(analysis: Analysis) -> Card:
-    rule = analysis.study["decision"]["behaviour"]
-    evidence = analysis.verdict["numbers"]["main"]["behaviour"]
-    sources = [numbers.percent(evidence[f"source_rate_{arm}"]) for arm in ("treated", "control")]
+    rule = analysis.decision.behaviour
+    evidence = analysis.verdict.numbers.main.behaviour
+    treated, control = map(numbers.percent, (evidence.source_rate_treated, evidence.source_rate_control))
     return Card(
         title="Behaviour: leakage difference",
         origin=ORIGINS["card-behaviour"],
-        state=analysis.verdict["legs"]["behavioural"],
-        headline=numbers.points(evidence["effect"]),
+        state=analysis.verdict.behavioural_leg,
+        headline=numbers.points(evidence.effect),
         facts=(
             (
                 f"{analysis.behavioural_level} interval",
-                numbers.interval(evidence["ci_low"], evidence["ci_high"], numbers.points),
+                numbers.interval(evidence.ci_low, evidence.ci_high, numbers.points),
             ),
-            ("passes if", f"≥ {numbers.points(rule['margin'])} and\u00a0p\u00a0<\u00a0{rule['p_below']:g}"),
-            ("distance", numbers.points(analysis.verdict["distances"]["leakage_margin"])),
+            ("passes if", f"≥ {numbers.points(rule.margin)} and\u00a0p\u00a0<\u00a0{rule.p_below:g}"),
+            ("distance", numbers.points(analysis.verdict.distances["leakage_margin"])),
         ),
         details=(
-            (f"p, {spaced(evidence['estimator'])}", numbers.p_value(evidence["p_value"])),
-            ("p, new personas and questions", numbers.p_value(evidence["crossed_p"])),
-            ("source rates", f"{sources[0]} treated, {sources[1]} control"),
+            (f"p, {spaced(evidence.estimator)}", numbers.p_value(evidence.p_value)),
+            ("p, new personas and questions", numbers.p_value(evidence.crossed_p)),
+            ("source rates", f"{treated} treated, {control} control"),
             ("personas", "bystanders"),
         ),
     )
@@ -94,7 +92,7 @@ def _behavioural(analysis: Analysis) -> Card:
 
 def conjunction(analysis: Analysis) -> str:
     """A sentence on the p of both legs, or on why there is none."""
-    p_value = analysis.verdict["numbers"]["conjunction_p"]
+    p_value = analysis.verdict.numbers.conjunction_p
     if p_value is None:
         return "p of both legs: none, because a leg has no p."
     return (
@@ -106,23 +104,22 @@ def conjunction(analysis: Analysis) -> str:
 def evidence(analysis: Analysis) -> Table:
     """The numbers behind the verdict, one row per contrast."""
     names = [select.contrast_name(*pair) for pair in select.contrasts(analysis)]
-    contrasts = [
-        (name, analysis.verdict["numbers"][key]) for name, key in zip(names, CONTRASTS, strict=False)
-    ]
-    rows = [
-        {"contrast": name, "geometry": contrast["geometry"], **contrast["behaviour"]}
-        for name, contrast in contrasts
-        if contrast is not None
-    ]
+    values = analysis.verdict.numbers
+    contrasts = zip(names, (values.main, values.treated_benign, values.benign_control), strict=False)
+    rows = [(name, contrast) for name, contrast in contrasts if contrast is not None]
+
+    def behaviour(name: str) -> Callable[[tuple[str, Contrast]], Any]:
+        return lambda row: getattr(row[1].behaviour, name)
+
     columns = [
-        Column("contrast", "contrast"),
-        Column("geometric effect", _geometric_effect, str),
-        Column("leakage difference", _leakage_difference, str),
-        Column("registered p", "p_value", numbers.p_value),
-        Column("crossed p", "crossed_p", numbers.p_value),
-        Column("p above margin", "crossed_superiority_p", numbers.p_value),
-        Column("equivalence p", "crossed_tost_p", numbers.p_value),
-        Column("source rates", _source_rates, str),
+        Column("contrast", lambda row: row[0]),
+        Column("geometric effect", lambda row: geometric_effect(row[1].geometry), str),
+        Column("leakage difference", lambda row: leakage_difference(row[1].behaviour), str),
+        Column("registered p", behaviour("p_value"), numbers.p_value),
+        Column("crossed p", behaviour("crossed_p"), numbers.p_value),
+        Column("p above margin", behaviour("crossed_superiority_p"), numbers.p_value),
+        Column("equivalence p", behaviour("crossed_tost_p"), numbers.p_value),
+        Column("source rates", lambda row: _source_rates(row[1].behaviour), str),
     ]
     caption = (
         f"The numbers behind the verdict, with {analysis.geometric_level} intervals of the geometric effect and "
@@ -132,20 +129,19 @@ def evidence(analysis: Analysis) -> Table:
     return build("evidence", caption, columns, rows)
 
 
-def _geometric_effect(row: Row) -> str:
-    evidence = row["geometry"]
-    return (
-        f"{numbers.signed(evidence['effect'])}\n{numbers.interval(evidence['ci_low'], evidence['ci_high'])}"
-    )
+def geometric_effect(evidence: GeometricEvidence) -> str:
+    """The effect and, below it, its interval."""
+    return f"{numbers.signed(evidence.effect)}\n{numbers.interval(evidence.ci_low, evidence.ci_high)}"
 
 
-def _leakage_difference(row: Row) -> str:
-    interval = numbers.interval(row["ci_low"], row["ci_high"], numbers.points)
-    return f"{numbers.points(row['effect'])}\n{interval}"
+def leakage_difference(evidence: BehaviouralEvidence) -> str:
+    """The difference and, below it, its interval."""
+    interval = numbers.interval(evidence.ci_low, evidence.ci_high, numbers.points)
+    return f"{numbers.points(evidence.effect)}\n{interval}"
 
 
-def _source_rates(row: Row) -> str:
-    return f"{numbers.percent(row['source_rate_treated'])}\n{numbers.percent(row['source_rate_control'])}"
+def _source_rates(evidence: BehaviouralEvidence) -> str:
+    return f"{numbers.percent(evidence.source_rate_treated)}\n{numbers.percent(evidence.source_rate_control)}"
 
 
 def distances(analysis: Analysis) -> Table:
@@ -157,7 +153,7 @@ def distances(analysis: Analysis) -> Table:
             "distance": writers[DISTANCES[name].unit](value),
             "result": DISTANCES[name].result(value),
         }
-        for name, value in analysis.verdict["distances"].items()
+        for name, value in analysis.verdict.distances.items()
     ]
     columns = [
         Column("threshold", "threshold"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
-from flatprobe.report.tables.table import Column, Row, Table, Write, build, layer_name, scope, seed
+from flatprobe.report.tables.table import Column, Row, Table, Write, build, layer_name, scope_text, seed_name
 from flatprobe.report.words import DETECTORS, measure_title, spaced
 from flatprobe.statistics.bootstrap import ROUNDING
+from flatprobe.statistics.estimate import Estimate
 from flatprobe.study.panel import PRIMARY_POOL
 
 
@@ -35,7 +37,7 @@ def specifications(analysis: Analysis) -> Table:
         Column(f"{analysis.behavioural_level} interval", _points_interval, str),
         Column("p", "p_value", numbers.p_value),
         Column("personas × questions", _design, str),
-        Column("generalises to", scope, align="long"),
+        Column("generalises to", lambda row: scope_text(row["scope"], row["note"]), align="long"),
     ]
     rows = [
         {**row, "name": select.contrast_name(*pair)}
@@ -60,33 +62,40 @@ def chosen_among_several(analysis: Analysis) -> Table:
     No rows if there was nothing to choose.
     """
     legs = _legs(analysis)
-    estimates = analysis.tables["multiplicity"].to_dicts()
-    families = {row["quantity"] for row in estimates if row["family"] is not None}
+    estimates = [Estimate.from_json(row) for row in analysis.tables["multiplicity"].to_dicts()]
+    families = {estimate.quantity for estimate in estimates if estimate.family is not None}
     rows = [
-        {**row, "leg": legs["leakage" if row["quantity"] == "leakage_difference" else "geometry"]}
-        for row in estimates
-        if row["quantity"] in families
+        (legs["leakage" if estimate.quantity == "leakage_difference" else "geometry"], estimate)
+        for estimate in estimates
+        if estimate.quantity in families
     ]
     columns = [
-        Column("measure", lambda row: row["leg"].name),
-        Column("where", _where),
-        Column("estimator", "estimator"),
-        Column("estimate", lambda row: row["leg"].write(row["estimate"]), str),
-        Column("interval", _interval, str),
-        Column("p", "p_value", numbers.p_value),
-        Column("adjusted p", "adjusted_p", numbers.p_value),
-        Column("adjustment", "family"),
-        Column("note", "note", align="long"),
+        *_estimate_columns(),
+        Column("adjusted p", lambda row: row[1].adjusted_p, numbers.p_value),
+        Column("adjustment", lambda row: row[1].family),
+        Column("note", lambda row: row[1].note, align="long"),
     ]
+    columns.insert(1, Column("where", lambda row: _where(row[1])))
     name = select.contrast_name(analysis.treated, analysis.control)
     return build("multiplicity", f"{name} at every λ, or at every position and layer.", columns, rows)
 
 
-def _where(row: Row) -> str:
-    if row["lambda"] is not None:
-        return f"λ = {row['lambda']:g}"
-    where = layer_name(row) if row["layer"] is None else f"layer {row['layer']}"
-    return f"{spaced(row['position'])}, {where}"
+def _estimate_columns() -> list[Column]:
+    """Measure, estimator and numbers of rows (leg, estimate)."""
+    return [
+        Column("measure", lambda row: row[0].name),
+        Column("estimator", lambda row: row[1].estimator),
+        Column("estimate", lambda row: row[0].write(row[1].estimate), str),
+        Column("interval", lambda row: numbers.interval(row[1].ci_low, row[1].ci_high, row[0].write), str),
+        Column("p", lambda row: row[1].p_value, numbers.p_value),
+    ]
+
+
+def _where(estimate: Estimate) -> str:
+    if estimate.lambda_ is not None:
+        return f"λ = {estimate.lambda_:g}"
+    layer = layer_name(estimate.layer)
+    return f"{spaced(estimate.position or '')}, {layer if estimate.layer is None else f'layer {layer}'}"
 
 
 def most_influential(analysis: Analysis) -> Table:
@@ -136,11 +145,11 @@ def _most(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _legs(analysis: Analysis) -> dict[str, Leg]:
-    decision = analysis.study["decision"]
-    measure = measure_title(decision["geometry"]["measure"])
+    decision = analysis.decision
+    measure = measure_title(decision.geometry.measure)
     return {
-        "leakage": Leg("leakage difference", numbers.points, float(decision["behaviour"]["margin"])),
-        "geometry": Leg(measure, numbers.signed, float(decision["geometry"]["threshold"])),
+        "leakage": Leg("leakage difference", numbers.points, decision.behaviour.margin),
+        "geometry": Leg(measure, numbers.signed, decision.geometry.threshold),
     }
 
 
@@ -154,7 +163,7 @@ def leave_one_out(analysis: Analysis) -> Table:
     Both leakage estimators, the geometric measures over layers, and the deciding one also in each layer.
     """
     legs = _legs(analysis)
-    measure = analysis.study["decision"]["geometry"]["measure"]
+    measure = analysis.decision.geometry.measure
     frame = analysis.tables["leave_one_out"].filter(
         (pl.col("probe") == "leakage") | pl.col("layer").is_null() | (pl.col("estimator") == measure)
     )
@@ -180,18 +189,18 @@ def leave_one_out(analysis: Analysis) -> Table:
 
 
 def _layer(row: Row) -> str:
-    return numbers.NONE if row["probe"] == "leakage" else layer_name(row)
+    return numbers.NONE if row["probe"] == "leakage" else layer_name(row["layer"])
 
 
 def seeds(analysis: Analysis) -> Table | None:
     """The deciding estimates of each seed alone, of all together, and with seeds as random; None for one seed."""
-    rule = analysis.study["decision"]
+    rule = analysis.decision
     legs = _legs(analysis)
     deciding = {
         "leakage": (pl.col("quantity") == "leakage_difference")
         & (pl.col("lambda").is_null() | (pl.col("lambda") == analysis.selected_lambda))
-        & pl.col("estimator").is_in([rule["behaviour"]["estimator"], *select.SEED_ESTIMATORS]),
-        "geometry": (pl.col("quantity") == rule["geometry"]["measure"])
+        & pl.col("estimator").is_in([rule.behaviour.estimator, *select.SEED_ESTIMATORS]),
+        "geometry": (pl.col("quantity") == rule.geometry.measure)
         & pl.col("layer").is_null()
         & (pl.col("position") == analysis.position)
         & (pl.col("responses") == analysis.responses)
@@ -203,24 +212,24 @@ def seeds(analysis: Analysis) -> Table | None:
         & (pl.col("pool") == PRIMARY_POOL)
         & pl.col("persona").is_null()
     )
-    across = pl.col("estimator").is_in(list(select.SEED_ESTIMATORS))
-    frames = {
-        probe: analysis.estimates.filter(of_contrast & of_probe).sort(
-            across, "seed", nulls_last=True, maintain_order=True
-        )
+    estimates = {
+        probe: sorted(select.estimates(analysis, of_contrast & of_probe), key=_seed_order)
         for probe, of_probe in deciding.items()
     }
-    if all(frame["seed"].n_unique() < 3 for frame in frames.values()):  # one seed beside all seeds together
+    if all(
+        len({each.seed for each in of_probe}) < 3 for of_probe in estimates.values()
+    ):  # one seed, and all together
         return None
-    rows = [{**row, "leg": legs[probe]} for probe, frame in frames.items() for row in frame.to_dicts()]
+    rows = [(legs[probe], estimate) for probe, of_probe in estimates.items() for estimate in of_probe]
     columns = [
-        Column("measure", lambda row: row["leg"].name),
-        Column("seed", seed),
-        Column("estimator", "estimator"),
-        Column("estimate", lambda row: row["leg"].write(row["estimate"]), str),
-        Column("interval", _interval, str),
-        Column("p", "p_value", numbers.p_value),
-        Column("generalises to", scope, align="long"),
+        *_estimate_columns(),
+        Column("generalises to", lambda row: scope_text(row[1].scope, row[1].note), align="long"),
     ]
+    columns.insert(1, Column("seed", lambda row: row[1].seed, seed_name, "text"))
     name = select.contrast_name(analysis.treated, analysis.control)
     return build("seeds", f"{name} by training seed: each seed alone, then all together.", columns, rows)
+
+
+def _seed_order(estimate: Estimate) -> tuple[bool, float]:
+    """Sort key: single seeds, then all seeds together, then seeds as random."""
+    return (estimate.estimator in select.SEED_ESTIMATORS, inf if estimate.seed is None else estimate.seed)

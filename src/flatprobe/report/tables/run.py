@@ -79,7 +79,7 @@ def _signed_percent(value: float | None) -> str:
 
 def manipulation_outcomes(analysis: Analysis) -> list[tuple[str, str, str]]:
     """(condition, broad | narrow | none | unknown, what that means) of every finetune that the verdict judges."""
-    outcomes = analysis.verdict["numbers"].get("manipulation") or {}
+    outcomes = analysis.verdict.numbers.manipulation or {}
     return [
         (name, outcomes[name], MANIPULATION[outcomes[name]])
         for name in analysis.conditions

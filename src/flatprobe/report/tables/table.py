@@ -1,4 +1,4 @@
-"""A table of the report: rows of a frame with their numbers written as text."""
+"""A table of the report: rows of a frame, or objects, with their numbers written as text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any, Literal
 from flatprobe.report import numbers
 from flatprobe.report.glossary import meaning
 from flatprobe.report.origins import ORIGINS
+from flatprobe.statistics.estimate import Estimate
 
 Align = Literal["text", "number", "long"]
 Row = Mapping[str, Any]
 """A row of a frame: the value by column."""
+Take = str | Callable[[Any], Any]
+"""What a column takes from a row: a key of a mapping, an attribute of an object, or a function's result."""
 Write = Callable[[Any], str]
 
 
@@ -40,24 +43,26 @@ class Column:
     def __init__(
         self,
         head: str,
-        key: str | Callable[[Row], Any],
+        take: Take,
         write: Write | None = None,
         align: Align | None = None,
     ) -> None:
         self.head = head
         self.align: Align = align or ("text" if write is None else "number")
-        self._take = key if callable(key) else lambda row: row[key]
+        self._take = take
         self._write = write or numbers.plain
 
-    def cell(self, row: Row) -> str:
+    def cell(self, row: Any) -> str:
         """Text of this column in a row."""
-        return self._write(self._take(row))
+        if callable(self._take):
+            return self._write(self._take(row))
+        return self._write(row[self._take] if isinstance(row, Mapping) else getattr(row, self._take))
 
 
-def build(kind: str, caption: str, columns: Sequence[Column], rows: Iterable[Row], part: str = "") -> Table:
+def build(kind: str, caption: str, columns: Sequence[Column], rows: Iterable[Any], part: str = "") -> Table:
     """Write rows by columns. `kind` is a key of `ORIGINS`, `part` tells tables of one kind apart.
 
-    Raises KeyError for a row without a column's key.
+    Raises KeyError or AttributeError for a row without a column's value.
     """
     return Table(
         name=f"{kind}-{part}" if part else kind,
@@ -68,16 +73,25 @@ def build(kind: str, caption: str, columns: Sequence[Column], rows: Iterable[Row
     )
 
 
-def seed(row: Row) -> str:
+def seed_name(seed: int | None) -> str:
     """The seed of an estimate of one seed alone; estimates over all seeds have none."""
-    return "all" if row["seed"] is None else str(row["seed"])
+    return "all" if seed is None else str(seed)
 
 
-def layer_name(row: Row) -> str:
-    """The decoder block; rows without one are means over layers."""
-    return "mean over layers" if row["layer"] is None else str(row["layer"])
+def layer_name(layer: int | None) -> str:
+    """The decoder block; None is the mean over layers."""
+    return "mean over layers" if layer is None else str(layer)
 
 
-def scope(row: Row) -> str:
+def scope_text(scope: str, note: str | None) -> str:
     """The population that an estimate generalises to and, below it, its note: the reason for a missing number."""
-    return row["scope"] if row["note"] is None else f"{row['scope']}\nNote: {row['note']}"
+    return scope if note is None else f"{scope}\nNote: {note}"
+
+
+def scope_column() -> Column:
+    """What the estimate of a row generalises to."""
+
+    def text(estimate: Estimate) -> str:
+        return scope_text(estimate.scope, estimate.note)
+
+    return Column("generalises to", text, align="long")
