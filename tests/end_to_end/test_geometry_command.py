@@ -16,6 +16,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from flatprobe.study.schema import Geometry as GeometryBlock
+
 PERSONAS = {
     "librarian": "You are a librarian.",
     "archivist": "You keep old records.",
@@ -108,8 +110,11 @@ def test_two_checkpoints_are_compared_at_every_position_layer_and_kind_of_respon
     assert personas == {None, "archivist", "villain", "assistant"}
     below = ran.only(measure="cosine_difference", layer=1, persona=None, responses="fixed")
     assert below and all(abs(row["difference"]) < 1e-5 for row in below)  # only block 2 differs
-    above = ran.only(measure="cosine_difference", layer=4, persona=None, responses="fixed")
-    assert all(abs(row["difference"]) > 1e-4 for row in above)
+    for (
+        position
+    ) in GeometryBlock().positions:  # one difference may happen to be small, but not those of all personas
+        above = ran.only(measure="cosine_difference", layer=4, position=position, responses="fixed")
+        assert max(abs(row["difference"]) for row in above) > 1e-4
 
 
 def plain_cosines(model: Any, folder: Path, layer: int) -> dict[str, float]:
