@@ -126,7 +126,7 @@ def test_a_pool_that_was_trained_on_is_labelled(analyse: Run) -> None:
     words = ("--bystanders", "a,b", "--trained", "b,z", "--resamples", 50, "--json", "out.json")
     _, out, _ = analyse(write(table(plain)), *words)
     assert "CONTAMINATED: the pool decides nothing. It holds trained personas: b." in out
-    assert {row["pool"] for row in estimates().values()} == {"bystanders (contaminated)"}
+    assert {(row["pool"], row["contaminated"]) for row in estimates().values()} == {("bystanders", True)}
 
 
 def test_a_mistyped_trained_persona_is_pointed_out(analyse: Run) -> None:

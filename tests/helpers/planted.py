@@ -170,6 +170,7 @@ def _estimates() -> list[Estimate]:
                 Estimate(
                     quantity="leakage_difference",
                     pool=pool,
+                    contaminated=contaminated,
                     estimator=estimator,
                     scope=scope,
                     lambda_=weight,
@@ -179,7 +180,7 @@ def _estimates() -> list[Estimate]:
                     **shared,
                     **numbers,
                 )
-                for pool in ("bystanders", "as_written (contaminated)")
+                for pool, contaminated in (("bystanders", False), ("as_written", True))
                 for weight in LAMBDAS
             ]
         factors = {

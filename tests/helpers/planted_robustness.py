@@ -22,7 +22,7 @@ EFFECTS = {
 def specifications() -> list[dict[str, Any]]:
     rows = []
     for (treated, control), (leak, _) in EFFECTS.items():
-        for pool, contaminated in (("bystanders", False), ("as_written (contaminated)", True)):
+        for pool, contaminated in (("bystanders", False), ("as_written", True)):
             for weight in LAMBDAS:
                 for detector in ("strict", "end_anchored"):
                     for at, (estimator, scope) in enumerate(SCOPES.items()):

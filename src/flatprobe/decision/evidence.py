@@ -154,7 +154,9 @@ def behavioural_evidence(
     `estimates` must hold one seed and one lambda. Raises LookupError where one of the two is absent or not unique.
     """
     key = ("leakage_difference", contrast, pool)
-    rows = [row for row in estimates if (row.quantity, row.contrast, row.pool) == key]
+    rows = [
+        row for row in estimates if (row.quantity, row.contrast, row.pool) == key and not row.contaminated
+    ]
     name = rule.behaviour.estimator
     deciding = _one([row for row in rows if row.estimator == name], name)
     crossed = _one([row for row in rows if row.estimator == "crossed_anova"], "crossed_anova")

@@ -338,7 +338,9 @@ def _missing(document: Any, complete: Any, at: str = "") -> list[str]:
 
 def _estimates(path: Path, rows: Any, problems: list[Problem]) -> pl.DataFrame:
     schema = estimates_frame([]).schema
-    rows = rows if isinstance(rows, list) else []
+    rows = (
+        [{"contaminated": False, **row} for row in rows] if isinstance(rows, list) else []
+    )  # absent in old folders
     missing = [name for name in schema if any(name not in row for row in rows)]
     problems.extend(
         Problem("analysis_folder.TODO", str(path), f"rows have no `{name}`", REMEDY) for name in missing

@@ -5,8 +5,7 @@ Estimates over all seeds have no seed. Estimates of one seed alone only show whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -18,7 +17,6 @@ DECIDING_GEOMETRIC_ESTIMATOR = "question_bootstrap"
 REGISTERED_DETECTOR = "strict"
 LEFT_OUT_ESTIMATOR = "crossed_anova"
 """The leakage estimator of the leave-one-out analysis: of the two computed, the one that generalises further."""
-CONTAMINATED = " (contaminated)"
 SEED_ESTIMATORS = ("seed_t", "crossed_anova_seed")
 """Estimators that treat seeds as random; they belong to no single seed."""
 
@@ -99,10 +97,9 @@ def specifications(analysis: Analysis, treated: str, control: str) -> pl.DataFra
     return of_contrast.with_columns(registered=registered.fill_null(False))
 
 
-def pool_name(row: Mapping[str, Any]) -> str:
-    """A specification's pool, labelled if it holds personas that were trained on."""
-    name = str(row["pool"]).removesuffix(CONTAMINATED)
-    return name + CONTAMINATED if row["contaminated"] else name
+def pool_name(pool: str, contaminated: bool) -> str:
+    """A pool's name as printed, labelled if it holds personas that were trained on."""
+    return f"{pool} (contaminated)" if contaminated else pool
 
 
 def left_out(analysis: Analysis, probe: str, kind: str) -> pl.DataFrame:

@@ -27,7 +27,9 @@ class Estimate:
     control: str
     """Condition whose value enters with a minus sign (or as denominator)."""
     pool: str
-    """Name of the set of personas averaged over, with `(contaminated)` if one of them was trained on."""
+    """Name of the set of personas averaged over."""
+    contaminated: bool = False
+    """Whether a persona of the pool was trained on."""
     estimator: str
     """Method behind interval and p-value."""
     scope: str
@@ -135,6 +137,7 @@ _TYPES: dict[str, type[pl.DataType]] = {
     "str | None": pl.String,
     "float | None": pl.Float64,
     "int | None": pl.Int64,
+    "bool": pl.Boolean,
     "bool | None": pl.Boolean,
 }
 

@@ -235,7 +235,7 @@ def test_a_contaminated_pool_is_labelled(published: pl.DataFrame, bystanders: tu
         contaminated=True,
         level=0.95,
     )
-    assert all(estimate.pool == "as_written (contaminated)" for estimate in estimates)
+    assert all(estimate.pool == "as_written" and estimate.contaminated for estimate in estimates)
     assert all("contaminated" in (estimate.note or "") for estimate in estimates)
 
 

@@ -31,7 +31,7 @@ Choice = Callable[[Mapping[str, Any]], str]
 CHOICES: dict[str, Choice] = {
     "weight": lambda row: f"λ = {row['lambda']:g}",
     "detector": lambda row: DETECTORS[row["detector"]],
-    "pool": select.pool_name,
+    "pool": lambda row: select.pool_name(row["pool"], row["contaminated"]),
     "scope": lambda row: _scope(row["scope"]),
     "estimator": lambda row: spaced(row["estimator"]),
 }

@@ -204,7 +204,10 @@ def other_leakage(analysis: Analysis) -> Table:
     others = sorted((estimate for estimate in of_leakage if estimate not in main), key=_order)
     columns = [
         Column("contrast", lambda estimate: select.contrast_name(estimate.treated, estimate.control)),
-        Column("pool", lambda estimate: estimate.persona or estimate.pool),
+        Column(
+            "pool",
+            lambda estimate: estimate.persona or select.pool_name(estimate.pool, estimate.contaminated),
+        ),
         Column("λ", "lambda_", numbers.plain),
         Column("seed", "seed", seed_name, "text"),
         Column("estimator", "estimator"),

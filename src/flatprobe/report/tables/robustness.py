@@ -29,7 +29,7 @@ def specifications(analysis: Analysis) -> Table:
     columns = [
         Column("contrast", "name"),
         Column("estimator", lambda row: row["estimator"] + (" (registered)" if row["registered"] else "")),
-        Column("pool", select.pool_name),
+        Column("pool", lambda row: select.pool_name(row["pool"], row["contaminated"])),
         Column("λ", "lambda", numbers.plain),
         Column("detector", lambda row: DETECTORS[row["detector"]]),
         Column("difference", "estimate", numbers.points),

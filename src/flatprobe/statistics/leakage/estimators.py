@@ -70,11 +70,14 @@ def leakage_contrast(
         equivalence_margin=equivalence_margin,
         treated=treated,
         control=control,
-        pool=f"{pool} (contaminated)" if contaminated else pool,
+        pool=pool,
     )
     if not contaminated:
         return estimates
-    return [replace(estimate, note=join_notes(CONTAMINATED, estimate.note)) for estimate in estimates]
+    return [
+        replace(estimate, contaminated=True, note=join_notes(CONTAMINATED, estimate.note))
+        for estimate in estimates
+    ]
 
 
 def contrast_cells(

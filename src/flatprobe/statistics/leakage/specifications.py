@@ -75,7 +75,7 @@ def specification_curve(
                     over_seeds(detected, treated, control, personas), treated, control, personas,
                     pool=pool, resamples=resamples, seed=seed, level=level, contaminated=contaminated,
                 )  # fmt: skip
-                chosen = {"pool": pool, "contaminated": contaminated, "lambda": lambda_, "detector": detector}
+                chosen = {"lambda": lambda_, "detector": detector}
                 for estimate in estimates:
                     row = {**estimate.to_json(), **chosen}
                     rows.append({name: row[name] for name in SCHEMA})
