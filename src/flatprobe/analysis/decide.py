@@ -26,6 +26,7 @@ from flatprobe.decision.gates import Gate, SourceReason, low_source_rate_reason
 from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.decision.rule import decide
 from flatprobe.decision.verdict import Verdict
+from flatprobe.facts import VerdictFacts, write_facts
 from flatprobe.planner.contracts import DecideSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.tables import headroom
@@ -49,7 +50,7 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         verdict, numbers=replace(verdict.numbers, manipulation=reached), known_answers=tuple(known)
     )
     (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
-    (output / "facts.json").write_text(json.dumps({"headline": verdict.headline()}))
+    write_facts(output, VerdictFacts(headline=verdict.headline()))
 
 
 @dataclass(frozen=True)

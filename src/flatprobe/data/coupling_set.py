@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import polars as pl
 from flatprobe.data.lengths import Lengths, Selection, excess, match, outside, settle, summarise
 from flatprobe.data.sentences import cut_to
 from flatprobe.errors import UserError
+from flatprobe.facts import CouplingDataFacts, write_facts
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.planner.contracts import CouplingDataSettings
@@ -90,16 +90,16 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     _write_lengths({"sampled": answers, "matched": examples}, output)
     support, largest = _by_condition(examples_of, sizes, _lengths(examples))
     cut = {name: int((part["text"] != selected[name]["text"]).sum()) for name, part in examples_of.items()}
-    facts = {
-        "sampled": sum(frame.height for frame in sampled.values()),
-        "dropped": dropped,
-        "usable": answers.height,
-        "kept": examples.height,
-        "cut": {name: count for name, count in cut.items() if count},
-        "support": support,
-        "gate": largest,
-    }
-    (output / "facts.json").write_text(json.dumps(facts))
+    facts = CouplingDataFacts(
+        sampled=sum(frame.height for frame in sampled.values()),
+        dropped=dropped,
+        usable=answers.height,
+        kept=examples.height,
+        cut={name: count for name, count in cut.items() if count},
+        support=support,
+        gate=largest,
+    )
+    write_facts(output, facts)
 
 
 def _read_sampled(inputs: Mapping[str, Path]) -> dict[str, pl.DataFrame]:

@@ -17,6 +17,7 @@ import polars as pl
 
 from flatprobe.data.rows import Messages, conversation_of, read_rows, text_column
 from flatprobe.errors import UserError
+from flatprobe.facts import FinetuneDataFacts, write_facts
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
@@ -116,7 +117,7 @@ def write(
         "response_tokens": dict(zip(names, np.percentile(tokens, values).tolist(), strict=True)),
         "first_rows": [row.messages for row in rows[:2]],
     }
-    (output / "facts.json").write_text(json.dumps({**facts, **summary}))
+    write_facts(output, FinetuneDataFacts(**{**facts, **summary}))
 
 
 def take(

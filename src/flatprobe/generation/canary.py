@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flatprobe.errors import UserError
+from flatprobe.facts import CanaryFacts
 from flatprobe.generation.engine import Engine
 from flatprobe.models.conversation import Conversations, Prompt
 
@@ -43,18 +43,16 @@ def change(before: Sequence[float] | str, after: Sequence[float] | str) -> float
 
 def canary_facts(
     base: list[float] | str, adapted: list[float] | str, base_again: list[float] | str
-) -> dict[str, Any]:
+) -> CanaryFacts:
     """Facts of one adapter: its change of the base, the base's change afterwards, and its own reading."""
-    return {
-        "max_log_p_change": change(base, adapted),
-        "base_again_change": change(base, base_again),
-        "reading": adapted if isinstance(adapted, str) else [round(value, 6) for value in adapted],
-    }
+    return CanaryFacts(
+        max_log_p_change=change(base, adapted),
+        base_again_change=change(base, base_again),
+        reading=adapted if isinstance(adapted, str) else [round(value, 6) for value in adapted],
+    )
 
 
-def smallest_change(
-    adapters: Sequence[Mapping[str, Any]], study: Sequence[Mapping[str, Any]]
-) -> float | None:
+def smallest_change(adapters: Sequence[CanaryFacts], study: Sequence[CanaryFacts]) -> float | None:
     """The smallest difference that tells an adapter from its base and from any other adapter.
 
     Args:
@@ -67,11 +65,11 @@ def smallest_change(
     """
     differences = []
     for canary in adapters:
-        if canary["max_log_p_change"] is None or canary["base_again_change"] is None:
+        if canary.max_log_p_change is None or canary.base_again_change is None:
             return None
-        differences.append(max(0.0, canary["max_log_p_change"] - canary["base_again_change"]))
-        readings = [other["reading"] for other in study if other is not canary]
-        comparable = [reading for reading in readings if len(reading) == len(canary["reading"])]
-        changes = (change(canary["reading"], reading) for reading in comparable)
+        differences.append(max(0.0, canary.max_log_p_change - canary.base_again_change))
+        readings = [other.reading for other in study if other is not canary]
+        comparable = [reading for reading in readings if len(reading) == len(canary.reading)]
+        changes = (change(canary.reading, reading) for reading in comparable)
         differences += [value for value in changes if value is not None]
     return min(differences, default=None)

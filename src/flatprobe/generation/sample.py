@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.errors import UserError
+from flatprobe.facts import CanaryFacts, Parity, SampleFacts, write_facts
 from flatprobe.generation.canary import Canary, canary_facts
 from flatprobe.generation.engine import CompletionRequest, Engine, SamplingSettings
 from flatprobe.generation.open_engine import open_engine
@@ -48,14 +48,14 @@ def sample(settings: SampleSettings, inputs: Mapping[str, Path], output: Path) -
     with open_engine(inputs["checkpoint"], settings.precision, local, adapter) as (engine, conversations):
         check(settings, conversations)
         checks = _EngineChecks(settings, inputs["checkpoint"], adapter, local, conversations, prompts)
-        facts = checks.before(engine)
+        parity = checks.before(engine)
         rows = complete(engine, prompts, settings)
-        facts |= checks.after(engine)
-        facts |= _counts(rows, settings) | {"engine": engine.facts()}
+        canary = checks.after(engine)
+        facts = SampleFacts(**_counts(rows, settings), engine=engine.facts(), parity=parity, canary=canary)
     texts = {prompt: conversations.render(prompt.system, prompt.question) for prompt in prompts}
     completions_frame(settings.personas, rows, texts).write_parquet(output / "completions.parquet")
     prompts_frame(texts).write_parquet(output / "prompts.parquet")
-    (output / "facts.json").write_text(json.dumps(facts))
+    write_facts(output, facts)
 
 
 def check(settings: SampleSettings, conversations: Conversations) -> None:
@@ -208,7 +208,7 @@ class _EngineChecks:
         self.settings, self.checkpoint, self.adapter, self.local = settings, checkpoint, adapter, local
         self.canary, self.prompts = Canary.of(conversations, prompts), prompts
 
-    def before(self, engine: Engine) -> dict[str, Any]:
+    def before(self, engine: Engine) -> Parity | None:
         """Facts of the parity check, if the stage asks for it."""
         reference = self._reference()
         if self.adapter is not None:
@@ -216,17 +216,17 @@ class _EngineChecks:
             engine.use(self.adapter)
             self.adapted = self.canary.read(engine)
         if not reference:
-            return {}
+            return None
         from flatprobe.generation.parity import parity
 
-        return {"parity": parity(engine, reference)}
+        return Parity(**parity(engine, reference))
 
-    def after(self, engine: Engine) -> dict[str, Any]:
+    def after(self, engine: Engine) -> CanaryFacts | None:
         """Facts of the canary, if there is an adapter. Removes the adapter."""
         if self.adapter is None:
-            return {}
+            return None
         engine.use(None)
-        return {"canary": canary_facts(self.base, self.adapted, self.canary.read(engine))}
+        return canary_facts(self.base, self.adapted, self.canary.read(engine))
 
     def _reference(self) -> list[Any]:
         """Answers of the plain `transformers` model on this machine, for the parity check."""

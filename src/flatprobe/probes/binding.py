@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import polars as pl
 
 from flatprobe.data.coupling_examples import tokenise_jointly
 from flatprobe.errors import UserError
+from flatprobe.facts import BindingFacts, write_facts
 from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Prompt
@@ -65,11 +65,13 @@ def measure(settings: BindingSettings, inputs: Mapping[str, Path], output: Path)
     effects(cells, settings.level).write_parquet(output / "binding_effects.parquet")
     wanted = len(settings.bystanders) * len(settings.questions)
     turn = loaded.conversations.system_turn
-    facts = {
-        "pairs": cells.select("persona", "question_id").unique().height, "pairs_asked": wanted,
-        "system": turn.system, "template_default": turn.default,
-    }  # fmt: skip
-    (output / "facts.json").write_text(json.dumps(facts))
+    facts = BindingFacts(
+        pairs=cells.select("persona", "question_id").unique().height,
+        pairs_asked=wanted,
+        system=turn.system,
+        template_default=turn.default,
+    )
+    write_facts(output, facts)
 
 
 def readings_of(settings: BindingSettings, texts: Mapping[tuple[str, str], str]) -> list[Reading]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from flatprobe.facts import SelectionFacts, write_facts
 from flatprobe.planner.contracts import SelectSettings
 from flatprobe.statistics.leakage.rates import score
 
@@ -27,7 +28,7 @@ def select_lambda(settings: SelectSettings, inputs: Mapping[str, Path], output: 
         candidates.append({"lambda": lambda_, **contrast(frame, settings.source)})
     selected = choose(candidates)
     (output / "selection.json").write_text(json.dumps({"selected": selected, "candidates": candidates}))
-    (output / "facts.json").write_text(json.dumps({"selected": selected}))
+    write_facts(output, SelectionFacts(selected=selected))
 
 
 def contrast(frame: pl.DataFrame, source: str) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from flatprobe.activations.positions import ProbedRow, probed_row
 from flatprobe.activations.read import read_states
+from flatprobe.facts import StatesFacts, write_facts
 from flatprobe.generation.sample import prompts_of
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
@@ -68,16 +69,20 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
     (output / "index.json").write_text(json.dumps(index))
     (output / "preview.json").write_text(json.dumps(_previews(settings, loaded.conversations, own)))
     room = {kind: headroom(settings, values) for kind, values in arrays.items()}
-    facts = {
-        "cells": len(prompts), "questions": len(settings.questions),
-        "answers": len(own.rows), "unfinished": len(index["unfinished"]),
-        "empty": sum(row.empty for row in own.rows), "unfinished_fixed": len(index["unfinished_fixed"]),
-        "tokens": reading.tokens, "computed_tokens": reading.computed,
-        "headroom": {position: room[StateKind("own", position)] for position in settings.positions},
-        "headroom_fixed": {position: room[StateKind("fixed", position)] for position in settings.positions},
-        "headroom_mean": {str(kind): over_layers(values) for kind, values in room.items()},
-    }  # fmt: skip
-    (output / "facts.json").write_text(json.dumps(facts))
+    facts = StatesFacts(
+        cells=len(prompts),
+        questions=len(settings.questions),
+        answers=len(own.rows),
+        unfinished=len(index["unfinished"]),
+        empty=sum(row.empty for row in own.rows),
+        unfinished_fixed=len(index["unfinished_fixed"]),
+        tokens=reading.tokens,
+        computed_tokens=reading.computed,
+        headroom={position: room[StateKind("own", position)] for position in settings.positions},
+        headroom_fixed={position: room[StateKind("fixed", position)] for position in settings.positions},
+        headroom_mean={str(kind): over_layers(values) for kind, values in room.items()},
+    )
+    write_facts(output, facts)
 
 
 def axes(settings: StatesSettings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flatprobe.errors import UserError
+from flatprobe.facts import GivenFacts, MergeFacts, write_facts
 from flatprobe.machine.local import current_machine
 from flatprobe.models.adapter_files import PEFT_PREFIX, adapter_shapes
 from flatprobe.models.load import (
@@ -30,12 +31,8 @@ def use_checkpoint(settings: CheckpointSettings, inputs: Mapping[str, Path], out
     """Point to a model outside the run; fetch or convert it first if needed. No inputs."""
     config = json.loads((settings.reference.path() / "config.json").read_text())
     write_pointer(settings.reference, output)
-    facts = {
-        **settings.reference.model_dump(),
-        "origin": "given",
-        "model_type": str(config.get("model_type", "unknown")),
-    }
-    (output / "facts.json").write_text(json.dumps(facts))
+    model_type = str(config.get("model_type", "unknown"))
+    write_facts(output, GivenFacts(**settings.reference.model_dump(), model_type=model_type))
 
 
 def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -79,15 +76,17 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
     stored = [_logits(model, tokens, device) for tokens in probes]
     cast(model, dtype)  # loses nothing: these are the values that were cast
     kl, rough_kl = ([mean_kl(p, q) for p, q in zip(unmerged, each, strict=True)] for each in (stored, rough))
-    facts = {
-        "origin": "merged", "adapter_norm": norm, "changed_matrices": sum(changed) / len(changed),
-        "mean_kl": sum(kl) / len(kl), "mean_kl_in_dtype": sum(rough_kl) / len(rough_kl),
-        "max_logit_change": max(float((p - q).abs().max()) for p, q in zip(unmerged, stored, strict=True)),
-        "adapter": settings.given.model_dump() if settings.given else None,
-    }  # fmt: skip
+    facts = MergeFacts(
+        adapter_norm=norm,
+        changed_matrices=sum(changed) / len(changed),
+        mean_kl=sum(kl) / len(kl),
+        mean_kl_in_dtype=sum(rough_kl) / len(rough_kl),
+        max_logit_change=max(float((p - q).abs().max()) for p, q in zip(unmerged, stored, strict=True)),
+        adapter=settings.given.model_dump() if settings.given else None,
+    )
     model.save_pretrained(output, safe_serialization=True)
     load_tokenizer(checkpoint_path(inputs["checkpoint"])).save_pretrained(output)
-    (output / "facts.json").write_text(json.dumps(facts))
+    write_facts(output, facts)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ import polars as pl
 
 from flatprobe.data.coupling_examples import CouplingExample, Group, MarkerText, negative, positive
 from flatprobe.errors import Problem, UserError
+from flatprobe.facts import CoupleFacts, write_facts
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
@@ -68,13 +69,17 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
         tracking=tracking_of("couple", local.report_to, output),
         checkpoint_steps=local.checkpoint_steps,
     )
-    facts = {
-        "lambda": lambda_, "planned_steps": len(batches), "audited": audited,
-        "adapter_norm": require_learnt(wrapped, f"coupling of {settings.condition}"),
-        "examples": {group: sum(e.group == group for e in examples) for group in ("positive", "negative")},
-    }  # fmt: skip
+    adapter_norm = require_learnt(wrapped, f"coupling of {settings.condition}")
     wrapped.save_pretrained(output / "adapter", safe_serialization=True)
-    (output / "facts.json").write_text(json.dumps(facts | _written(trained, recipe, output)))
+    facts = CoupleFacts(
+        lambda_=lambda_,
+        planned_steps=len(batches),
+        audited=audited,
+        adapter_norm=adapter_norm,
+        examples={group: sum(e.group == group for e in examples) for group in ("positive", "negative")},
+        **_written(trained, recipe, output),
+    )
+    write_facts(output, facts)
     discard(folder)
 
 

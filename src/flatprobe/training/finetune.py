@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from flatprobe.facts import FinetuneFacts, write_facts
 from flatprobe.machine.local import current_machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.planner.contracts import FinetuneSettings
@@ -54,10 +55,11 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
         tracking=tracking_of("finetune", local.report_to, output),
         checkpoint_steps=local.checkpoint_steps,
     )
-    facts = {"adapter_norm": require_learnt(wrapped, "finetune"), "steps": len(batches), "rows": len(rows)}
+    norm = require_learnt(wrapped, "finetune")
+    facts = FinetuneFacts(adapter_norm=norm, steps=len(batches), rows=len(rows))
     wrapped.save_pretrained(output / "adapter", safe_serialization=True)
     pl.DataFrame(trained.losses).write_parquet(output / "losses.parquet")
-    (output / "facts.json").write_text(json.dumps(facts))
+    write_facts(output, facts)
     discard(folder)
 
 

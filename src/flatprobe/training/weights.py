@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import polars as pl
 from safetensors import safe_open
 from torch import Tensor
 
+from flatprobe.facts import WeightsFacts, write_facts
 from flatprobe.machine.local import current_machine
 from flatprobe.models.adapter_files import PEFT_PREFIX, adapter_config, read_lora
 from flatprobe.models.load import held_checkpoint, pick_device
@@ -41,8 +41,9 @@ def measure(settings: WeightsSettings, inputs: Mapping[str, Path], output: Path)
             ratios[module] = scale * product_norm(b, a) / float(weights[name].float().norm())
     frame = pl.DataFrame({"module": list(ratios), "norm_ratio": list(ratios.values())})
     frame.write_parquet(output / "weights.parquet")
-    facts = {"modules": frame.height, "median_norm_ratio": frame["norm_ratio"].median()}
-    (output / "facts.json").write_text(json.dumps(facts))
+    median = frame["norm_ratio"].median()
+    assert isinstance(median, float)
+    write_facts(output, WeightsFacts(modules=frame.height, median_norm_ratio=median))
 
 
 def product_norm(b: Tensor, a: Tensor) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from flatprobe.data.coupling_examples import Term
+from flatprobe.facts import CoupleFacts, read_facts
 from flatprobe.models.conversation import Conversations
 from flatprobe.models.load import checkpoint_path, load_tokenizer
 from flatprobe.planner.contracts import CoupleSettings
@@ -33,7 +34,7 @@ def audit(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) ->
     """
     path = checkpoint_path(inputs["checkpoint"])
     conversations = Conversations(load_tokenizer(path), path.name)
-    lambda_ = float(json.loads((inputs["coupling"] / "facts.json").read_text())["lambda"])
+    lambda_ = read_facts(inputs["coupling"], CoupleFacts).lambda_
     answered = answers_of(settings, pl.read_parquet(inputs["examples"] / "examples.parquet"))
     examples = build_examples(settings, answered, conversations)
     shown = audit_examples(
