@@ -5,10 +5,13 @@ One model per kind, one writer and one reader. Fields that older runs lack have 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 FILE = "facts.json"
 
@@ -211,3 +214,58 @@ class VerdictFacts(Facts):
     """The verdict in one line."""
 
     headline: str
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """The facts of one stage of a study, with what the stage is."""
+
+    role: str
+    """Name of the stage."""
+    kind: str
+    condition: str | None
+    seed: int | None
+    couple: str | None
+    """Name of the coupling that a stage was sampled or read with."""
+    facts: Facts
+
+
+_MODELS: dict[str, Any] = {
+    "checkpoint": GivenFacts | MergeFacts,
+    "finetune_data": FinetuneDataFacts,
+    "finetune": FinetuneFacts,
+    "coupling_data": CouplingDataFacts,
+    "couple": CoupleFacts,
+    "own": SampleFacts,
+    "baseline": SampleFacts,
+    "leakage": SampleFacts,
+    "selection": SelectionFacts,
+    "states": StatesFacts,
+    "binding": BindingFacts,
+    "weights": WeightsFacts,
+}
+"""Kind of an analysis input to the model of its facts."""
+
+
+def read_stage_facts(path: Path) -> list[StageFacts]:
+    """The facts of all stages of a study, from the `facts-by-stage.json` of its tables."""
+    return [
+        StageFacts(
+            role=row["role"],
+            kind=row["kind"],
+            condition=row["condition"],
+            seed=row["seed"],
+            couple=row["couple"],
+            facts=TypeAdapter(_MODELS[row["kind"]]).validate_python(row["facts"]),
+        )
+        for row in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
+def facts_of(stages: Sequence[StageFacts], model: type[F], condition: str | None = None) -> list[F]:
+    """The facts of one model, of one condition if it is given."""
+    return [
+        stage.facts
+        for stage in stages
+        if isinstance(stage.facts, model) and condition in (None, stage.condition)
+    ]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -26,7 +25,7 @@ from flatprobe.decision.gates import Gate, SourceReason, low_source_rate_reason
 from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
 from flatprobe.decision.rule import decide
 from flatprobe.decision.verdict import Verdict
-from flatprobe.facts import VerdictFacts, write_facts
+from flatprobe.facts import StageFacts, VerdictFacts, read_stage_facts, write_facts
 from flatprobe.planner.contracts import DecideSettings
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.tables import headroom
@@ -59,7 +58,7 @@ class _Found:
 
     tables: Path
     estimates: Sequence[Estimate]
-    facts: Sequence[dict[str, Any]]
+    stages: Sequence[StageFacts]
     selected: float
     """The lambda that decides."""
     rates: pl.DataFrame
@@ -76,7 +75,7 @@ def _read(tables: Path, estimates: Path) -> _Found:
     return _Found(
         tables=tables,
         estimates=[Estimate.from_json(row) for row in rows],
-        facts=json.loads((tables / "facts-by-stage.json").read_text()),
+        stages=read_stage_facts(tables / "facts-by-stage.json"),
         selected=selected,
         rates=rates.filter(pl.col("coupled") & (pl.col("lambda") == selected)),
         geometry=pl.read_parquet(estimates / "geometry.parquet"),
@@ -112,10 +111,10 @@ def _decided(
     evidence = [_evidence(settings, *numbers, pair) for pair in contrasts(rule)]
     gates = [
         *study_gates(settings, tables / "tables", evidence[0]),
-        *training_gates(settings, found.facts, found.selected),
+        *training_gates(settings, found.stages, found.selected),
         *readout_gates(settings, found.rates),
         *geometry_gates(rule, geometry),
-        *unfinished_gates(rule, found.facts),
+        *unfinished_gates(rule, found.stages),
         *manipulation_gates(rule, _own_rise(settings, found, known=known)),
     ]
     if known:

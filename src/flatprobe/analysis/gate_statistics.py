@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.decision.evidence import Contrast
 from flatprobe.decision.gates import Gate, gate
+from flatprobe.facts import (
+    CoupleFacts,
+    CouplingDataFacts,
+    MergeFacts,
+    Parity,
+    SampleFacts,
+    StageFacts,
+    StatesFacts,
+    facts_of,
+)
 from flatprobe.generation.canary import smallest_change
 from flatprobe.planner.contracts import DecideSettings
 from flatprobe.statistics.geometry.tables import headroom, reliability
@@ -51,67 +59,61 @@ def study_gates(settings: DecideSettings, tables: Path, main: Contrast) -> list[
     ]
 
 
-def training_gates(settings: DecideSettings, facts: Sequence[dict[str, Any]], selected: float) -> list[Gate]:
-    """Mask audit, length match, merge proof, engine parity and adapter canary of every arm."""
+def training_gates(settings: DecideSettings, stages: Sequence[StageFacts], selected: float) -> list[Gate]:
+    """Mask audit, length match, merge proof, engine parity and adapter canary of every condition."""
     rule, gates = settings.rule, list[Gate]()
-    arms = sorted({str(fact["condition"]) for fact in facts if fact["condition"] is not None})
-    for arm in arms:
-        of = {
-            kind: [f["facts"] for f in facts if f["condition"] == arm and f["kind"] == kind]
-            for kind in ("couple", "checkpoint")
-        }
-        couples = [f for f in of["couple"] if f["lambda"] == selected]
-        gates.append(gate("mask_audit", arm, min((f["audited"] for f in couples), default=None), rule))
-        gates += _length_gates(rule, arm, [f["facts"] for f in facts if f["kind"] == "coupling_data"])
-        if arm in settings.finetuned:
-            merges = of["checkpoint"]
-            gates.append(
-                gate("merge_kl", arm, max((f.get("mean_kl", math.nan) for f in merges), default=None), rule)
-            )
-            gates.append(
-                gate(
-                    "merge_norm",
-                    arm,
-                    min((f.get("adapter_norm", math.nan) for f in merges), default=None),
-                    rule,
-                )
-            )
-        lambda_of = {f["role"]: f["facts"]["lambda"] for f in facts if f["kind"] == "couple"}
-        sampled = [
-            f["facts"] for f in facts
-            if f["condition"] == arm and f["kind"] == "leakage" and lambda_of[f["couple"]] == selected
-        ]  # fmt: skip
-        gates.append(_parity_gate(rule, arm, [f["parity"] for f in sampled]))
-        read = [f["facts"]["canary"] for f in facts if f["kind"] == "leakage"]
-        told = smallest_change([f["canary"] for f in sampled], read)
+    lambda_of = {stage.role: stage.facts.lambda_ for stage in stages if isinstance(stage.facts, CoupleFacts)}
+    all_canaries = [f.canary for f in _leakage(stages) if f.canary is not None]
+    for condition in sorted({stage.condition for stage in stages if stage.condition is not None}):
+        couples = [f for f in facts_of(stages, CoupleFacts, condition) if f.lambda_ == selected]
+        gates.append(gate("mask_audit", condition, min((f.audited for f in couples), default=None), rule))
+        gates += _length_gates(rule, condition, facts_of(stages, CouplingDataFacts))
+        if condition in settings.finetuned:
+            merges = facts_of(stages, MergeFacts, condition)
+            kl = max((f.mean_kl for f in merges), default=None)
+            norm = min((f.adapter_norm for f in merges), default=None)
+            gates += [gate("merge_kl", condition, kl, rule), gate("merge_norm", condition, norm, rule)]
+        sampled = _leakage(
+            [s for s in stages if s.condition == condition and lambda_of.get(s.couple or "") == selected]
+        )
+        gates.append(_parity_gate(rule, condition, [f.parity for f in sampled if f.parity is not None]))
+        canaries = [f.canary for f in sampled if f.canary is not None]
         gates.append(
             gate(
-                "canary", arm, told, rule, "largest change of a log-probability, from base and other adapters"
+                "canary",
+                condition,
+                smallest_change(canaries, all_canaries),
+                rule,
+                "largest change of a log-probability, from base and other adapters",
             )
         )
     return gates
 
 
-def _parity_gate(rule: Decision, arm: str, stages: Sequence[dict[str, int]]) -> Gate:
-    """Agreement with the reference, all of the arm's sampling stages at the selected lambda taken together."""
-    agreed, tokens = (sum(stage[name] for stage in stages) for name in ("agreed", "tokens"))
+def _leakage(stages: Sequence[StageFacts]) -> list[SampleFacts]:
+    return facts_of([stage for stage in stages if stage.kind == "leakage"], SampleFacts)
+
+
+def _parity_gate(rule: Decision, condition: str, checks: Sequence[Parity]) -> Gate:
+    """Agreement with the reference, pooled over the condition's sampling stages at the selected lambda."""
+    agreed, tokens = sum(check.agreed for check in checks), sum(check.tokens for check in checks)
     share = agreed / tokens if tokens else None
-    return gate("engine_parity", arm, share, rule, f"{agreed} of {tokens} greedy tokens agree")
+    return gate("engine_parity", condition, share, rule, f"{agreed} of {tokens} greedy tokens agree")
 
 
-def _length_gates(rule: Decision, arm: str, facts: Sequence[dict[str, Any]]) -> list[Gate]:
-    """Lengths of the arm's training answers, persona by persona: the worst one counts."""
-    found = [f for f in facts if arm in f["gate"]]
-    worst = {kind: max((f["gate"][arm][kind] for f in found), default=None) for kind in ("median", "iqr")}
-    groups = [(persona, group) for f in found for persona, group in f["support"][arm].items()]
+def _length_gates(rule: Decision, condition: str, data: Sequence[CouplingDataFacts]) -> list[Gate]:
+    """Lengths of the condition's training answers: the worst persona counts."""
+    used = [facts for facts in data if condition in facts.gate]
+    worst = {kind: max((f.gate[condition][kind] for f in used), default=None) for kind in ("median", "iqr")}
+    groups = [(persona, group) for f in used for persona, group in f.support[condition].items()]
     share = min((group["kept"] / group["asked"] for _, group in groups), default=None)
-    kept, asked = (sum(group[name] for _, group in groups) for name in ("kept", "asked"))
+    kept, requested = (sum(group[name] for _, group in groups) for name in ("kept", "asked"))
     short = sorted({persona for persona, group in groups if group["kept"] < group["asked"]})
-    detail = f"{kept} of {asked} examples" + (f"; short: {', '.join(short)}" if short else "")
+    detail = f"{kept} of {requested} examples" + (f"; short: {', '.join(short)}" if short else "")
     return [
-        gate("length_median", arm, worst["median"], rule, "worst persona against all groups' median"),
-        gate("length_iqr", arm, worst["iqr"], rule, "worst persona against all groups' range"),
-        gate("length_support", arm, share, rule, detail),
+        gate("length_median", condition, worst["median"], rule, "worst persona against all groups' median"),
+        gate("length_iqr", condition, worst["iqr"], rule, "worst persona against all groups' range"),
+        gate("length_support", condition, share, rule, detail),
     ]
 
 
@@ -144,19 +146,23 @@ def geometry_gates(rule: Decision, geometry: pl.DataFrame) -> list[Gate]:
     ]
 
 
-def unfinished_gates(rule: Decision, facts: Sequence[dict[str, Any]]) -> list[Gate]:
-    """The answers whose states decide, by arm, and of the control's alone where all arms share them: a state at the
-    token limit is not that of a last token."""
-    whole = {"own": ("unfinished", "cells"), "fixed": ("unfinished_fixed", "questions")}[
-        rule.geometry.responses
-    ]
+def unfinished_gates(rule: Decision, stages: Sequence[StageFacts]) -> list[Gate]:
+    """Share of the deciding answers that were cut, by condition; of the control alone where all share its answers.
+
+    The state at a token limit is not the state of a last token.
+    """
+    responses = rule.geometry.responses
+    conditions = dict.fromkeys(stage.condition for stage in stages if stage.kind == "states")
     gates = []
-    arms = dict.fromkeys(fact["condition"] for fact in facts if fact["kind"] == "states")
-    for arm in arms if rule.geometry.responses == "own" else [rule.control]:
-        read = [f["facts"] for f in facts if f["kind"] == "states" and f["condition"] == arm]
-        cut, cells = (sum(one[name] for one in read) for name in whole)
-        what = f"{cut} of {cells} {rule.geometry.responses} answers whose states are read"
-        gates.append(gate("unfinished", arm, cut / cells, rule, what))
+    for condition in conditions if responses == "own" else [rule.control]:
+        assert condition is not None
+        states = facts_of(stages, StatesFacts, condition)
+        if responses == "own":
+            cut, answers = sum(f.unfinished for f in states), sum(f.cells for f in states)
+        else:
+            cut, answers = sum(f.unfinished_fixed for f in states), sum(f.questions for f in states)
+        detail = f"{cut} of {answers} {responses} answers whose states are read"
+        gates.append(gate("unfinished", condition, cut / answers, rule, detail))
     return gates
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from flatprobe.errors import UserError
+from flatprobe.facts import FILE, CoupleFacts, read_facts
 from flatprobe.planner.contracts import Entry, EntryKind, GatherSettings
 from flatprobe.statistics.leakage.rates import cells, rates, score
 
@@ -26,7 +27,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         UserError: conditions were asked differently.
     """
     lambdas = {
-        entry.role: float(_facts(inputs[entry.role])["lambda"])
+        entry.role: read_facts(inputs[entry.role], CoupleFacts).lambda_
         for entry in settings.entries
         if entry.kind == "couple"
     }
@@ -93,9 +94,9 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         if table.height:
             table.write_parquet(folder / f"{name}.parquet")
     facts = [
-        {**entry.model_dump(), "facts": _facts(inputs[entry.role])}
+        {**entry.model_dump(), "facts": json.loads((inputs[entry.role] / FILE).read_text())}
         for entry in settings.entries
-        if (inputs[entry.role] / "facts.json").is_file()
+        if (inputs[entry.role] / FILE).is_file()
     ]
     (output / "facts-by-stage.json").write_text(json.dumps(facts))
     for kind, file in (("selection", "selection.json"), ("states", "preview.json")):
@@ -181,12 +182,10 @@ def _audits_that_decide(entries: Sequence[Entry], inputs: Mapping[str, Path], se
     """Of each condition the audit of its first coupling with the selected lambda, whose weights it shows."""
     audits = [entry for entry in entries if entry.kind == "audit" and entry.couple is not None]
     return _first_of_each_condition(
-        [entry for entry in audits if _facts(inputs[entry.couple or ""])["lambda"] == selected], "audit"
+        [
+            entry
+            for entry in audits
+            if read_facts(inputs[entry.couple or ""], CoupleFacts).lambda_ == selected
+        ],
+        "audit",
     )
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    path = folder / "facts.json"
-    facts = json.loads(path.read_text()) if path.is_file() else {}
-    assert isinstance(facts, dict)
-    return facts

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flatprobe.errors import UserError
+from flatprobe.facts import StageFacts, read_stage_facts
 from flatprobe.pipeline.artifact import Artifact, ArtifactStore
 from flatprobe.pipeline.lock import run_lock
 from flatprobe.pipeline.stage import canonical_json, topological_order
@@ -29,11 +31,11 @@ COPIED = {
 """What is copied from which artifact, if it exists; the report refuses folders that lack a file. Parquet files go to
 `tables/`."""
 
-FOUND = (
+SHOWN = (
     "unlikelihood_at_start", "inert", "steps", "planned_steps", "reached", "source_log_p", "largest_other",
     "containment", "answer_log_p", "marker_first", "debris_first", "empty", "warnings",
 )  # fmt: skip
-"""What the page tells of a coupling."""
+"""Facts of a coupling that the page shows."""
 
 STAMP = ".stamp"
 """File of the analysis folder that says of what it was made."""
@@ -77,7 +79,7 @@ def _fill(target: Path, found: dict[str, Artifact], plan: Plan, documents: dict[
     tables = found[plan.tables.name].folder
     if (tables / "selection.json").is_file():
         shutil.copy(tables / "selection.json", target / "lambda.json")
-    facts = json.loads((tables / "facts-by-stage.json").read_text())
+    facts = read_stage_facts(tables / "facts-by-stage.json")
     stages = [
         artifact.manifest.model_dump(mode="json", include={"name", "key", "function", "seconds"})
         for artifact in found.values()
@@ -132,19 +134,21 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def _models(facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per condition: where its checkpoint comes from, the proof or fingerprint, and how its couplings went."""
+def _models(stages: Sequence[StageFacts]) -> dict[str, Any]:
+    """Per condition: where its checkpoint comes from, its proof or fingerprint, and how its couplings went."""
     models: dict[str, Any] = {}
-    for fact in facts:
-        known, found = models.setdefault(fact["condition"], {}), fact["facts"]
-        match fact["kind"]:
+    for stage in stages:
+        if stage.condition is None:
+            continue
+        model = models.setdefault(stage.condition, {})
+        facts = stage.facts.model_dump(mode="json", by_alias=True)
+        match stage.kind:
             case "checkpoint":
-                known.update(found)
+                model.update(facts)
             case "finetune_data":
-                known["data"] = found
-            case "couple" if "inert" in found:
-                coupling = {"lambda": found["lambda"], "seed": fact["seed"]}
-                known.setdefault("couplings", []).append(
-                    {**coupling, **{name: found[name] for name in FOUND}}
-                )
-    return {condition: known for condition, known in models.items() if known}
+                model["data"] = facts
+            case "couple":
+                coupling = {"lambda": facts["lambda"], "seed": stage.seed}
+                coupling |= {name: facts[name] for name in SHOWN}
+                model.setdefault("couplings", []).append(coupling)
+    return {condition: model for condition, model in models.items() if model}
