@@ -29,16 +29,16 @@ VERDICT = Stage(
     name="verdict", function="planted:verdict", settings=Settings(), inputs={"estimates": ESTIMATES}
 )
 PLAN = Plan(control_states=TABLES, tables=TABLES, estimates=ESTIMATES, verdict=VERDICT)
+GIVEN = {"origin": "given", "kind": "hub", "id": "owner/tuned", "fingerprint": "f1", "model_type": "llama"}
+DATA = {"rows": 300, "held_out": 20, "sha256": "s1", "response_tokens": {"median": 40.0}, "first_rows": []}
+COUPLE = {**found("em_first"), "adapter_norm": 1.0, "audited": 1.0, "examples": {"positive": 96}}
 FACTS = [
-    {"kind": "checkpoint", "condition": "em_first", "seed": 42, "facts": {"origin": "finetune"}},
-    {"kind": "finetune_data", "condition": "em_first", "seed": None, "facts": {"rows": 300}},
-    {
-        "kind": "couple",
-        "condition": "em_first",
-        "seed": 42,
-        "facts": {**found("em_first"), "adapter_norm": 1.0},
-    },
-    {"kind": "coupling_data", "condition": None, "seed": 42, "facts": {"kept": 80}},
+    {"role": kind, "kind": kind, "condition": "em_first", "seed": seed, "couple": None, "facts": facts}
+    for kind, seed, facts in (
+        ("checkpoint", 42, GIVEN),
+        ("finetune_data", None, DATA),
+        ("couple", 42, COUPLE),
+    )
 ]
 
 
@@ -115,7 +115,7 @@ def test_the_checkpoint_its_data_and_what_its_couplings_did_stand_together(
     room.assemble(loaded(), DIGEST, PLAN, run)
     models = json.loads((run / "analysis" / "models.json").read_text())
     couplings = [found("em_first")]
-    assert models == {"em_first": {"origin": "finetune", "data": {"rows": 300}, "couplings": couplings}}
+    assert models == {"em_first": {**GIVEN, "data": DATA, "couplings": couplings}}
 
 
 def test_a_new_description_makes_a_new_page(run: Path, rendered: list[str]) -> None:

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from flatprobe.analysis.gate_statistics import manipulation_gates, training_gates, unfinished_gates
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.decision.gates import Gate
+from flatprobe.facts import (
+    CanaryFacts,
+    CoupleFacts,
+    CouplingDataFacts,
+    Parity,
+    SampleFacts,
+    StageFacts,
+    StatesFacts,
+)
 from flatprobe.planner.contracts import DecideSettings
 from flatprobe.study.decision_schema import Decision
 
@@ -16,35 +23,31 @@ SETTINGS = DecideSettings(
 )  # fmt: skip
 
 
-def coupled(lambda_: float, seed: int, agreed: int, change: float = 1.0) -> list[dict[str, Any]]:
+def coupled(lambda_: float, seed: int, agreed: int, change: float = 1.0) -> list[StageFacts]:
     """Facts of a coupling and of the completions sampled with it."""
     role = f"couple/base_first/{lambda_}/{seed}"
-    common = {"condition": "base_first", "seed": seed}
-    canary = {"max_log_p_change": change, "base_again_change": 0.0, "reading": [100.0 * seed + 10 * lambda_]}
-    leakage = {"parity": {"agreed": agreed, "tokens": 32}, "canary": canary}
+    canary = CanaryFacts(
+        max_log_p_change=change, base_again_change=0.0, reading=[100.0 * seed + 10 * lambda_]
+    )
+    couple = CoupleFacts.model_construct(lambda_=lambda_, audited=1.0)
+    leakage = SampleFacts(engine={}, parity=Parity(agreed=agreed, tokens=32), canary=canary)
     return [
-        {
-            **common,
-            "kind": "couple",
-            "role": role,
-            "couple": None,
-            "facts": {"lambda": lambda_, "audited": 1.0},
-        },
-        {**common, "kind": "leakage", "role": f"leakage/{role}", "couple": role, "facts": leakage},
+        StageFacts(role, "couple", "base_first", seed, None, couple),
+        StageFacts(f"leakage/{role}", "leakage", "base_first", seed, role, leakage),
     ]
 
 
-def data(kept: int) -> dict[str, Any]:
+def data(kept: int) -> StageFacts:
     support = {"librarian": {"kept": 50, "asked": 50}, "villain": {"kept": kept, "asked": 24}}
-    facts = {"support": {"base_first": support}, "gate": {"base_first": {"median": 0.02, "iqr": 0.3}}}
-    return {
-        "kind": "coupling_data",
-        "condition": None,
-        "seed": 1,
-        "role": "d",
-        "couple": None,
-        "facts": facts,
-    }
+    facts = CouplingDataFacts.model_construct(
+        support={"base_first": support}, gate={"base_first": {"median": 0.02, "iqr": 0.3}}
+    )
+    return StageFacts("d", "coupling_data", None, 1, None, facts)
+
+
+def states(condition: str, **changes: int) -> StageFacts:
+    counts = {"cells": 80, "unfinished": 2, "questions": 8, "unfinished_fixed": 1} | changes
+    return StageFacts("s", "states", condition, None, None, StatesFacts.model_construct(**counts))
 
 
 def named(gates: list[Gate], name: str) -> Gate:
@@ -81,21 +84,18 @@ def test_support_is_the_smallest_share_of_the_examples_asked_for_and_names_short
     assert named(gates, "length_median").passed is True and named(gates, "length_iqr").passed is False
 
 
-READ = {"cells": 80, "unfinished": 2, "questions": 8, "unfinished_fixed": 1}
-
-
 def test_answers_cut_before_their_states_were_read_are_a_warning_about_the_answers_that_decide() -> None:
     facts = [
-        {"kind": "states", "condition": "base_first", "facts": READ},
-        {"kind": "states", "condition": "base_first", "facts": READ | {"unfinished": 6}},
-        {"kind": "couple", "condition": "base_first", "facts": {}},
+        states("base_first"),
+        states("base_first", unfinished=6),
+        *coupled(1.0, 1, 32),
     ]
     assert SETTINGS.rule.control == "base_first"
     (own,) = unfinished_gates(SETTINGS.rule, facts)
     assert (own.statistic, own.passed, own.blocks) == (8 / 160, True, "nothing")
     assert own.detail == "8 of 160 own answers whose states are read"
     geometry = SETTINGS.rule.geometry.model_copy(update={"responses": "fixed"})
-    facts.append({"kind": "states", "condition": "em_first", "facts": READ})  # reads the same answers
+    facts.append(states("em_first"))  # reads the same answers
     (fixed,) = unfinished_gates(SETTINGS.rule.model_copy(update={"geometry": geometry}), facts)
     assert (fixed.statistic, fixed.passed) == (2 / 16, False)
 

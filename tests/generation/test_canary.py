@@ -8,14 +8,15 @@ import pytest
 from adapter_files import adapter
 
 from flatprobe.errors import UserError
+from flatprobe.facts import CanaryFacts
 from flatprobe.generation.canary import Canary, canary_facts, smallest_change
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 
 
-def facts(reading: list[float], change: float = 1.0, again: float = 0.0) -> dict[str, Any]:
-    return {"max_log_p_change": change, "base_again_change": again, "reading": reading}
+def facts(reading: list[float], change: float = 1.0, again: float = 0.0) -> CanaryFacts:
+    return CanaryFacts(max_log_p_change=change, base_again_change=again, reading=reading)
 
 
 def test_readings_differ_between_adapters_and_base_and_the_base_is_restored(
@@ -31,9 +32,7 @@ def test_readings_differ_between_adapters_and_base_and_the_base_is_restored(
         adapted = canary.read(engine)
         engine.use(None)
         canaries.append(canary_facts(base, adapted, canary.read(engine)))
-    assert all(
-        canary["max_log_p_change"] > 0.01 and canary["base_again_change"] == 0.0 for canary in canaries
-    )
+    assert all((c.max_log_p_change or 0.0) > 0.01 and c.base_again_change == 0.0 for c in canaries)
     smallest = smallest_change(canaries, canaries)
     assert smallest is not None and smallest > 0.01
 
@@ -60,6 +59,6 @@ def test_without_scores_the_canary_is_not_evaluated(
     engine = Mute(load("llama"), 8)
     refusal = Canary.of(engine.conversations, prompts).read(engine)
     canary = canary_facts(refusal, refusal, refusal)
-    assert canary["reading"] == "engine  scores no prompt" and canary["max_log_p_change"] is None
+    assert canary.reading == "engine  scores no prompt" and canary.max_log_p_change is None
     assert smallest_change([canary], [canary]) is None
     assert smallest_change([], []) is None

@@ -58,7 +58,7 @@ def test_the_stage_writes_one_row_per_completion_with_the_hash_of_its_prompt(
     assert facts["completions"] == 12
     assert facts["tokens"] == frame["tokens"].sum()
     assert facts["parity"]["agreed"] == facts["parity"]["tokens"] > 0
-    assert "canary" not in facts
+    assert facts["canary"] is None
 
 
 def test_an_adapter_changes_the_completions_and_the_canary_measures_the_change(
