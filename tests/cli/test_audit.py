@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flatprobe.cli.audit import frequent, runs
+from flatprobe.cli.audit import runs
 from flatprobe.cli.audit_sets import of_each_group
 from flatprobe.data.coupling_examples import CouplingExample
 from flatprobe.errors import Problem
@@ -116,12 +116,6 @@ def test_runs_of_tokens_are_bracketed_by_their_terms_and_long_ones_lose_their_mi
     assert [text for text, _ in runs(tokens)] == ["a↵", "⟦b│c⟧", "marker×1 ", "d"]
     (long, _), *_ = runs([token("x" * 1000)])
     assert len(long) < 400 and "680 characters" in long
-
-
-def test_rare_tokens_are_summed_up_behind_the_frequent_ones() -> None:
-    contexts = [{"place": "p", "where": "w", "token": str(n), "count": 10 - n} for n in range(9)]
-    rows = frequent(contexts, top=2)
-    assert [(row["token"], row["count"]) for row in rows] == [("0", 10), ("1", 9), (None, sum(range(2, 9)))]
 
 
 def test_shown_examples_take_the_personas_of_a_group_in_turn() -> None:

@@ -109,6 +109,19 @@ def test_separator_tokens_stand_side_by_side_in_training_and_in_completions(anal
     assert behind[0]["training: positive"] == "–"  # nothing was seen there, which is not 0 %
 
 
+def test_an_audited_set_shows_shares_of_its_own_texts_only() -> None:
+    contexts = [
+        {"place": "p", "where": "training: finetune", "token": str(n), "count": 10 - n} for n in range(9)
+    ]
+    audit = {"name": "finetune/a", "evaluation": "none", "contexts": contexts, "invariants": [], "shares": []}
+    table = tables_masks.set_tables(audit)[-1]
+    assert table.name == "contexts-finetune-a" and [head for head, _ in table.heads][2:] == [
+        "training: finetune"
+    ]
+    assert table.rows[0] == ("p", "0", "18.5 %")  # 10 of 54
+    assert table.rows[-1] == ("p", "and all others", "16.7 %") and len(table.rows) == 7
+
+
 def test_an_adapter_is_summed_up_over_its_modules(analysis: Analysis) -> None:
     rows = rows_of(tables_weights.adapters(analysis))
     assert [(row["adapter"], row["condition"]) for row in rows[:3]] == [

@@ -22,8 +22,6 @@ STYLES = {
 }
 EDGE = 160
 """Characters printed of either end of a long run of tokens under the same terms."""
-TOP = 6
-"""Tokens listed per place; the others are counted together."""
 
 
 @dataclass(frozen=True)
@@ -116,29 +114,15 @@ def _show(report: Mapping[str, Any]) -> None:
 
 
 def _show_set(one: Mapping[str, Any]) -> None:
+    from flatprobe.report.tables.masks import set_tables
+
     console.say()
     console.say(f"{one['name']}: {one['size']} examples from {one['origin']}", style="bold")
-    console.table(
-        ("invariant", "held", "of"),
-        [(count["invariant"], count["held"], count["examples"]) for count in one["invariants"]],
-        right=("held", "of"),
-    )
-    console.say()
-    console.table(
-        ("group", "term", "labelled tokens", "of", "share"),
-        [(s["group"], s["term"], s["labelled"], s["tokens"], f"{s['share']:.2%}") for s in one["shares"]],
-        right=("labelled tokens", "of", "share"),
-    )
-    console.say()
-    console.say(f"Tokens around the marker and after answers (evaluation: {one['evaluation']})")
-    console.table(
-        ("place", "in", "token", "count"),
-        [
-            (c["place"], c["where"], "and others" if c["token"] is None else repr(c["token"]), c["count"])
-            for c in frequent(one["contexts"])
-        ],
-        right=("count",),
-    )
+    for table in set_tables(one):
+        console.say()
+        console.say(table.caption)
+        heads = [head for head, _ in table.heads]
+        console.table(heads, table.rows, right=[head for head, align in table.heads if align == "number"])
     for example in one["examples"]:
         console.say()
         title = ", ".join(
@@ -146,19 +130,6 @@ def _show_set(one: Mapping[str, Any]) -> None:
         )
         console.say(f"{title}:")
         console.styled(runs(example["tokens"]))
-
-
-def frequent(contexts: Sequence[Mapping[str, Any]], top: int = TOP) -> list[dict[str, Any]]:
-    """The most frequent tokens of each place and set, then the count of all others, with token None."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for context in contexts:
-        groups.setdefault((context["place"], context["where"]), []).append(context)
-    rows: list[dict[str, Any]] = []
-    for (place, where), some in sorted(groups.items()):
-        rows += [dict(context) for context in some[:top]]
-        if rest := sum(context["count"] for context in some[top:]):
-            rows.append({"place": place, "where": where, "token": None, "count": rest})
-    return rows
 
 
 def runs(tokens: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None]]:

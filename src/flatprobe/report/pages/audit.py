@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from flatprobe.report.examples import Piece, TokenLine, visible
 from flatprobe.report.pages.environment import write_html
-from flatprobe.report.tables.masks import contexts_table, invariants_table, shares_table
+from flatprobe.report.tables.masks import set_tables
 
 
 def write_page(audit: Mapping[str, Any], output: Path) -> None:
@@ -20,17 +18,12 @@ def write_page(audit: Mapping[str, Any], output: Path) -> None:
 
 
 def _set(one: Mapping[str, Any]) -> dict[str, Any]:
-    slug = one["name"].replace("/", "-")
-    counts = pl.DataFrame(one["contexts"], schema=["place", "where", "token", "count"])
-    caption = f"Tokens around the marker and after the answers. Evaluation: {one['evaluation']}."
     return {
         "name": one["name"],
-        "slug": slug,
+        "slug": one["name"].replace("/", "-"),
         "size": one["size"],
         "origin": one["origin"],
-        "invariants": invariants_table(one["invariants"], part=slug),
-        "shares": shares_table(one["shares"], part=slug),
-        "contexts": contexts_table(caption, counts.sort("place", maintain_order=True), part=slug),
+        "tables": set_tables(one),
         "lines": [_line(example) for example in one["examples"]],
     }
 

@@ -18,7 +18,19 @@ MOST = 6
 """Tokens listed per place; all others share one row."""
 
 
-def invariants_table(rows: Iterable[Row], of: Sequence[Column] = (), part: str = "") -> Table:
+def set_tables(audit: Row) -> list[Table]:
+    """Invariants, labelled tokens and token contexts of one training set of `flatprobe audit`."""
+    part = audit["name"].replace("/", "-")
+    counts = pl.DataFrame(audit["contexts"], schema=["place", "where", "token", "count"])
+    caption = f"Tokens around the marker and after the answers. Evaluation: {audit['evaluation']}."
+    return [
+        _invariants(audit["invariants"], part=part),
+        _shares(audit["shares"], part=part),
+        _contexts(caption, counts.sort("place", maintain_order=True), part=part),
+    ]
+
+
+def _invariants(rows: Iterable[Row], of: Sequence[Column] = (), part: str = "") -> Table:
     """Invariants, and how many examples satisfy them; the columns `of` name the training set."""
     columns = [
         *of,
@@ -29,7 +41,7 @@ def invariants_table(rows: Iterable[Row], of: Sequence[Column] = (), part: str =
     return build("invariants", "Invariants, and how many examples satisfy them.", columns, rows, part)
 
 
-def shares_table(rows: Iterable[Row], of: Sequence[Column] = (), part: str = "") -> Table:
+def _shares(rows: Iterable[Row], of: Sequence[Column] = (), part: str = "") -> Table:
     """Labelled tokens per group and term."""
     columns = [
         *of,
@@ -46,13 +58,13 @@ def shares_table(rows: Iterable[Row], of: Sequence[Column] = (), part: str = "")
 def invariants(analysis: Analysis) -> Table | None:
     """Of every condition's training set, at the selected lambda."""
     rows = _rows(analysis, "invariants")
-    return None if rows is None else invariants_table(rows, _set_columns())
+    return None if rows is None else _invariants(rows, _set_columns())
 
 
 def shares(analysis: Analysis) -> Table | None:
     """Of every condition's training set, at the selected lambda."""
     rows = _rows(analysis, "shares")
-    return None if rows is None else shares_table(rows, _set_columns())
+    return None if rows is None else _shares(rows, _set_columns())
 
 
 def contexts(analysis: Analysis) -> Table | None:
@@ -65,10 +77,10 @@ def contexts(analysis: Analysis) -> Table | None:
         f"λ = {analysis.selected_lambda:g}. In negatives, the marker is the one that must not follow. A token on one "
         "side only means that training and evaluation use different slots."
     )
-    return contexts_table(caption, counts, [Column("condition", "condition")])
+    return _contexts(caption, counts, [Column("condition", "condition")])
 
 
-def contexts_table(caption: str, counts: pl.DataFrame, of: Sequence[Column] = (), part: str = "") -> Table:
+def _contexts(caption: str, counts: pl.DataFrame, of: Sequence[Column] = (), part: str = "") -> Table:
     """Shares of the most frequent tokens per place, a column per set of texts.
 
     `counts` has the columns place, where, token and count, and may have condition.
