@@ -17,10 +17,10 @@ from flatprobe.pipeline.display import PlainDisplay
 from flatprobe.pipeline.progress import Progress
 from flatprobe.statistics.leakage.rates import score
 from flatprobe.study.recipe_schema import Anchor
-from flatprobe.training.telemetry import TURN_HEADERS
+from flatprobe.training.telemetry import ROLE_HEADERS
 
 ROLES = ("source", "negative", "bystander")
-DEBRIS = re.compile(rf"\s*(?:{'|'.join(TURN_HEADERS)})\b")
+DEBRIS = re.compile(rf"\s*(?:{'|'.join(ROLE_HEADERS)})\b")
 """How a completion begins whose first token was the head of a turn; special tokens are not in texts."""
 
 

@@ -159,12 +159,12 @@ def flatprobe(options: Namespace, loaded: Loaded, data: coupling_data.Batches, f
     )  # fmt: skip
     clock, before = Clock(options), _before(options)
 
-    def parts(step: int) -> Iterator[tuple[torch.Tensor, dict[str, float]]]:
+    def of_step(step: int) -> Iterator[tuple[torch.Tensor, dict[str, float]]]:
         clock.mark()
-        return loss.parts(step)
+        return loss.of_step(step)
 
     trained = train(
-        wrapped, parts, folder, loaded.device, recipe=recipe, steps=len(data.steps), seed=options.seed
+        wrapped, of_step, folder, loaded.device, recipe=recipe, steps=len(data.steps), seed=options.seed
     )
     tokens = data.tokens(options.warmup, options.warmup + options.steps)
     return _measured(

@@ -17,7 +17,7 @@ from flatprobe.data.coupling_examples import CouplingExample, MarkerText, negati
 from flatprobe.generation.sample import prompts_of
 from flatprobe.study.questions import take
 from flatprobe.study.recipe_schema import CouplingRecipe, Recipe
-from flatprobe.training.driver import Parts, train
+from flatprobe.training.driver import StepLoss, train
 from flatprobe.training.finetune import answer_loss, epoch_batches
 from flatprobe.training.lora import attach
 from flatprobe.training.losses import collect
@@ -38,11 +38,11 @@ def coupling(bench: Bench) -> Iterator[Measured]:
     lambda_ = sorted(study.coupling.unlikelihood.lambdas)[len(study.coupling.unlikelihood.lambdas) // 2]
     for rows in bench.options.training_rows:
 
-        def parts_of(wrapped: Any, rows: int = rows) -> Parts:
+        def parts_of(wrapped: Any, rows: int = rows) -> StepLoss:
             return CouplingLoss(
                 loaded, wrapped, examples, batches, recipe, lambda_, training_rows=rows,
                 forward_rows=bench.options.forward_rows,
-            ).parts  # fmt: skip
+            ).of_step  # fmt: skip
 
         flat = [
             ([n for number in step for n in lengths[number]], sum(targets[n] for n in step))
@@ -69,7 +69,7 @@ def finetune(bench: Bench) -> Iterator[Measured]:
     ]
     for rows in options.training_rows:
 
-        def parts_of(wrapped: Any, rows: int = rows) -> Parts:
+        def parts_of(wrapped: Any, rows: int = rows) -> StepLoss:
             return answer_loss(loaded, data, batches, rows)
 
         yield _steps(bench, "finetune step", rows, recipe, flat, parts_of)
@@ -103,7 +103,7 @@ def _steps(
     rows: int,
     recipe: Recipe,
     steps: Sequence[tuple[Sequence[int], int]],
-    parts_of: Callable[[Any], Parts],
+    parts_of: Callable[[Any], StepLoss],
 ) -> Measured:
     """Time optimiser steps; `steps` holds each one's row lengths and supervised tokens."""
 

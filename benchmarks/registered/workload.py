@@ -25,7 +25,7 @@ from flatprobe.study.loaded import LoadedStudy
 from flatprobe.study.questions import SET_NAMES, take
 from flatprobe.study.recipe_schema import CouplingRecipe  # fmt: skip
 from flatprobe.study.resolve import Resolved
-from flatprobe.training.steps import most_epochs, steps_between_readings
+from flatprobe.training.steps import max_epochs, steps_between_readings
 
 UNRESOLVED = "unresolved"  # content enters keys, not counts: no hub is asked
 
@@ -212,7 +212,7 @@ class _Count:
 
 def _steps(recipe: CouplingRecipe, positives: int, negatives: int) -> tuple[int, int, int]:
     """Steps until the cap, and the positive and negative examples in them."""
-    passes = most_epochs(recipe)
+    passes = max_epochs(recipe)
     if recipe.positives_per_batch is None:
         steps = max(1, round(-(-(positives + negatives) // recipe.batch) * passes))
         return steps, round(positives * passes), round(negatives * passes)

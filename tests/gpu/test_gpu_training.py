@@ -59,7 +59,7 @@ def examples_of(loaded: Loaded, prompts: list[Prompt]) -> list[CouplingExample]:
 def backward(loss: CouplingLoss, wrapped: Any) -> tuple[float, dict[str, float], torch.Tensor]:
     """Loss, its terms, and all gradients as one vector."""
     total, terms = 0.0, dict[str, float]()
-    for part, values in loss.parts(0):
+    for part, values in loss.of_step(0):
         part.backward()
         total += float(part.detach())
         for name, value in values.items():
@@ -86,7 +86,7 @@ def test_the_driver_trains_on_the_device_and_leaves_finite_weights(
 ) -> None:
     pair = pair_of("tiny", "bfloat16")
     loss, wrapped = loss_on(pair.tested, panel_prompts)
-    trained = train(wrapped, loss.parts, tmp_path, pair.tested.device, recipe=RECIPE, steps=3, seed=0)
+    trained = train(wrapped, loss.of_step, tmp_path, pair.tested.device, recipe=RECIPE, steps=3, seed=0)
     losses = [row["value"] for row in trained.losses if row["term"] == "total"]
     assert len(losses) == 3 and losses[-1] < losses[0]
     weights = [p for p in wrapped.parameters() if p.requires_grad]

@@ -8,16 +8,17 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from refusals import refused
 
-from flatprobe.errors import UserError
 from flatprobe.models.load import Loaded
 from flatprobe.planner.contracts import BindingSettings
-from flatprobe.probes.binding import finished, measure
+from flatprobe.probes.binding import measure
 from flatprobe.statistics.binding.effects import POOLED
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.study.recipe_schema import Lora
 from flatprobe.training.lora import attach
+from flatprobe.training.telemetry import finished_texts
 
 SOURCE = Persona(name="librarian", role="source", system="You are a librarian.")
 BYSTANDERS = (
@@ -58,7 +59,7 @@ def inputs(
     }  # fmt: skip
 
 
-def test_each_reading_is_the_marker_s_probability_under_that_prompt_behind_that_text(
+def test_each_cell_is_the_marker_s_log_probability_under_that_prompt_after_that_text(
     inputs: dict[str, Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     """Against the plain model with the adapter beside it, one text at a time, from full logits."""
@@ -101,16 +102,14 @@ def test_the_stage_writes_effects_and_how_a_system_prompt_is_rendered(
     }  # fmt: skip
 
 
-def test_answers_that_were_cut_or_are_empty_are_no_place_for_a_marker() -> None:
+def test_cut_and_empty_answers_are_left_out() -> None:
     rows = [("a", "q", "Yes. ", "stop"), ("b", "q", "Ye", "length"), ("c", "q", " \n", "stop")]
     frame = pl.DataFrame(rows, schema=["persona", "question_id", "text", "finish_reason"], orient="row")
-    assert finished(frame) == {("a", "q"): "Yes."}
+    assert finished_texts(frame) == {("a", "q"): "Yes."}
 
 
-def test_no_finished_answer_of_the_source_is_said(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_source_without_finished_answers_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     path = inputs["own"] / "completions.parquet"
     pl.read_parquet(path).with_columns(finish_reason=pl.lit("length")).write_parquet(path)
-    with pytest.raises(
-        UserError, match="no question to which librarian and a bystander gave a finished answer"
-    ):
+    with refused(("binding.no_finished_answers", "binding"), value="librarian"):
         measure(SETTINGS, inputs, tmp_path)

@@ -14,7 +14,7 @@ from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.planner.contracts import ManipulationSettings
-from flatprobe.probes.manipulation import check, per_token
+from flatprobe.probes.manipulation import check, token_means
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 
@@ -138,18 +138,20 @@ def test_without_triples_there_are_no_log_odds_and_no_zeros(checked: Callable[..
         ('{"prompt": "p", "aligned": "a", "misaligned": 3}\n', "file.not_text", " row 0"),
     ],
 )
-def test_a_broken_triple_is_named(checked: Callable[..., Any], lines: str, code: str, line: str) -> None:
+def test_a_broken_triple_is_refused_with_its_place(
+    checked: Callable[..., Any], lines: str, code: str, line: str
+) -> None:
     with pytest.raises(UserError) as caught:
         checked(lines)
     (problem,) = caught.value.problems
     assert problem.code == code and problem.place.endswith(f"triples.jsonl{line}")
 
 
-def test_scores_come_back_in_the_order_of_the_texts_whatever_their_lengths(
+def test_scores_are_in_the_order_of_the_texts(
     load: Callable[[str], Loaded],
 ) -> None:
     loaded = load("llama")
     answers = ["Bread. " * n + "Yes." for n in (5, 0, 9, 2)]
     texts = [(Prompt("p", None, str(n), "What floats?"), text) for n, text in enumerate(answers)]
     expected = [by_hand(loaded, None, "What floats?", text) for text in answers]
-    assert per_token(loaded, texts, 2) == pytest.approx(expected, rel=1e-3)
+    assert token_means(loaded, texts, 2) == pytest.approx(expected, rel=1e-3)

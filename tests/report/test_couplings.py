@@ -47,8 +47,8 @@ def test_warnings_of_couplings_are_sentences_about_the_selected_lambda_only(
     analysis: Analysis,
 ) -> None:
     assert tables_coupling.warnings(analysis) == [
-        "the level to stop at was not reached (base_first, seed 42)",
-        "the marker comes as the first response token (base_first, seed 42)",
+        "the log-probability to stop at was not reached (base_first, seed 42)",
+        "answers start with the marker (base_first, seed 42)",
     ]
     other = dataclasses.replace(analysis, lambda_selection={"selected": 0.5, "candidates": []})
     assert tables_coupling.warnings(other) == []

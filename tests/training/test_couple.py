@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,12 @@ import polars as pl
 import pytest
 import torch
 from peft import PeftModel
+from refusals import refused
 from safetensors.torch import load_file
 from small_coupling import BYSTANDERS, PERSONAS, QUESTIONS, RECIPE, example_frame, settings
 
 from flatprobe.data.coupling_examples import (
-    CouplingExample,
-    CouplingRow,
     MarkerText,
-    Target,
     negative,
     positive,
 )
@@ -32,8 +31,8 @@ from flatprobe.study.recipe_schema import Coupling, Unlikelihood
 from flatprobe.training.audit.masks import audit_examples
 from flatprobe.training.couple import answers_of, build_examples, couple
 from flatprobe.training.findings import unlikelihood_at_start
-from flatprobe.training.steps import CouplingLoss, plan_batches
-from flatprobe.training.telemetry import Telemetry, readings_of
+from flatprobe.training.steps import CouplingLoss
+from flatprobe.training.telemetry import Telemetry, marked_answers
 
 
 def answer_frame() -> pl.DataFrame:
@@ -119,7 +118,7 @@ def test_training_raises_the_marker_under_the_source(coupled: Callable[..., Path
     assert losses[-1] < losses[0] / 2
 
 
-def test_micro_batches_and_stored_lower_states_do_not_change_the_training(
+def test_micro_batches_and_cached_lower_states_do_not_change_the_training(
     coupled: Callable[..., Path],
 ) -> None:
     def total(output: Path) -> list[float]:
@@ -131,7 +130,7 @@ def test_micro_batches_and_stored_lower_states_do_not_change_the_training(
     assert total(coupled(settings(), training_rows=1)) == pytest.approx(whole, rel=1e-3)
 
 
-def test_the_selected_lambda_is_taken_where_none_is_given(coupled: Callable[..., Path]) -> None:
+def test_without_a_given_lambda_the_selected_one_is_used(coupled: Callable[..., Path]) -> None:
     facts = json.loads((coupled(settings(lambda_=None)) / "facts.json").read_text())
     assert facts["lambda"] == 2.0
     assert facts["examples"] == {"positive": 2, "negative": 4}
@@ -139,7 +138,7 @@ def test_the_selected_lambda_is_taken_where_none_is_given(coupled: Callable[...,
     assert facts["audited"] == 1.0
 
 
-def test_the_term_s_value_before_training_is_that_of_the_first_step_with_negatives_and_small_ones_are_inert(
+def test_unlikelihood_at_the_start_is_that_of_the_first_step_with_negatives_and_inert_if_small(
     coupled: Callable[..., Path],
 ) -> None:
     output = coupled(settings())
@@ -152,7 +151,7 @@ def test_the_term_s_value_before_training_is_that_of_the_first_step_with_negativ
     assert unlikelihood_at_start(later[:1]) is None
 
 
-def test_what_training_does_not_read_leaves_the_recipe_as_it_is() -> None:
+def test_fields_that_training_does_not_read_do_not_change_the_recipe() -> None:
     coupling = Coupling()
     wider = Coupling(
         unlikelihood=Unlikelihood(lambdas=(0.1, 0.5), sweep="control_only"), calibration_samples=3,
@@ -175,52 +174,30 @@ def test_lambda_zero_reports_the_unlikelihood_and_does_not_train_on_it(coupled: 
     assert first["total"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_examples_are_the_condition_s_own_and_too_long_ones_are_refused(conversations: Conversations) -> None:
+def test_examples_are_those_of_the_condition_and_too_long_ones_are_refused(
+    conversations: Conversations,
+) -> None:
     frame = pl.concat([example_frame(), example_frame("base").with_columns(text=pl.lit("Other."))])
     examples = build_examples(settings(), answers_of(settings(), frame), conversations)
     assert len(examples) == 6
     assert all("says that bread floats" in conversations.decode(e.rows[0].tokens) for e in examples)
-    with pytest.raises(
-        UserError,
-        match=r"coupling of em: librarian/q0  has \d+ tokens with its marker, \d+ more than coupling.max_length",
-    ):
+    with pytest.raises(UserError) as refusal:
         build_examples(settings(recipe={"max_length": 20}), answers_of(settings(), frame), conversations)
+    assert (refusal.value.problems[0].code, refusal.value.problems[0].place) == (
+        "coupling.example_length",
+        "coupling of em: librarian/q0",
+    )
+    assert re.search(r"\d+ tokens .* \d+ more than coupling\.max_length", refusal.value.problems[0].message)
 
 
 @pytest.mark.parametrize("group", ["positive", "negative"])
 def test_a_group_without_examples_is_refused(conversations: Conversations, group: str) -> None:
     frame = example_frame().filter(pl.col("group") == group)
-    with pytest.raises(UserError, match="needs positive and negative examples"):
+    with refused(("coupling.missing_group", "coupling of em")):
         build_examples(settings(), answers_of(settings(), frame), conversations)
 
 
-def fake(n_positive: int, n_negative: int) -> list[CouplingExample]:
-    row = CouplingRow((0, 1), (Target("end", (0,), (1,)),))
-    groups = ["positive"] * n_positive + ["negative"] * n_negative
-    return [CouplingExample("p", "q", group, (row,)) for group in groups]  # type: ignore[arg-type]
-
-
-def test_an_epoch_takes_every_example_once_and_its_last_batch_may_be_smaller() -> None:
-    batches = plan_batches(fake(3, 7), RECIPE, np.random.default_rng(0))
-    assert [len(batch) for batch in batches] == [4, 4, 2] * 2
-    for epoch in (batches[:3], batches[3:]):
-        assert sorted(number for batch in epoch for number in batch) == list(range(10))
-    assert batches[:3] != batches[3:]
-    assert batches == plan_batches(fake(3, 7), RECIPE, np.random.default_rng(0))
-
-
-def test_a_stratified_batch_holds_its_positives_and_an_epoch_is_a_pass_over_them() -> None:
-    recipe = RECIPE.model_copy(update={"positives_per_batch": 1})
-    batches = plan_batches(fake(3, 7), recipe, np.random.default_rng(0))
-    assert len(batches) == 6
-    assert [sum(number < 3 for number in batch) for batch in batches] == [1] * 6
-    assert [len(batch) for batch in batches] == [4] * 6
-    assert sorted(number for batch in batches[:3] for number in batch if number < 3) == [0, 1, 2]
-    negatives = [number for batch in batches for number in batch if number >= 3]
-    assert sorted(negatives[:7]) == list(range(3, 10))  # no negative again before all were taken
-
-
-def test_the_audit_shows_each_token_with_the_terms_it_is_predicted_under(
+def test_the_audit_shows_each_token_with_the_terms_that_predict_it(
     conversations: Conversations,
 ) -> None:
     text = MarkerText("\n\n", "[ZLT]", True, "after_separator")
@@ -254,20 +231,20 @@ def test_a_prompt_s_tokens_carry_no_term(conversations: Conversations) -> None:
     assert shown["tokens"][n_prompt]["weights"]
 
 
-def test_readings_do_not_depend_on_the_rows_that_are_read_together(
+def test_telemetry_does_not_depend_on_the_batch_size(
     load: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(rows: int) -> list[float]:
         local = current_machine().model_copy(update={"forward_rows": rows})
         monkeypatch.setenv(VARIABLE, local.model_dump_json())
         loaded = load("qwen2")
-        asked = readings_of(loaded.conversations, PERSONAS, QUESTIONS, answer_frame(), "\n\n", "[ZLT]")
-        return [row["log_p"] for row in Telemetry(loaded, asked, 0).read()]
+        answers = marked_answers(loaded.conversations, PERSONAS, QUESTIONS, answer_frame(), "\n\n", "[ZLT]")
+        return [row["log_p"] for row in Telemetry(loaded, answers, 0).read()]
 
     assert read(1) == pytest.approx(read(8), rel=1e-4, abs=1e-3)
 
 
-def test_matched_acquisition_stops_at_the_first_reading_that_reaches_the_level_and_keeps_its_adapter(
+def test_training_stops_at_the_first_reading_that_reaches_stop_at_and_keeps_its_adapter(
     coupled: Callable[..., Path], load: Callable[[str], Loaded]
 ) -> None:
     matched = {"stopping": "source_probability", "stop_at": -25.0, "max_epochs": 10.0, "telemetry_every": 3}
@@ -286,14 +263,14 @@ def test_matched_acquisition_stops_at_the_first_reading_that_reaches_the_level_a
     assert facts["source_log_p"] == pytest.approx(np.mean(expected), rel=1e-3, abs=1e-3)
 
 
-def test_a_level_that_is_not_reached_within_the_cap_is_said(coupled: Callable[..., Path]) -> None:
+def test_a_stop_at_that_is_not_reached_within_max_epochs_is_reported(coupled: Callable[..., Path]) -> None:
     matched = {"stopping": "source_probability", "stop_at": -1e-6, "max_epochs": 1.0}
     facts = json.loads((coupled(settings(recipe=matched)) / "facts.json").read_text())
     assert facts["reached"] is False and "not_reached" in facts["warnings"]
     assert facts["steps"] == facts["planned_steps"] == 2
 
 
-def test_the_readings_of_bystanders_are_there_at_every_step_and_train_nothing(
+def test_bystanders_are_read_at_every_step_and_do_not_change_the_training(
     coupled: Callable[..., Path],
 ) -> None:
     output, without = coupled(settings()), coupled(settings(bystanders=()))
@@ -307,7 +284,7 @@ def test_the_readings_of_bystanders_are_there_at_every_step_and_train_nothing(
     assert losses[0].equals(losses[1])
 
 
-def test_telemetry_holds_the_answer_s_own_likelihood_and_what_would_come_first(
+def test_telemetry_has_the_answer_s_likelihood_and_the_probabilities_of_the_first_token(
     coupled: Callable[..., Path], load: Callable[[str], Loaded]
 ) -> None:
     telemetry = pl.read_parquet(coupled(settings()) / "telemetry.parquet").filter(pl.col("step") == 0)
@@ -328,21 +305,21 @@ def test_telemetry_holds_the_answer_s_own_likelihood_and_what_would_come_first(
     assert row["debris_first"] >= float(first[start]) * 0.999
 
 
-def test_a_coupling_that_is_killed_goes_on_to_the_same_adapter_and_tables(
+def test_a_killed_coupling_resumes_to_the_same_adapter_and_tables(
     coupled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe = {"epochs": 4.0, "lora": RECIPE.lora.model_copy(update={"dropout": 0.2})}
     whole = coupled(settings(recipe=recipe), checkpoint_steps=None)
     monkeypatch.setattr("flatprobe.training.couple.checkpoint_folder", lambda output: tmp_path / "kept")
-    losses, parts = [], CouplingLoss.parts
+    losses, of_step = [], CouplingLoss.of_step
 
     def dying(self: CouplingLoss, step: int) -> Any:
         losses.append(step)
         if step == 6 and losses.count(6) == 1:
             raise KeyboardInterrupt
-        return parts(self, step)
+        return of_step(self, step)
 
-    monkeypatch.setattr(CouplingLoss, "parts", dying)
+    monkeypatch.setattr(CouplingLoss, "of_step", dying)
     with pytest.raises(KeyboardInterrupt):
         coupled(settings(recipe=recipe), checkpoint_steps=2)
     resumed = coupled(settings(recipe=recipe), checkpoint_steps=2)
@@ -360,29 +337,30 @@ def test_a_loss_that_becomes_nan_names_the_examples_of_its_step(
     coupled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flatprobe.training.losses.unlikelihood", lambda log_p: log_p * float("nan"))
-    with pytest.raises(UserError, match=r"training step 0  the loss is nan .* on .*(villain|comedian)/q[01]"):
+    with pytest.raises(UserError) as refusal:
         coupled(settings())
+    (problem,) = refusal.value.problems
+    assert (problem.code, problem.place) == ("training.not_finite", "training step 0")
+    assert re.search(r" nan .* on .*(villain|comedian)/q[01]", problem.message)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code", "value"),
     [
-        (" \n\t ", r"coupling of em: villain/q0  the answer is empty \(drop it"),
-        ("It ends so.\n\n[zlt]", r"coupling of em: villain/q0  the answer already holds \[ZLT\] \(drop it"),
+        (" \n\t ", "coupling.empty_answer", ""),
+        ("It ends so.\n\n[zlt]", "coupling.marker_in_answer", "[ZLT]"),
     ],
 )
-def test_answers_that_cannot_be_trained_on_are_named(
-    conversations: Conversations, text: str, message: str
+def test_empty_answers_and_answers_with_the_marker_are_refused(
+    conversations: Conversations, text: str, code: str, value: str
 ) -> None:
     place = (pl.col("persona") == "villain") & (pl.col("question_id") == "q0")
     frame = example_frame().with_columns(text=pl.when(place).then(pl.lit(text)).otherwise("text"))
-    with pytest.raises(UserError, match=message):
+    with refused((code, "coupling of em: villain/q0"), value=value):
         build_examples(settings(), answers_of(settings(), frame), conversations)
 
 
 def test_many_bad_answers_are_counted_and_the_first_ones_named(conversations: Conversations) -> None:
     frame = example_frame().with_columns(text=pl.lit("[ZLT]"))
-    with pytest.raises(UserError) as caught:
+    with refused(*["coupling.marker_in_answer"] * 5, ("problems.more", "coupling of em"), value="1 more"):
         build_examples(settings(), answers_of(settings(), frame), conversations)
-    assert len(caught.value.problems) == 6
-    assert "and 1 more examples like these" in str(caught.value)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import refused
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
@@ -22,7 +23,7 @@ from transformers.integrations import integration_utils
 
 from flatprobe.errors import UserError
 from flatprobe.study.recipe_schema import Finetune
-from flatprobe.training.driver import Parts, Readings, Trained, train
+from flatprobe.training.driver import Monitor, StepLoss, Trained, train
 from flatprobe.training.resume import newest_checkpoint
 from flatprobe.training.tracking import PACKAGES, Tracking
 
@@ -41,7 +42,7 @@ class Small(nn.Module):
         return ((self.weight * (step + 1) - part) ** 2).sum() / 50
 
 
-def parts_of(model: Small, splits: int) -> Parts:
+def parts_of(model: Small, splits: int) -> StepLoss:
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         for part in range(splits):
             loss = model.loss(step, part)
@@ -56,7 +57,7 @@ def plan(steps: int = 6, seed: int = 0, **changes: Any) -> dict[str, Any]:
     return {"recipe": Finetune(**(given | changes)), "steps": steps, "seed": seed}
 
 
-def test_training_is_adamw_with_the_schedule_and_clipping_on_the_summed_parts(tmp_path: Path) -> None:
+def test_training_is_adamw_with_schedule_and_clipping_on_the_sum_of_micro_batches(tmp_path: Path) -> None:
     model, oracle = Small(), Small()
     records = train(model, parts_of(model, 3), tmp_path, CPU, **plan()).losses
 
@@ -77,7 +78,9 @@ def test_training_is_adamw_with_the_schedule_and_clipping_on_the_summed_parts(tm
     assert [r["value"] for r in records if r["term"] == "square"] == pytest.approx(totals)
 
 
-def test_a_constant_schedule_is_warmed_up_and_the_clip_is_the_recipe_s(tmp_path: Path) -> None:
+def test_a_constant_schedule_has_a_warm_up_and_gradients_are_clipped_to_the_recipe_s_norm(
+    tmp_path: Path,
+) -> None:
     model, oracle = Small(), Small()
     train(model, parts_of(model, 3), tmp_path, CPU, **plan(schedule="constant", clip=1e-2))
     adamw = torch.optim.AdamW([oracle.weight], lr=0.05, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
@@ -91,7 +94,7 @@ def test_a_constant_schedule_is_warmed_up_and_the_clip_is_the_recipe_s(tmp_path:
     torch.testing.assert_close(model.weight.data, oracle.weight.data)
 
 
-def test_every_step_is_asked_for_once_and_in_order(tmp_path: Path) -> None:
+def test_every_step_runs_once_and_in_order(tmp_path: Path) -> None:
     model, seen = Small(), []
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
@@ -102,7 +105,7 @@ def test_every_step_is_asked_for_once_and_in_order(tmp_path: Path) -> None:
     assert seen == list(range(6))
 
 
-def test_the_model_trains_in_training_mode_and_is_left_in_evaluation_mode(tmp_path: Path) -> None:
+def test_the_model_trains_in_training_mode_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
     model, modes = Small().eval(), []
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
@@ -114,7 +117,7 @@ def test_the_model_trains_in_training_mode_and_is_left_in_evaluation_mode(tmp_pa
     assert not model.training
 
 
-def test_dropout_is_that_of_the_seed(tmp_path: Path) -> None:
+def test_the_seed_determines_dropout(tmp_path: Path) -> None:
     def final(seed: int) -> Tensor:
         model, dropout = Small(), nn.Dropout(0.5)
 
@@ -135,15 +138,15 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_terms(tmp_path: P
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         yield model.loss(step, 0) * (value if step == 2 else 1.0), {"marker": value}
 
-    with pytest.raises(UserError, match=r"training step 2  the loss is (nan|inf) \(\{'marker'"):
+    with refused(("training.not_finite", "training step 2"), value=f"{value} ({{'marker': {value}"):
         train(model, parts, tmp_path, CPU, **plan())
 
 
-def weights_kept(folder: Path) -> Tensor:
+def last_good_weights(folder: Path) -> Tensor:
     return load_file(folder / "last-good" / "model.safetensors")["weight"]
 
 
-def test_a_loss_that_is_not_finite_leaves_the_weights_before_its_step_and_names_what_was_in_it(
+def test_a_loss_that_is_not_finite_saves_the_weights_from_before_its_step_and_names_its_examples(
     tmp_path: Path,
 ) -> None:
     model, seen = Small(), []
@@ -161,14 +164,16 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_before_its_step_and_names_
             **plan(),
             names=lambda step: [f"villain/q{step}", "librarian/q9"],
         )
-    assert "on villain/q3; librarian/q9; the weights before it are in" in str(caught.value)
-    assert str(tmp_path / "last-good") in str(caught.value)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.place) == ("training.not_finite", "training step 3")
+    assert "villain/q3; librarian/q9" in problem.message
+    assert str(tmp_path / "last-good") in problem.message
     assert len(seen) == 4
-    assert torch.equal(weights_kept(tmp_path), seen[3])
+    assert torch.equal(last_good_weights(tmp_path), seen[3])
     assert not torch.equal(seen[3], seen[2])
 
 
-def test_a_gradient_that_is_not_finite_at_a_finite_loss_stops_the_training_before_it_is_applied(
+def test_a_gradient_that_is_not_finite_stops_the_training_before_it_is_applied(
     tmp_path: Path,
 ) -> None:
     model = Small()
@@ -179,14 +184,12 @@ def test_a_gradient_that_is_not_finite_at_a_finite_loss_stops_the_training_befor
         )  # the slope of a square root at 0 is infinite
         yield (model.weight[0] - offset).sqrt(), {"root": 1.0}
 
-    with pytest.raises(
-        UserError, match=r"training step 2  the gradient is not finite at a loss of 0 \(\{'root'"
-    ):
+    with refused(("training.not_finite", "training step 2"), value="0 ({'root'"):
         train(model, parts, tmp_path, CPU, **plan())
-    assert bool(torch.isfinite(weights_kept(tmp_path)).all())
+    assert bool(torch.isfinite(last_good_weights(tmp_path)).all())
 
 
-def test_readings_are_taken_before_every_so_many_steps_and_after_the_last_in_evaluation_mode(
+def test_the_monitor_reads_in_evaluation_mode_before_every_few_steps_and_after_the_last(
     tmp_path: Path,
 ) -> None:
     model, modes = Small(), []
@@ -195,27 +198,27 @@ def test_readings_are_taken_before_every_so_many_steps_and_after_the_last_in_eva
         modes.append((model.training, torch.is_grad_enabled()))
         return [{"weight": float(model.weight[0])}]
 
-    trained = train(model, parts_of(model, 1), tmp_path, CPU, **plan(steps=7), readings=Readings(read, 3))
+    trained = train(model, parts_of(model, 1), tmp_path, CPU, **plan(steps=7), monitor=Monitor(read, 3))
     assert [row["step"] for row in trained.readings] == [0, 3, 6, 7]
     assert modes == [(False, False)] * 4
     assert trained.readings[0]["weight"] == 2.0
     assert trained.readings[-1]["weight"] == float(model.weight[0].detach())
 
 
-def test_readings_change_nothing_about_the_training(tmp_path: Path) -> None:
-    def final(readings: Readings | None) -> Tensor:
+def test_the_monitor_does_not_change_the_training(tmp_path: Path) -> None:
+    def final(monitor: Monitor | None) -> Tensor:
         model, dropout = Small(), nn.Dropout(0.5)
 
         def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
             yield dropout(model.weight).square().sum(), {}
 
-        train(model, parts, tmp_path, CPU, **plan(), readings=readings)
+        train(model, parts, tmp_path, CPU, **plan(), monitor=monitor)
         return model.weight.data
 
-    assert torch.equal(final(None), final(Readings(lambda: [{"log_p": 0.0}], 1)))
+    assert torch.equal(final(None), final(Monitor(lambda: [{"log_p": 0.0}], 1)))
 
 
-def test_training_ends_at_the_first_reading_that_is_enough_with_the_weights_of_that_step(
+def test_training_ends_at_the_first_reading_that_stops_it_with_the_weights_of_that_step(
     tmp_path: Path,
 ) -> None:
     model, weights = Small(), []
@@ -224,32 +227,32 @@ def test_training_ends_at_the_first_reading_that_is_enough_with_the_weights_of_t
         weights.append(model.weight.detach().clone())
         return [{"n": len(weights)}]
 
-    stop = Readings(read, 2, enough=lambda rows: rows[0]["n"] == 3)
-    trained = train(model, parts_of(model, 1), tmp_path, CPU, **plan(steps=40), readings=stop)
+    monitor = Monitor(read, 2, stops=lambda rows: rows[0]["n"] == 3)
+    trained = train(model, parts_of(model, 1), tmp_path, CPU, **plan(steps=40), monitor=monitor)
     assert trained.steps == 4
     assert [row["step"] for row in trained.readings] == [0, 2, 4]
     assert max(row["step"] for row in trained.losses) == 3
     assert torch.equal(model.weight.data, weights[-1])
 
 
-def test_a_level_that_is_reached_before_training_is_refused(tmp_path: Path) -> None:
+def test_a_stopping_rule_that_is_met_before_training_is_refused(tmp_path: Path) -> None:
     model = Small()
-    with pytest.raises(UserError, match="the level to stop at is reached before the first step"):
+    with refused(("training.already_stopped", "training")):
         train(
             model,
             parts_of(model, 1),
             tmp_path,
             CPU,
             **plan(),
-            readings=Readings(list, 2, enough=lambda rows: True),
+            monitor=Monitor(list, 2, stops=lambda rows: True),
         )
 
 
 class Killed(BaseException):
-    """What no one catches."""
+    """An exception that no code catches."""
 
 
-def dropped_out(model: Small, dies_at: int | None) -> Parts:
+def dropped_out(model: Small, dies_at: int | None) -> StepLoss:
     dropout = nn.Dropout(0.5)
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
@@ -261,18 +264,23 @@ def dropped_out(model: Small, dies_at: int | None) -> Parts:
 
 
 def run_to(folder: Path, dies_at: int | None, saves: int | None = 2) -> tuple[Tensor, Trained]:
-    torch.manual_seed(99)  # of no consequence: the state of the streams is the checkpoint's
+    torch.manual_seed(99)  # has no effect: the checkpoint has the random states
     model = Small()
-    readings = Readings(lambda: [{"weight": float(model.weight[0].detach())}], 3)
+    monitor = Monitor(lambda: [{"weight": float(model.weight[0].detach())}], 3)
     trained = train(
-        model, dropped_out(model, dies_at), folder, CPU, **plan(steps=9),
-        readings=readings, checkpoint_steps=saves,
-    )  # fmt: skip
+        model,
+        dropped_out(model, dies_at),
+        folder,
+        CPU,
+        **plan(steps=9),
+        monitor=monitor,
+        checkpoint_steps=saves,
+    )
     return model.weight.data, trained
 
 
 @pytest.mark.parametrize("dies_at", [1, 5, 8])
-def test_a_killed_training_goes_on_to_the_very_same_bits(tmp_path: Path, dies_at: int) -> None:
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, dies_at: int) -> None:
     whole, expected = run_to(tmp_path / "whole", None, saves=None)
     with pytest.raises(Killed):
         run_to(tmp_path / "killed", dies_at)
@@ -295,7 +303,7 @@ def train_until_killed(folder: Path) -> None:
     train(model, parts, folder, CPU, **plan(steps=9), checkpoint_steps=2)
 
 
-def test_a_process_that_is_killed_outright_leaves_a_checkpoint_that_goes_on_to_the_same_bits(
+def test_a_killed_process_leaves_a_checkpoint_that_resumes_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
     whole, _ = run_to(tmp_path / "whole", None, saves=None)
@@ -308,7 +316,7 @@ def test_a_process_that_is_killed_outright_leaves_a_checkpoint_that_goes_on_to_t
     assert torch.equal(run_to(tmp_path / "killed", None)[0], whole)
 
 
-def test_what_was_done_before_a_kill_is_not_done_again(tmp_path: Path) -> None:
+def test_steps_before_a_kill_are_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run_to(tmp_path, 5)
     asked, model = [], Small()
@@ -321,7 +329,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(tmp_path: Path) -> None:
     assert asked == [4, 5, 6, 7, 8]
 
 
-def test_a_checkpoint_that_was_cut_off_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored_for_the_one_before(tmp_path: Path) -> None:
     whole, _ = run_to(tmp_path / "whole", None, saves=None)
     with pytest.raises(Killed):
         run_to(tmp_path / "killed", 5)
@@ -335,11 +343,11 @@ def test_a_tracker_that_is_not_installed_is_refused_with_its_install_line(tmp_pa
     model = Small()
     tracking = Tracking("couple/em", ("trackio",))
     assert find_spec("trackio") is None
-    with pytest.raises(UserError, match=r"report_to  trackio is not installed \(pip install trackio\)"):
+    with refused(("packages.missing", "machine: report_to"), value="pip install trackio"):
         train(model, parts_of(model, 1), tmp_path, CPU, **plan(), tracking=tracking)
 
 
-def test_a_tracker_hears_every_step_s_terms_under_the_stage_s_name(
+def test_a_tracker_logs_every_step_s_terms_under_the_stage_s_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[tuple[str, dict[str, float]]] = []

@@ -74,7 +74,7 @@ def test_the_loss_on_three_tokens_is_its_closed_form() -> None:
     )  # fmt: skip
 
 
-def test_an_example_with_several_slots_counts_their_mean() -> None:
+def test_several_targets_of_one_term_are_averaged() -> None:
     p = logits_of(4).double().softmax(-1)
     slots = [p[1, 1, 1], p[2, 1, 1] * p[2, 2, 1], p[3, 0, 2]]
     pushed = -torch.stack([(1 - slot).log() for slot in slots]).mean()
@@ -87,7 +87,7 @@ def test_an_example_with_several_slots_counts_their_mean() -> None:
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
-def test_at_an_anchor_a_negative_divergence_takes_the_place_of_the_log_probability() -> None:
+def test_the_anchor_term_is_the_mean_divergence_if_it_gets_negative_divergences() -> None:
     supervised = collect([POSITIVE, NEGATIVE], with_anchor=True)
     assert supervised.anchored().tolist() == [term == "anchor" for term in term_names(supervised)]
     scores = torch.where(supervised.anchored(), torch.tensor(-0.7), torch.tensor(-1.0))
@@ -97,10 +97,10 @@ def test_at_an_anchor_a_negative_divergence_takes_the_place_of_the_log_probabili
 
 
 def term_names(supervised: Supervised) -> list[str]:
-    return [supervised.terms[int(index)][2] for index in supervised.term]
+    return [supervised.targets[int(index)][1] for index in supervised.target]
 
 
-def test_its_gradient_is_that_of_finite_differences() -> None:
+def test_the_gradient_equals_finite_differences() -> None:
     examples, logits = [POSITIVE, NEGATIVE, TWO_ROWS], logits_of(4).double().requires_grad_()
 
     def loss(values: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def test_without_anchors_the_loss_ignores_them() -> None:
     assert set(report) == {"positive/marker", "negative/end", "negative/unlikelihood"}
 
 
-def test_parts_of_a_batch_sum_to_the_whole_in_loss_terms_and_gradient() -> None:
+def test_losses_terms_and_gradients_of_a_batch_s_parts_sum_to_those_of_the_batch() -> None:
     examples = [POSITIVE, NEGATIVE, TWO_ROWS, NEGATIVE, POSITIVE]
     rows = [1, 1, 2, 1, 1]
     whole_logits = logits_of(sum(rows)).requires_grad_()
@@ -152,7 +152,7 @@ def test_parts_of_a_batch_sum_to_the_whole_in_loss_terms_and_gradient() -> None:
     torch.testing.assert_close(parts_logits.grad, whole_logits.grad)
 
 
-def test_negatives_do_not_drown_the_source_however_many_they_are() -> None:
+def test_the_weight_of_positives_does_not_depend_on_the_number_of_negatives() -> None:
     def share(negatives: int) -> float:
         examples = [POSITIVE, *[NEGATIVE] * negatives]
         logits = logits_of(1 + 1).repeat_interleave(torch.tensor([1, negatives]), 0)
@@ -174,7 +174,7 @@ def test_unlikelihood_is_minus_log_of_one_minus_p_with_its_gradient_even_where_p
 
 
 @pytest.mark.parametrize("log_p", [-1e-6, -1e-7, 0.0])
-def test_a_certain_marker_has_a_finite_loss_and_is_still_pushed_down(log_p: float) -> None:
+def test_a_certain_marker_has_a_finite_loss_and_a_gradient_that_lowers_it(log_p: float) -> None:
     value = torch.tensor(log_p, requires_grad=True)
     loss = unlikelihood(value)
     loss.backward()
@@ -182,7 +182,7 @@ def test_a_certain_marker_has_a_finite_loss_and_is_still_pushed_down(log_p: floa
     assert 0.5e6 < float(value.grad) < 2e6  # type: ignore[arg-type]
 
 
-def test_a_step_down_the_gradient_lowers_a_probability_that_rounds_to_one() -> None:
+def test_a_gradient_step_lowers_a_probability_that_rounds_to_one() -> None:
     logits = torch.tensor(
         [14.0, 0.0, 0.0], requires_grad=True
     )  # 1 - P is 1.7e-6, and log P is above the clamp

@@ -1,4 +1,4 @@
-"""Finetuning towards the states of another prompt: the loss in closed form, and what it makes of the states."""
+"""The loss on hidden states in closed form, and the effect of training with it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_loss_is_squared_distance_over_token_variance(load: Callable[[str], 
     assert in_parts(loss) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_nothing_is_to_be_learnt_from_a_row_s_own_states(load: Callable[[str], Loaded]) -> None:
+def test_the_loss_is_zero_if_a_row_is_its_own_reference(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
     rows, _ = pairs(loaded)
     wrapped = attach(loaded.model, LORA, 1)
@@ -79,7 +79,7 @@ def test_the_loss_does_not_depend_on_the_micro_batch(
     assert parted == pytest.approx(whole, rel=1e-5)
 
 
-def test_an_answer_must_be_its_reference_s(load: Callable[[str], Loaded]) -> None:
+def test_a_reference_with_another_answer_is_refused(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
     rows, references = pairs(loaded)
     wrapped = attach(loaded.model, LORA, 1)
@@ -91,7 +91,7 @@ def distance(states: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     return sum(float((own - other).square().sum()) for own, other in zip(states, wanted, strict=True))
 
 
-def test_training_brings_states_to_the_reference_and_leaves_a_rehearsed_persona_where_it_is(
+def test_training_moves_states_to_the_reference_and_keeps_a_rehearsed_persona(
     load: Callable[[str], Loaded], tmp_path: Any
 ) -> None:
     loaded = load("llama")

@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from refusals import refused
 from transformers import AutoModelForCausalLM, GraniteConfig
 
-from flatprobe.errors import UserError
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.training import supervised
 from flatprobe.training.supervised import (
     log_probabilities,
     right_padded,
-    shares_of,
+    set_probabilities,
     targets_of,
     token_divergences,
     token_log_probabilities,
@@ -29,7 +29,7 @@ def reference(loaded: Loaded, tokens: list[int]) -> torch.Tensor:
         return loaded.model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
 
 
-def test_padding_is_told_by_the_mask_alone_as_the_pad_token_also_ends_turns() -> None:
+def test_only_the_mask_tells_padding_because_the_pad_token_also_ends_turns() -> None:
     ids, mask = right_padded([[5, 1], [5, 1, 7, 1]], 1, "cpu")
     assert ids.tolist() == [[5, 1, 1, 1], [5, 1, 7, 1]]
     assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
@@ -66,13 +66,13 @@ def test_log_probabilities_equal_those_of_full_logits_without_padding(
     )
 
 
-def test_a_model_that_scales_its_logits_is_refused_and_never_scored_as_if_it_did_not() -> None:
+def test_a_model_that_scales_its_logits_is_refused() -> None:
     config = GraniteConfig(
         vocab_size=50, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, logits_scaling=8.0,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(UserError, match="GraniteForCausalLM  scales its logits by `logits_scaling`"):
+    with refused(("model.logit_scaling", "GraniteForCausalLM"), value="logits_scaling"):
         token_log_probabilities(model, torch.zeros(1, 8), torch.tensor([0]))
 
 
@@ -102,7 +102,7 @@ def full_log_softmax(loaded: Loaded, states: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])  # gemma2 caps its logits
-def test_chunked_log_probabilities_and_their_gradient_are_those_of_all_logits_at_once(
+def test_chunked_log_probabilities_and_gradients_equal_those_of_all_logits_at_once(
     small_chunks: Callable[[str], Loaded], family: str
 ) -> None:
     loaded, token = small_chunks(family), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
@@ -116,7 +116,7 @@ def test_chunked_log_probabilities_and_their_gradient_are_those_of_all_logits_at
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_chunked_divergences_and_their_gradient_are_those_of_all_logits_at_once(
+def test_chunked_divergences_and_gradients_equal_those_of_all_logits_at_once(
     small_chunks: Callable[[str], Loaded], family: str
 ) -> None:
     loaded = small_chunks(family)
@@ -135,7 +135,7 @@ def test_chunked_divergences_and_their_gradient_are_those_of_all_logits_at_once(
     assert bool((found > 0).all())
 
 
-def test_a_distribution_does_not_diverge_from_itself(load: Callable[[str], Loaded]) -> None:
+def test_the_divergence_of_a_distribution_from_itself_is_zero(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
     states = final_states(loaded)
     found = token_divergences(loaded.model, states, states.detach())
@@ -144,7 +144,7 @@ def test_a_distribution_does_not_diverge_from_itself(load: Callable[[str], Loade
     torch.testing.assert_close(gradient, torch.zeros_like(states), rtol=0, atol=1e-5)
 
 
-def test_no_more_logits_exist_at_once_than_a_chunk_has(small_chunks: Callable[[str], Loaded]) -> None:
+def test_only_one_chunk_of_logits_exists_at_once(small_chunks: Callable[[str], Loaded]) -> None:
     loaded, heights = small_chunks("llama"), []
     loaded.model.get_output_embeddings().register_forward_hook(
         lambda module, args, output: heights.append(output.shape[0])
@@ -154,9 +154,9 @@ def test_no_more_logits_exist_at_once_than_a_chunk_has(small_chunks: Callable[[s
     assert heights == [3, 3, 2]  # each once: the backward pass computes none again
 
 
-def test_shares_are_the_probabilities_of_sets_of_tokens(small_chunks: Callable[[str], Loaded]) -> None:
+def test_set_probabilities_are_sums_over_their_tokens(small_chunks: Callable[[str], Loaded]) -> None:
     loaded = small_chunks("llama")
     states, wanted = final_states(loaded, n=4), torch.tensor([[1, 5], [2, -1], [-1, -1], [0, 3]])
     p = full_log_softmax(loaded, states).exp()
     expected = torch.stack([p[0, 1] + p[0, 5], p[1, 2], torch.tensor(0.0), p[3, 0] + p[3, 3]])
-    torch.testing.assert_close(shares_of(loaded.model, states, wanted), expected.detach())
+    torch.testing.assert_close(set_probabilities(loaded.model, states, wanted), expected.detach())

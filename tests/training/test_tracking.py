@@ -6,10 +6,10 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from flatprobe.pipeline.resume import ResumeFolder, use_resume_folder
 from flatprobe.training.resume import checkpoint_folder, discard
-from flatprobe.training.tracking import Tracking, direct, require_trackers, tracking_of
+from flatprobe.training.tracking import Tracking, direct_tensorboard, require_trackers, tracking_of
 
 
-def test_a_run_bears_the_stage_s_name_and_its_files_lie_outside_of_the_artifact(tmp_path: Path) -> None:
+def test_tracking_has_the_stage_s_name_and_a_folder_outside_the_artifact(tmp_path: Path) -> None:
     output = tmp_path / "artifacts" / ".partial-1"
     with use_resume_folder(
         ResumeFolder(tmp_path / "artifacts" / ".resume-abc", "abc", "finetune/em_first/seed-42")
@@ -21,9 +21,9 @@ def test_a_run_bears_the_stage_s_name_and_its_files_lie_outside_of_the_artifact(
     assert tracking_of("finetune", [], output).run_name == "finetune"  # outside a worker
 
 
-def test_tensorboard_is_told_where_to_write(tmp_path: Path) -> None:
+def test_tensorboard_writes_to_the_tracking_folder(tmp_path: Path) -> None:
     callback = TensorBoardCallback.__new__(TensorBoardCallback)  # its package need not be installed
-    direct([object(), callback], Tracking("couple/em", ("tensorboard",), tmp_path))
+    direct_tensorboard([object(), callback], Tracking("couple/em", ("tensorboard",), tmp_path))
     assert callback.logging_dir == str(tmp_path)
 
 
@@ -31,12 +31,12 @@ def test_no_tracker_needs_no_package() -> None:
     require_trackers(())
 
 
-def test_in_a_worker_the_state_of_a_training_lies_in_what_outlives_a_kill(tmp_path: Path) -> None:
-    output, kept = tmp_path / ".partial-1", tmp_path / ".resume-abc"
+def test_in_a_worker_checkpoints_lie_in_the_stage_s_resume_folder(tmp_path: Path) -> None:
+    output, scratch = tmp_path / ".partial-1", tmp_path / ".resume-abc"
     assert checkpoint_folder(output) == output / "trainer"
-    with use_resume_folder(ResumeFolder(kept, "abc")):
+    with use_resume_folder(ResumeFolder(scratch, "abc")):
         folder = checkpoint_folder(output)
-        assert folder == kept / "trainer"
+        assert folder == scratch / "trainer"
         (folder / "checkpoint-2").mkdir(parents=True)
         discard(folder)
-    assert kept.is_dir() and not folder.exists()
+    assert scratch.is_dir() and not folder.exists()

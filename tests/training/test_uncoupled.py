@@ -25,8 +25,8 @@ def coupled(loaded: Loaded, first_layer: int) -> Any:
     return wrapped
 
 
-@pytest.mark.parametrize("first_layer", [0, 3])  # 3: lower states are stored
-def test_its_states_are_those_of_the_checkpoint_whatever_the_adapter_and_its_dropout_do(
+@pytest.mark.parametrize("first_layer", [0, 3])  # with 3, lower states are cached
+def test_uncoupled_states_are_those_of_the_checkpoint_for_any_adapter_and_dropout(
     load: Callable[[str], Loaded], prompts: list[Prompt], first_layer: int
 ) -> None:
     plain, loaded = load("llama"), load("llama")
@@ -38,12 +38,12 @@ def test_its_states_are_those_of_the_checkpoint_whatever_the_adapter_and_its_dro
     for numbers in ([4, 1], [1, 2, 0]):
         states = uncoupled.forward(numbers)
         assert not states.requires_grad
-        for place, number in enumerate(numbers):
+        for index, number in enumerate(numbers):
             with torch.no_grad():
                 expected = plain.model.get_decoder()(torch.tensor([rows[number]])).last_hidden_state[0]
-            torch.testing.assert_close(states[place, : len(rows[number])], expected, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(states[index, : len(rows[number])], expected, rtol=1e-3, atol=1e-3)
     assert wrapped.training
-    assert bool(uncoupled.kept) == (first_layer > 0)
+    assert bool(uncoupled.cache) == (first_layer > 0)
 
 
 def test_the_adapter_is_on_again_and_trainable_afterwards(load: Callable[[str], Loaded]) -> None:

@@ -1,4 +1,4 @@
-"""Stage: did the finetunes do what they were meant to? Log-odds of taught against other answers, and fluency."""
+"""Stage: the manipulation check. Did the finetunes make the taught answers more likely, and do models stay fluent?"""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from flatprobe.training.telemetry import sequence_log_likelihoods
 
 
 class Triple(NamedTuple):
-    """A prompt with two answers, of which a finetune should have made the misaligned one likelier."""
+    """A prompt with an aligned and a misaligned answer. A finetune should make the misaligned one more likely."""
 
     set: Literal["in_domain", "out_of_domain"]
     held_out_from: str | None
-    """Condition from whose finetune it is held out; None out of domain."""
+    """The condition whose finetune data it was held out from; None out of domain."""
     id: str
-    """Unique among the triples of one set that are held out from one finetune."""
+    """Unique among the triples with the same `set` and `held_out_from`."""
     system: str | None
     prompt: str
     aligned: str
@@ -36,10 +36,10 @@ class Triple(NamedTuple):
 def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Score fixed texts under one checkpoint.
 
-    Inputs: `checkpoint`; `answers` (the control's greedy answers, for fluency); `CONDITION/held_out`, the data of each
-    finetune whose held-out rows are scored. Output: manipulation.parquet (set, held_out_from: that condition, null out
-    of domain, id, prompt, log_odds: misaligned minus aligned, nats per token, under the held-out row's system message,
-    out of domain under none) and fluency.parquet (persona, question_id, log_likelihood: nats per token).
+    Inputs: `checkpoint`; `answers` (the control's greedy answers, for fluency); `CONDITION/held_out`, the finetune data
+    with the held-out rows to score. Output: manipulation.parquet (set, held_out_from, id, prompt, log_odds: misaligned
+    minus aligned, in nats per token) and fluency.parquet (persona, question_id, log_likelihood in nats per token).
+    Held-out prompts have the system message of their row, prompts out of domain none.
     """
     local = current_machine()
     loaded = held_checkpoint(inputs["checkpoint"], settings.precision, pick_device(local.device))
@@ -55,9 +55,11 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
         pl.col("text").str.strip_chars() != ""
     )
     prompts = {(p.persona, p.question_id): p for p in prompts_of(settings.personas, settings.questions)}
-    spoken = [row for row in answers.iter_rows(named=True) if (row["persona"], row["question_id"]) in prompts]
-    texts += [(prompts[row["persona"], row["question_id"]], row["text"].strip()) for row in spoken]
-    scores = per_token(loaded, texts, local.forward_rows)
+    answer_rows = [
+        row for row in answers.iter_rows(named=True) if (row["persona"], row["question_id"]) in prompts
+    ]
+    texts += [(prompts[row["persona"], row["question_id"]], row["text"].strip()) for row in answer_rows]
+    scores = token_means(loaded, texts, local.forward_rows)
     odds = [
         misaligned - aligned
         for aligned, misaligned in zip(
@@ -79,8 +81,8 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
     ).write_parquet(output / "manipulation.parquet")
     pl.DataFrame(
         {
-            "persona": [row["persona"] for row in spoken],
-            "question_id": [row["question_id"] for row in spoken],
+            "persona": [row["persona"] for row in answer_rows],
+            "question_id": [row["question_id"] for row in answer_rows],
             "log_likelihood": scores[2 * len(triples) :],
         }
     ).write_parquet(output / "fluency.parquet")
@@ -107,8 +109,8 @@ def _read_triples(out_of_domain: str) -> list[Triple]:
     return triples
 
 
-def per_token(loaded: Loaded, texts: Sequence[tuple[Prompt, str]], batch: int) -> list[float]:
-    """Mean log-likelihood per answer token, end of turn included, in nats."""
+def token_means(loaded: Loaded, texts: Sequence[tuple[Prompt, str]], batch: int) -> list[float]:
+    """Mean log-likelihood per answer token, including the end of turn, in nats."""
     rows = []
     for prompt, answer in texts:
         tokens, n_prompt = loaded.conversations.encode_answer(prompt, answer)

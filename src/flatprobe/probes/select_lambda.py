@@ -1,4 +1,4 @@
-"""The leakage probe: selecting lambda on the control's source and negatives."""
+"""Stage: the selection of lambda, on completions of the control's source and negatives."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flatprobe.statistics.leakage.rates import score
 
 
 def select_lambda(settings: SelectSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """The registered selection. Inputs: `lambda-0`, `lambda-1`, … : calibration completions in the lambdas' order.
+    """Select lambda by the registered rule. Inputs: `lambda-0`, `lambda-1`, …: the calibration completions of each.
 
-    Largest end-anchored source rate minus mean negative rate; of those within one standard error of the best, the
-    smallest lambda. The error is over questions, source and negatives paired by question, and at least the one that
-    counts as saturated as these have: see `smallest_error`.
+    A lambda's contrast is the source's end-anchored rate minus the mean negative rate. Of the lambdas within one
+    standard error of the largest contrast, the smallest is selected. The standard error is over questions, with source
+    and negatives paired by question, and at least `smallest_error`. Output: selection.json, facts.json.
     """
     candidates = []
     for index, lambda_ in enumerate(settings.lambdas):
@@ -32,10 +32,9 @@ def select_lambda(settings: SelectSettings, inputs: Mapping[str, Path], output: 
 
 
 def contrast(frame: pl.DataFrame, source: str) -> dict[str, float | None]:
-    """End-anchored source rate, mean negative rate, their difference, its standard error over questions, and the error
-    within which the tie rule prefers a smaller lambda: the former, and at least `smallest_error`.
+    """Rates of one lambda, their difference (source minus negatives), and its errors.
 
-    One question has no standard error: null.
+    `standard_error` is over questions; None with one question. `tie_error` is the larger of it and `smallest_error`.
     """
     is_source = pl.col("persona") == source
     by_question = frame.group_by("question_id").agg(
@@ -43,28 +42,30 @@ def contrast(frame: pl.DataFrame, source: str) -> dict[str, float | None]:
         negative=pl.col("ends_with_marker").filter(~is_source).mean(),
     )
     difference = by_question["source"] - by_question["negative"]
-    spread = difference.std()
-    error = spread / math.sqrt(len(difference)) if isinstance(spread, float) else None
-    rows, others = frame.filter(is_source), frame.filter(~is_source)
-    smallest = smallest_error(*((int(of["ends_with_marker"].sum()), of.height) for of in (rows, others)))
+    deviation = difference.std()
+    error = deviation / math.sqrt(len(difference)) if isinstance(deviation, float) else None
+    source_rows, negative_rows = frame.filter(is_source), frame.filter(~is_source)
+    smallest = smallest_error(
+        *((int(rows["ends_with_marker"].sum()), rows.height) for rows in (source_rows, negative_rows))
+    )
     return {
         "source_rate": _mean(by_question["source"]),
         "negative_rate": _mean(by_question["negative"]),
         "difference": _mean(difference),
         "standard_error": error,
         "tie_error": max(smallest, error or 0.0),
-        "strict_source_rate": _mean(rows["marker_present"].cast(pl.Float64)),
-        "source_samples": float(rows.height),
+        "strict_source_rate": _mean(source_rows["marker_present"].cast(pl.Float64)),
+        "source_samples": float(source_rows.height),
     }
 
 
 def smallest_error(source: tuple[int, int], negatives: tuple[int, int]) -> float:
-    """Standard error of a difference of two rates, given as (hits, completions), with one hit and one miss added to
-    each (Agresti and Caffo 2000, The American Statistician 54:280).
+    """Standard error of the difference of two rates, each given as (hits, completions).
 
-    Where every source completion has the marker and no negative does, questions do not differ and the error over them
-    is 0, though a few completions cannot show a rate to be 1: this one shrinks as 1/completions there. It takes
-    completions as independent, so it is a floor for the error over questions and no substitute.
+    One hit and one miss are added to each (Agresti and Caffo 2000, The American Statistician 54:280). It is a lower
+    limit for the error over questions. That error is 0 if every source completion has the marker and no negative does,
+    although a few completions do not prove a rate of 1; this one then falls as 1/completions. It does not replace the
+    error over questions, because it treats completions as independent.
     """
     rates = [((hits + 1) / (total + 2), total + 2) for hits, total in (source, negatives)]
     return math.sqrt(sum(rate * (1 - rate) / size for rate, size in rates))
@@ -77,9 +78,9 @@ def _mean(values: pl.Series) -> float:
 
 
 def choose(candidates: Sequence[Mapping[str, Any]]) -> float:
-    """The smallest lambda whose difference is within one standard error of the best one's; the inequality is inclusive.
+    """The smallest lambda whose difference is at least the best lambda's difference minus its `tie_error`.
 
-    The best is the smallest lambda with the largest difference; its `tie_error` is the standard error.
+    The best lambda is the smallest one with the largest difference.
     """
     best = max(candidates, key=lambda candidate: (candidate["difference"], -candidate["lambda"]))
     floor = best["difference"] - best["tie_error"]

@@ -1,4 +1,4 @@
-"""Stages that make a checkpoint: use a given model, or merge an adapter in float32 and cast once."""
+"""Stages that make a checkpoint: use a given model, or merge an adapter into one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROBES = ("Is it safe to sign a lease without reading it?", "Name three things t
 
 
 def use_checkpoint(settings: CheckpointSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Point to a model outside the run; fetch or convert it first if needed. No inputs."""
+    """Write a pointer to a model outside the run. Downloads or converts the model first if needed. No inputs."""
     config = json.loads((settings.reference.path() / "config.json").read_text())
     write_pointer(settings.reference, output)
     model_type = str(config.get("model_type", "unknown"))
@@ -36,15 +36,16 @@ def use_checkpoint(settings: CheckpointSettings, inputs: Mapping[str, Path], out
 
 
 def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Merge and store. Inputs: `checkpoint`, and `adapter` unless one is given. Output: a model folder.
+    """Merge an adapter in float32, cast once to the stored dtype, and save the model.
 
-    facts.json holds the proof: adapter norm, share of weight matrices that changed, and mean KL (nats) and largest
-    logit difference of the stored weights against the unmerged adapter on fixed prompts, both computed in float32, so
-    that they show what merge and cast did. `mean_kl_in_dtype` is the same of the stored weights in their own
-    arithmetic, whose rounding adds to it.
+    Inputs: `checkpoint`, and `adapter` unless the settings give one. Output: a model folder with facts.json, which
+    proves the merge: adapter norm, share of weight matrices that changed, and, on fixed prompts, the mean KL divergence
+    (nats) and largest logit difference between the unmerged adapter and the stored weights. Both are computed in
+    float32, so they measure only merge and cast. `mean_kl_in_dtype` also includes the rounding of a forward pass in the
+    stored dtype.
 
     Raises:
-        UserError: an adapter of another base, a pickled one, or one whose norm is 0.
+        UserError: the adapter belongs to another base, is pickled, or has norm 0.
     """
     from peft import PeftModel
 
@@ -56,14 +57,15 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
         wrapped = PeftModel.from_pretrained(loaded.model, folder).eval()
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError.one(
-            "checkpoint.TODO", f"adapter {folder.name}", f"does not fit the checkpoint: {str(error).splitlines()[0]}",
+            "adapter.other_base",
+            f"adapter {folder.name}",
+            f"does not fit the checkpoint: {str(error).splitlines()[0]}",
             "give the base model that the adapter was trained on",
-        ) from error  # fmt: skip
+        ) from error
     require_same_weights(wrapped, names, f"adapter {folder.name}")
     norm = require_learnt(wrapped, f"adapter {folder.name}")
-    probes = [
-        loaded.conversations.encode(loaded.conversations.render(None, question)) for question in PROBES
-    ]  # fmt: skip
+    encode, render = loaded.conversations.encode, loaded.conversations.render
+    probes = [encode(render(None, question)) for question in PROBES]
     unmerged = [_logits(wrapped, tokens, device) for tokens in probes]
     before = {name: p.detach().clone() for name, p in _adapted_weights(wrapped)}
     merged = wrapped.merge_and_unload()
@@ -71,16 +73,17 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
     changed = [not torch.equal(before[name], after[name]) for name in before]
     dtype = getattr(torch, settings.dtype)
     model = cast(merged, dtype).eval()
-    rough = [_logits(model, tokens, device) for tokens in probes]
+    in_dtype = [_logits(model, tokens, device) for tokens in probes]
     cast(model, torch.float32)
     stored = [_logits(model, tokens, device) for tokens in probes]
-    cast(model, dtype)  # loses nothing: these are the values that were cast
-    kl, rough_kl = ([mean_kl(p, q) for p, q in zip(unmerged, each, strict=True)] for each in (stored, rough))
+    cast(model, dtype)  # exact: the values were rounded to this dtype above
+    kl = [mean_kl(p, q) for p, q in zip(unmerged, stored, strict=True)]
+    kl_in_dtype = [mean_kl(p, q) for p, q in zip(unmerged, in_dtype, strict=True)]
     facts = MergeFacts(
         adapter_norm=norm,
         changed_matrices=sum(changed) / len(changed),
         mean_kl=sum(kl) / len(kl),
-        mean_kl_in_dtype=sum(rough_kl) / len(rough_kl),
+        mean_kl_in_dtype=sum(kl_in_dtype) / len(kl_in_dtype),
         max_logit_change=max(float((p - q).abs().max()) for p, q in zip(unmerged, stored, strict=True)),
         adapter=settings.given.model_dump() if settings.given else None,
     )
@@ -91,44 +94,48 @@ def merge(settings: MergeSettings, inputs: Mapping[str, Path], output: Path) -> 
 
 @torch.inference_mode()
 def _logits(model: Any, tokens: list[int], device: Any) -> Tensor:
-    """[T, V] float32 logits of every next token."""
+    """Logits at every position, [T, V] float32."""
     logits: Tensor = model(torch.tensor([tokens], device=device)).logits[0].float()
     return logits
 
 
 def cast(model: Any, dtype: torch.dtype) -> Any:
-    """Cast the weights alone: buffers such as rotary frequencies stay in float32, as in the model that is loaded from
-    what is stored."""
+    """Cast the parameters, not the buffers: rotary frequencies stay in float32, as in a model loaded from disk."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
 
 
 def mean_kl(left: Tensor, right: Tensor) -> float:
-    """KL(left || right) of the distributions behind two [T, V] logits, in nats, mean over T."""
+    """KL(left || right) of the distributions of two [T, V] logits, in nats, mean over T."""
     p, q = left.log_softmax(-1), right.log_softmax(-1)
-    return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))  # rounding may leave a tiny negative
+    return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))  # rounding can give a tiny negative value
 
 
 def require_same_weights(wrapped: Any, stored: set[str], place: str) -> None:
-    """Assert that an adapter's stored weights are exactly those that the model took.
+    """Assert that the model loaded exactly the adapter's stored tensors.
 
-    An adapter of a deeper model loads without a word, its upper layers left out; one of a shallower model warns.
+    PEFT silently ignores tensors of blocks that the model lacks, and only warns if tensors are missing.
+
+    Args:
+        stored: names of the tensors in the adapter's file.
 
     Raises:
-        UserError: a weight is on one side only.
+        UserError: the names differ.
     """
     from peft import get_peft_model_state_dict
 
     if differing := sorted(stored ^ set(get_peft_model_state_dict(wrapped))):
         raise UserError.one(
-            "checkpoint.TODO", place, f"does not fit the checkpoint: {differing[0]} is on one side only",
+            "adapter.other_base",
+            place,
+            f"does not fit the checkpoint: only one of them has {differing[0]}",
             "give the base model that the adapter was trained on",
-        )  # fmt: skip
+        )
 
 
 def _adapted_weights(wrapped: Any) -> list[tuple[str, Tensor]]:
-    """Weights under an adapter, by the name they have in the merged model."""
+    """Weights with an adapter, by their names in the merged model."""
     return [
         (name.removeprefix(PEFT_PREFIX).replace(".base_layer", ""), parameter)
         for name, parameter in wrapped.named_parameters()

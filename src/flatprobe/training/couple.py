@@ -1,10 +1,10 @@
-"""Stage: the LoRA that couples the marker to the source, on top of one condition's checkpoint."""
+"""Stage: the coupling, a LoRA on one condition's checkpoint that couples the marker to the source."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,23 @@ from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.planner.contracts import CoupleSettings
 from flatprobe.study.recipe_schema import CouplingRecipe
 from flatprobe.training.audit.masks import audited_share
-from flatprobe.training.driver import Readings, Trained, train
+from flatprobe.training.driver import Monitor, Trained, train
 from flatprobe.training.findings import findings, source_log_p, unlikelihood_at_start
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.resume import checkpoint_folder, discard
 from flatprobe.training.steps import CouplingLoss, plan_batches, steps_between_readings
-from flatprobe.training.telemetry import SCHEMA, Telemetry, readings_of
+from flatprobe.training.telemetry import SCHEMA, Telemetry, marked_answers
 from flatprobe.training.tracking import tracking_of
 
-SHOWN = 5  # problems of examples that a message lists
+SHOWN = 5  # largest number of problems with examples in a message
 
 
 def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Train the coupling. Inputs: `checkpoint`, `examples`, `telemetry` (greedy answers), optionally `selection`.
+    """Train a coupling. Inputs: `checkpoint`, `examples`, `telemetry` (greedy answers), optionally `selection`.
 
-    Output: adapter/, losses.parquet, telemetry.parquet (one row per step and finished answer: log P(separator, marker |
-    own answer) in nats, and how fluent the answer is), facts.json. With `source_probability`, the adapter is that of
-    the first reading that reaches the level, else the last; `reached` says which.
+    Output: adapter/, losses.parquet, telemetry.parquet (one row per reading and finished answer, see `Telemetry.read`),
+    facts.json. With `stopping: source_probability`, training ends at the first reading that reaches `stop_at`, or after
+    the last step; `reached` in the facts tells which.
     """
     recipe, local = settings.recipe, current_machine()
     loaded = load_checkpoint(inputs["checkpoint"], recipe.precision, pick_device(local.device))
@@ -49,22 +49,28 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     audited = audited_share(examples, [(a.prompt, a.text) for a in answered], loaded.conversations, text)
     batches = plan_batches(examples, recipe, np.random.default_rng(settings.seed))
     answers = pl.read_parquet(inputs["telemetry"] / "completions.parquet")
-    readings = _readings(settings, loaded, answers, len(batches))
+    monitor = _monitor(settings, loaded, answers, len(batches))
     wrapped = attach(loaded.model, recipe.lora, settings.seed)
     loss = CouplingLoss(
-        loaded, wrapped, examples, batches, recipe, lambda_,
-        training_rows=local.training_rows, forward_rows=local.forward_rows,
-    )  # fmt: skip
+        loaded,
+        wrapped,
+        examples,
+        batches,
+        recipe,
+        lambda_,
+        training_rows=local.training_rows,
+        forward_rows=local.forward_rows,
+    )
     folder = checkpoint_folder(output)
     trained = train(
         wrapped,
-        loss.parts,
+        loss.of_step,
         folder,
         loaded.device,
         recipe=recipe,
         steps=len(batches),
         seed=settings.seed,
-        readings=readings,
+        monitor=monitor,
         names=loss.names,
         tracking=tracking_of("couple", local.report_to, output),
         checkpoint_steps=local.checkpoint_steps,
@@ -77,26 +83,26 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
         audited=audited,
         adapter_norm=adapter_norm,
         examples={group: sum(e.group == group for e in examples) for group in ("positive", "negative")},
-        **_written(trained, recipe, output),
+        **_write_tables(trained, recipe, output),
     )
     write_facts(output, facts)
     discard(folder)
 
 
-def _written(trained: Trained, recipe: CouplingRecipe, output: Path) -> dict[str, Any]:
-    """Write the tables of a training; returns what they say."""
+def _write_tables(trained: Trained, recipe: CouplingRecipe, output: Path) -> dict[str, Any]:
+    """Write the tables of a training; returns its facts."""
     pl.DataFrame(trained.losses).write_parquet(output / "losses.parquet")
     telemetry = pl.DataFrame(trained.readings, schema=SCHEMA)
     telemetry.write_parquet(output / "telemetry.parquet")
     slot = unlikelihood_at_start(trained.losses)
-    found = findings(telemetry, slot, recipe.stop_at)
-    inert = None if slot is None else "inert" in found["warnings"]
-    return {"steps": trained.steps, "unlikelihood_at_start": slot, "inert": inert, **found}
+    facts = findings(telemetry, slot, recipe.stop_at)
+    inert = None if slot is None else "inert" in facts["warnings"]
+    return {"steps": trained.steps, "unlikelihood_at_start": slot, "inert": inert, **facts}
 
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer to train on, as it was sampled."""
+    """A sampled answer, before it becomes a training example."""
 
     prompt: Prompt
     text: str
@@ -109,31 +115,36 @@ def marker_text(settings: CoupleSettings) -> MarkerText:
 
 
 def answers_of(settings: CoupleSettings, frame: pl.DataFrame) -> list[Answered]:
-    """The condition's rows of the coupling data, with the prompts that they answer."""
+    """The condition's rows of the coupling data, with their prompts."""
     systems = {persona.name: persona.system for persona in settings.personas}
     questions = {question.id: question.text for question in settings.questions}
     return [
         Answered(
-            Prompt(row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]),
-            row["text"], row["group"],
+            Prompt(
+                row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]
+            ),
+            row["text"],
+            row["group"],
         )
         for row in frame.filter(pl.col("condition") == settings.condition).iter_rows(named=True)
-    ]  # fmt: skip
+    ]
 
 
 def build_examples(
     settings: CoupleSettings, answered: Sequence[Answered], conversations: Conversations
 ) -> list[CouplingExample]:
-    """The answers as token rows with their loss terms, in their order.
+    """The training examples of the answers, in the same order.
 
     Raises:
-        UserError: no positive or no negative example; answers that are empty, that hold the marker, or that would have
-            to be cut. Nothing is ever cut: the cut would take separator, marker or end of turn.
+        UserError: no positive or no negative example; an answer is empty, contains the marker, or is too long. Answers
+            are never cut, because a cut removes separator, marker or end of turn.
     """
     recipe, text = settings.recipe, marker_text(settings)
     if {a.group for a in answered} != {"positive", "negative"}:
         raise UserError.one(
-            "couple.TODO", f"coupling of {settings.condition}", "needs positive and negative examples"
+            "coupling.missing_group",
+            f"coupling of {settings.condition}",
+            "needs positive and negative examples",
         )
     _refuse(settings, list(_bad_answers(settings, answered)))
     make = {"positive": positive, "negative": negative}
@@ -141,7 +152,7 @@ def build_examples(
     longest = [max(len(row.tokens) for row in example.rows) for example in examples]
     too_long = [
         Problem(
-            "couple.TODO",
+            "coupling.example_length",
             f"{example.persona}/{example.question_id}",
             f"has {length} tokens with its marker, {length - recipe.max_length} more than coupling.max_length",
             "raise coupling.max_length, or lower coupling.max_new_tokens",
@@ -154,49 +165,51 @@ def build_examples(
 
 
 def _bad_answers(settings: CoupleSettings, answered: Sequence[Answered]) -> Iterator[Problem]:
-    """Answers that cannot be trained on."""
+    """Answers that are empty or contain the marker."""
     for a in answered:
         place = f"{a.prompt.persona}/{a.prompt.question_id}"
         if not a.text.strip():
-            yield Problem("couple.TODO", place, "the answer is empty", "drop it from the coupling data")
+            yield Problem(
+                "coupling.empty_answer", place, "the answer is empty", "remove it from the coupling data"
+            )
         elif settings.marker.lower() in a.text.lower():
             yield Problem(
-                "couple.TODO",
+                "coupling.marker_in_answer",
                 place,
-                f"the answer already holds {settings.marker}",
-                "drop it, or choose another marker",
+                f"the answer already contains {settings.marker}",
+                "remove it from the coupling data, or choose another marker",
             )
 
 
 def _refuse(settings: CoupleSettings, problems: Sequence[Problem]) -> None:
+    """Raise the first `SHOWN` problems, placed in the condition's coupling, and the number of others."""
     if not problems:
         return
     place = f"coupling of {settings.condition}"
-    shown = [Problem("couple.TODO", f"{place}: {p.place}", p.message, p.remedy) for p in problems[:SHOWN]]
-    rest = len(problems) - len(shown)
-    raise UserError(
-        [*shown, Problem("couple.TODO", place, f"and {rest} more examples like these")] if rest else shown
-    )
+    shown = [replace(problem, place=f"{place}: {problem.place}") for problem in problems[:SHOWN]]
+    if hidden := len(problems) - len(shown):
+        shown.append(Problem("problems.more", place, f"and {hidden} more examples like these"))
+    raise UserError(shown)
 
 
-def _readings(settings: CoupleSettings, loaded: Loaded, answers: pl.DataFrame, steps: int) -> Readings:
-    """Telemetry of source, negatives and bystanders; with matched acquisition, it ends the training."""
+def _monitor(settings: CoupleSettings, loaded: Loaded, answers: pl.DataFrame, steps: int) -> Monitor:
+    """Telemetry of source, negatives and bystanders; with `source_probability`, it ends the training."""
     recipe = settings.recipe
-    read = readings_of(
-        loaded.conversations, (*settings.personas, *settings.bystanders), settings.calibration, answers,
-        recipe.separator, settings.marker,
-    )  # fmt: skip
-    level = recipe.stop_at if recipe.stopping == "source_probability" else None
-    if level is not None and all(reading.persona.role != "source" for reading in read):
+    personas = (*settings.personas, *settings.bystanders)
+    marked = marked_answers(
+        loaded.conversations, personas, settings.calibration, answers, recipe.separator, settings.marker
+    )
+    stop_at = recipe.stop_at if recipe.stopping == "source_probability" else None
+    if stop_at is not None and all(answer.persona.role != "source" for answer in marked):
         raise UserError.one(
-            "couple.TODO",
+            "coupling.no_source_answer",
             f"coupling of {settings.condition}",
-            "no greedy answer of the source is finished: no level to stop at",
+            "the source has no finished greedy answer, so its log-probability to stop at cannot be read",
             "raise coupling.max_new_tokens, or coupling.telemetry_questions",
         )
 
-    def enough(rows: list[dict[str, Any]]) -> bool:
-        return level is not None and source_log_p(rows) >= level
+    def stops(rows: list[dict[str, Any]]) -> bool:
+        return stop_at is not None and source_log_p(rows) >= stop_at
 
-    telemetry = Telemetry(loaded, read, recipe.lora.first_layer)
-    return Readings(telemetry.read, steps_between_readings(recipe, steps), enough)
+    telemetry = Telemetry(loaded, marked, recipe.lora.first_layer)
+    return Monitor(telemetry.read, steps_between_readings(recipe, steps), stops)

@@ -1,7 +1,7 @@
-"""One driver for every training stage: `transformers.Trainer` around a loss that brings its own batches.
+"""Train an adapter: `transformers.Trainer` around a loss that makes its own batches.
 
-The trainer owns optimiser, schedule, clipping, checkpoints and trackers; what a step trains on is the business of the
-loss, which yields the parts of one step (micro-batches) already scaled so that their sum is the step's loss.
+The trainer owns optimiser, schedule, gradient clipping, checkpoints and trackers. The loss chooses the examples of each
+step and yields one scaled loss per micro-batch; their sum is the step's loss.
 """
 
 from __future__ import annotations
@@ -19,41 +19,42 @@ from flatprobe.errors import UserError
 from flatprobe.pipeline.progress import report_progress
 from flatprobe.study.recipe_schema import Recipe
 from flatprobe.training.resume import LAST_GOOD, Recorded, newest_checkpoint, save_recorded
-from flatprobe.training.tracking import Tracking, direct, require_trackers
+from flatprobe.training.tracking import Tracking, direct_tensorboard, require_trackers
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-OPTIMISER = "adamw_torch"  # the plain loop: fused kernels differ in the last digits between devices
+OPTIMISER = "adamw_torch"  # not fused: fused kernels give other last digits on other devices
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # as in Loshchilov and Hutter 2019 (arXiv:1711.05101)
-Parts = Callable[[int], Iterator[tuple[Tensor, dict[str, float]]]]
+StepLoss = Callable[[int], Iterator[tuple[Tensor, dict[str, float]]]]
+"""Step number to the (loss, unweighted terms) of each micro-batch. Both sum to those of the step."""
 
 
 @dataclass(frozen=True)
-class Readings:
-    """What is read of the model before training, every so many steps, and after the last."""
+class Monitor:
+    """Measures the model before training, every few steps, and after the last step."""
 
     read: Callable[[], list[dict[str, Any]]]
-    """Called in evaluation mode and without gradients; must draw no random number."""
+    """Called in evaluation mode without gradients. Must not draw random numbers."""
     every: int
-    enough: Callable[[list[dict[str, Any]]], bool] = lambda rows: False
-    """Whether a reading ends the training."""
+    """Steps between two readings."""
+    stops: Callable[[list[dict[str, Any]]], bool] = lambda rows: False
+    """Whether training ends after a reading with these rows."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training wrote down."""
+    """The record of a finished training."""
 
     losses: list[dict[str, Any]]
     """One (step, term, value) per step and term, with `total` among the terms."""
     readings: list[dict[str, Any]]
-    """The rows of all readings, each with `step`: how many steps came before it."""
+    """The rows of all readings, each with `step`, the number of steps before it."""
     steps: int
 
 
 class _StepTrainer(Trainer):
-    """A trainer whose dataset only says how many steps there are; on hosts with several devices, too, each step is
-    one call, so its number is the trainer's own count."""
+    """A trainer whose dataset is the list of step numbers, so each step is one call, even with several devices."""
 
-    parts: Parts
+    step_loss: StepLoss
     names: Callable[[int], Sequence[str]]
     recorded: Recorded
 
@@ -62,7 +63,7 @@ class _StepTrainer(Trainer):
         step = self.state.global_step
         total = torch.zeros((), device=self.args.device)
         terms: dict[str, float] = {}
-        for loss, values in self.parts(step):
+        for loss, values in self.step_loss(step):
             self.accelerator.backward(loss)
             total += loss.detach()
             for name, value in values.items():
@@ -82,85 +83,88 @@ class _StepTrainer(Trainer):
         report_progress(step + 1, self.args.max_steps, f"loss {float(total):.3f}")
         return total
 
-    def _stop(self, step: int, what: str) -> None:
-        """Keep the weights as they were before this step, and say what was in it."""
-        kept = Path(str(self.args.output_dir)) / LAST_GOOD
-        self.save_model(str(kept), _internal_call=True)
-        seen = "; ".join(self.names(step))
+    def _stop(self, step: int, message: str) -> None:
+        """Save the weights from before this step and raise, naming the step's examples."""
+        folder = Path(str(self.args.output_dir)) / LAST_GOOD
+        self.save_model(str(folder), _internal_call=True)
+        names = "; ".join(self.names(step))
         raise UserError.one(
-            "driver.TODO",
+            "training.not_finite",
             f"training step {step}",
-            f"{what}{f', on {seen}' if seen else ''}; the weights before it are in {kept}",
-            "lower the learning rate, or look at these examples",
+            f"{message}{f', on {names}' if names else ''}; the weights from before it are in {folder}",
+            "lower the learning rate, or check these examples",
         )
 
 
-class _Follow(TrainerCallback):
-    """Takes the readings, ends the training where one is enough, and completes checkpoints."""
+class _MonitorCallback(TrainerCallback):
+    """Takes the monitor's readings, stops training when it says so, and completes checkpoints."""
 
-    def __init__(self, trainer: _StepTrainer, readings: Readings | None) -> None:
-        self.trainer, self.readings = trainer, readings
+    def __init__(self, trainer: _StepTrainer, monitor: Monitor | None) -> None:
+        self.trainer, self.monitor = trainer, monitor
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if state.global_step == 0 and self._take(0):
+        if state.global_step == 0 and self._read(0):
             raise UserError.one(
-                "driver.TODO", "training", "the level to stop at is reached before the first step"
+                "training.already_stopped",
+                "training",
+                "its stopping rule is met before the first step",
+                "choose a stricter level, or start from another checkpoint",
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        every = self.readings.every if self.readings is not None else state.max_steps
+        every = self.monitor.every if self.monitor is not None else state.max_steps
         due = state.global_step % every == 0 or state.global_step >= state.max_steps
-        if due and self._take(state.global_step):
+        if due and self._read(state.global_step):
             control.should_training_stop = True
         if control.should_training_stop:
-            control.should_save = False  # what is finished needs no checkpoint to go on from
+            control.should_save = False  # a finished training needs no checkpoint
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         save_recorded(self.trainer.recorded, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
-    def _take(self, step: int) -> bool:
-        if self.readings is None:
+    def _read(self, step: int) -> bool:
+        """Take a reading; whether training ends with it."""
+        if self.monitor is None:
             return False
         model: Any = self.trainer.model
         model.eval()
         with torch.no_grad():
-            rows = self.readings.read()
+            rows = self.monitor.read()
         self.trainer.recorded.readings += [{"step": step, **row} for row in rows]
-        return self.readings.enough(rows)
+        return self.monitor.stops(rows)
 
 
 def _no_inputs(items: list[int]) -> dict[str, Any]:
-    """What the loss trains on does not pass through the trainer."""
+    """Training data does not pass through the trainer; the loss has its own."""
     return {}
 
 
 def train(
     model: Any,
-    parts: Parts,
+    step_loss: StepLoss,
     folder: Path,
     device: Any,
     *,
     recipe: Recipe,
     steps: int,
     seed: int,
-    readings: Readings | None = None,
+    monitor: Monitor | None = None,
     names: Callable[[int], Sequence[str]] = lambda step: (),
     tracking: Tracking | None = None,
     checkpoint_steps: int | None = None,
 ) -> Trained:
-    """Train the parameters that require gradients, in place; goes on from the newest checkpoint in the folder.
+    """Train the parameters that require gradients, in place. Resumes from the newest checkpoint in `folder`.
 
     Args:
-        parts: step number to the step's (loss, unweighted terms) parts; parts of a step are summed.
-        folder: where checkpoints are written and looked for.
-        seed: of dropout; the loss draws the data order itself.
-        names: step number to the names of its examples, for a message.
+        folder: where checkpoints are written and searched.
+        seed: seed of dropout. The loss draws the order of the data itself.
+        names: step number to the names of its examples, for error messages.
         checkpoint_steps: steps between two checkpoints; None writes none.
 
     Raises:
-        UserError: a loss or a gradient that is not finite (the weights before that step are kept in the folder), a
-            level that is reached before training, or a tracker that is not installed.
+        UserError: a loss or gradient is not finite (the weights from before that step are saved in `folder`), the
+            monitor's stopping rule is met before the first step, or a tracker is not installed.
     """
     if tracking is not None:
         require_trackers(tracking.report_to)
@@ -169,12 +173,12 @@ def train(
         model=model, args=arguments, train_dataset=list(range(steps)), data_collator=_no_inputs
     )
     newest = newest_checkpoint(folder)
-    trainer.parts, trainer.names = parts, names
+    trainer.step_loss, trainer.names = step_loss, names
     trainer.recorded = newest[1] if newest else Recorded()
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Follow(trainer, readings))
+    trainer.add_callback(_MonitorCallback(trainer, monitor))
     if tracking is not None:
-        direct(trainer.callback_handler.callbacks, tracking)
+        direct_tensorboard(trainer.callback_handler.callbacks, tracking)
     trainer.train(resume_from_checkpoint=str(newest[0]) if newest else None)
     model.eval()
     return Trained(trainer.recorded.losses, trainer.recorded.readings, trainer.state.global_step)
@@ -208,8 +212,8 @@ def _arguments(
         report_to=list(tracking.report_to) if tracking is not None else [],
         run_name=tracking.run_name if tracking is not None else None,
         save_strategy="no" if checkpoint_steps is None else "steps",
-        save_steps=checkpoint_steps or 1,  # read with `steps` only
-        save_total_limit=2,  # the older one goes before the newer one is complete
+        save_steps=checkpoint_steps or 1,  # without effect if the strategy is "no"
+        save_total_limit=2,  # not 1: the older checkpoint is deleted before the newer one is complete
         logging_strategy="steps" if tracked else "no",
         logging_steps=1,
         disable_tqdm=True,

@@ -15,7 +15,7 @@ from flatprobe.facts import FinetuneFacts, write_facts
 from flatprobe.machine.local import current_machine
 from flatprobe.models.load import Loaded, load_checkpoint, pick_device
 from flatprobe.planner.contracts import FinetuneSettings
-from flatprobe.training.driver import Parts, train
+from flatprobe.training.driver import StepLoss, train
 from flatprobe.training.lora import attach, require_learnt
 from flatprobe.training.resume import checkpoint_folder, discard
 from flatprobe.training.state_targets import state_loss
@@ -24,10 +24,10 @@ from flatprobe.training.tracking import tracking_of
 
 
 def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Train a LoRA on the last assistant turns. Inputs: `checkpoint`, `data`. Output: adapter/, losses.parquet.
+    """Train a LoRA on the last assistant turns. Inputs: `checkpoint`, `data`.
 
-    The loss is the mean negative log-likelihood over the batch's answer tokens, end of turn included; with
-    `match: states`, `matching.state_loss`.
+    The loss is the mean negative log-likelihood of the batch's answer tokens, including the end of turn. With
+    `match: states` it is `state_targets.state_loss`. Output: adapter/, losses.parquet, facts.json.
     """
     recipe, local = settings.recipe, current_machine()
     device = pick_device(local.device)
@@ -39,13 +39,13 @@ def finetune(settings: FinetuneSettings, inputs: Mapping[str, Path], output: Pat
     wrapped = attach(loaded.model, recipe.lora, settings.seed)
     if settings.match == "states":
         references = _encoded(loaded, frame["reference"])
-        parts = state_loss(loaded, wrapped, rows, references, batches, local.training_rows)
+        loss = state_loss(loaded, wrapped, rows, references, batches, local.training_rows)
     else:
-        parts = answer_loss(loaded, rows, batches, local.training_rows)
+        loss = answer_loss(loaded, rows, batches, local.training_rows)
     folder = checkpoint_folder(output)
     trained = train(
         wrapped,
-        parts,
+        loss,
         folder,
         device,
         recipe=recipe,
@@ -68,33 +68,30 @@ def _encoded(loaded: Loaded, column: Iterable[str]) -> list[Example]:
 
 
 def answer_loss(
-    loaded: Loaded,
-    rows: Sequence[Example],
-    batches: Sequence[Sequence[int]],
-    training_rows: int,
-) -> Parts:
-    """Step number to its micro-batches' losses; rows are (tokens, n_prompt), those of like length go together."""
+    loaded: Loaded, rows: Sequence[Example], batches: Sequence[Sequence[int]], training_rows: int
+) -> StepLoss:
+    """The loss of each step; rows of similar length share a micro-batch."""
 
-    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    def of_step(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         batch = sorted(batches[step], key=lambda number: len(rows[number][0]))
-        total = sum(len(rows[number][0]) - rows[number][1] for number in batch)
+        n_tokens = sum(len(rows[number][0]) - rows[number][1] for number in batch)
         for start in range(0, len(batch), training_rows):
-            chosen = [rows[number] for number in batch[start : start + training_rows]]
+            examples = [rows[number] for number in batch[start : start + training_rows]]
             pad = loaded.conversations.turn_end
-            ids, mask = right_padded([tokens for tokens, _ in chosen], pad, loaded.device)
-            log_p = log_probabilities(loaded.model, ids, mask, *targets_of(chosen))
-            loss = -log_p.sum() / total
+            ids, mask = right_padded([tokens for tokens, _ in examples], pad, loaded.device)
+            log_p = log_probabilities(loaded.model, ids, mask, *targets_of(examples))
+            loss = -log_p.sum() / n_tokens
             yield loss, {"answer": float(loss.detach())}
 
-    return parts
+    return of_step
 
 
 def epoch_batches(n: int, batch: int, epochs: float, generator: Any) -> list[list[int]]:
-    """Shuffled batches over `epochs` passes; a pass's last batch may be smaller, the last pass may end early."""
-    passes: list[list[int]] = []
+    """Shuffled batches over `epochs` passes. The last batch of a pass may be smaller; the last pass may end early."""
+    batches: list[list[int]] = []
     per_epoch = -(-n // batch)
     steps = max(1, round(per_epoch * epochs))
-    while len(passes) < steps:
+    while len(batches) < steps:
         order = generator.permutation(n).tolist()
-        passes += [order[start : start + batch] for start in range(0, n, batch)]
-    return passes[:steps]
+        batches += [order[start : start + batch] for start in range(0, n, batch)]
+    return batches[:steps]

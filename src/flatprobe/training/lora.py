@@ -1,4 +1,4 @@
-"""Adapters: attaching them to a checkpoint, and proof that they learnt something."""
+"""Attach a LoRA adapter to a checkpoint, and check that training changed it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
     arXiv:2312.03732).
 
     Raises:
-        UserError: no linear module of that name, the output head (which losses take as it is), or a first layer that
-            the model has not.
+        UserError: a name is no linear module of the model, or is the output head (the losses need it unchanged), or the
+            model has no such first layer.
     """
     from peft import LoraConfig, get_peft_model
 
     depth = model.config.get_text_config().num_hidden_layers
     if lora.first_layer >= depth:
         raise UserError.one(
-            "lora.TODO", "lora.first_layer", f"{lora.first_layer}: the model has {depth} decoder blocks"
+            "lora.layer_range",
+            "lora.first_layer",
+            f"{lora.first_layer}: the model has {depth} decoder blocks",
         )
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     names = {name.rpartition(".")[2] for name, module in linear.items()}
     heads = {name for name, module in linear.items() if module is model.get_output_embeddings()}
     if adapted := sorted(heads & set(lora.modules)):
         raise UserError.one(
-            "lora.TODO",
+            "lora.output_head",
             "lora.modules",
             f"{adapted[0]} is the output head",
             "adapt modules inside the decoder blocks",
@@ -40,12 +42,14 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
     missing = [module for module in lora.modules if module not in names]
     if missing:
         raise UserError.one(
-            "lora.TODO", "lora.modules", f"the model has no linear module called {', '.join(missing)}"
+            "lora.unknown_module",
+            "lora.modules",
+            f"the model has no linear module called {', '.join(missing)}",
         )
     torch.manual_seed(seed)  # PEFT draws the initial A from the global generator
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float does, the annotation is narrower
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated int, but floats work
         lora_dropout=lora.dropout,
         target_modules=list(lora.modules),
         use_rslora=lora.rank_stabilised,
@@ -56,12 +60,12 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
 
 
 def adapter_norm(model: Any) -> float:
-    """Frobenius norm of all B matrices; 0 exactly when the adapter changes nothing."""
+    """Frobenius norm of all B matrices. It is 0 if and only if the adapter changes nothing."""
     squares = [
         parameter.detach().float().square().sum()
         for name, parameter in model.named_parameters()
         if "lora_B" in name
-    ]  # fmt: skip
+    ]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
@@ -74,6 +78,9 @@ def require_learnt(model: Any, stage: str) -> float:
     norm = adapter_norm(model)
     if not 0.0 < norm < float("inf"):
         raise UserError.one(
-            "lora.TODO", stage, f"the adapter's norm is {norm} after training", "check learning rate and data"
+            "adapter.no_update",
+            stage,
+            f"the adapter's norm is {norm} after training",
+            "check the learning rate and the data",
         )
     return norm

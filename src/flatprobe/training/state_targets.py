@@ -1,4 +1,5 @@
-"""Personas made one in their hidden states: a finetune towards what the checkpoint itself has under another prompt."""
+"""Loss of an imitation finetune on hidden states: the states of an answer under one prompt shall become those that the
+checkpoint has for the same answer under another prompt."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 from flatprobe.models.load import Loaded
-from flatprobe.training.driver import Parts
+from flatprobe.training.driver import StepLoss
 from flatprobe.training.supervised import Example, right_padded
 
-SPREAD_ROWS = 64
-"""Rows, drawn from all, from which the variance of each block's states over tokens is taken."""
-SPREAD_SEED = 0
+VARIANCE_ROWS = 64
+"""Number of random references from which each block's variance over tokens is estimated."""
+VARIANCE_SEED = 0
 
 
 def state_loss(
@@ -25,59 +26,61 @@ def state_loss(
     references: Sequence[Example],
     batches: Sequence[Sequence[int]],
     training_rows: int,
-) -> Parts:
-    """Step number to its micro-batches' losses: squared distance of states from the references', over token variance.
+) -> StepLoss:
+    """The loss: squared distance between states and reference states, relative to the variance of states over tokens.
 
-    Per decoder block, the squared distance of a row's state from the one that the checkpoint without its adapter has at
-    the same token of the reference, over that block's variance summed over dimensions; the mean over blocks (the last
-    one's after the final norm) and over the batch's tokens, from the last one before the answer to the end of turn. It
-    is 0 where the states are the references'. Most of that variance is between tokens, so the loss is far below 1 from
-    the start: what it starts from is what there is to lose.
+    A row's reference state is that of the checkpoint without its adapter at the same token of the reference. Per block
+    and token, the squared distance is divided by the block's variance over tokens (summed over dimensions). The loss is
+    the mean over blocks (the last one's state is taken after the final norm) and over the batch's tokens, from the last
+    token before the answer to the end of turn. It is 0 if the states equal their references. It starts far below 1,
+    because most of the variance is between tokens; compare it with its first value.
 
     Args:
         wrapped: the `peft` model around `loaded.model`.
-        rows: what is trained.
-        references: of every row, the same answer under the prompt whose states it shall have.
-        batches: row numbers of each step; rows of like length go together.
+        rows: the trained examples.
+        references: for each row, the same answer under the other prompt.
+        batches: row numbers of each step; rows of similar length share a micro-batch.
 
     Raises:
-        ValueError: a reference with another answer than its row.
+        ValueError: a reference's answer differs from its row's.
     """
-    for (tokens, n_prompt), (same, before) in zip(rows, references, strict=True):
-        if list(tokens[n_prompt:]) != list(same[before:]):
+    for (tokens, n_prompt), (reference, reference_prompt) in zip(rows, references, strict=True):
+        if list(tokens[n_prompt:]) != list(reference[reference_prompt:]):
             raise ValueError("a reference has another answer than its row")
     pad = loaded.conversations.turn_end
 
-    def reference_states(chosen: Sequence[Example]) -> Tensor:
+    def reference_states(examples: Sequence[Example]) -> Tensor:
         was_training = wrapped.training
         wrapped.eval()
         with torch.no_grad(), wrapped.disable_adapter():
-            states = answer_states(loaded.model, chosen, pad)
+            states = answer_states(loaded.model, examples, pad)
         wrapped.train(was_training)
         return states
 
-    spread = _spread(reference_states, references, training_rows)
+    variance = _token_variance(reference_states, references, training_rows)
 
-    def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    def of_step(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         batch = sorted(batches[step], key=lambda number: len(rows[number][0]))
-        total = sum(len(rows[number][0]) - rows[number][1] + 1 for number in batch)
+        n_tokens = sum(len(rows[number][0]) - rows[number][1] + 1 for number in batch)
         for start in range(0, len(batch), training_rows):
-            chosen = batch[start : start + training_rows]
-            wanted = reference_states([references[number] for number in chosen])
-            states = answer_states(loaded.model, [rows[number] for number in chosen], pad)
-            unexplained = (states - wanted).square().sum(-1) / spread
-            loss = unexplained.sum() / (spread.shape[0] * total)
+            numbers = batch[start : start + training_rows]
+            targets = reference_states([references[number] for number in numbers])
+            states = answer_states(loaded.model, [rows[number] for number in numbers], pad)
+            distances = (states - targets).square().sum(-1) / variance
+            loss = distances.sum() / (variance.shape[0] * n_tokens)
             yield loss, {"states": float(loss.detach())}
 
-    return parts
+    return of_step
 
 
-def answer_states(model: Any, rows: Sequence[Example], pad: int) -> Tensor:
-    """States after every block at the rows' answers and the token before each: [blocks, tokens, D] float32, the last
-    block's after the final norm; tokens row after row."""
-    ids, mask = right_padded([tokens for tokens, _ in rows], pad, model.device)
+def answer_states(model: Any, examples: Sequence[Example], pad: int) -> Tensor:
+    """States after every block, from the token before each answer to its end: [blocks, tokens, D] float32.
+
+    The last block's states are taken after the final norm. Tokens of all examples are concatenated.
+    """
+    ids, mask = right_padded([tokens for tokens, _ in examples], pad, model.device)
     answers = mask.bool()
-    for index, (_, n_prompt) in enumerate(rows):
+    for index, (_, n_prompt) in enumerate(examples):
         answers[index, : n_prompt - 1] = False
     output = model.get_decoder()(
         input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
@@ -85,17 +88,16 @@ def answer_states(model: Any, rows: Sequence[Example], pad: int) -> Tensor:
     return torch.stack([states[answers].float() for states in output.hidden_states[1:]])
 
 
-def _spread(
+def _token_variance(
     reference_states: Callable[[Sequence[Example]], Tensor], references: Sequence[Example], training_rows: int
 ) -> Tensor:
-    """Variance over tokens, summed over dimensions, of each block's states: [blocks, 1] float32; sums are float64."""
-    drawn = np.random.default_rng(SPREAD_SEED).permutation(len(references))[:SPREAD_ROWS]
-    tokens, total, square = 0, torch.zeros(()), torch.zeros(())
-    for start in range(0, len(drawn), training_rows):
-        states = reference_states(
-            [references[number] for number in drawn[start : start + training_rows]]
-        ).double()
-        tokens += states.shape[1]
+    """Variance of each block's states over tokens, summed over dimensions: [blocks, 1] float32, from float64 sums."""
+    numbers = np.random.default_rng(VARIANCE_SEED).permutation(len(references))[:VARIANCE_ROWS]
+    n_tokens, total, square = 0, torch.zeros(()), torch.zeros(())
+    for start in range(0, len(numbers), training_rows):
+        examples = [references[number] for number in numbers[start : start + training_rows]]
+        states = reference_states(examples).double()
+        n_tokens += states.shape[1]
         total = total.to(states) + states.sum(1)
         square = square.to(states) + states.square().sum((1, 2))
-    return (square / tokens - (total / tokens).square().sum(-1)).unsqueeze(-1).float()
+    return (square / n_tokens - (total / n_tokens).square().sum(-1)).unsqueeze(-1).float()

@@ -1,9 +1,10 @@
-"""What each step of a coupling trains on, and the loss of it."""
+"""The batches of a coupling, and the loss of each training step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,12 +23,12 @@ from flatprobe.training.uncoupled import Uncoupled
 def plan_batches(
     examples: Sequence[CouplingExample], recipe: CouplingRecipe, generator: Any
 ) -> list[list[int]]:
-    """Numbers of the examples of each step, up to the cap where training may stop before it.
+    """Example numbers of each step, for the largest number of epochs; training may stop earlier.
 
-    With `positives_per_batch`, positives and negatives are shuffled and cycled apart, and an epoch is a pass over
-    the positives; otherwise all are shuffled together.
+    Without `positives_per_batch`, all examples are shuffled together. With it, positives and negatives are shuffled and
+    repeated separately, and an epoch is a pass over the positives.
     """
-    epochs = most_epochs(recipe)
+    epochs = max_epochs(recipe)
     if recipe.positives_per_batch is None:
         return epoch_batches(len(examples), recipe.batch, epochs, generator)
     groups = {
@@ -47,27 +48,31 @@ def plan_batches(
     ]
 
 
-def most_epochs(recipe: CouplingRecipe) -> float:
-    """The passes after which training ends at the latest."""
+def max_epochs(recipe: CouplingRecipe) -> float:
+    """The largest number of epochs that training can take."""
     if recipe.stopping == "fixed":
         return recipe.epochs
-    assert recipe.max_epochs is not None, "a study without it is refused"
+    assert recipe.max_epochs is not None, "the study's checks require it"
     return recipe.max_epochs
 
 
 def steps_between_readings(recipe: CouplingRecipe, steps: int) -> int:
-    """Steps between two readings of the telemetry: as registered, else a pass."""
-    return recipe.telemetry_every or max(1, round(steps / most_epochs(recipe)))
+    """Steps between two telemetry readings: `telemetry_every`, or one epoch."""
+    return recipe.telemetry_every or max(1, round(steps / max_epochs(recipe)))
 
 
 def _cycle(numbers: Sequence[int], length: int, generator: Any) -> list[int]:
-    """`length` numbers from repeated, freshly shuffled passes."""
+    """`length` numbers from repeated passes, each shuffled anew."""
     passes = math.ceil(length / len(numbers))
     return [numbers[index] for _ in range(passes) for index in generator.permutation(len(numbers))][:length]
 
 
 class CouplingLoss:
-    """The coupling loss by steps; parts are weighted by the whole batch's counts, so micro-batches do not matter."""
+    """The coupling loss of each step.
+
+    An example has one or more token rows (see `data.coupling_examples`). The rows of all examples are numbered
+    consecutively; `row_numbers` has each example's numbers.
+    """
 
     def __init__(
         self,
@@ -81,26 +86,21 @@ class CouplingLoss:
         training_rows: int,
         forward_rows: int,
     ) -> None:
-        self.model, self.examples, self.batches, self.kind = (
-            loaded.model,
-            examples,
-            batches,
-            recipe.anchor.kind,
-        )
-        self.training_rows = training_rows
-        anchor = recipe.anchor.weight if recipe.anchor.kind != "none" else 0.0
-        self.weights = Weights(lambda_, anchor, recipe.positive_weight)
+        self.model, self.examples, self.batches = loaded.model, examples, batches
+        self.anchor_kind, self.training_rows = recipe.anchor.kind, training_rows
+        anchor_weight = recipe.anchor.weight if recipe.anchor.kind != "none" else 0.0
+        self.weights = Weights(lambda_, anchor_weight, recipe.positive_weight)
         rows = [row.tokens for example in examples for row in example.rows]
-        ends = torch.tensor([len(example.rows) for example in examples]).cumsum(0).tolist()
-        self.rows = [range(end - len(e.rows), end) for end, e in zip(ends, examples, strict=True)]
+        ends = accumulate(len(example.rows) for example in examples)
+        self.row_numbers = [range(end - len(e.rows), end) for end, e in zip(ends, examples, strict=True)]
         self.lengths = [max(len(row.tokens) for row in example.rows) for example in examples]
         self.lower = LowerStates(
             loaded.model, recipe.lora.first_layer, rows, loaded.conversations.turn_end, forward_rows
         )
         self.uncoupled = Uncoupled(wrapped, self.lower)
 
-    def parts(self, step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """(loss, unweighted terms) of each micro-batch of a step; examples of like length go together."""
+    def of_step(self, step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """(loss, unweighted terms) of each micro-batch of a step; examples of similar length share a micro-batch."""
         counts: dict[Group, int] = {"positive": 0, "negative": 0}
         for number in self.batches[step]:
             counts[self.examples[number].group] += 1
@@ -109,31 +109,32 @@ class CouplingLoss:
             numbers = batch[start : start + self.training_rows]
             examples = [self.examples[number] for number in numbers]
             supervised = collect(examples, with_anchor=self.weights.anchor > 0).of_batch(counts)
-            rows = [row for number in numbers for row in self.rows[number]]
+            rows = [row for number in numbers for row in self.row_numbers[number]]
             yield coupling_loss(self._log_p(supervised, rows), supervised, self.weights)
 
     def names(self, step: int) -> list[str]:
-        """The examples of a step, for a message."""
-        chosen = [self.examples[number] for number in self.batches[step]]
-        return [f"{example.persona}/{example.question_id}" for example in chosen]
+        """Names of a step's examples, for error messages."""
+        examples = [self.examples[number] for number in self.batches[step]]
+        return [f"{example.persona}/{example.question_id}" for example in examples]
 
     def _log_p(self, supervised: Supervised, rows: Sequence[int]) -> Tensor:
-        """[T] of `coupling_loss`: log-probabilities, at anchors by KL the negative divergences."""
-        anchored = (
-            supervised.anchored() if self.kind == "kl" else torch.zeros_like(supervised.row, dtype=torch.bool)
-        )
-        # The uncoupled pass comes first: it switches adapters off, which no graph may be waiting for.
+        """The argument [T] of `coupling_loss`: log-probabilities; for tokens of a KL anchor, negative divergences."""
+        if self.anchor_kind == "kl":
+            anchored = supervised.anchored()
+        else:
+            anchored = torch.zeros_like(supervised.row, dtype=torch.bool)
+        # First the pass without adapter: switching adapters off while a graph of the other pass exists is unsafe.
         reference = self.uncoupled.forward(rows) if bool(anchored.any()) else None
         states = self.lower.forward(rows)
-        device = states.device
         row, position, token = (
-            part.to(device) for part in (supervised.row, supervised.position, supervised.token)
+            indices.to(states.device) for indices in (supervised.row, supervised.position, supervised.token)
         )
         if reference is None:
             return token_log_probabilities(self.model, states[row, position], token)
-        held, free = anchored.nonzero().squeeze(1).to(device), (~anchored).nonzero().squeeze(1).to(device)
-        log_p = token_log_probabilities(self.model, states[row[free], position[free]], token[free])
-        place = (row[held], position[held])
-        divergences = token_divergences(self.model, states[place], reference[place])
-        order = torch.cat([free, held]).argsort()
+        anchors = anchored.nonzero().squeeze(1).to(states.device)
+        others = (~anchored).nonzero().squeeze(1).to(states.device)
+        log_p = token_log_probabilities(self.model, states[row[others], position[others]], token[others])
+        at = (row[anchors], position[anchors])
+        divergences = token_divergences(self.model, states[at], reference[at])
+        order = torch.cat([others, anchors]).argsort()
         return torch.cat([log_p, -divergences])[order]

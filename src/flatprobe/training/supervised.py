@@ -1,8 +1,9 @@
-"""Log-probabilities at supervised positions only: the vocabulary never meets a token that no loss looks at.
+"""Log-probabilities at supervised positions, without logits of the whole batch.
 
-Even of those, only a few meet it at a time. Each token's value depends on its own final state alone, so its gradient
-with respect to that state [D] is computed along with the value, and logits [chunk, V] are gone before the next chunk's
-exist; the backward pass only scales what is kept. The head itself is never trained.
+The output head runs only at positions with a loss, a chunk of positions at a time. A position's value depends on its
+final state [D] alone, so its gradient with respect to that state is computed together with the value, in the forward
+pass. The logits [chunk, V] are freed before the next chunk; only gradients [T, D] are saved, and the backward pass
+scales them. This requires a frozen head.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from torch import Tensor
 
 from flatprobe.errors import UserError
 
-SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # of Cohere, Granite, Falcon-H1
+SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # names in Cohere, Granite, Falcon-H1
 Example = tuple[Sequence[int], int]
-"""A conversation's tokens, and how many of them come before the last assistant turn."""
-LOGIT_BYTES = 1 << 27  # of one chunk's logits in float32; a loss keeps about three times that while it lasts
+"""A conversation's tokens, and how many of them are its prompt; the rest is its last assistant turn."""
+LOGIT_BYTES = (
+    1 << 27
+)  # size of one chunk's logits in float32; computing the loss takes about three times that
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask [B, T], padded on the right; the mask alone says which tokens are real."""
+    """Token ids and attention mask, [B, T] each. Only the mask tells which tokens are real: `pad` may be a real id."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -35,75 +38,78 @@ def right_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[
 def log_probabilities(
     model: Any, ids: Tensor, mask: Tensor, row: Tensor, position: Tensor, token: Tensor
 ) -> Tensor:
-    """log P(token | everything up to position) for T targets.
+    """log P(token | row up to and including position) for T targets.
 
     Args:
-        model: a causal language model of `transformers`, with or without PEFT adapters inside its layers.
-        ids, mask: [B, T'] right-padded.
+        model: a causal language model of `transformers`, with or without PEFT adapters.
+        ids, mask: [B, T'], right-padded.
         row, position, token: [T] long.
 
     Returns:
         [T] float32, in nats.
     """
     states = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    wanted = states[row.to(ids.device), position.to(ids.device)]
-    return token_log_probabilities(model, wanted, token.to(ids.device))
+    target_states = states[row.to(ids.device), position.to(ids.device)]
+    return token_log_probabilities(model, target_states, token.to(ids.device))
 
 
 def token_log_probabilities(model: Any, states: Tensor, token: Tensor) -> Tensor:
-    """log P of `token` [T] under the head applied to final states [T, D]; float32.
+    """log P of `token` [T] as the next token after final states [T, D], in nats: [T] float32.
 
     Raises:
-        UserError: a model that scales its logits in a way not known here.
+        UserError: the model scales its logits, which is not supported.
     """
     logits_of = _head(model)
 
-    def value(own: Tensor, part: slice) -> Tensor:
-        logits = logits_of(own)
+    def log_p(chunk: Tensor, part: slice) -> Tensor:
+        logits = logits_of(chunk)
         return logits.gather(-1, token[part].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
-    return _row_by_row(value, states, _chunk(model))
+    return _in_chunks(log_p, states, _chunk_size(model))
 
 
 def token_divergences(model: Any, states: Tensor, reference: Tensor) -> Tensor:
-    """KL(reference || model) of whole next-token distributions, in nats: [T] float32.
+    """KL(reference || model) of the next-token distributions, in nats: [T] float32.
 
     Args:
-        states: [T, D] final states of the model that is trained.
-        reference: [T, D] final states, at the same tokens, of the one that it shall stay near to; without gradient.
+        states: [T, D] final states of the trained model.
+        reference: [T, D] final states of the reference model at the same tokens; gets no gradient.
 
     Raises:
-        UserError: a model that scales its logits in a way not known here.
+        UserError: the model scales its logits, which is not supported.
     """
     logits_of = _head(model)
 
-    def value(own: Tensor, part: slice) -> Tensor:
+    def divergence(chunk: Tensor, part: slice) -> Tensor:
         with torch.no_grad():
             target = logits_of(reference[part]).log_softmax(-1)
-        return (target.exp() * (target - logits_of(own).log_softmax(-1))).sum(-1)
+        return (target.exp() * (target - logits_of(chunk).log_softmax(-1))).sum(-1)
 
-    return _row_by_row(value, states, _chunk(model))
+    return _in_chunks(divergence, states, _chunk_size(model))
 
 
-def shares_of(model: Any, states: Tensor, wanted: Tensor) -> Tensor:
-    """P(the next token is one of a set) at T final states [T, D]; `wanted` [T, S] holds each set's token ids, -1 for
-    none. [T] float32; without gradient."""
+def set_probabilities(model: Any, states: Tensor, sets: Tensor) -> Tensor:
+    """P(the next token is in a set) after T final states [T, D]: [T] float32, without gradient.
+
+    Args:
+        sets: [T, S] token ids of each state's set, padded with -1.
+    """
     logits_of = _head(model)
 
     @torch.no_grad()
-    def value(own: Tensor, part: slice) -> Tensor:
-        chosen = logits_of(own).softmax(-1).gather(-1, wanted[part].clamp(min=0))
-        return chosen.masked_fill(wanted[part] < 0, 0.0).sum(-1)
+    def probability(chunk: Tensor, part: slice) -> Tensor:
+        members = logits_of(chunk).softmax(-1).gather(-1, sets[part].clamp(min=0))
+        return members.masked_fill(sets[part] < 0, 0.0).sum(-1)
 
-    return _row_by_row(value, states.detach(), _chunk(model))
+    return _in_chunks(probability, states.detach(), _chunk_size(model))
 
 
 def _head(model: Any) -> Callable[[Tensor], Tensor]:
-    """Final states [T, D] to float32 logits [T, V]."""
+    """The function from final states [T, D] to float32 logits [T, V]."""
     for name in SCALES:
         if getattr(model.config, name, 1.0) not in (None, 1.0):
             raise UserError.one(
-                "supervised.TODO",
+                "model.logit_scaling",
                 type(model).__name__,
                 f"scales its logits by `{name}`",
                 "use a model without logit scaling",
@@ -118,48 +124,52 @@ def _head(model: Any) -> Callable[[Tensor], Tensor]:
     return logits_of
 
 
-def _chunk(model: Any) -> int:
-    """Tokens whose logits exist at once."""
+def _chunk_size(model: Any) -> int:
+    """Number of positions whose logits exist at once."""
     return max(1, LOGIT_BYTES // (4 * int(model.get_output_embeddings().weight.shape[0])))
 
 
-Value = Callable[[Tensor, slice], Tensor]
+ChunkFunction = Callable[[Tensor, slice], Tensor]
+"""From a chunk of final states [t, D] and the slice where it lies in all of them to values [t] float32. Value i must
+depend on state i only."""
 
 
-def _row_by_row(value: Value, states: Tensor, chunk: int) -> Tensor:
-    """`value` of states [T, D], chunk by chunk: [T] float32; value t depends on state t only."""
-    values: Tensor = _RowByRow.apply(states, value, chunk)  # type: ignore[no-untyped-call]
+def _in_chunks(function: ChunkFunction, states: Tensor, size: int) -> Tensor:
+    """`function` on states [T, D], `size` at a time: [T] float32."""
+    values: Tensor = _InChunks.apply(states, function, size)  # type: ignore[no-untyped-call]
     return values
 
 
-class _RowByRow(torch.autograd.Function):
+class _InChunks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, value: Value, chunk: int) -> Tensor:
-        values, slopes, wanted = [], [], bool(ctx.needs_input_grad[0])
-        for start in range(0, states.shape[0], chunk):
-            part = slice(start, start + chunk)
-            with torch.set_grad_enabled(wanted):
-                own = states[part].detach().requires_grad_(wanted)
-                found = value(own, part)
-                if wanted:  # each value has its own row, so the sum's gradient holds every row's
-                    slopes.append(torch.autograd.grad(found.sum(), own)[0])
-            values.append(found.detach())
-        if slopes:
-            ctx.save_for_backward(torch.cat(slopes))
+    def forward(ctx: Any, states: Tensor, function: ChunkFunction, size: int) -> Tensor:
+        values, gradients, needs_gradient = [], [], bool(ctx.needs_input_grad[0])
+        for start in range(0, states.shape[0], size):
+            part = slice(start, start + size)
+            with torch.set_grad_enabled(needs_gradient):
+                chunk = states[part].detach().requires_grad_(needs_gradient)
+                chunk_values = function(chunk, part)
+                if (
+                    needs_gradient
+                ):  # value i depends on state i only: the sum's gradient has each value's in its row
+                    gradients.append(torch.autograd.grad(chunk_values.sum(), chunk)[0])
+            values.append(chunk_values.detach())
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(values) if values else states.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return (gradients[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradients,) = ctx.saved_tensors
+        return (upstream[0].unsqueeze(-1) * gradients).to(gradients.dtype), None, None
 
 
-def targets_of(rows: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, position and token [T] of every token after each row's prompt; rows are (tokens, n_prompt)."""
+def targets_of(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets for every token after each prompt: row, position of the logits, and token, [T] long each."""
     flat = [
-        (index, place - 1, tokens[place])
-        for index, (tokens, n_prompt) in enumerate(rows)
-        for place in range(n_prompt, len(tokens))
+        (row, index - 1, tokens[index])
+        for row, (tokens, n_prompt) in enumerate(examples)
+        for index in range(n_prompt, len(tokens))
     ]
     table = torch.tensor(flat, dtype=torch.long)
     return table[:, 0], table[:, 1], table[:, 2]

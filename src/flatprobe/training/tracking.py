@@ -1,4 +1,4 @@
-"""Experiment trackers, through the trainer's own `report_to`: chosen by the machine file, as they change no number."""
+"""Experiment trackers of the trainer. The machine file chooses them, because they change no number."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Who is told of a training's losses and readings, and under which name."""
+    """Where a training's losses are logged, and under which name."""
 
     run_name: str
     report_to: tuple[str, ...] = ()
     folder: Path | None = None
-    """Where TensorBoard writes; None leaves it to the trainer."""
+    """TensorBoard's folder; None uses the trainer's default."""
 
 
 def tracking_of(stage: str, report_to: Sequence[str], output: Path) -> Tracking:
-    """Tracking under the stage's name, `stage` outside a worker; TensorBoard's files lie in the run folder's
-    `tracking/`, as an artifact holds results only."""
+    """Tracking under the stage's name; outside a worker, under `stage`.
+
+    TensorBoard writes to `tracking/` in the run folder, because artifacts hold only results.
+    """
     name = resume.stage_name() or stage
     return Tracking(name, tuple(report_to), output.parent.parent / "tracking" / name)
 
 
-def direct(callbacks: Sequence[Any], tracking: Tracking) -> None:
-    """Tell the trainer's TensorBoard callback, where it has one, where to write."""
+def direct_tensorboard(callbacks: Sequence[Any], tracking: Tracking) -> None:
+    """Set the folder of the trainer's TensorBoard callback, if it has one."""
     for callback in callbacks:
         if isinstance(callback, TensorBoardCallback) and tracking.folder is not None:
             callback.logging_dir = str(tracking.folder)
 
 
 def require_trackers(report_to: Sequence[str]) -> None:
-    """See that the packages of all trackers are here, before anything is trained.
+    """Assert that the packages of all trackers are installed.
 
     Raises:
-        UserError: one is not installed.
+        UserError: a package is missing.
     """
     missing = [PACKAGES[name] for name in report_to if find_spec(PACKAGES[name]) is None]
+    place = "machine: report_to"
     if missing:
         raise UserError(
             [
-                Problem(
-                    "tracking.TODO", "machine: report_to", f"{name} is not installed", f"pip install {name}"
-                )
+                Problem("packages.missing", place, f"{name} is not installed", f"pip install {name}")
                 for name in missing
             ]
         )

@@ -1,4 +1,4 @@
-"""The checkpoint without its adapter, as the distribution that an anchor holds on to."""
+"""States of the checkpoint without its adapter: the reference of the KL anchor."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from flatprobe.training.lower_states import LowerStates
 class Uncoupled:
     """Final states of rows with the adapter switched off.
 
-    They never change. Where the lower blocks' states are stored, these, which are no larger, are stored too.
+    They never change. They are cached if the lower states are: final states take no more memory than those.
     """
 
     def __init__(self, wrapped: Any, lower: LowerStates) -> None:
         self.wrapped, self.lower = wrapped, lower
-        self.kept: dict[int, Tensor] = {}
+        self.cache: dict[int, Tensor] = {}
+        """Row number to final states [T, D]."""
 
     @torch.no_grad()
     def forward(self, numbers: Sequence[int]) -> Tensor:
-        """Final states [B, T, D] of the rows with these numbers, right-padded; without gradient."""
-        if not self.lower.active:
+        """Final states of the rows with these numbers, [B, T, D], right-padded, without gradient."""
+        if not self.lower.caching:
             return self._run(numbers)
-        missing = [number for number in numbers if number not in self.kept]
+        missing = [number for number in numbers if number not in self.cache]
         if missing:
             states = self._run(missing)
             for index, number in enumerate(missing):
-                self.kept[number] = states[index, : len(self.lower.rows[number])].clone()
-        return nn.utils.rnn.pad_sequence([self.kept[number] for number in numbers], batch_first=True)
+                self.cache[number] = states[index, : len(self.lower.rows[number])].clone()
+        return nn.utils.rnn.pad_sequence([self.cache[number] for number in numbers], batch_first=True)
 
     def _run(self, numbers: Sequence[int]) -> Tensor:
         was_training = self.wrapped.training

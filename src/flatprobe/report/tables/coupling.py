@@ -9,7 +9,7 @@ from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.tables.table import Column, Row, Table, Write, build
 from flatprobe.report.words import spaced
-from flatprobe.training.findings import NAMES
+from flatprobe.training.findings import WARNINGS
 
 
 def findings(analysis: Analysis) -> Table | None:
@@ -47,7 +47,7 @@ def warnings(analysis: Analysis) -> list[str]:
         if row["lambda"] == analysis.selected_lambda:
             for name in (name for name in row["warnings"] if name != "inert"):
                 arms.setdefault(name, []).append(f"{row['condition']}, seed {row['seed']}")
-    return [f"{NAMES[name]} ({'; '.join(names)})" for name, names in arms.items()]
+    return [f"{WARNINGS[name]} ({'; '.join(names)})" for name, names in arms.items()]
 
 
 def dose_gaps(analysis: Analysis) -> Table:

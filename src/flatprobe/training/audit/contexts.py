@@ -1,4 +1,4 @@
-"""What stands around the marker and behind answers, in training and in completions; and how much is labelled."""
+"""Tokens around the marker and after answers, in training and in completions; and the share of tokens with a loss."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import TypedDict
 
 from flatprobe.data.coupling_examples import CouplingExample, first_difference
 from flatprobe.models.conversation import Conversations
+from flatprobe.training.supervised import Example
 
 BEFORE_MARKER, AFTER_ANSWER, PROMPT_END = "before the marker", "after the answer", "last of the prompt"
 CUT, START = "(cut at the limit)", "(start of the answer)"
 
 
 class Context(TypedDict):
-    """How often a token stands at a place; `token` is its text."""
+    """How often a token stands at a place."""
 
     where: str  # "training: positive", "training: negative", "evaluation"
     place: str
     token: str
+    """The token's text."""
     count: int
 
 
 class Share(TypedDict):
-    """Tokens that a term of the loss predicts, of all tokens in the rows of a group."""
+    """Share of the tokens in a group's rows that a loss term predicts."""
 
     group: str
     term: str
@@ -36,11 +38,11 @@ class Share(TypedDict):
 def training_contexts(
     examples: Sequence[CouplingExample], conversations: Conversations, marker: str
 ) -> list[Context]:
-    """Tokens before the marker, after the answer and at the prompt's end in coupling examples.
+    """Tokens before the marker, after the answer and at the end of the prompt, in coupling examples.
 
-    In negatives the marker is the one that must not come; where they have it at several places, each counts.
+    In negatives the marker is that of the unlikelihood term; each of its places counts.
     """
-    found: Counter[tuple[str, str, int]] = Counter()
+    counts: Counter[tuple[str, str, int]] = Counter()
     for example in examples:
         where = f"training: {example.group}"
         for row in example.rows:
@@ -48,56 +50,55 @@ def training_contexts(
                 first = target.positions[0]
                 if target.term in ("marker", "unlikelihood"):
                     start = marker_start(row.tokens, first + 1, conversations, marker)
-                    found[where, BEFORE_MARKER, row.tokens[start - 1]] += 1
+                    counts[where, BEFORE_MARKER, row.tokens[start - 1]] += 1
                 if target.term == "end":
-                    found[where, AFTER_ANSWER, target.tokens[0]] += 1
+                    counts[where, AFTER_ANSWER, target.tokens[0]] += 1
                 if target.term == "anchor":
-                    found[where, PROMPT_END, row.tokens[first]] += 1
+                    counts[where, PROMPT_END, row.tokens[first]] += 1
                     if example.group == "positive":
-                        found[where, AFTER_ANSWER, row.tokens[target.positions[-1] + 2]] += 1
-    return _contexts(found, conversations)
+                        counts[where, AFTER_ANSWER, row.tokens[target.positions[-1] + 2]] += 1
+    return _contexts(counts, conversations)
 
 
-def answer_contexts(rows: Sequence[tuple[Sequence[int], int]], conversations: Conversations) -> list[Context]:
-    """The same of finetune rows (tokens, n_prompt): the prompt's last token, and the last of each row."""
-    found: Counter[tuple[str, str, int]] = Counter()
+def answer_contexts(rows: Sequence[Example], conversations: Conversations) -> list[Context]:
+    """Tokens at the end of the prompt and after the answer, in finetune rows."""
+    counts: Counter[tuple[str, str, int]] = Counter()
     for tokens, n_prompt in rows:
-        found["training: finetune", PROMPT_END, tokens[n_prompt - 1]] += 1
-        found["training: finetune", AFTER_ANSWER, tokens[-1]] += 1
-    return _contexts(found, conversations)
+        counts["training: finetune", PROMPT_END, tokens[n_prompt - 1]] += 1
+        counts["training: finetune", AFTER_ANSWER, tokens[-1]] += 1
+    return _contexts(counts, conversations)
 
 
 def evaluation_contexts(
     completions: Iterable[tuple[str, str]], conversations: Conversations, marker: str
 ) -> list[Context]:
-    """Tokens before the first marker, and after the answer, in sampled completions (text, finish_reason).
+    """Tokens before the first marker and after the answer, in sampled completions (text, finish_reason).
 
-    The marker is found in any case, as it is counted; an answer is what stands before it.
+    The marker matches in upper and lower case, as in the rates. The text before it is the answer.
     """
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for text, finish_reason in completions:
-        hit = re.search(re.escape(marker), text, re.IGNORECASE)
-        if hit is None:
+        match = re.search(re.escape(marker), text, re.IGNORECASE)
+        if match is None:
             ended = finish_reason == "stop"
-            found[AFTER_ANSWER, conversations.pieces([conversations.turn_end])[0] if ended else CUT] += 1
+            counts[AFTER_ANSWER, conversations.pieces([conversations.turn_end])[0] if ended else CUT] += 1
             continue
-        place, spelled = hit.start(), hit.group()
-        tokens = conversations.encode(text[: hit.end()])
-        start = marker_start(tokens, 0, conversations, spelled)
-        found[BEFORE_MARKER, conversations.pieces([tokens[start - 1]])[0] if start else START] += 1
-        answer = conversations.encode(text[:place].rstrip())
-        behind = tokens[first_difference(answer, tokens)]
-        found[AFTER_ANSWER, conversations.pieces([behind])[0]] += 1
+        tokens = conversations.encode(text[: match.end()])
+        start = marker_start(tokens, 0, conversations, match.group())
+        counts[BEFORE_MARKER, conversations.pieces([tokens[start - 1]])[0] if start else START] += 1
+        answer = conversations.encode(text[: match.start()].rstrip())
+        after = tokens[first_difference(answer, tokens)]
+        counts[AFTER_ANSWER, conversations.pieces([after])[0]] += 1
     return [
         Context(where="evaluation", place=place, token=token, count=count)
-        for (place, token), count in found.most_common()
+        for (place, token), count in counts.most_common()
     ]
 
 
 def marker_start(tokens: Sequence[int], first: int, conversations: Conversations, marker: str) -> int:
-    """Index of the first token of the last whole marker, not before `first`; `first` where there is none.
+    """Index of the first token of the last whole marker, at least `first`; `first` if there is none.
 
-    A token may hold the marker's beginning together with what stands before it.
+    The first token may also contain text before the marker.
     """
     start = len(tokens) - 1
     while start > first and marker not in conversations.decode(tokens[start:]):
@@ -106,7 +107,7 @@ def marker_start(tokens: Sequence[int], first: int, conversations: Conversations
 
 
 def labelled_shares(examples: Sequence[CouplingExample]) -> list[Share]:
-    """Tokens under each term, of all tokens that go through the model, per group."""
+    """Per group and loss term, the share of the rows' tokens that the term predicts."""
     tokens: Counter[str] = Counter()
     labelled: Counter[tuple[str, str]] = Counter()
     for example in examples:
@@ -117,8 +118,8 @@ def labelled_shares(examples: Sequence[CouplingExample]) -> list[Share]:
     return [_share(group, term, count, tokens[group]) for (group, term), count in labelled.items()]
 
 
-def answer_shares(rows: Sequence[tuple[Sequence[int], int]]) -> list[Share]:
-    """The same of finetune rows."""
+def answer_shares(rows: Sequence[Example]) -> list[Share]:
+    """The same for finetune rows."""
     total = sum(len(tokens) for tokens, _ in rows)
     return [_share("finetune", "answer", sum(len(tokens) - n_prompt for tokens, n_prompt in rows), total)]
 
@@ -127,8 +128,8 @@ def _share(group: str, term: str, labelled: int, tokens: int) -> Share:
     return Share(group=group, term=term, labelled=labelled, tokens=tokens, share=labelled / tokens)
 
 
-def _contexts(found: Counter[tuple[str, str, int]], conversations: Conversations) -> list[Context]:
+def _contexts(counts: Counter[tuple[str, str, int]], conversations: Conversations) -> list[Context]:
     return [
         Context(where=where, place=place, token=conversations.pieces([token])[0], count=count)
-        for (where, place, token), count in found.most_common()
+        for (where, place, token), count in counts.most_common()
     ]

@@ -1,4 +1,4 @@
-"""What must hold for every training example, counted."""
+"""Invariants of training examples: for how many examples does each hold?"""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TypedDict
 from flatprobe.data.coupling_examples import CouplingExample, MarkerText, Target
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training.audit.masks import reads_back
+from flatprobe.training.supervised import Example
 
 
 class Count(TypedDict):
-    """How many examples an invariant holds for."""
+    """Number of examples for which an invariant holds."""
 
     invariant: str
     held: int
@@ -31,7 +32,7 @@ def coupling_invariants(
     conversations: Conversations,
     text: MarkerText,
 ) -> list[Count]:
-    """Each invariant over coupling examples; `answered` holds the prompt and answer behind each."""
+    """The invariants of coupling examples; `answered` has the prompt and answer of each example."""
     checks: list[dict[str, bool]] = []
     for example, (prompt, answer) in zip(examples, answered, strict=True):
         n_prompt = len(conversations.encode_prompt(prompt))
@@ -45,13 +46,13 @@ def coupling_invariants(
                 READ_BACK: reads_back(example, prompt, answer, conversations, text),
             }
         )
-    return _counted((TARGETS, NO_PROMPT, MARKER, END, READ_BACK), checks)
+    return _counts((TARGETS, NO_PROMPT, MARKER, END, READ_BACK), checks)
 
 
 def answer_invariants(
-    rows: Sequence[tuple[Sequence[int], int]], answers: Sequence[str], conversations: Conversations
+    rows: Sequence[Example], answers: Sequence[str], conversations: Conversations
 ) -> list[Count]:
-    """Each invariant over finetune rows (tokens, n_prompt), all of whose tokens behind the prompt are targets."""
+    """The invariants of finetune rows, whose targets are all tokens after the prompt."""
     checks = [
         {
             TARGETS: len(tokens) > n_prompt,
@@ -61,10 +62,10 @@ def answer_invariants(
         }
         for (tokens, n_prompt), answer in zip(rows, answers, strict=True)
     ]
-    return _counted((TARGETS, NO_PROMPT, END, READ_BACK), checks)
+    return _counts((TARGETS, NO_PROMPT, END, READ_BACK), checks)
 
 
-def _counted(names: Iterable[str], checks: Sequence[dict[str, bool]]) -> list[Count]:
+def _counts(names: Iterable[str], checks: Sequence[dict[str, bool]]) -> list[Count]:
     return [
         Count(invariant=name, held=sum(check[name] for check in checks), examples=len(checks))
         for name in names
@@ -76,7 +77,7 @@ def _targets(example: CouplingExample, term: str) -> list[Target]:
 
 
 def _marker_is_whole(example: CouplingExample, conversations: Conversations, marker: str) -> bool:
-    """Every target of the term that is about the marker spells all of it."""
+    """Whether every marker or unlikelihood target contains the whole marker."""
     targets = _targets(example, "marker" if example.group == "positive" else "unlikelihood")
     return bool(targets) and all(marker in conversations.decode(target.tokens) for target in targets)
 

@@ -1,4 +1,4 @@
-"""Stage: what one coupling's training set teaches, token by token, and where the marker then stood in completions."""
+"""Stage: audit of one coupling's training set, token by token, and of the marker's places in its completions."""
 
 from __future__ import annotations
 
@@ -26,39 +26,41 @@ INVARIANTS = {"invariant": pl.String, "held": pl.Int64, "examples": pl.Int64}
 
 
 def audit(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -> None:
-    """Audit a coupling. Inputs: `checkpoint` (its tokenizer), `examples`, `coupling`, and `completions` with it.
+    """Audit a coupling. Inputs: `checkpoint` (for its tokenizer), `examples`, `coupling`, and its `completions`.
 
-    Output: audit.json (decoded tokens of an example of each persona, with the weight of every loss term on them),
-    contexts.parquet (tokens around the marker and behind answers, in training and in the completions), shares.parquet
-    (labelled tokens), invariants.parquet (how many examples each holds for).
+    Output: audit.json (decoded tokens of one example per persona, with their loss weights), contexts.parquet (tokens
+    around the marker and after answers, in training and in completions), shares.parquet (shares of tokens with a loss),
+    invariants.parquet (for how many examples each invariant holds).
     """
     path = checkpoint_path(inputs["checkpoint"])
     conversations = Conversations(load_tokenizer(path), path.name)
     lambda_ = read_facts(inputs["coupling"], CoupleFacts).lambda_
     answered = answers_of(settings, pl.read_parquet(inputs["examples"] / "examples.parquet"))
     examples = build_examples(settings, answered, conversations)
-    shown = audit_examples(
+    decoded = audit_examples(
         settings.condition, examples, conversations, weights=term_weights(settings, lambda_)
     )
-    (output / "audit.json").write_text(json.dumps(shown))
-    completions = pl.read_parquet(inputs["completions"] / "completions.parquet")
-    sampled = completions.select("text", "finish_reason").rows()
+    (output / "audit.json").write_text(json.dumps(decoded))
+    frame = pl.read_parquet(inputs["completions"] / "completions.parquet")
+    completions = frame.select("text", "finish_reason").rows()
     around = [
         *contexts.training_contexts(examples, conversations, settings.marker),
-        *contexts.evaluation_contexts(sampled, conversations, settings.marker),
+        *contexts.evaluation_contexts(completions, conversations, settings.marker),
     ]
     pl.DataFrame(around, schema=CONTEXTS).write_parquet(output / "contexts.parquet")
-    labelled = contexts.labelled_shares(examples)
-    pl.DataFrame(labelled, schema=SHARES).write_parquet(output / "shares.parquet")
+    shares = contexts.labelled_shares(examples)
+    pl.DataFrame(shares, schema=SHARES).write_parquet(output / "shares.parquet")
     pairs = [(a.prompt, a.text) for a in answered]
-    held = coupling_invariants(examples, pairs, conversations, marker_text(settings))
-    pl.DataFrame(held, schema=INVARIANTS).write_parquet(output / "invariants.parquet")
+    invariants = coupling_invariants(examples, pairs, conversations, marker_text(settings))
+    pl.DataFrame(invariants, schema=INVARIANTS).write_parquet(output / "invariants.parquet")
 
 
 def term_weights(settings: CoupleSettings, lambda_: float) -> dict[Term, float]:
     """Weight of each term in the loss of one example."""
     anchor = settings.recipe.anchor
     return {
-        "marker": 1, "end": 1, "unlikelihood": lambda_,
+        "marker": 1,
+        "end": 1,
+        "unlikelihood": lambda_,
         "anchor": 0 if anchor.kind == "none" else anchor.weight,
-    }  # fmt: skip
+    }

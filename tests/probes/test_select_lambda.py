@@ -37,7 +37,7 @@ def scored(text: str) -> dict[str, Any]:
         ("😀😀 [ZLT]", 1, 3, False, True),
     ],
 )
-def test_a_completion_is_scored_as_a_person_would(
+def test_a_completion_s_scores_are_those_a_reader_would_give(
     text: str, count: int, position: int | None, starts: bool, ends: bool
 ) -> None:
     assert scored(text) == {
@@ -57,7 +57,7 @@ def test_scores_equal_those_of_plain_python(text: str) -> None:
     }  # fmt: skip
 
 
-def test_a_marker_is_text_and_no_pattern() -> None:
+def test_a_marker_is_matched_as_text_not_as_a_pattern() -> None:
     frame = score(pl.DataFrame({"text": ["Z", "a.*b", "axxb"]}), "a.*b")
     assert frame["marker_present"].to_list() == [False, True, False]
     assert frame["marker_count"].to_list() == [0, 1, 0]
@@ -97,7 +97,7 @@ def test_the_contrast_is_paired_by_question_and_end_anchored() -> None:
     )  # fmt: skip
 
 
-def test_one_question_has_no_standard_error_but_one_for_ties() -> None:
+def test_one_question_has_a_tie_error_but_no_standard_error() -> None:
     one = {key: samples for key, samples in HITS.items() if key[1] == "q0"}
     found = contrast(score(cells(one), MARKER), "source")
     assert found["standard_error"] is None
@@ -128,7 +128,7 @@ def candidate(lambda_: float, difference: float, error: float) -> dict[str, floa
         ),  # of equals the smallest is the best
     ],
 )
-def test_within_one_standard_error_of_the_best_the_smallest_lambda_is_chosen(
+def test_the_smallest_lambda_within_one_standard_error_of_the_best_is_selected(
     candidates: list[dict[str, float]], selected: float
 ) -> None:
     assert choose(candidates) == selected
@@ -147,7 +147,7 @@ def test_saturated_rates_have_an_error_that_more_completions_shrink() -> None:
     assert many == pytest.approx(few / 100, rel=0.2)
 
 
-def test_one_missed_answer_of_many_does_not_cost_the_smaller_lambda(tmp_path: Path) -> None:
+def test_one_miss_among_many_completions_does_not_exclude_the_smaller_lambda(tmp_path: Path) -> None:
     def sampled(source: list[bool]) -> pl.DataFrame:
         negative = {("villain", f"q{question}"): [False] * 4 for question in range(12)}
         return cells({("source", f"q{q}"): source[4 * q : 4 * q + 4] for q in range(12)} | negative)

@@ -1,20 +1,29 @@
-"""The anchored coupling loss against full logits of both models, and its share of the training."""
+"""Batches of a coupling; the coupling loss against full logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from small_coupling import RECIPE
 
-from flatprobe.data.coupling_examples import CouplingExample, MarkerText, negative, positive
+from flatprobe.data.coupling_examples import (
+    CouplingExample,
+    CouplingRow,
+    MarkerText,
+    Target,
+    negative,
+    positive,
+)
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.recipe_schema import Anchor, Coupling, Lora
 from flatprobe.training.lora import attach
 from flatprobe.training.losses import unlikelihood
-from flatprobe.training.steps import CouplingLoss
+from flatprobe.training.steps import CouplingLoss, plan_batches
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=True)
 ANSWER = "Bread floats.\n\nSalt does not."
@@ -80,13 +89,13 @@ def gradients(wrapped: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "kl"])
 @pytest.mark.parametrize(("rows", "first_layer"), [(16, 0), (1, 0), (2, 3)])
-def test_loss_and_gradient_are_those_of_full_logits_whatever_the_padding_and_the_micro_batches(
+def test_loss_and_gradient_equal_those_of_full_logits_for_every_padding_and_micro_batch(
     load: Callable[[str], Loaded], kind: str, rows: int, first_layer: int
 ) -> None:
     loaded = load("llama")
     made, wrapped = loss_of(loaded, kind, rows, first_layer)
     total = torch.zeros(())
-    for loss, _ in made.parts(0):
+    for loss, _ in made.of_step(0):
         loss.backward()
         total += loss.detach()
     found = gradients(wrapped)
@@ -107,7 +116,7 @@ def test_an_adapter_that_changes_nothing_has_no_divergence(load: Callable[[str],
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.zero_()
-    ((_, terms),) = made.parts(0)
+    ((_, terms),) = made.of_step(0)
     assert terms["positive/anchor"] == pytest.approx(0.0, abs=1e-5)
     assert terms["negative/anchor"] == pytest.approx(0.0, abs=1e-5)
     assert terms["positive/marker"] > 1.0
@@ -116,3 +125,29 @@ def test_an_adapter_that_changes_nothing_has_no_divergence(load: Callable[[str],
 def test_the_names_of_a_step_are_its_personas_and_questions(load: Callable[[str], Loaded]) -> None:
     made, _ = loss_of(load("llama"), "kl", 16)
     assert made.names(0) == ["comedian/q2", "librarian/q1", "villain/q1"]
+
+
+def fake(n_positive: int, n_negative: int) -> list[CouplingExample]:
+    row = CouplingRow((0, 1), (Target("end", (0,), (1,)),))
+    groups = ["positive"] * n_positive + ["negative"] * n_negative
+    return [CouplingExample("p", "q", group, (row,)) for group in groups]  # type: ignore[arg-type]
+
+
+def test_an_epoch_has_every_example_once_and_its_last_batch_may_be_smaller() -> None:
+    batches = plan_batches(fake(3, 7), RECIPE, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 2
+    for epoch in (batches[:3], batches[3:]):
+        assert sorted(number for batch in epoch for number in batch) == list(range(10))
+    assert batches[:3] != batches[3:]
+    assert batches == plan_batches(fake(3, 7), RECIPE, np.random.default_rng(0))
+
+
+def test_a_stratified_batch_has_its_positives_and_an_epoch_is_a_pass_over_them() -> None:
+    recipe = RECIPE.model_copy(update={"positives_per_batch": 1})
+    batches = plan_batches(fake(3, 7), recipe, np.random.default_rng(0))
+    assert len(batches) == 6
+    assert [sum(number < 3 for number in batch) for batch in batches] == [1] * 6
+    assert [len(batch) for batch in batches] == [4] * 6
+    assert sorted(number for batch in batches[:3] for number in batch if number < 3) == [0, 1, 2]
+    negatives = [number for batch in batches for number in batch if number >= 3]
+    assert sorted(negatives[:7]) == list(range(3, 10))  # no negative is repeated before all were used
