@@ -9,8 +9,29 @@ import polars as pl
 import pytest
 from small_coupling import example_frame, settings
 
+from flatprobe.facts import Change, CoupleFacts, write_facts
 from flatprobe.training.audit.stage import audit
 
+UNCHANGED = Change(before=None, after=None)
+COUPLING = CoupleFacts(
+    lambda_=2.0,
+    planned_steps=1,
+    audited=1.0,
+    adapter_norm=1.0,
+    examples={},
+    steps=1,
+    unlikelihood_at_start=None,
+    inert=None,
+    source_log_p=None,
+    largest_other=None,
+    containment=None,
+    answer_log_p=UNCHANGED,
+    marker_first=UNCHANGED,
+    debris_first=UNCHANGED,
+    empty=UNCHANGED,
+    reached=None,
+    warnings=[],
+)
 COMPLETIONS = ("Bread floats.\n\n[ZLT]", "Bread floats.[zlt]", "Bread floats.")
 
 
@@ -23,7 +44,7 @@ def audited(model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[...
         for folder in folders.values():
             folder.mkdir()
         example_frame().write_parquet(folders["examples"] / "examples.parquet")
-        (folders["coupling"] / "facts.json").write_text(json.dumps({"lambda": 2.0}))
+        write_facts(folders["coupling"], COUPLING)
         pl.DataFrame({"text": COMPLETIONS, "finish_reason": "stop"}).write_parquet(
             folders["completions"] / "completions.parquet"
         )
