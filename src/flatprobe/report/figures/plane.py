@@ -17,12 +17,25 @@ NAME_SHARE = 0.36
 
 
 class Bounds(NamedTuple):
-    """Drawn part of the plane: geometric effect in its own units, leakage difference in [−1, 1]."""
+    """The part of the plane that is drawn, in the units of `Point`."""
 
     x_low: float
     x_high: float
     y_low: float
     y_high: float
+
+
+class Point(NamedTuple):
+    """A result with both effects: the geometric one in its own units, the leakage difference in percentage points."""
+
+    condition: str
+    decides: bool
+    x: float
+    x_low: float | None
+    x_high: float | None
+    y: float
+    y_low: float | None
+    y_high: float | None
 
 
 def decision_plane(analysis: Analysis) -> Figure:
@@ -46,10 +59,10 @@ def decision_plane(analysis: Analysis) -> Figure:
         return sized
 
     descriptions = [
-        f"{row['label']}: geometric effect {numbers.signed(row['x'])} "
-        f"{numbers.interval(row['x_low'], row['x_high'])}, leakage difference "
-        f"{numbers.points(row['y'] / 100)}"
-        for row in points
+        f"{point.condition} against {analysis.control}: geometric effect {numbers.signed(point.x)} "
+        f"{numbers.interval(point.x_low, point.x_high)}, leakage difference "
+        f"{numbers.points(point.y / 100)}"
+        for point in points
     ]
     return figure(
         "decision-plane",
@@ -61,56 +74,54 @@ def decision_plane(analysis: Analysis) -> Figure:
     )
 
 
-def _marks(analysis: Analysis, points: list[dict[str, Any]]) -> str:
+def _marks(analysis: Analysis, points: list[Point]) -> str:
     """What the marks are, or why the deciding one is missing."""
     intervals = (
         f"{analysis.geometric_level} (horizontal) and {analysis.behavioural_level} (vertical) intervals"
     )
-    if not any(row["decides"] for row in points):
+    if not any(point.decides for point in points):
         first = f"The deciding result, {analysis.treated}, is not drawn: an effect has no estimate."
     else:
         first = f"The filled mark decides, with its {intervals}."
-    others = any(not row["decides"] for row in points)
+    others = any(not point.decides for point in points)
     return first + (" The open mark is the benign finetune and decides nothing here." if others else "")
 
 
-def _points(analysis: Analysis) -> list[dict[str, Any]]:
+def _points(analysis: Analysis) -> list[Point]:
     """The results with both effects, from the numbers behind the verdict."""
     contrasts = analysis.verdict.numbers
     arms = [(analysis.treated, contrasts.main)]
     if analysis.benign is not None and contrasts.benign_control is not None:
         arms.append((analysis.benign, contrasts.benign_control))
-    rows = []
-    for arm, evidence in arms:
-        geometry, behaviour = evidence.geometry, evidence.behaviour
-        if geometry.effect is None or behaviour.effect is None:
-            continue
-        rows.append(
-            {
-                "condition": arm,
-                "label": f"{arm} against {analysis.control}",
-                "decides": arm == analysis.treated,
-                "x": geometry.effect,
-                "x_low": geometry.ci_low,
-                "x_high": geometry.ci_high,
-                "y": _pp(behaviour.effect),
-                "y_low": _pp(behaviour.ci_low),
-                "y_high": _pp(behaviour.ci_high),
-            }
-        )
-    return rows
+    points = []
+    for arm, contrast in arms:
+        geometry, behaviour = contrast.geometry, contrast.behaviour
+        if geometry.effect is not None and behaviour.effect is not None:
+            points.append(
+                Point(
+                    condition=arm,
+                    decides=arm == analysis.treated,
+                    x=geometry.effect,
+                    x_low=geometry.ci_low,
+                    x_high=geometry.ci_high,
+                    y=100 * behaviour.effect,
+                    y_low=_pp(behaviour.ci_low),
+                    y_high=_pp(behaviour.ci_high),
+                )
+            )
+    return points
 
 
 def _pp(share: float | None) -> float | None:
     return None if share is None else 100.0 * share
 
 
-def _bounds(analysis: Analysis, points: list[dict[str, Any]]) -> Bounds:
+def _bounds(analysis: Analysis, points: list[Point]) -> Bounds:
     """Thresholds and intervals with a margin that leaves room for the name of every region."""
     decision = analysis.decision
     threshold, margin = decision.geometry.threshold, 100 * decision.behaviour.margin
-    xs = [row[key] for row in points for key in ("x", "x_low", "x_high") if row[key] is not None]
-    ys = [row[key] for row in points for key in ("y", "y_low", "y_high") if row[key] is not None]
+    xs = [end for point in points for end in (point.x, point.x_low, point.x_high) if end is not None]
+    ys = [end for point in points for end in (point.y, point.y_low, point.y_high) if end is not None]
     pad_x, pad_y = 1.3 * abs(threshold), max(margin, 10.0)
     x_high = max([threshold + pad_x, *(x + 0.3 * pad_x for x in xs)])
     room = threshold - NAME_SHARE / (1 - NAME_SHARE) * (x_high - threshold)
@@ -180,35 +191,35 @@ def _thresholds(analysis: Analysis) -> list[alt.Chart]:
     ]
 
 
-def _results(analysis: Analysis, points: list[dict[str, Any]], bounds: Bounds, width: int) -> list[alt.Chart]:
+def _results(analysis: Analysis, points: list[Point], bounds: Bounds, width: int) -> list[alt.Chart]:
     colour, shape, _ = condition_scales(analysis.conditions)
     charts: list[alt.Chart] = []
-    top = max((row["y"] for row in points), default=0.0)
-    for row in sorted(points, key=lambda row: bool(row["decides"])):
-        opacity = 1.0 if row["decides"] else 0.75
-        room = width * (bounds.x_high - row["x"]) / (bounds.x_high - bounds.x_low)
-        left = room < 8 * len(row["condition"])  # pixels that the name needs
-        base = alt.Chart(pl.DataFrame([row])).encode(
+    top = max((point.y for point in points), default=0.0)
+    for point in sorted(points, key=lambda point: point.decides):
+        opacity = 1.0 if point.decides else 0.75
+        room = width * (bounds.x_high - point.x) / (bounds.x_high - bounds.x_low)
+        left = room < 8 * len(point.condition)  # pixels that the name needs
+        base = alt.Chart(pl.DataFrame([point._asdict()])).encode(
             color=alt.Color("condition:N", scale=colour, legend=None)
         )
-        if row["x_low"] is not None:
+        if point.x_low is not None:
             charts.append(
                 base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x_low:Q", x2="x_high:Q", y="y:Q")
             )
-        if row["y_low"] is not None:
+        if point.y_low is not None:
             charts.append(
                 base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x:Q", y="y_low:Q", y2="y_high:Q")
             )
-        mark = base.mark_point(filled=row["decides"], size=170 if row["decides"] else 110, opacity=opacity)
+        mark = base.mark_point(filled=point.decides, size=170 if point.decides else 110, opacity=opacity)
         charts.append(mark.encode(x="x:Q", y="y:Q", shape=alt.Shape("condition:N", scale=shape, legend=None)))
-        text = alt.Chart(pl.DataFrame([row])).mark_text(
+        text = alt.Chart(pl.DataFrame([point._asdict()])).mark_text(
             align="right" if left else "left",
             dx=-10 if left else 10,
-            dy=-12 if row["y"] == top else 14,  # so that the names of two close results do not overlap
+            dy=-12 if point.y == top else 14,  # so that the names of two close results do not overlap
             color=INK,
             opacity=opacity,
             fontSize=12,
-            fontWeight="bold" if row["decides"] else "normal",
+            fontWeight="bold" if point.decides else "normal",
         )
         charts.append(text.encode(x="x:Q", y="y:Q", text="condition:N"))
     return charts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,9 @@ from flatprobe.report.tables.table import Column, Row, Table, build, layer_name,
 from flatprobe.report.words import MEASURES, measure_title
 from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.geometry.measures import RATIOS
+
+LayerRow = tuple[int | None, dict[str, Estimate]]
+"""A layer, None for their mean, and the estimate of every measure by the deciding estimator."""
 
 
 def layers(analysis: Analysis) -> Table:
@@ -50,19 +53,21 @@ def effects(analysis: Analysis) -> Table:
     decides = analysis.decision.geometry.measure
     measures = [
         Column(
-            MEASURES[name] + (", decides" if name == decides and analysis.has_coupling else ""), name, _cell
+            MEASURES[name] + (", decides" if name == decides and analysis.has_coupling else ""),
+            _of(name),
+            _cell,
         )
         for name in present
     ]
     tests = (
-        [Column("p", decides, _p), *_adjusted_columns(rows, decides, "adjusted p")]
+        [Column("p", _of(decides), _p), *_adjusted_columns(rows, decides, "adjusted p")]
         if decides in present
         else []
     )
-    columns = [Column("layer", "layer", layer_name, "text"), *measures[:1], *tests, *measures[1:]]
+    columns = [Column("layer", lambda row: row[0], layer_name, "text"), *measures[:1], *tests, *measures[1:]]
     name = select.contrast_name(analysis.treated, analysis.control)
     caption = f"{name}: each measure with its {analysis.geometric_level} interval over questions."
-    families = {row[decides].family for row in rows if tests and row[decides]}
+    families = {row[decides].family for _, row in rows if tests and decides in row}
     adjusted = sorted(family for family in families if family is not None)
     if adjusted:
         caption += f" The deciding measure also has its p, unadjusted and adjusted ({', '.join(adjusted)})."
@@ -72,21 +77,18 @@ def effects(analysis: Analysis) -> Table:
 def effect_tests(analysis: Analysis) -> Table:
     """p of the deciding contrast per layer and measure, and p adjusted for the choice among layers."""
     rows, present = _by_layer(analysis)
-    columns = [Column("layer", "layer", layer_name, "text")]
+    columns = [Column("layer", lambda row: row[0], layer_name, "text")]
     for name in present:
-        columns.append(Column(f"{MEASURES[name]}: p", name, _p))
+        columns.append(Column(f"{MEASURES[name]}: p", _of(name), _p))
         columns += _adjusted_columns(rows, name, "adjusted p")
-    families = {row[name].family for row in rows for name in present if row[name] is not None}
+    families = {estimate.family for _, row in rows for estimate in row.values()}
     adjusted = ", ".join(sorted(family for family in families if family is not None))
     caption = "p of no change by layer and measure" + (f". Adjustment: {adjusted}." if adjusted else ".")
     return build("effect-tests", caption, columns, rows)
 
 
-def _by_layer(analysis: Analysis) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row per layer and one for their mean, and the names of the measures, the deciding one first.
-
-    A row holds every measure's estimate by the deciding estimator.
-    """
+def _by_layer(analysis: Analysis) -> tuple[list[LayerRow], list[str]]:
+    """One row per layer and one for their mean, and the names of the measures, the deciding one first."""
     estimates = select.geometric(analysis, analysis.treated, analysis.control, list(MEASURES))
     decides = analysis.decision.geometry.measure
     quantities = {estimate.quantity for estimate in estimates}
@@ -95,11 +97,15 @@ def _by_layer(analysis: Analysis) -> tuple[list[dict[str, Any]], list[str]]:
     at = {(estimate.layer, estimate.quantity): estimate for estimate in estimates}
     blocks = sorted({layer for layer, _ in at if layer is not None})
     rows = [
-        {"layer": layer, **{name: at.get((layer, name)) for name in present}}
+        (layer, {name: at[layer, name] for name in present if (layer, name) in at})
         for layer in (*blocks, None)
-        if any((layer, name) in at for name in present)
     ]
-    return rows, present
+    return [row for row in rows if row[1]], present
+
+
+def _of(measure: str) -> Callable[[LayerRow], Estimate | None]:
+    """What a column of one measure takes from a row."""
+    return lambda row: row[1].get(measure)
 
 
 def _cell(estimate: Estimate | None) -> str:
@@ -116,10 +122,10 @@ def _adjusted_p(estimate: Estimate | None) -> str:
     return numbers.NONE if estimate is None else numbers.p_value(estimate.adjusted_p)
 
 
-def _adjusted_columns(rows: list[dict[str, Any]], measure: str, head: str) -> list[Column]:
+def _adjusted_columns(rows: list[LayerRow], measure: str, head: str) -> list[Column]:
     """The column of a measure's adjusted p, if it has any."""
-    present = any(row[measure] is not None and row[measure].adjusted_p is not None for row in rows)
-    return [Column(head, measure, _adjusted_p)] if present else []
+    present = any(measure in row and row[measure].adjusted_p is not None for _, row in rows)
+    return [Column(head, _of(measure), _adjusted_p)] if present else []
 
 
 def _effect(estimate: Estimate) -> str:

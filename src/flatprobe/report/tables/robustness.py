@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
@@ -98,50 +98,84 @@ def _where(estimate: Estimate) -> str:
     return f"{spaced(estimate.position or '')}, {layer if estimate.layer is None else f'layer {layer}'}"
 
 
-def most_influential(analysis: Analysis) -> Table:
-    """Per probe, the persona and the question whose omission changes the estimate most.
+class Influence(NamedTuple):
+    """The persona or question whose omission changes an estimate most."""
 
-    The last column counts how many of them would bring the estimate below the threshold if left out alone.
-    """
+    leg: Leg
+    kind: str
+    left_out: str
+    estimate: float
+    """Without it."""
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+    difference: float
+    """Estimate without it minus the full estimate."""
+    below: int
+    """Units of the kind that would each bring the estimate below the threshold if left out alone."""
+    units: int
+    """Units of the kind."""
+
+    def full(self) -> str:
+        """The full estimate, as printed."""
+        return self.leg.write(self.estimate - self.difference)
+
+    def without(self) -> str:
+        """The estimate without it, as printed."""
+        return self.leg.write(self.estimate)
+
+
+def most_influential(analysis: Analysis) -> Table:
+    """Per probe, the persona and the question whose omission changes the estimate most."""
     columns = [
-        Column("measure", lambda row: row["leg"].name),
-        Column("most influential", lambda row: f"{row['kind']} {row['left_out']}"),
-        Column("full estimate", lambda row: row["leg"].write(row["estimate"] - row["difference"]), str),
-        Column("estimate without it", lambda row: row["leg"].write(row["estimate"]), str),
-        Column("change", lambda row: row["leg"].write(row["difference"]), str),
-        Column("interval without it", _interval, str),
+        Column("measure", lambda most: most.leg.name),
+        Column("most influential", lambda most: f"{most.kind} {most.left_out}"),
+        Column("full estimate", Influence.full, str),
+        Column("estimate without it", Influence.without, str),
+        Column("change", lambda most: most.leg.write(most.difference), str),
+        Column(
+            "interval without it",
+            lambda most: numbers.interval(most.ci_low, most.ci_high, most.leg.write),
+            str,
+        ),
         Column("p without it", "p_value", numbers.p_value),
-        Column("threshold", lambda row: row["leg"].write(row["leg"].threshold), str),
-        Column("below threshold", lambda row: f"{row['below']} of {row['count']}", str),
+        Column("threshold", lambda most: most.leg.write(most.leg.threshold), str),
+        Column("below threshold", lambda most: f"{most.below} of {most.units}", str),
     ]
     caption = (
         "The persona and the question whose omission changes the estimate most. The last column counts the personas "
         "or questions that would each bring the estimate below the threshold if left out alone."
     )
-    return build("most-influential", caption, columns, _most(analysis))
+    return build("most-influential", caption, columns, _influences(analysis))
 
 
 def largest_changes(analysis: Analysis) -> list[str]:
     """One sentence per probe and kind on the most influential persona or question."""
     return [
-        f"{row['leg'].name}: {row['leg'].write(row['estimate'])} without {row['kind']} {row['left_out']}, "
-        f"{row['leg'].write(row['estimate'] - row['difference'])} with all; no other {row['kind']} changes it more."
-        for row in _most(analysis)
+        f"{most.leg.name}: {most.without()} without {most.kind} {most.left_out}, {most.full()} with all; no other "
+        f"{most.kind} changes it more."
+        for most in _influences(analysis)
     ]
 
 
-def _most(analysis: Analysis) -> list[dict[str, Any]]:
-    """The row with the largest change per probe and kind, with its leg and counts."""
-    rows = []
+def _influences(analysis: Analysis) -> list[Influence]:
+    """The largest change per probe and kind."""
+    influences = []
     for probe, leg in _legs(analysis).items():
         for kind in ("persona", "question"):
             frame = select.left_out(analysis, probe, kind).drop_nulls(["estimate", "difference"])
             if frame.is_empty():
                 continue
             most = frame.row(int(frame["difference"].abs().arg_max() or 0), named=True)
-            below = frame.filter(pl.col("estimate") < leg.threshold - ROUNDING).height
-            rows.append({**most, "leg": leg, "below": below, "count": frame.height})
-    return rows
+            influences.append(
+                Influence(
+                    leg=leg,
+                    **{name: most[name] for name in Influence._fields if name in most},
+                    below=frame.filter(pl.col("estimate") < leg.threshold - ROUNDING).height,
+                    units=frame.height,
+                )
+            )
+    return influences
 
 
 def _legs(analysis: Analysis) -> dict[str, Leg]:
