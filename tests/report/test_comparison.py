@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from table_heads import heads_of, unexplained
 
 from flatprobe.errors import UserError
 from flatprobe.report.analysis_folder import GEOMETRIC_TABLES, Analysis, read
@@ -115,7 +116,7 @@ def test_the_conclusion_takes_the_cosine_apart_and_says_whether_distances_shrank
     ("known", "meaning"),
     [
         ({"difference": 1.3, "ci_low": 1.1, "ci_high": 1.5}, "the personas moved apart"),
-        ({"difference": 0.9, "ci_low": 0.7, "ci_high": 1.2}, "no change of distances is shown"),
+        ({"difference": 0.9, "ci_low": 0.7, "ci_high": 1.2}, "no change of distances was detected"),
         (
             {"difference": 0.9, "ci_low": None, "ci_high": None, "note": "undefined on 9 resamples; ratio"},
             "nothing; undefined on 9 resamples.",
@@ -200,6 +201,7 @@ def test_the_page_has_the_geometric_sections_and_claims_no_verdict(
     ]  # fmt: skip
     assert re.findall(r'<li><a href="#([a-z]+)">', page) == sections
     assert "No verdict: geometry only" in page
+    assert "difference or ratio (×)" in heads_of(page) and unexplained(page) == set()
     assert "Raw cosine rose by" in page and "All recorded states" not in page
     for name in ("profiles", "persona-map", "cosine-pairs"):
         assert f'id="figure-{name}"' in page

@@ -1,2 +1,1 @@
-"""The report: turns the analysis folder of a run into one self-contained page
-(`flatprobe.report.pages.study.render`)."""
+"""The report: one self-contained page of a run's analysis folder (`flatprobe.report.pages.study.render`)."""

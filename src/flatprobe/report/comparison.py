@@ -65,7 +65,7 @@ def _distances(ratio: Row) -> str:
     elif ratio["ci_low"] > 1:
         meaning = "the personas moved apart"
     else:
-        meaning = "no change of distances is shown"
+        meaning = "no change of distances was detected"
     return (
         "Squared distances between source and bystanders, without noise and at the control's scale: "
         f"× {value} ({_interval(ratio)}): {meaning}."

@@ -37,9 +37,9 @@ def labels(svg: str) -> list[str]:
 
 
 def test_the_decision_plane_names_every_region_and_both_results(analysis: Analysis) -> None:
-    shown = labels(plane.decision_plane(analysis).wide)
-    assert {"flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"} <= set(shown)
-    assert {"em_first", "benign_first"} <= set(shown)
+    texts = labels(plane.decision_plane(analysis).wide)
+    assert {"flattened", "geometry_only", "behaviour_only", "falsified", "inconclusive"} <= set(texts)
+    assert {"em_first", "benign_first"} <= set(texts)
 
 
 def test_the_decision_plane_without_an_estimate_says_so_and_draws_no_point(analysis: Analysis) -> None:
@@ -187,12 +187,12 @@ def test_leakage_rows_outside_the_verdict_are_listed_apart(analysis: Analysis) -
 
 def held_out_from_two(analysis: Analysis) -> Analysis:
     """The analysis with as many texts that are held out from the benign finetune, by whose log-odds it leads."""
-    known = analysis.tables["manipulation"]
-    more = known.filter(pl.col("set") == "in_domain").with_columns(
+    texts = analysis.tables["manipulation"]
+    more = texts.filter(pl.col("set") == "in_domain").with_columns(
         held_out_from=pl.lit("benign_first"),
         log_odds=pl.when(pl.col("condition") == "benign_first").then(2.0).otherwise(-2.0),
     )
-    tables = {**analysis.tables, "manipulation": pl.concat([more, known])}
+    tables = {**analysis.tables, "manipulation": pl.concat([more, texts])}
     return dataclasses.replace(analysis, tables=tables)
 
 

@@ -34,9 +34,9 @@ def test_the_map_names_every_persona_once_and_states_its_own_error(analysis: Ana
     figure = personas.persona_map(analysis)
     assert figure is not None
     for svg in (figure.wide, figure.narrow):
-        shown = labels(svg)
-        assert all(shown.count(name) == 1 for name in analysis.tables["panel"]["persona"])
-        assert set(analysis.conditions) <= set(shown) and "first axis (mean norms)" in shown
+        texts = labels(svg)
+        assert all(texts.count(name) == 1 for name in analysis.tables["panel"]["persona"])
+        assert set(analysis.conditions) <= set(texts) and "first axis (mean norms)" in texts
     assert "without scaling" in figure.caption and "set to 0" in figure.caption
     [negative] = re.findall(r"base_first [\d.]+ %, stress [\d.]+, negative ([\d.]+) %", figure.caption)
     assert float(negative) > 0  # one planted distance is
@@ -68,9 +68,9 @@ def test_an_undefined_distance_in_one_layer_leaves_no_map(analysis: Analysis) ->
 
 def test_the_heat_maps_show_every_condition_and_the_change(analysis: Analysis) -> None:
     figure = personas.cosine_pairs(analysis)
-    shown = labels(figure.wide)
+    texts = labels(figure.wide)
     assert {*analysis.conditions, "em_first \u2212 base_first", "cosine", "change of the cosine"} <= set(
-        shown
+        texts
     )
     pairs = analysis.at_registered_position("persona_pairs").pivot(
         on="condition", index=["persona", "other", "layer"], values="cosine"
@@ -86,14 +86,14 @@ def test_every_measure_of_the_study_has_a_profile(analysis: Analysis) -> None:
     assert others is not None
     main = personas.main_profiles(analysis)
     assert main is not None
-    shown = {*labels(main.wide), *labels(others.wide)}
+    texts = {*labels(main.wide), *labels(others.wide)}
     assert {
         "cosine difference",
         "contraction (−log scatter ratio)",
         "noise ratio",
         "contraction minus noise",
-    } <= shown
-    assert {"em_first", "benign_first"} <= shown
+    } <= texts
+    assert {"em_first", "benign_first"} <= texts
 
 
 def profile_rows(layers: range) -> pl.DataFrame:

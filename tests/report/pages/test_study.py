@@ -115,13 +115,13 @@ def test_the_page_loads_nothing_from_elsewhere(page: str, parsed: Page) -> None:
 
 
 def test_a_hostile_completion_stays_text(page: str, parsed: Page) -> None:
-    shown = "".join(parsed.text)
+    text = "".join(parsed.text)
     before_marker = HOSTILE.partition("[zlt]")[0]
-    assert before_marker in shown
+    assert before_marker in text
     assert "<script" not in page
     assert not [name for _, name, _ in parsed.attributes if name.startswith("on")]
     assert "b" not in [tag for tag, _, value in parsed.attributes if "softly" in value]
-    assert "who speaks <b>softly</b>" in shown
+    assert "who speaks <b>softly</b>" in text
 
 
 def test_the_marker_is_set_off_in_completions(page: str) -> None:
@@ -131,14 +131,14 @@ def test_the_marker_is_set_off_in_completions(page: str) -> None:
 
 def test_the_verdict_and_its_numbers_are_printed_as_decided(folder: Path, parsed: Page) -> None:
     verdict = json.loads((folder / "verdict.json").read_text())
-    shown = "".join(parsed.text)
+    text = "".join(parsed.text)
     effect = verdict["numbers"]["main"]["geometry"]["effect"]
     leak = verdict["numbers"]["main"]["behaviour"]["effect"]
     assert verdict["verdict"] == "flattened"
-    assert verdict["headline"] in shown
-    assert f"+{effect:.4f}" in shown
-    assert f"+{100 * leak:.1f} pp" in shown
-    assert all(reason.replace("<=", "≤").replace(">=", "≥") in shown for reason in verdict["reasons"])
+    assert verdict["headline"] in text
+    assert f"+{effect:.4f}" in text
+    assert f"+{100 * leak:.1f} pp" in text
+    assert all(reason.replace("<=", "≤").replace(">=", "≥") in text for reason in verdict["reasons"])
 
 
 def test_the_outcome_of_each_manipulation_is_a_sentence(page: str) -> None:

@@ -133,12 +133,12 @@ def test_an_adapter_is_summed_up_over_its_modules(analysis: Analysis) -> None:
 
 
 def test_a_study_without_these_tables_says_so(analysis: Analysis) -> None:
-    kept = {
+    tables = {
         name: frame
         for name, frame in analysis.tables.items()
         if name not in ("binding", "binding_effects", "contexts", "shares", "invariants", "weights")
     }
-    bare = dataclasses.replace(analysis, tables=kept)
+    bare = dataclasses.replace(analysis, tables=tables)
     assert tables_binding.cells(bare) is None
     assert tables_binding.effects(bare, pooled=True) is None
     assert tables_masks.contexts(bare) is None

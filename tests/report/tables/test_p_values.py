@@ -55,9 +55,9 @@ def test_tests_without_any_p_have_no_column(analysis: Analysis) -> None:
 
 def test_other_lambdas_show_the_p_adjusted_for_choosing_among_them(analysis: Analysis) -> None:
     table = tables_leakage.other_leakage(analysis)
-    shown = {row[4]: cell for row, cell in zip(table.rows, column(table, "adjusted p"), strict=True)}
-    assert shown["cell_bootstrap"] == "0.00060\nmax-T over 3 lambdas"
-    assert shown["question_t"] == numbers.NONE
+    cells = {row[4]: cell for row, cell in zip(table.rows, column(table, "adjusted p"), strict=True)}
+    assert cells["cell_bootstrap"] == "0.00060\nmax-T over 3 lambdas"
+    assert cells["question_t"] == numbers.NONE
 
 
 def test_leakage_intervals_are_called_by_the_level_of_the_behavioural_leg(analysis: Analysis) -> None:

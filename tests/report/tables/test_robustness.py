@@ -76,12 +76,12 @@ def test_specifications_are_drawn_in_order_of_their_estimates_with_their_own_cho
 def test_the_specification_curve_names_every_choice_and_marks_contaminated_pools(analysis: Analysis) -> None:
     figure = specifications.specification_curve(analysis)
     for svg in (figure.wide, figure.narrow):
-        shown = set(labels(svg))
-        assert {f"λ = {weight:g}" for weight in LAMBDAS} <= shown
-        assert {"marker anywhere", "marker at the end", "bystanders", "as_written (contaminated)"} <= shown
-        assert {"cell bootstrap", "crossed anova", "new personas and questions"} <= shown
-        assert {"registered", "other choices", "contaminated pool"} <= shown
-        assert "two way cluster t" not in shown
+        texts = set(labels(svg))
+        assert {f"λ = {weight:g}" for weight in LAMBDAS} <= texts
+        assert {"marker anywhere", "marker at the end", "bystanders", "as_written (contaminated)"} <= texts
+        assert {"cell bootstrap", "crossed anova", "new personas and questions"} <= texts
+        assert {"registered", "other choices", "contaminated pool"} <= texts
+        assert "two way cluster t" not in texts
     assert "12 without an estimate are not drawn." in figure.caption
 
 
@@ -146,8 +146,8 @@ def test_a_study_without_a_choice_has_no_adjusted_p(analysis: Analysis) -> None:
     alone = analysis.tables["multiplicity"].with_columns(
         family=pl.when(pl.col("lambda").is_not_null()).then(pl.col("family"))
     )
-    kept = tables_robustness.chosen_among_several(with_table(analysis, "multiplicity", alone)).rows
-    assert {row[0] for row in kept} == {"leakage difference"}
+    rows = tables_robustness.chosen_among_several(with_table(analysis, "multiplicity", alone)).rows
+    assert {row[0] for row in rows} == {"leakage difference"}
 
 
 def test_an_estimate_at_its_threshold_up_to_rounding_is_not_below_it(analysis: Analysis) -> None:

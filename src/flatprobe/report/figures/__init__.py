@@ -1,2 +1,1 @@
-"""Figures of the report: each function turns an analysis into one figure, as static SVG in a wide and a
-narrow cut."""
+"""Figures of the report. Each function makes one figure of an analysis, as SVG in a wide and a narrow version."""
