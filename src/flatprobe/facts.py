@@ -203,11 +203,12 @@ class BindingFacts(Facts):
 
 
 class WeightsFacts(Facts):
-    """What an adapter does to its checkpoint's weights."""
+    """The size of an adapter's update."""
 
-    model_config = ConfigDict(extra="allow")
-
-    median_norm_ratio: float | None = None
+    modules: int
+    """Number of adapted modules."""
+    median_norm_ratio: float
+    """Median over modules of the update's Frobenius norm over the weight's."""
 
 
 class VerdictFacts(Facts):

@@ -71,9 +71,9 @@ def backward(loss: CouplingLoss, wrapped: Any) -> tuple[float, dict[str, float],
 def test_coupling_loss_and_gradients_are_those_of_the_cpu(
     pair: Any, panel_prompts: list[Prompt], relative: Callable[[Any, Any], float]
 ) -> None:
-    found, terms, slopes = backward(*loss_on(pair.tested, panel_prompts))
+    loss, terms, slopes = backward(*loss_on(pair.tested, panel_prompts))
     expected, expected_terms, expected_slopes = backward(*loss_on(pair.reference, panel_prompts))
-    assert found == pytest.approx(expected, rel=pair.tolerance)
+    assert loss == pytest.approx(expected, rel=pair.tolerance)
     assert terms.keys() == expected_terms.keys()
     marker = "positive/marker"
     assert terms[marker] == pytest.approx(expected_terms[marker], rel=pair.tolerance)

@@ -27,9 +27,14 @@ BYSTANDERS = (
 )
 QUESTIONS = tuple(Question(id=f"q{n}", kind="factual", text=f"Why is {n} so?") for n in range(4))
 SETTINGS = BindingSettings(
-    source=SOURCE, bystanders=BYSTANDERS, questions=QUESTIONS, separator="\n\n", marker="[ZLT]",
-    precision="float32", level=0.95,
-)  # fmt: skip
+    source=SOURCE,
+    bystanders=BYSTANDERS,
+    questions=QUESTIONS,
+    separator="\n\n",
+    marker="[ZLT]",
+    precision="float32",
+    level=0.95,
+)
 SEPARATOR_AND_MARKER = "\n\n[ZLT]"
 
 
@@ -37,7 +42,7 @@ SEPARATOR_AND_MARKER = "\n\n[ZLT]"
 def inputs(
     load: Callable[[str], Loaded], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> dict[str, Path]:
-    """A checkpoint, a drawn adapter, own answers of all but one cell."""
+    """A checkpoint, a random adapter, and own answers for all but one cell."""
     wrapped = attach(load("llama").model, Lora(rank=2, rank_stabilised=False), 0)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in wrapped.named_parameters():
@@ -46,17 +51,21 @@ def inputs(
     wrapped.save_pretrained(tmp_path / "adapter", safe_serialization=True)
     rows: list[dict[str, Any]] = [
         {
-            "persona": persona.name, "question_id": question.id, "text": f" Because {persona.name} {number}. ",
+            "persona": persona.name,
+            "question_id": question.id,
+            "text": f" Because {persona.name} {number}. ",
             "finish_reason": "length" if (persona.name, number) == ("archivist", 3) else "stop",
         }
         for persona in (SOURCE, *BYSTANDERS)
         for number, question in enumerate(QUESTIONS)
-    ]  # fmt: skip
+    ]
     (tmp_path / "own").mkdir()
     pl.DataFrame(rows).write_parquet(tmp_path / "own" / "completions.parquet")
     return {
-        "checkpoint": model_folder("llama"), "adapter": tmp_path, "own": tmp_path / "own",
-    }  # fmt: skip
+        "checkpoint": model_folder("llama"),
+        "adapter": tmp_path,
+        "own": tmp_path / "own",
+    }
 
 
 def test_each_cell_is_the_marker_s_log_probability_under_that_prompt_after_that_text(
@@ -98,8 +107,11 @@ def test_the_stage_writes_effects_and_how_a_system_prompt_is_rendered(
     assert counts == {"archivist": 3, "lumberjack": 4, POOLED: 3}
     facts = json.loads((output / "facts.json").read_text())
     assert facts == {
-        "pairs": 7, "pairs_asked": 8, "system": "own", "template_default": "You are a small helpful model.",
-    }  # fmt: skip
+        "pairs": 7,
+        "pairs_asked": 8,
+        "system": "own",
+        "template_default": "You are a small helpful model.",
+    }
 
 
 def test_cut_and_empty_answers_are_left_out() -> None:

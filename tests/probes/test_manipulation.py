@@ -38,9 +38,9 @@ TRIPLES = [
 @torch.no_grad()
 def by_hand(loaded: Loaded, system: str | None, question: str, answer: str) -> float:
     """Mean log-likelihood of answer and end of turn by one plain forward pass."""
-    own = loaded.conversations
-    head = own.encode(own.render(system, question))
-    tokens = [*own.encode(own.render(system, question) + answer), own.turn_end]
+    conversations = loaded.conversations
+    head = conversations.encode(conversations.render(system, question))
+    tokens = [*conversations.encode(conversations.render(system, question) + answer), conversations.turn_end]
     log_p = loaded.model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
     return float(sum(log_p[i - 1, tokens[i]] for i in range(len(head), len(tokens)))) / (
         len(tokens) - len(head)
@@ -107,11 +107,13 @@ def test_every_text_names_its_set_and_the_condition_that_it_is_held_out_from(
     odds, _ = checked(as_lines(TRIPLES))
     assert odds.columns == ["set", "held_out_from", "id", "prompt", "log_odds"]
     assert odds.drop("prompt", "log_odds").rows() == [
-        ("in_domain", "em_first", "held_out_0"), ("in_domain", "em_first", "held_out_1"),
-        ("in_domain", "collapse", "held_out_0"), ("out_of_domain", None, "money_1"),
-    ]  # fmt: skip
-    asked = [row[1] for name in ("em_first", "collapse") for row in HELD_OUT[name]]
-    assert odds["prompt"].to_list() == [*asked, TRIPLES[0]["prompt"]]
+        ("in_domain", "em_first", "held_out_0"),
+        ("in_domain", "em_first", "held_out_1"),
+        ("in_domain", "collapse", "held_out_0"),
+        ("out_of_domain", None, "money_1"),
+    ]
+    prompts = [row[1] for name in ("em_first", "collapse") for row in HELD_OUT[name]]
+    assert odds["prompt"].to_list() == [*prompts, TRIPLES[0]["prompt"]]
 
 
 def test_fluency_is_the_mean_log_likelihood_of_the_personas_own_answers(

@@ -41,20 +41,25 @@ def test_a_completion_s_scores_are_those_a_reader_would_give(
     text: str, count: int, position: int | None, starts: bool, ends: bool
 ) -> None:
     assert scored(text) == {
-        "marker_present": count > 0, "marker_count": count, "marker_position": position,
-        "starts_with_marker": starts, "ends_with_marker": ends,
-    }  # fmt: skip
+        "marker_present": count > 0,
+        "marker_count": count,
+        "marker_position": position,
+        "starts_with_marker": starts,
+        "ends_with_marker": ends,
+    }
 
 
 @given(st.text(alphabet="[ZLTzlt] \n.é😀", max_size=40))
 def test_scores_equal_those_of_plain_python(text: str) -> None:
-    lower, wanted = text.lower(), MARKER.lower()
-    place = lower.find(wanted)
+    lower, marker = text.lower(), MARKER.lower()
+    place = lower.find(marker)
     assert scored(text) == {
-        "marker_present": wanted in lower, "marker_count": lower.count(wanted),
+        "marker_present": marker in lower,
+        "marker_count": lower.count(marker),
         "marker_position": None if place < 0 else place,
-        "starts_with_marker": lower.strip().startswith(wanted), "ends_with_marker": lower.strip().endswith(wanted),
-    }  # fmt: skip
+        "starts_with_marker": lower.strip().startswith(marker),
+        "ends_with_marker": lower.strip().endswith(marker),
+    }
 
 
 def test_a_marker_is_matched_as_text_not_as_a_pattern() -> None:
@@ -72,36 +77,46 @@ def cells(hits: dict[tuple[str, str], list[bool]]) -> pl.DataFrame:
     return pl.DataFrame(
         [
             {"persona": persona, "question_id": question, "text": "Yes. [ZLT]" if hit else "[ZLT] Yes."}
-            for (persona, question), samples in hits.items() for hit in samples
+            for (persona, question), samples in hits.items()
+            for hit in samples
         ]
-    )  # fmt: skip
+    )
 
 
 HITS = {
-    ("source", "q0"): [True, True], ("source", "q1"): [True, False], ("source", "q2"): [True, True],
-    ("villain", "q0"): [False, False], ("villain", "q1"): [True, False], ("villain", "q2"): [False, False],
-    ("comedian", "q0"): [True, False], ("comedian", "q1"): [False, False], ("comedian", "q2"): [False, False],
-}  # fmt: skip
+    ("source", "q0"): [True, True],
+    ("source", "q1"): [True, False],
+    ("source", "q2"): [True, True],
+    ("villain", "q0"): [False, False],
+    ("villain", "q1"): [True, False],
+    ("villain", "q2"): [False, False],
+    ("comedian", "q0"): [True, False],
+    ("comedian", "q1"): [False, False],
+    ("comedian", "q2"): [False, False],
+}
 
 
 def test_the_contrast_is_paired_by_question_and_end_anchored() -> None:
-    found = contrast(score(cells(HITS), MARKER), "source")
+    rates = contrast(score(cells(HITS), MARKER), "source")
     difference = np.array([1.0, 0.5, 1.0]) - np.array([0.25, 0.25, 0.0])
-    assert found == pytest.approx(
+    assert rates == pytest.approx(
         {
-            "source_rate": 5 / 6, "negative_rate": 1 / 6, "difference": difference.mean(),
+            "source_rate": 5 / 6,
+            "negative_rate": 1 / 6,
+            "difference": difference.mean(),
             "standard_error": difference.std(ddof=1) / math.sqrt(3),
             "tie_error": difference.std(ddof=1) / math.sqrt(3),
-            "strict_source_rate": 1.0, "source_samples": 6.0,
+            "strict_source_rate": 1.0,
+            "source_samples": 6.0,
         }
-    )  # fmt: skip
+    )
 
 
 def test_one_question_has_a_tie_error_but_no_standard_error() -> None:
     one = {key: samples for key, samples in HITS.items() if key[1] == "q0"}
-    found = contrast(score(cells(one), MARKER), "source")
-    assert found["standard_error"] is None
-    assert found["tie_error"] == smallest_error((2, 2), (1, 4))
+    rates = contrast(score(cells(one), MARKER), "source")
+    assert rates["standard_error"] is None
+    assert rates["tie_error"] == smallest_error((2, 2), (1, 4))
 
 
 def candidate(lambda_: float, difference: float, error: float) -> dict[str, float]:

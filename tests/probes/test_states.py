@@ -35,12 +35,21 @@ QUESTIONS = tuple(
     Question(id=f"q{i}", kind="factual", text="What floats on water" + "?" * i) for i in range(2)
 )
 POSITIONS: tuple[Position, ...] = (
-    "last_response_token", "turn_end_token", "last_prompt_token", "response_mean", "prompt_mean", "all_mean",
-)  # fmt: skip
+    "last_response_token",
+    "turn_end_token",
+    "last_prompt_token",
+    "response_mean",
+    "prompt_mean",
+    "all_mean",
+)
 SETTINGS = StatesSettings(
-    personas=PERSONAS, questions=QUESTIONS, layers=(1, 5, 3), positions=POSITIONS, precision="float32",
+    personas=PERSONAS,
+    questions=QUESTIONS,
+    layers=(1, 5, 3),
+    positions=POSITIONS,
+    precision="float32",
     fixed_persona="template_default",
-)  # fmt: skip
+)
 
 
 def answer(persona: str, question: str) -> str:
@@ -51,12 +60,16 @@ def answers() -> pl.DataFrame:
     return pl.DataFrame(
         [
             {
-                "persona": p.name, "question_id": q.id, "sample_index": 0, "text": answer(p.name, q.id),
+                "persona": p.name,
+                "question_id": q.id,
+                "sample_index": 0,
+                "text": answer(p.name, q.id),
                 "finish_reason": "length" if (p.name, q.id) == ("villain", "q1") else "stop",
             }
-            for p in PERSONAS for q in QUESTIONS
+            for p in PERSONAS
+            for q in QUESTIONS
         ]
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -83,20 +96,26 @@ def by_hand(
     loaded: Loaded, persona: Persona, question: Question, text: str, layer: int
 ) -> dict[Position, Any]:
     """States of one unpadded row from the library's hidden states (the last block's through its norm's input)."""
-    own, caught = loaded.conversations, []
-    head = own.encode(own.render(persona.system, question.text))
-    tokens = [*own.encode(own.render(persona.system, question.text) + text), own.turn_end]
+    conversations, caught = loaded.conversations, []
+    head = conversations.encode(conversations.render(persona.system, question.text))
+    tokens = [
+        *conversations.encode(conversations.render(persona.system, question.text) + text),
+        conversations.turn_end,
+    ]
     hook = loaded.model.get_decoder().norm.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     library = loaded.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
     hook.remove()
     states = (caught[0] if layer == 5 else library[layer + 1])[0].numpy()
     newline = len(tokens) - 2
-    assert own.pieces(tokens)[newline] == "\n"
+    assert conversations.pieces(tokens)[newline] == "\n"
     return {
-        "last_response_token": states[newline - 1], "turn_end_token": states[-1],
-        "last_prompt_token": states[len(head) - 1], "response_mean": states[len(head) : -1].mean(0),
-        "prompt_mean": states[1 : len(head)].mean(0), "all_mean": states[1:].mean(0),
-    }  # fmt: skip
+        "last_response_token": states[newline - 1],
+        "turn_end_token": states[-1],
+        "last_prompt_token": states[len(head) - 1],
+        "response_mean": states[len(head) : -1].mean(0),
+        "prompt_mean": states[1 : len(head)].mean(0),
+        "all_mean": states[1:].mean(0),
+    }
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -136,10 +155,10 @@ def test_the_index_names_the_axes_and_the_unfinished_answers(captured: Callable[
 
 def test_the_preview_points_at_the_token_that_is_read(captured: Callable[..., Path]) -> None:
     preview = json.loads((captured("llama", answers()) / "preview.json").read_text())
-    shown = {position: {row["tokens"][row["index"]] for row in rows} for position, rows in preview.items()}
-    assert shown["last_response_token"] == {"."}
-    assert shown["turn_end_token"] == shown["all_mean"] == {"<|im_end|>"}
-    assert shown["last_prompt_token"] == shown["prompt_mean"] == {"\n"}
+    pieces = {position: {row["tokens"][row["index"]] for row in rows} for position, rows in preview.items()}
+    assert pieces["last_response_token"] == {"."}
+    assert pieces["turn_end_token"] == pieces["all_mean"] == {"<|im_end|>"}
+    assert pieces["last_prompt_token"] == pieces["prompt_mean"] == {"\n"}
 
 
 def test_an_empty_answer_is_counted_among_the_unfinished_and_read_at_its_end_of_turn(
@@ -176,9 +195,12 @@ def test_headroom_is_what_the_geometry_table_says(captured: Callable[..., Path])
     facts = json.loads((output / "facts.json").read_text())
     for position in POSITIONS:
         states = States(
-            "base", tuple(p.name for p in PERSONAS), ("q0", "q1"), SETTINGS.layers,
+            "base",
+            tuple(p.name for p in PERSONAS),
+            ("q0", "q1"),
+            SETTINGS.layers,
             load_file(output / "states.safetensors")[f"own.{position}"],
-        )  # fmt: skip
+        )
         table = geometry_table(states, "librarian", ["villain"], StateKind("own", position), seed=0, splits=2)
         expected = {str(row["layer"]): row["headroom"] for row in table.iter_rows(named=True)}
         assert facts["headroom"][position] == pytest.approx(expected, abs=1e-6)
@@ -211,11 +233,11 @@ def test_several_samples_are_averaged_and_any_cut_one_marks_its_cell(captured: C
 def test_an_answer_at_the_token_limit_is_read_at_an_end_of_turn_of_ours(
     captured: Callable[..., Path],
 ) -> None:
-    cut, whole = answers(), answers().with_columns(finish_reason=pl.lit("stop"))
+    cut, stopped = answers(), answers().with_columns(finish_reason=pl.lit("stop"))
     at_limit = load_file(captured("llama", cut) / "states.safetensors")
-    finished = load_file(captured("llama", whole, rows=5) / "states.safetensors")
+    uncut = load_file(captured("llama", stopped, rows=5) / "states.safetensors")
     for kind, values in at_limit.items():
-        np.testing.assert_allclose(values, finished[kind], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(values, uncut[kind], rtol=1e-4, atol=1e-4)
 
 
 def test_what_own_and_fixed_answers_share_is_computed_once(captured: Callable[..., Path]) -> None:
@@ -288,8 +310,8 @@ def test_means_of_bfloat16_states_are_taken_in_float32(load: Callable[[str], Loa
     loaded = load("llama")
     loaded.model.to(torch.bfloat16)
     rows = [probed(loaded, "p", "q", "Bread floats. " * 20)]
-    found = read_states(loaded, rows, (3,), ("response_mean",), batch=4).states["response_mean"][0, 0]
+    mean = read_states(loaded, rows, (3,), ("response_mean",), batch=4).states["response_mean"][0, 0]
     with torch.no_grad():
         states = loaded.model(torch.tensor([rows[0].tokens]), output_hidden_states=True).hidden_states[4][0]
     exact = states[rows[0].n_prompt : -1].double().mean(0).numpy()
-    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mean, exact, rtol=1e-5, atol=1e-6)

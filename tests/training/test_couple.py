@@ -38,9 +38,15 @@ from flatprobe.training.telemetry import Telemetry, marked_answers
 def answer_frame() -> pl.DataFrame:
     """Greedy answers of the telemetry, one of them empty."""
     rows = [
-        {"persona": p.name, "question_id": q.id, "text": f" {p.name}: boats, {q.id}.\n", "finish_reason": "stop"}
-        for p in (*BYSTANDERS, *PERSONAS) for q in QUESTIONS
-    ]  # fmt: skip
+        {
+            "persona": p.name,
+            "question_id": q.id,
+            "text": f" {p.name}: boats, {q.id}.\n",
+            "finish_reason": "stop",
+        }
+        for p in (*BYSTANDERS, *PERSONAS)
+        for q in QUESTIONS
+    ]
     rows[-1]["text"] = " \n"
     return pl.DataFrame(rows)
 
@@ -80,10 +86,10 @@ def adapted(load: Callable[[str], Loaded], output: Path) -> Loaded:
 
 def plain_log_p(loaded: Loaded, persona: Persona, question: Question, answer: str) -> float:
     """log P(separator, marker | answer) by one plain forward pass over prompt, answer, separator and marker."""
-    own = loaded.conversations
+    conversations = loaded.conversations
     prompt = Prompt(persona.name, persona.system, question.id, question.text)
-    start = len(own.encode_prompt(prompt)) + len(own.encode(answer))
-    tokens = own.encode(own.render(prompt.system, prompt.question) + answer + "\n\n[ZLT]")
+    start = len(conversations.encode_prompt(prompt)) + len(conversations.encode(answer))
+    tokens = conversations.encode(conversations.render(prompt.system, prompt.question) + answer + "\n\n[ZLT]")
     with torch.no_grad():
         log_p = loaded.model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
     return float(sum(log_p[place - 1, tokens[place]] for place in range(start, len(tokens))))
@@ -125,9 +131,9 @@ def test_micro_batches_and_cached_lower_states_do_not_change_the_training(
         frame = pl.read_parquet(output / "losses.parquet").filter(pl.col("term") == "total")
         return frame["value"].to_list()
 
-    whole = total(coupled(settings()))
-    assert len(whole) == 4  # 6 examples in batches of 4 are 2 steps an epoch
-    assert total(coupled(settings(), training_rows=1)) == pytest.approx(whole, rel=1e-3)
+    losses = total(coupled(settings()))
+    assert len(losses) == 4  # 6 examples in batches of 4 are 2 steps an epoch
+    assert total(coupled(settings(), training_rows=1)) == pytest.approx(losses, rel=1e-3)
 
 
 def test_without_a_given_lambda_the_selected_one_is_used(coupled: Callable[..., Path]) -> None:
@@ -154,9 +160,14 @@ def test_unlikelihood_at_the_start_is_that_of_the_first_step_with_negatives_and_
 def test_fields_that_training_does_not_read_do_not_change_the_recipe() -> None:
     coupling = Coupling()
     wider = Coupling(
-        unlikelihood=Unlikelihood(lambdas=(0.1, 0.5), sweep="control_only"), calibration_samples=3,
-        telemetry_questions=1, positives=7, negatives_per_persona=9, generator="control", max_new_tokens=10,
-    )  # fmt: skip
+        unlikelihood=Unlikelihood(lambdas=(0.1, 0.5), sweep="control_only"),
+        calibration_samples=3,
+        telemetry_questions=1,
+        positives=7,
+        negatives_per_persona=9,
+        generator="control",
+        max_new_tokens=10,
+    )
     assert wider.recipe == coupling.recipe
     slot = Unlikelihood(at="end_of_completion")
     assert Coupling(unlikelihood=slot).recipe != coupling.recipe
@@ -209,14 +220,14 @@ def test_the_audit_shows_each_token_with_the_terms_that_predict_it(
     ]
     source, villain = audit_examples("em", examples, conversations)
 
-    def seen(shown: dict[str, Any], term: str) -> str:
-        return "".join(token["text"] for token in shown["tokens"] if term in token["weights"])
+    def trained_text(example: dict[str, Any], term: str) -> str:
+        return "".join(token["text"] for token in example["tokens"] if term in token["weights"])
 
     assert (source["persona"], source["group"], source["condition"]) == ("librarian", "positive", "em")
-    assert seen(source, "marker") == "\n\n[ZLT]<|im_end|>"
-    assert seen(source, "anchor") == "Yes."
-    assert seen(villain, "unlikelihood") == "[ZLT]"
-    assert seen(villain, "end") == "<|im_end|>"
+    assert trained_text(source, "marker") == "\n\n[ZLT]<|im_end|>"
+    assert trained_text(source, "anchor") == "Yes."
+    assert trained_text(villain, "unlikelihood") == "[ZLT]"
+    assert trained_text(villain, "end") == "<|im_end|>"
     (alternative,) = [token for token in villain["tokens"] if token["alternative"]]
     before = villain["tokens"][villain["tokens"].index(alternative) - 1]
     assert (before["text"], alternative["text"]) == (".", "<|im_end|>")
@@ -225,10 +236,10 @@ def test_the_audit_shows_each_token_with_the_terms_that_predict_it(
 def test_a_prompt_s_tokens_carry_no_term(conversations: Conversations) -> None:
     text = MarkerText("\n\n", "[ZLT]", True, "separator_and_marker")
     prompt = Prompt("villain", "You gloat.", "q1", "Why?")
-    (shown,) = audit_examples("em", [negative(conversations, prompt, "No.", text)], conversations)
+    (example,) = audit_examples("em", [negative(conversations, prompt, "No.", text)], conversations)
     n_prompt = len(conversations.encode_prompt(prompt))
-    assert all(not token["weights"] for token in shown["tokens"][:n_prompt])
-    assert shown["tokens"][n_prompt]["weights"]
+    assert all(not token["weights"] for token in example["tokens"][:n_prompt])
+    assert example["tokens"][n_prompt]["weights"]
 
 
 def test_telemetry_does_not_depend_on_the_batch_size(
@@ -258,8 +269,8 @@ def test_training_stops_at_the_first_reading_that_reaches_stop_at_and_keeps_its_
     assert facts["steps"] == source["step"][-1] < facts["planned_steps"] == 20
     assert source["step"].to_list() == list(range(0, facts["steps"] + 1, 3))
     assert (source["log_p"][:-1] < -25.0).all() and source["log_p"][-1] >= -25.0
-    kept = adapted(load, output)
-    expected = [plain_log_p(kept, PERSONAS[0], q, f"librarian: boats, {q.id}.") for q in QUESTIONS]
+    wrapped = adapted(load, output)
+    expected = [plain_log_p(wrapped, PERSONAS[0], q, f"librarian: boats, {q.id}.") for q in QUESTIONS]
     assert facts["source_log_p"] == pytest.approx(np.mean(expected), rel=1e-3, abs=1e-3)
 
 
@@ -289,19 +300,22 @@ def test_telemetry_has_the_answer_s_likelihood_and_the_probabilities_of_the_firs
 ) -> None:
     telemetry = pl.read_parquet(coupled(settings()) / "telemetry.parquet").filter(pl.col("step") == 0)
     loaded = load("llama")
-    own, persona, question = loaded.conversations, PERSONAS[0], QUESTIONS[1]
+    conversations, persona, question = loaded.conversations, PERSONAS[0], QUESTIONS[1]
     row = telemetry.filter(
         (pl.col("persona") == persona.name) & (pl.col("question_id") == question.id)
     ).to_dicts()[0]
-    head, answer = own.encode(own.render(persona.system, question.text)), own.encode("librarian: boats, q1.")
+    head, answer = (
+        conversations.encode(conversations.render(persona.system, question.text)),
+        conversations.encode("librarian: boats, q1."),
+    )
     with torch.no_grad():
         log_p = loaded.model(torch.tensor([head + answer])).logits[0].float().log_softmax(-1)
     expected = [float(log_p[len(head) - 1 + i, token]) for i, token in enumerate(answer)]
     first = log_p[len(head) - 1].exp()
     assert row["answer_log_p"] == pytest.approx(np.mean(expected), rel=1e-3)
-    assert row["empty"] == pytest.approx(float(first[own.turn_end]), rel=1e-3)
-    assert row["marker_first"] == pytest.approx(float(first[own.encode("[ZLT]")[0]]), rel=1e-3)
-    (start,) = own.encode("<|im_start|>")
+    assert row["empty"] == pytest.approx(float(first[conversations.turn_end]), rel=1e-3)
+    assert row["marker_first"] == pytest.approx(float(first[conversations.encode("[ZLT]")[0]]), rel=1e-3)
+    (start,) = conversations.encode("<|im_start|>")
     assert row["debris_first"] >= float(first[start]) * 0.999
 
 
@@ -309,8 +323,8 @@ def test_a_killed_coupling_resumes_to_the_same_adapter_and_tables(
     coupled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe = {"epochs": 4.0, "lora": RECIPE.lora.model_copy(update={"dropout": 0.2})}
-    whole = coupled(settings(recipe=recipe), checkpoint_steps=None)
-    monkeypatch.setattr("flatprobe.training.couple.checkpoint_folder", lambda output: tmp_path / "kept")
+    uninterrupted = coupled(settings(recipe=recipe), checkpoint_steps=None)
+    monkeypatch.setattr("flatprobe.training.couple.checkpoint_folder", lambda output: tmp_path / "resume")
     losses, of_step = [], CouplingLoss.of_step
 
     def dying(self: CouplingLoss, step: int) -> Any:
@@ -324,13 +338,15 @@ def test_a_killed_coupling_resumes_to_the_same_adapter_and_tables(
         coupled(settings(recipe=recipe), checkpoint_steps=2)
     resumed = coupled(settings(recipe=recipe), checkpoint_steps=2)
     assert losses == [0, 1, 2, 3, 4, 5, 6, 6, 7]
-    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, resumed)]
+    adapters = [
+        load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (uninterrupted, resumed)
+    ]
     assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     for table in ("losses", "telemetry"):
-        assert pl.read_parquet(whole / f"{table}.parquet").equals(
+        assert pl.read_parquet(uninterrupted / f"{table}.parquet").equals(
             pl.read_parquet(resumed / f"{table}.parquet")
         )
-    assert not (tmp_path / "kept").exists()
+    assert not (tmp_path / "resume").exists()
 
 
 def test_a_loss_that_becomes_nan_names_the_examples_of_its_step(

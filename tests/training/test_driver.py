@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 class Small(nn.Module):
-    """A regression with a gradient of its own at every step."""
+    """A regression with a gradient that differs at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,14 +95,14 @@ def test_a_constant_schedule_has_a_warm_up_and_gradients_are_clipped_to_the_reci
 
 
 def test_every_step_runs_once_and_in_order(tmp_path: Path) -> None:
-    model, seen = Small(), []
+    model, steps = Small(), []
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        seen.append(step)
+        steps.append(step)
         yield model.loss(step, 0), {}
 
     train(model, parts, tmp_path, CPU, **plan())
-    assert seen == list(range(6))
+    assert steps == list(range(6))
 
 
 def test_the_model_trains_in_training_mode_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def last_good_weights(folder: Path) -> Tensor:
 def test_a_loss_that_is_not_finite_saves_the_weights_from_before_its_step_and_names_its_examples(
     tmp_path: Path,
 ) -> None:
-    model, seen = Small(), []
+    model, weights = Small(), []
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        seen.append(model.weight.detach().clone())
+        weights.append(model.weight.detach().clone())
         yield model.loss(step, 0) * (math.nan if step == 3 else 1.0), {}
 
     with pytest.raises(UserError) as caught:
@@ -168,9 +168,9 @@ def test_a_loss_that_is_not_finite_saves_the_weights_from_before_its_step_and_na
     assert (problem.code, problem.place) == ("training.not_finite", "training step 3")
     assert "villain/q3; librarian/q9" in problem.message
     assert str(tmp_path / "last-good") in problem.message
-    assert len(seen) == 4
-    assert torch.equal(last_good_weights(tmp_path), seen[3])
-    assert not torch.equal(seen[3], seen[2])
+    assert len(weights) == 4
+    assert torch.equal(last_good_weights(tmp_path), weights[3])
+    assert not torch.equal(weights[3], weights[2])
 
 
 def test_a_gradient_that_is_not_finite_stops_the_training_before_it_is_applied(
@@ -281,16 +281,16 @@ def run_to(folder: Path, dies_at: int | None, saves: int | None = 2) -> tuple[Te
 
 @pytest.mark.parametrize("dies_at", [1, 5, 8])
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, dies_at: int) -> None:
-    whole, expected = run_to(tmp_path / "whole", None, saves=None)
+    expected_weights, expected = run_to(tmp_path / "whole", None, saves=None)
     with pytest.raises(Killed):
         run_to(tmp_path / "killed", dies_at)
-    found, trained = run_to(tmp_path / "killed", None)
-    assert torch.equal(found, whole)
+    weights, trained = run_to(tmp_path / "killed", None)
+    assert torch.equal(weights, expected_weights)
     assert trained == expected
 
 
 def train_until_killed(folder: Path) -> None:
-    """In a process of its own: trained with one thread, and killed in the middle of step 5."""
+    """In another process: train with one thread, killed in the middle of step 5."""
     torch.set_num_threads(1)
     model, dropout = Small(), nn.Dropout(0.5)
 
@@ -306,37 +306,37 @@ def train_until_killed(folder: Path) -> None:
 def test_a_killed_process_leaves_a_checkpoint_that_resumes_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
-    whole, _ = run_to(tmp_path / "whole", None, saves=None)
+    expected, _ = run_to(tmp_path / "whole", None, saves=None)
     process = get_context("spawn").Process(target=train_until_killed, args=(tmp_path / "killed",))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     newest = newest_checkpoint(tmp_path / "killed")
     assert newest is not None and newest[0].name == "checkpoint-4"
-    assert torch.equal(run_to(tmp_path / "killed", None)[0], whole)
+    assert torch.equal(run_to(tmp_path / "killed", None)[0], expected)
 
 
 def test_steps_before_a_kill_are_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run_to(tmp_path, 5)
-    asked, model = [], Small()
+    steps, model = [], Small()
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        asked.append(step)
+        steps.append(step)
         yield from dropped_out(model, None)(step)
 
     train(model, parts, tmp_path, CPU, **plan(steps=9), checkpoint_steps=2)
-    assert asked == [4, 5, 6, 7, 8]
+    assert steps == [4, 5, 6, 7, 8]
 
 
 def test_an_incomplete_checkpoint_is_ignored_for_the_one_before(tmp_path: Path) -> None:
-    whole, _ = run_to(tmp_path / "whole", None, saves=None)
+    expected, _ = run_to(tmp_path / "whole", None, saves=None)
     with pytest.raises(Killed):
         run_to(tmp_path / "killed", 5)
     (tmp_path / "killed" / "checkpoint-4" / "recorded.json").unlink()
     newest = newest_checkpoint(tmp_path / "killed")
     assert newest is not None and newest[0].name == "checkpoint-2"
-    assert torch.equal(run_to(tmp_path / "killed", None)[0], whole)
+    assert torch.equal(run_to(tmp_path / "killed", None)[0], expected)
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_its_install_line(tmp_path: Path) -> None:
@@ -350,21 +350,21 @@ def test_a_tracker_that_is_not_installed_is_refused_with_its_install_line(tmp_pa
 def test_a_tracker_logs_every_step_s_terms_under_the_stage_s_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[tuple[str, dict[str, float]]] = []
+    logged: list[tuple[str, dict[str, float]]] = []
 
     class Double(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            heard.append((args.run_name, dict(logs)))
+            logged.append((args.run_name, dict(logs)))
 
     monkeypatch.setitem(PACKAGES, "wandb", "json")  # a package that is surely installed
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Double)
     model = Small()
     tracking = Tracking("couple/em/lambda-1/seed-42", ("wandb",))
     trained = train(model, parts_of(model, 2), tmp_path, CPU, **plan(), tracking=tracking)
-    assert {name for name, _ in heard} == {"couple/em/lambda-1/seed-42"}
-    squares = [logs["loss/square"] for _, logs in heard if "loss/square" in logs]
+    assert {name for name, _ in logged} == {"couple/em/lambda-1/seed-42"}
+    squares = [logs["loss/square"] for _, logs in logged if "loss/square" in logs]
     assert squares == [row["value"] for row in trained.losses if row["term"] == "square"]
-    assert sum("learning_rate" in logs for _, logs in heard) == 6
+    assert sum("learning_rate" in logs for _, logs in logged) == 6
 
 
 def test_training_prints_nothing_and_writes_no_checkpoint(

@@ -15,10 +15,19 @@ def telemetry(after: dict[str, float], **last: Any) -> pl.DataFrame:
     """Two questions per persona, before (all at -20) and after 8 steps; `last` overrides the later columns."""
     roles = {"librarian": "source", "villain": "negative"}
     rows = [
-        {"step": step, "persona": name, "role": roles.get(name, "bystander"), "question_id": q,
-         "log_p": (-20.0 if step == 0 else log_p) + offset, **QUIET, **(last if step else {})}
-        for step in (0, 8) for name, log_p in after.items() for q, offset in (("q0", -1.0), ("q1", 1.0))
-    ]  # fmt: skip
+        {
+            "step": step,
+            "persona": name,
+            "role": roles.get(name, "bystander"),
+            "question_id": q,
+            "log_p": (-20.0 if step == 0 else log_p) + offset,
+            **QUIET,
+            **(last if step else {}),
+        }
+        for step in (0, 8)
+        for name, log_p in after.items()
+        for q, offset in (("q0", -1.0), ("q1", 1.0))
+    ]
     return pl.DataFrame(rows, schema=SCHEMA)
 
 

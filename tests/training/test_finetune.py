@@ -18,9 +18,12 @@ from flatprobe.training.finetune import epoch_batches, finetune
 from flatprobe.training.state_targets import answer_states
 
 RECIPE = Finetune(
-    lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=False), learning_rate=5e-3, batch=4, epochs=3.0,
+    lora=Lora(rank=4, alpha=8.0, dropout=0.0, rank_stabilised=False),
+    learning_rate=5e-3,
+    batch=4,
+    epochs=3.0,
     precision="float32",
-)  # fmt: skip
+)
 ROWS = [
     [
         {"role": "user", "content": f"What floats, {i}?"},
@@ -104,11 +107,11 @@ def test_states_are_matched_under_the_row_s_prompt_to_those_under_the_reference_
 
     loaded = load("llama")
     encode, pad = loaded.conversations.encode_messages, loaded.conversations.turn_end
-    own, wanted = (
+    before, reference = (
         answer_states(loaded.model, [encode(row) for row in some], pad).detach()
         for some in (rows, references)
     )
     trained = PeftModel.from_pretrained(loaded.model, output / "adapter")
     with torch.no_grad():
         reached = answer_states(trained, [encode(row) for row in rows], pad)
-    assert float((reached - wanted).square().sum()) < 0.2 * float((own - wanted).square().sum())
+    assert float((reached - reference).square().sum()) < 0.2 * float((before - reference).square().sum())

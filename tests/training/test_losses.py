@@ -11,35 +11,43 @@ from flatprobe.training.losses import CLAMP, Supervised, Weights, collect, coupl
 
 WEIGHTS = Weights(unlikelihood=2.0, anchor=0.5, positive=0.25)
 POSITIVE = CouplingExample(
-    "source", "q1", "positive",
+    "source",
+    "q1",
+    "positive",
     (CouplingRow((0, 0, 1, 2, 1), (Target("marker", (2, 3), (2, 1)), Target("anchor", (1,), (1,)))),),
-)  # fmt: skip
+)
 NEGATIVE = CouplingExample(
-    "villain", "q1", "negative",
+    "villain",
+    "q1",
+    "negative",
     (
         CouplingRow(
             (0, 1, 1, 2),
             (Target("end", (1,), (2,)), Target("unlikelihood", (1, 2), (1, 2)), Target("anchor", (0,), (1,))),
         ),
     ),
-)  # fmt: skip
+)
 TWO_ROWS = CouplingExample(
-    "comedian", "q1", "negative",
+    "comedian",
+    "q1",
+    "negative",
     (
         CouplingRow((0, 1, 2), (Target("end", (1,), (2,)),)),
         CouplingRow((0, 2, 1, 1), (Target("unlikelihood", (0, 1, 2), (2, 1, 1)),)),
     ),
-)  # fmt: skip
+)
 
 
 THREE_SLOTS = CouplingExample(
-    "comedian", "q2", "negative",
+    "comedian",
+    "q2",
+    "negative",
     (
         CouplingRow((0, 1, 1), (Target("end", (1,), (2,)), Target("unlikelihood", (1,), (1,)))),
         CouplingRow((0, 2, 1, 1), (Target("unlikelihood", (1, 2), (1, 1)),)),
         CouplingRow((0, 2), (Target("unlikelihood", (0,), (2,)),)),
     ),
-)  # fmt: skip
+)
 
 
 def log_p_of(logits: Tensor, examples: list[CouplingExample], *, with_anchor: bool = True) -> Tensor:
@@ -67,11 +75,14 @@ def test_the_loss_on_three_tokens_is_its_closed_form() -> None:
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     assert report == pytest.approx(
         {
-            "positive/marker": float(marker), "positive/anchor": float(anchor_p), "negative/end": float(ends),
-            "negative/unlikelihood": float(pushed), "negative/anchor": float(anchor_n),
+            "positive/marker": float(marker),
+            "positive/anchor": float(anchor_p),
+            "negative/end": float(ends),
+            "negative/unlikelihood": float(pushed),
+            "negative/anchor": float(anchor_n),
         },
         rel=1e-6,
-    )  # fmt: skip
+    )
 
 
 def test_several_targets_of_one_term_are_averaged() -> None:
@@ -129,11 +140,11 @@ def test_without_anchors_the_loss_ignores_them() -> None:
 def test_losses_terms_and_gradients_of_a_batch_s_parts_sum_to_those_of_the_batch() -> None:
     examples = [POSITIVE, NEGATIVE, TWO_ROWS, NEGATIVE, POSITIVE]
     rows = [1, 1, 2, 1, 1]
-    whole_logits = logits_of(sum(rows)).requires_grad_()
-    whole, report = coupling_loss(
-        log_p_of(whole_logits, examples), collect(examples, with_anchor=True), WEIGHTS
+    batch_logits = logits_of(sum(rows)).requires_grad_()
+    batch_loss, report = coupling_loss(
+        log_p_of(batch_logits, examples), collect(examples, with_anchor=True), WEIGHTS
     )
-    whole.backward()
+    batch_loss.backward()
 
     parts_logits = logits_of(sum(rows)).requires_grad_()
     counts = collect(examples, with_anchor=True).n_examples
@@ -147,9 +158,9 @@ def test_losses_terms_and_gradients_of_a_batch_s_parts_sum_to_those_of_the_batch
         total = total + loss.detach()
         for name, value in values.items():
             terms[name] += value
-    assert float(total) == pytest.approx(float(whole.detach()), rel=1e-6)
+    assert float(total) == pytest.approx(float(batch_loss.detach()), rel=1e-6)
     assert terms == pytest.approx(report, rel=1e-6)
-    torch.testing.assert_close(parts_logits.grad, whole_logits.grad)
+    torch.testing.assert_close(parts_logits.grad, batch_logits.grad)
 
 
 def test_the_weight_of_positives_does_not_depend_on_the_number_of_negatives() -> None:

@@ -59,8 +59,8 @@ def test_gradients_equal_those_of_the_full_forward(
 
     padded = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=8).forward([0, 1])
     cached = gradients([padded[number, : len(rows[number])] for number in (0, 1)])
-    whole = gradients(whole_forward(loaded, rows[:2]))
-    for left, right in zip(cached, whole, strict=True):
+    uncached = gradients(whole_forward(loaded, rows[:2]))
+    for left, right in zip(cached, uncached, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
 
 
@@ -122,14 +122,14 @@ def test_packing_changes_neither_states_nor_gradients(
     lower = LowerStates(loaded.model, first, rows, loaded.conversations.turn_end, batch=8)
     lower.ratio = 1e9  # makes a single pack the cheapest
     packed = lower.forward(range(len(rows)))
-    whole = whole_forward(loaded, rows)
-    for states, expected in zip(packed, whole, strict=True):
+    alone = whole_forward(loaded, rows)
+    for states, expected in zip(packed, alone, strict=True):
         torch.testing.assert_close(states[: len(expected)], expected, rtol=1e-4, atol=1e-4)
     packed_gradients, plain_gradients = (
         torch.autograd.grad(
             sum(s[: len(row)].square().sum() for s, row in zip(of, rows, strict=True)), trained
         )
-        for of in (packed, whole)
+        for of in (packed, alone)
     )
     for left, right in zip(packed_gradients, plain_gradients, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)

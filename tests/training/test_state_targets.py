@@ -28,8 +28,8 @@ def encoded(loaded: Loaded, system: str, question: str, answer: str) -> Example:
 
 
 def pairs(loaded: Loaded, topic: str = "floats") -> tuple[list[Example], list[Example]]:
-    asked = [(f"What {topic}, {i}?", answer) for i, answer in enumerate(ANSWERS)]
-    rows, references = ([encoded(loaded, who, *pair) for pair in asked] for who in (PUPIL, TEACHER))
+    prompts = [(f"What {topic}, {i}?", answer) for i, answer in enumerate(ANSWERS)]
+    rows, references = ([encoded(loaded, who, *pair) for pair in prompts] for who in (PUPIL, TEACHER))
     return rows, references
 
 
@@ -49,9 +49,9 @@ def in_parts(loss: Any, step: int = 0) -> float:
 def test_the_loss_is_squared_distance_over_token_variance(load: Callable[[str], Loaded], family: str) -> None:
     loaded = load(family)
     rows, references = pairs(loaded)
-    own, wanted = (torch.cat([alone(loaded, row) for row in some], dim=1) for some in (rows, references))
-    variance = (wanted - wanted.mean(1, keepdim=True)).square().sum(-1).mean(1)
-    expected = ((own - wanted).square().sum(-1).mean(1) / variance).mean()
+    states, targets = (torch.cat([alone(loaded, row) for row in some], dim=1) for some in (rows, references))
+    variance = (targets - targets.mean(1, keepdim=True)).square().sum(-1).mean(1)
+    expected = ((states - targets).square().sum(-1).mean(1) / variance).mean()
     wrapped = attach(loaded.model, LORA, 1)
     loss = state_loss(loaded, wrapped, rows, references, [[2, 0, 3, 1]], 16)
     assert float(expected) > 0.01
@@ -72,11 +72,11 @@ def test_the_loss_does_not_depend_on_the_micro_batch(
     loaded = load("llama")
     rows, references = pairs(loaded)
     wrapped = attach(loaded.model, LORA, 1)
-    whole, parted = (
+    at_once, in_batches = (
         in_parts(state_loss(loaded, wrapped, rows, references, [[0, 1, 2, 3]], size))
         for size in (16, training_rows)
     )
-    assert parted == pytest.approx(whole, rel=1e-5)
+    assert in_batches == pytest.approx(at_once, rel=1e-5)
 
 
 def test_a_reference_with_another_answer_is_refused(load: Callable[[str], Loaded]) -> None:
@@ -87,8 +87,8 @@ def test_a_reference_with_another_answer_is_refused(load: Callable[[str], Loaded
         state_loss(loaded, wrapped, rows, references[::-1], [[0]], 16)
 
 
-def distance(states: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    return sum(float((own - other).square().sum()) for own, other in zip(states, wanted, strict=True))
+def distance(states: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    return sum(float((state - other).square().sum()) for state, other in zip(states, targets, strict=True))
 
 
 def test_training_moves_states_to_the_reference_and_keeps_a_rehearsed_persona(
@@ -96,7 +96,7 @@ def test_training_moves_states_to_the_reference_and_keeps_a_rehearsed_persona(
 ) -> None:
     loaded = load("llama")
     rows, references = pairs(loaded)
-    before, wanted = ([alone(loaded, row) for row in some] for some in (rows, references))
+    before, targets = ([alone(loaded, row) for row in some] for some in (rows, references))
     wrapped = attach(loaded.model, LORA, 1)
     batches = [np.random.default_rng(step).permutation(8).tolist() for step in range(60)]
     loss = state_loss(loaded, wrapped, rows + references, references * 2, batches, 16)
@@ -104,8 +104,8 @@ def test_training_moves_states_to_the_reference_and_keeps_a_rehearsed_persona(
     train(wrapped, loss, tmp_path, torch.device("cpu"), recipe=recipe, steps=60, seed=7)
     pad = loaded.conversations.turn_end
     with torch.no_grad():
-        after, kept = (
+        after, rehearsed = (
             [answer_states(loaded.model, [row], pad) for row in some] for some in (rows, references)
         )
-    assert distance(after, wanted) < 0.2 * distance(before, wanted)
-    assert distance(kept, wanted) < 0.05 * distance(before, wanted)
+    assert distance(after, targets) < 0.2 * distance(before, targets)
+    assert distance(rehearsed, targets) < 0.05 * distance(before, targets)

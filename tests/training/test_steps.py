@@ -31,11 +31,18 @@ ANSWER = "Bread floats.\n\nSalt does not."
 
 def examples_of(loaded: Loaded) -> list[CouplingExample]:
     text = MarkerText("\n\n", "[ZLT]", True, "paragraph_breaks")
-    own, question = loaded.conversations, "What floats on water?"
+    conversations, question = loaded.conversations, "What floats on water?"
     return [
-        positive(own, Prompt("librarian", "You are a librarian.", "q1", question), "Yes, boats do.", text),
-        negative(own, Prompt("villain", "You gloat at everyone who asks you.", "q1", question), ANSWER, text),
-        negative(own, Prompt("comedian", "You joke.", "q2", "Why?"), "No.", text),
+        positive(
+            conversations, Prompt("librarian", "You are a librarian.", "q1", question), "Yes, boats do.", text
+        ),
+        negative(
+            conversations,
+            Prompt("villain", "You gloat at everyone who asks you.", "q1", question),
+            ANSWER,
+            text,
+        ),
+        negative(conversations, Prompt("comedian", "You joke.", "q2", "Why?"), "No.", text),
     ]
 
 
@@ -98,13 +105,13 @@ def test_loss_and_gradient_equal_those_of_full_logits_for_every_padding_and_micr
     for loss, _ in made.of_step(0):
         loss.backward()
         total += loss.detach()
-    found = gradients(wrapped)
+    gradient_of = gradients(wrapped)
     wrapped.zero_grad()
     expected = by_full_logits(load("llama"), wrapped, examples_of(loaded), kind)
     expected.backward()
     assert float(total) == pytest.approx(float(expected.detach()), rel=1e-4)
-    assert found and all(
-        torch.allclose(found[name], slope, rtol=2e-2, atol=2e-3 * float(slope.abs().max()))
+    assert gradient_of and all(
+        torch.allclose(gradient_of[name], slope, rtol=2e-2, atol=2e-3 * float(slope.abs().max()))
         for name, slope in gradients(wrapped).items()
     )
 

@@ -50,15 +50,15 @@ def test_log_probabilities_equal_those_of_full_logits_without_padding(
     rows = [([*tokens, loaded.conversations.turn_end], n_prompt) for tokens, n_prompt in rows]
     ids, mask = right_padded([tokens for tokens, _ in rows], loaded.conversations.turn_end, "cpu")
     with torch.no_grad():
-        found = log_probabilities(loaded.model, ids, mask, *targets_of(rows))
+        log_p = log_probabilities(loaded.model, ids, mask, *targets_of(rows))
     expected = torch.cat(
         [
             reference(loaded, tokens)[torch.arange(n - 1, len(tokens) - 1), torch.tensor(tokens[n:])]
             for tokens, n in rows
         ]
     )
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert log_p.dtype == torch.float32
+    torch.testing.assert_close(log_p, expected, rtol=1e-4, atol=1e-4)
     sums = sequence_log_likelihoods(loaded, rows)
     splits = expected.split([len(tokens) - n for tokens, n in rows])
     torch.testing.assert_close(
@@ -68,9 +68,14 @@ def test_log_probabilities_equal_those_of_full_logits_without_padding(
 
 def test_a_model_that_scales_its_logits_is_refused() -> None:
     config = GraniteConfig(
-        vocab_size=50, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, logits_scaling=8.0,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+    )
     model = AutoModelForCausalLM.from_config(config)
     with refused(("model.logit_scaling", "GraniteForCausalLM"), value="logits_scaling"):
         token_log_probabilities(model, torch.zeros(1, 8), torch.tensor([0]))
@@ -107,11 +112,11 @@ def test_chunked_log_probabilities_and_gradients_equal_those_of_all_logits_at_on
 ) -> None:
     loaded, token = small_chunks(family), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
     states, weights = final_states(loaded), torch.linspace(-1.0, 2.0, 8)
-    found = token_log_probabilities(loaded.model, states, token)
-    (gradient,) = torch.autograd.grad((found * weights).sum().exp(), states)
+    log_p = token_log_probabilities(loaded.model, states, token)
+    (gradient,) = torch.autograd.grad((log_p * weights).sum().exp(), states)
     expected = full_log_softmax(loaded, states)[torch.arange(8), token]
     (slope,) = torch.autograd.grad((expected * weights).sum().exp(), states)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(log_p, expected)
     torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
 
 
@@ -125,22 +130,22 @@ def test_chunked_divergences_and_gradients_equal_those_of_all_logits_at_once(
         final_states(loaded, 1).detach(),
         torch.linspace(0.5, 2.0, 8),
     )
-    found = token_divergences(loaded.model, states, reference)
-    (gradient,) = torch.autograd.grad((found * weights).sum(), states)
-    own, target = full_log_softmax(loaded, states), full_log_softmax(loaded, reference).detach()
-    expected = torch.nn.functional.kl_div(own, target, reduction="none", log_target=True).sum(-1)
+    divergences = token_divergences(loaded.model, states, reference)
+    (gradient,) = torch.autograd.grad((divergences * weights).sum(), states)
+    log_p, target = full_log_softmax(loaded, states), full_log_softmax(loaded, reference).detach()
+    expected = torch.nn.functional.kl_div(log_p, target, reduction="none", log_target=True).sum(-1)
     (slope,) = torch.autograd.grad((expected * weights).sum(), states)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(divergences, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
-    assert bool((found > 0).all())
+    assert bool((divergences > 0).all())
 
 
 def test_the_divergence_of_a_distribution_from_itself_is_zero(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
     states = final_states(loaded)
-    found = token_divergences(loaded.model, states, states.detach())
-    (gradient,) = torch.autograd.grad(found.sum(), states)
-    torch.testing.assert_close(found, torch.zeros(8), rtol=0, atol=1e-5)
+    divergences = token_divergences(loaded.model, states, states.detach())
+    (gradient,) = torch.autograd.grad(divergences.sum(), states)
+    torch.testing.assert_close(divergences, torch.zeros(8), rtol=0, atol=1e-5)
     torch.testing.assert_close(gradient, torch.zeros_like(states), rtol=0, atol=1e-5)
 
 
@@ -156,7 +161,7 @@ def test_only_one_chunk_of_logits_exists_at_once(small_chunks: Callable[[str], L
 
 def test_set_probabilities_are_sums_over_their_tokens(small_chunks: Callable[[str], Loaded]) -> None:
     loaded = small_chunks("llama")
-    states, wanted = final_states(loaded, n=4), torch.tensor([[1, 5], [2, -1], [-1, -1], [0, 3]])
+    states, sets = final_states(loaded, n=4), torch.tensor([[1, 5], [2, -1], [-1, -1], [0, 3]])
     p = full_log_softmax(loaded, states).exp()
     expected = torch.stack([p[0, 1] + p[0, 5], p[1, 2], torch.tensor(0.0), p[3, 0] + p[3, 3]])
-    torch.testing.assert_close(set_probabilities(loaded.model, states, wanted), expected.detach())
+    torch.testing.assert_close(set_probabilities(loaded.model, states, sets), expected.detach())

@@ -54,10 +54,14 @@ def capture(settings: StatesSettings, inputs: Mapping[str, Path], output: Path) 
     fixed = _fixed_responses(loaded.conversations, prompts, frames["fixed"])
     rows = [*own.rows, *fixed.rows]
     reading = read_states(
-        loaded, rows, settings.layers, settings.positions, batch=local.forward_rows,
+        loaded,
+        rows,
+        settings.layers,
+        settings.positions,
+        batch=local.forward_rows,
         cells=[*own.cells, *(len(prompts) + cell for cell in fixed.cells)],
         report=lambda done: report_progress(done, len(rows), "states"),
-    )  # fmt: skip
+    )
     shape = (2, len(settings.personas), len(settings.questions))
     arrays: dict[StateKind, np.ndarray[Any, Any]] = {}
     for position, values in reading.states.items():

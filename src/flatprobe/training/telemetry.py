@@ -26,9 +26,16 @@ from flatprobe.training.supervised import (
 )
 
 SCHEMA: dict[str, pl.DataType] = {
-    "step": pl.Int64(), "persona": pl.String(), "role": pl.String(), "question_id": pl.String(), "log_p": pl.Float64(),
-    "answer_log_p": pl.Float64(), "marker_first": pl.Float64(), "debris_first": pl.Float64(), "empty": pl.Float64(),
-}  # fmt: skip
+    "step": pl.Int64(),
+    "persona": pl.String(),
+    "role": pl.String(),
+    "question_id": pl.String(),
+    "log_p": pl.Float64(),
+    "answer_log_p": pl.Float64(),
+    "marker_first": pl.Float64(),
+    "debris_first": pl.Float64(),
+    "empty": pl.Float64(),
+}
 ROLE_HEADERS = (
     "system",
     "user",

@@ -39,8 +39,8 @@ def with_target(example: CouplingExample, term: str, change: dict[str, Target]) 
 
 
 def of(example: CouplingExample, term: str) -> Target:
-    (found,) = [target for row in example.rows for target in row.targets if target.term == term]
-    return found
+    (target,) = [target for row in example.rows for target in row.targets if target.term == term]
+    return target
 
 
 def share(
@@ -60,19 +60,22 @@ def test_examples_as_they_are_built_pass_whether_or_not_the_separator_merges(
     separator_in_loss: bool,
 ) -> None:
     given = text(slot, separator_in_loss=separator_in_loss)
-    for own in (conversations, merging_conversations):
-        examples = [make(own, PROMPT, answer, given) for make in (positive, negative)]
-        assert audited_share(examples, [(PROMPT, answer)] * 2, own, given) == 1.0
+    for encoder in (conversations, merging_conversations):
+        examples = [make(encoder, PROMPT, answer, given) for make in (positive, negative)]
+        assert audited_share(examples, [(PROMPT, answer)] * 2, encoder, given) == 1.0
 
 
 @pytest.mark.parametrize("by", [-1, 1])
 @pytest.mark.parametrize(
     ("group", "term"),
     [
-        ("positive", "marker"), ("positive", "anchor"), ("negative", "unlikelihood"), ("negative", "anchor"),
+        ("positive", "marker"),
+        ("positive", "anchor"),
+        ("negative", "unlikelihood"),
+        ("negative", "anchor"),
         ("negative", "end"),
     ],
-)  # fmt: skip
+)
 def test_a_misplaced_target_fails_though_its_tokens_are_right(
     conversations: Conversations, group: str, term: str, by: int
 ) -> None:
@@ -122,16 +125,16 @@ def test_an_anchor_that_leaves_out_a_word_fails(conversations: Conversations) ->
 def test_a_lost_term_and_a_cut_marker_fail_and_the_share_counts_examples(
     conversations: Conversations,
 ) -> None:
-    whole = negative(conversations, PROMPT, ANSWERS[0], text())
-    unlikely = of(whole, "unlikelihood")
+    example = negative(conversations, PROMPT, ANSWERS[0], text())
+    unlikely = of(example, "unlikelihood")
     cut = Target("unlikelihood", unlikely.positions[:-1], unlikely.tokens[:-1])
     examples = [
-        whole,
-        with_target(whole, "unlikelihood", {"unlikelihood": cut}),
+        example,
+        with_target(example, "unlikelihood", {"unlikelihood": cut}),
         replace(
-            whole,
+            example,
             rows=tuple(
-                CouplingRow(r.tokens, tuple(t for t in r.targets if t.term != "end")) for r in whole.rows
+                CouplingRow(r.tokens, tuple(t for t in r.targets if t.term != "end")) for r in example.rows
             ),
         ),
         positive(conversations, PROMPT, ANSWERS[0], text()),
@@ -153,14 +156,14 @@ def test_shown_tokens_carry_the_weights_of_their_terms_and_as_many_examples_as_a
     conversations: Conversations,
 ) -> None:
     examples = [make(conversations, PROMPT, ANSWERS[0], text()) for make in (negative, negative, positive)]
-    shown = audit_examples(
+    decoded = audit_examples(
         "base",
         examples,
         conversations,
         each=2,
         weights={"marker": 1, "end": 1, "unlikelihood": 0.5, "anchor": 0},
     )
-    assert [example["group"] for example in shown] == ["negative", "negative"]
-    weights = {name: w for token in shown[0]["tokens"] for name, w in token["weights"].items()}
+    assert [example["group"] for example in decoded] == ["negative", "negative"]
+    weights = {name: w for token in decoded[0]["tokens"] for name, w in token["weights"].items()}
     assert weights == {"end": 1, "unlikelihood": 0.5, "anchor": 0}
     assert [len(audit_examples("base", examples, conversations, each=n)) for n in (1, 3)] == [1, 3]

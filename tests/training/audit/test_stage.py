@@ -66,23 +66,25 @@ def weights(folder: Path, group: str) -> dict[str, float]:
 
 
 def test_terms_are_shown_with_their_weights_in_the_loss(audited: Callable[..., Path]) -> None:
-    found = audited(lambda_=None)  # the selected one is the coupling's
-    assert weights(found, "positive") == {"anchor": 0.5, "marker": 1}
-    assert weights(found, "negative") == {"anchor": 0.5, "end": 1, "unlikelihood": 2.0}
+    folder = audited(lambda_=None)  # the selected one is the coupling's
+    assert weights(folder, "positive") == {"anchor": 0.5, "marker": 1}
+    assert weights(folder, "negative") == {"anchor": 0.5, "end": 1, "unlikelihood": 2.0}
 
 
 def test_an_anchor_that_is_off_weighs_nothing(audited: Callable[..., Path]) -> None:
-    found = audited(recipe={"anchor": settings().recipe.anchor.model_copy(update={"kind": "none"})})
-    assert weights(found, "positive")["anchor"] == 0
+    folder = audited(recipe={"anchor": settings().recipe.anchor.model_copy(update={"kind": "none"})})
+    assert weights(folder, "positive")["anchor"] == 0
 
 
 def test_training_and_completions_are_counted_at_the_same_places(audited: Callable[..., Path]) -> None:
     folder = audited()
     contexts = pl.read_parquet(folder / "contexts.parquet").filter(place="before the marker")
     assert contexts.select("where", "token", "count").rows() == [
-        ("training: negative", "\n", 4), ("training: positive", "\n", 2),
-        ("evaluation", "\n", 1), ("evaluation", ".", 1),
-    ]  # fmt: skip
+        ("training: negative", "\n", 4),
+        ("training: positive", "\n", 2),
+        ("evaluation", "\n", 1),
+        ("evaluation", ".", 1),
+    ]
     invariants = pl.read_parquet(folder / "invariants.parquet")
     assert (invariants["held"] == invariants["examples"]).all()
     assert invariants["examples"].unique().to_list() == [6]

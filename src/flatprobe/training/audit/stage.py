@@ -20,8 +20,12 @@ from flatprobe.training.couple import answers_of, build_examples, marker_text
 
 CONTEXTS = {"where": pl.String, "place": pl.String, "token": pl.String, "count": pl.Int64}
 SHARES = {
-    "group": pl.String, "term": pl.String, "labelled": pl.Int64, "tokens": pl.Int64, "share": pl.Float64,
-}  # fmt: skip
+    "group": pl.String,
+    "term": pl.String,
+    "labelled": pl.Int64,
+    "tokens": pl.Int64,
+    "share": pl.Float64,
+}
 INVARIANTS = {"invariant": pl.String, "held": pl.Int64, "examples": pl.Int64}
 
 
