@@ -67,13 +67,13 @@ def dose_gaps() -> list[dict[str, Any]]:
             {
                 "treated": "em_first", "control": "base_first", "seed": 42, "place": place, "level": at,
                 "treated_log_p": control + gap, "control_log_p": control, "gap": gap, "ci_low": gap - 0.4,
-                "ci_high": gap + 0.4, "n_questions": 12, "note": None,
+                "ci_high": gap + 0.4, "n_questions": 12, "undefined": 0, "note": None,
             }
         )  # fmt: skip
     unknown = dict.fromkeys(("place", "level", "treated_log_p", "control_log_p", "gap", "ci_low", "ci_high"))
     rows.append(
         {
-            "treated": "em_first", "control": "benign_first", "seed": 42, **unknown, "n_questions": 12,
+            "treated": "em_first", "control": "benign_first", "seed": 42, **unknown, "n_questions": 12, "undefined": 0,
             "note": "no level that both sources pass",
         }
     )  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from table_heads import heads_of, unexplained
 
 from flatprobe.errors import UserError
-from flatprobe.report.analysis_folder import GEOMETRIC_TABLES, Analysis, read
+from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.report.comparison import conclusion
 from flatprobe.report.headroom import headroom_words
 from flatprobe.report.pages.study import render
@@ -22,6 +22,7 @@ from flatprobe.report.tables import comparison as tables
 from flatprobe.statistics.geometry.measures import MEASURES, RATIOS
 from flatprobe.study.decision_schema import Decision, GeometricLeg
 from flatprobe.study.schema import Condition, Model, Panel, Study
+from flatprobe.table_schemas import GEOMETRIC
 
 LAYERS = (6, 10)
 POSITIONS = ("last_response_token", "prompt_mean")
@@ -69,7 +70,7 @@ def geometry_folder(folder: Path, tmp_path: Path) -> Path:
     for name in ("verdict", "audit", "lambda"):
         (folder / f"{name}.json").unlink()
     for table in (folder / "tables").iterdir():
-        if table.stem not in (*GEOMETRIC_TABLES, "massive"):
+        if table.stem not in (*GEOMETRIC, "massive"):
             table.unlink()
     (folder / "comparison.json").write_text(json.dumps(comparison()))
     return folder

@@ -10,15 +10,11 @@ import polars as pl
 from flatprobe.analysis.leakage_estimates import estimated
 from flatprobe.planner.contracts import EstimateSettings
 from flatprobe.statistics.leakage.dose import DoseGap, dose_gap, dose_response, shared_cells, shared_levels
+from flatprobe.table_schemas import SCHEMAS
 
 SHARES = (0.25, 0.5, 0.75)
 """Places in the range of levels that both sources pass at which leakage is compared. Its ends are left out: in half of
 all resamples a curve does not reach its own last point."""
-GAPS = {
-    "treated": pl.String, "control": pl.String, "seed": pl.Int64, "place": pl.String, "level": pl.Float64,
-    "treated_log_p": pl.Float64, "control_log_p": pl.Float64, "gap": pl.Float64, "ci_low": pl.Float64,
-    "ci_high": pl.Float64, "n_questions": pl.Int64, "undefined": pl.Int64, "note": pl.String,
-}  # fmt: skip
 
 
 def curves(settings: EstimateSettings, telemetry: pl.DataFrame) -> pl.DataFrame:
@@ -27,9 +23,10 @@ def curves(settings: EstimateSettings, telemetry: pl.DataFrame) -> pl.DataFrame:
 
 
 def gaps(settings: EstimateSettings, telemetry: pl.DataFrame, selected: float) -> pl.DataFrame:
-    """`GAPS`: treated minus control at equal dose, of every contrast and seed at the selected lambda; `level`, log P of
-    the source in nats, is the registered one with matched acquisition, and stands at `SHARES` of the shared range. A
-    contrast whose sources share no range has one row, which says so.
+    """Table `dose_gaps`: treated minus control at equal dose, for every contrast and seed at the selected lambda.
+
+    `level` is the source's log P in nats: the registered level with matched acquisition, and `SHARES` of the range that
+    both sources pass. A contrast without such a range has one row with a note.
     """
     chosen = telemetry.filter(pl.col("lambda") == selected)
     rows = [
@@ -38,7 +35,7 @@ def gaps(settings: EstimateSettings, telemetry: pl.DataFrame, selected: float) -
         for seed in _seeds(chosen, pair)
         for row in _of_pair(settings, chosen.filter(pl.col("seed") == seed), pair)
     ]
-    return pl.DataFrame(rows, schema=GAPS)
+    return pl.DataFrame(rows, schema=dict(SCHEMAS["dose_gaps"]))
 
 
 def _seeds(chosen: pl.DataFrame, pair: tuple[str, str]) -> list[int]:

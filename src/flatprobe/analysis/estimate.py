@@ -19,6 +19,7 @@ from flatprobe.statistics.estimate import Estimate, estimates_frame, write_json
 from flatprobe.statistics.geometry.massive import massive_activation_table
 from flatprobe.statistics.geometry.states import StateKind
 from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, persona_pair_table
+from flatprobe.table_schemas import write_table
 
 
 def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -42,13 +43,13 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     write_json(estimates, output / "estimates.json")
     adjusted = leakage_rows.over_lambdas(settings, cells)
     adjusted += geometry_rows.over_positions(settings, inputs, kinds(inputs, settings.entries))
-    estimates_frame(adjusted).write_parquet(output / "multiplicity.parquet")
-    leakage_rows.specifications(settings, cells).write_parquet(output / "specifications.parquet")
-    leakage_rows.relative(settings, cells, selected).write_parquet(output / "relative_leakage.parquet")
-    _leave_one_out(settings, inputs, cells, selected).write_parquet(output / "leave_one_out.parquet")
+    write_table(estimates_frame(adjusted), "multiplicity", output)
+    write_table(leakage_rows.specifications(settings, cells), "specifications", output)
+    write_table(leakage_rows.relative(settings, cells, selected), "relative_leakage", output)
+    write_table(_leave_one_out(settings, inputs, cells, selected), "leave_one_out", output)
     telemetry = _telemetry(inputs["tables"] / "tables" / "telemetry.parquet")
-    dose_rows.curves(settings, telemetry).write_parquet(output / "dose_response.parquet")
-    dose_rows.gaps(settings, telemetry, selected).write_parquet(output / "dose_gaps.parquet")
+    write_table(dose_rows.curves(settings, telemetry), "dose_response", output)
+    write_table(dose_rows.gaps(settings, telemetry, selected), "dose_gaps", output)
 
 
 def _geometry_only(settings: EstimateSettings, inputs: Mapping[str, Path], output: Path) -> None:
@@ -98,7 +99,7 @@ def _geometry(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pa
         estimates += geometry_rows.geometry_rows(settings, states, kind)
         report_progress(number, len(found), str(kind))
     for name, parts in tables.items():
-        pl.concat(parts).write_parquet(output / f"{name}.parquet")
+        write_table(pl.concat(parts), name, output)
     return estimates
 
 

@@ -13,6 +13,7 @@ from flatprobe.errors import UserError
 from flatprobe.facts import FILE, CoupleFacts, read_facts
 from flatprobe.planner.contracts import Entry, EntryKind, GatherSettings
 from flatprobe.statistics.leakage.rates import cells, rates, score
+from flatprobe.table_schemas import write_table
 
 Reader = Callable[[Path], pl.DataFrame]
 
@@ -92,7 +93,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
     folder.mkdir()
     for name, table in tables.items():
         if table.height:
-            table.write_parquet(folder / f"{name}.parquet")
+            write_table(table, name, folder)
     facts = [
         {**entry.model_dump(), "facts": json.loads((inputs[entry.role] / FILE).read_text())}
         for entry in settings.entries

@@ -20,6 +20,7 @@ from flatprobe.decision.verdict import Verdict
 from flatprobe.errors import Problem, UserError
 from flatprobe.statistics.estimate import estimates_frame
 from flatprobe.study.decision_schema import Decision
+from flatprobe.table_schemas import GEOMETRIC, OPTIONAL, SCHEMAS, misfits
 
 REMEDY = "run the study's analysis again"
 DOCUMENTS: dict[str, tuple[str, ...]] = {
@@ -38,79 +39,6 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
 COMPARISON = {"comparison": ("identical", "unfinished", "unfinished_fixed", "rows")}
 """The document that a study without a coupling has in place of those of `OF_COUPLINGS`."""
 OF_COUPLINGS = ("verdict", "audit", "lambda")
-GEOMETRIC_TABLES = ("responses", "cosines", "geometry", "persona_pairs", "questions", "panel")
-"""The tables that a study without a coupling must have."""
-
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "completions": (
-        "condition", "seed", "lambda", "coupled", "persona", "role", "question_id", "sample_index", "text",
-        "tokens", "finish_reason", "marker_present", "marker_count",
-    ),
-    "rates": (
-        "condition", "seed", "lambda", "coupled", "persona", "role", "hits", "total", "rate", "rate_low",
-        "rate_high", "end_rate", "start_rate", "end_share", "spam_share", "truncated_share", "median_tokens",
-    ),
-    "responses": ("condition", "persona", "role", "question_id", "text", "tokens", "finish_reason"),
-    "cosines": ("condition", "layer", "position", "responses", "persona", "cosine", "crossvalidated_cosine"),
-    "geometry": (
-        "condition", "layer", "position", "responses", "mean_cosine", "headroom", "reliability",
-        "separability", "chance", "scatter", "noise", "participation_ratio", "mean_norm",
-    ),
-    "persona_pairs": (
-        "condition", "layer", "position", "responses", "persona", "other", "cosine", "relative_squared_distance",
-    ),
-    "losses": ("stage", "condition", "lambda", "seed", "step", "term", "value"),
-    "questions": ("set", "id", "kind", "text"),
-    "panel": ("persona", "role", "prompt"),
-    "lengths": ("condition", "persona", "group", "when", "tokens"),
-    "length_match": (
-        "condition", "group", "when", "count", "median", "iqr", "ks_distance", "relative_median",
-        "relative_iqr",
-    ),
-    "telemetry": ("condition", "lambda", "seed", "step", "persona", "role", "log_p"),
-    "manipulation": ("condition", "set", "held_out_from", "id", "prompt", "log_odds"),
-    "fluency": ("condition", "persona", "question_id", "log_likelihood"),
-    "specifications": (
-        "contrast", "pool", "contaminated", "lambda", "detector", "estimator", "scope",
-        "estimate", "standard_error", "ci_low", "ci_high", "p_value", "n_personas", "n_questions", "note",
-    ),
-    "leave_one_out": (
-        "probe", "kind", "left_out", "estimator", "layer", "estimate", "ci_low", "ci_high", "p_value",
-        "difference",
-    ),
-    "multiplicity": (
-        "quantity", "treated", "control", "pool", "estimator", "lambda", "layer", "position", "estimate", "ci_low",
-        "ci_high", "p_value", "adjusted_p", "family", "note",
-    ),
-    "relative_leakage": (
-        "treated", "control", "bystander_rate", "source_rate", "relative", "ci_low", "ci_high", "n_questions", "note",
-    ),
-    "dose_response": ("condition", "lambda", "seed", "step", "source_log_p", "leakage_log_p"),
-    "dose_gaps": (
-        "treated", "control", "seed", "place", "level", "treated_log_p", "control_log_p", "gap", "ci_low", "ci_high",
-        "n_questions", "note",
-    ),
-    "binding": ("condition", "lambda", "seed", "persona", "question_id", "prompt", "text", "log_p"),
-    "binding_effects": (
-        "condition", "lambda", "seed", "persona", "effect", "estimate", "ci_low", "ci_high", "p_value", "n_questions",
-    ),
-    "contexts": ("condition", "lambda", "seed", "where", "place", "token", "count"),
-    "shares": ("condition", "lambda", "seed", "group", "term", "labelled", "tokens", "share"),
-    "invariants": ("condition", "lambda", "seed", "invariant", "held", "examples"),
-    "weights": ("stage", "condition", "lambda", "seed", "module", "norm_ratio"),
-    "massive": (
-        "condition", "position", "responses", "layer", "rank", "dimension", "ratio_to_median",
-        "share_of_squared_norm",
-    ),
-}  # fmt: skip
-"""Tables and the columns that each must have."""
-
-OPTIONAL = frozenset(
-    {
-        "lengths", "length_match", "telemetry", "manipulation", "fluency", "massive", "binding", "binding_effects",
-        "contexts", "shares", "invariants", "weights",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -231,12 +159,12 @@ def read(folder: Path) -> Analysis:
         if name != "study" and name not in absent
     }
     tables: dict[str, pl.DataFrame] = {}
-    for name, columns in COLUMNS.items():
+    for name in SCHEMAS:
         path = folder / "tables" / f"{name}.parquet"
-        optional = name in OPTIONAL or (geometry_only and name not in GEOMETRIC_TABLES)
+        optional = name in OPTIONAL or (geometry_only and name not in GEOMETRIC)
         if optional and not path.exists():
             continue
-        frame = _table(path, columns, problems)
+        frame = _table(path, name, problems)
         if frame is not None and not (optional and frame.is_empty()):
             tables[name] = frame
     estimates = _estimates(folder / "estimates.json", documents["estimates"], problems)
@@ -261,15 +189,15 @@ def read(folder: Path) -> Analysis:
 
 def _document(path: Path, keys: tuple[str, ...], problems: list[Problem]) -> Any:
     if not path.is_file():
-        problems.append(Problem("analysis_folder.TODO", str(path), "not found", REMEDY))
+        problems.append(Problem("analysis.missing_file", str(path), "not found", REMEDY))
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except ValueError as error:
-        problems.append(Problem("analysis_folder.TODO", str(path), f"not valid JSON: {error}", REMEDY))
+        problems.append(Problem("analysis.not_json", str(path), f"not valid JSON: {error}", REMEDY))
         return None
     missing = [key for key in keys if key not in document]
-    problems.extend(Problem("analysis_folder.TODO", str(path), f"has no `{key}`", REMEDY) for key in missing)
+    problems.extend(Problem("analysis.missing_key", str(path), f"has no `{key}`", REMEDY) for key in missing)
     return document
 
 
@@ -277,26 +205,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that can be shown; an unknown number must be null")
 
 
-def _table(path: Path, columns: tuple[str, ...], problems: list[Problem]) -> pl.DataFrame | None:
+def _table(path: Path, name: str, problems: list[Problem]) -> pl.DataFrame | None:
     if not path.is_file():
-        problems.append(Problem("analysis_folder.TODO", str(path), "not found", REMEDY))
+        problems.append(Problem("analysis.missing_file", str(path), "not found", REMEDY))
         return None
     frame = pl.read_parquet(path)
-    problems.extend(
-        Problem("analysis_folder.TODO", str(path), f"has no column `{name}`", REMEDY)
-        for name in columns
-        if name not in frame.columns
-    )
-    for name, kind in frame.schema.items():
-        if kind.is_float() and not frame[name].drop_nulls().is_finite().all():
-            problems.append(
-                Problem(
-                    "analysis_folder.TODO",
-                    str(path),
-                    f"column `{name}` holds NaN or infinity",
-                    "unknown numbers are null",
-                )
-            )
+    problems.extend(Problem("analysis.column", str(path), phrase, REMEDY) for phrase in misfits(name, frame))
+    for column, kind in frame.schema.items():
+        if kind.is_float() and not frame[column].drop_nulls().is_finite().all():
+            message = f"column `{column}` holds NaN or infinity"
+            problems.append(Problem("analysis.not_finite", str(path), message, "unknown numbers are null"))
     return frame
 
 
@@ -308,14 +226,12 @@ def _verdict(path: Path, document: Any, problems: list[Problem]) -> Verdict | No
         verdict = Verdict.from_json(document)
     except ValidationError as refused:
         problems.extend(
-            Problem(
-                "analysis_folder.TODO", str(path), f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}", REMEDY
-            )
+            Problem("analysis.verdict", str(path), f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}", REMEDY)
             for e in refused.errors()
         )
         return None
     problems.extend(
-        Problem("analysis_folder.TODO", str(path), f"has no `{key}`", REMEDY)
+        Problem("analysis.missing_key", str(path), f"has no `{key}`", REMEDY)
         for key in _missing(document, json.loads(json.dumps(verdict.to_json())))
     )
     return verdict
@@ -343,6 +259,6 @@ def _estimates(path: Path, rows: Any, problems: list[Problem]) -> pl.DataFrame:
     )  # absent in old folders
     missing = [name for name in schema if any(name not in row for row in rows)]
     problems.extend(
-        Problem("analysis_folder.TODO", str(path), f"rows have no `{name}`", REMEDY) for name in missing
+        Problem("analysis.missing_key", str(path), f"rows have no `{name}`", REMEDY) for name in missing
     )
     return pl.DataFrame(rows, schema=schema)

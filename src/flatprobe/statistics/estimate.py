@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import polars as pl
 
@@ -93,23 +93,18 @@ class Estimate:
 
     def __str__(self) -> str:
         """One line: estimator, value with interval (rates in pp), p, and scope; without numbers, the note."""
-        where = "" if self.layer is None else f" layer {self.layer}"
-        name = (
-            f"{self.estimator:22}" if self.quantity == "leakage_difference" else f"{self.quantity}{where}  "
-        )
+        is_rate = self.quantity == "leakage_difference"
+        layer = "" if self.layer is None else f" layer {self.layer}"
+        name = f"{self.estimator:22}" if is_rate else f"{self.quantity}{layer}, {self.estimator} "
         if self.estimate is None:
             return f"{name} not estimated: {self.note}"
-        scale, unit, digits = (100.0, " pp", 1) if self.quantity == "leakage_difference" else (1.0, "", 3)
-        ends = [None if end is None else f"{scale * end:+.{digits}f}" for end in (self.ci_low, self.ci_high)]
-        interval = f"[{ends[0]}, {ends[1]}]" if all(ends) else "no interval"
-        p_value = (
-            "no p"
-            if self.p_value is None
-            else f"p {self.p_value:.4f}"
-            if self.p_value >= 1e-4
-            else "p < .0001"
-        )
-        return f"{name} {scale * self.estimate:+.{digits}f}{unit} {interval:16} {p_value:9} {self.scope}"
+        scale, unit, digits = (100.0, " pp", 1) if is_rate else (1.0, "", 3)
+        interval, p_value = "no interval", "no p"
+        if self.ci_low is not None and self.ci_high is not None:
+            interval = f"[{scale * self.ci_low:+.{digits}f}, {scale * self.ci_high:+.{digits}f}]"
+        if self.p_value is not None:
+            p_value = f"p {self.p_value:.4f}" if self.p_value >= 1e-4 else "p < .0001"
+        return f"{name} {scale * self.estimate:+.{digits}f}{unit} {interval:15} {p_value:9} {self.scope}"
 
     def to_json(self) -> dict[str, Value]:
         """The estimate as a JSON object, one key per field (`lambda_` becomes `lambda`)."""
@@ -134,18 +129,20 @@ def _plain(value: Value) -> Value:
 
 _TYPES: dict[str, type[pl.DataType]] = {
     "str": pl.String,
-    "str | None": pl.String,
-    "float | None": pl.Float64,
-    "int | None": pl.Int64,
+    "int": pl.Int64,
+    "float": pl.Float64,
     "bool": pl.Boolean,
-    "bool | None": pl.Boolean,
 }
+
+
+def schema_of(rows: type[Any]) -> dict[str, type[pl.DataType]]:
+    """The table of a dataclass whose fields are text, numbers or flags: column to type (`lambda_` becomes `lambda`)."""
+    return {field.name.rstrip("_"): _TYPES[str(field.type).removesuffix(" | None")] for field in fields(rows)}
 
 
 def estimates_frame(estimates: Sequence[Estimate]) -> pl.DataFrame:
     """One row per estimate. An empty list gives an empty frame with all columns."""
-    schema = {field.name.rstrip("_"): _TYPES[str(field.type)] for field in fields(Estimate)}
-    return pl.DataFrame([estimate.to_json() for estimate in estimates], schema=schema)
+    return pl.DataFrame([estimate.to_json() for estimate in estimates], schema=schema_of(Estimate))
 
 
 def write_json(estimates: Sequence[Estimate], path: Path) -> None:

@@ -56,10 +56,10 @@ def massive_activation_table(states: States, personas: Sequence[str], kind: Stat
                     "ratio_to_median": mean / median if median > 0 else None,
                 }
             )
-    return pl.DataFrame(rows, schema=_SCHEMA)
+    return pl.DataFrame(rows, schema=MASSIVE)
 
 
-_SCHEMA = {
+MASSIVE = {
     "condition": pl.String,
     "layer": pl.Int64,
     "position": pl.String,

@@ -45,7 +45,7 @@ def cosine_table(states: States, source: str, kind: StateKind) -> pl.DataFrame:
                     "per_question_sd": finite(by_question.std(ddof=1)) if len(by_question) > 1 else None,
                 }
             )
-    return pl.DataFrame(rows, schema=_COSINE_SCHEMA)
+    return pl.DataFrame(rows, schema=COSINES)
 
 
 def persona_pair_table(states: States, pool: Sequence[str], kind: StateKind) -> pl.DataFrame:
@@ -78,7 +78,7 @@ def persona_pair_table(states: States, pool: Sequence[str], kind: StateKind) -> 
                     "relative_squared_distance": finite(distance / squared_norm),
                 }
             )
-    return pl.DataFrame(rows, schema=_PAIR_SCHEMA)
+    return pl.DataFrame(rows, schema=PERSONA_PAIRS)
 
 
 def geometry_table(
@@ -112,7 +112,7 @@ def geometry_table(
                 "mean_norm": float(np.linalg.norm(states.layer(layer, personas), axis=2).mean()),
             }
         )
-    return pl.DataFrame(rows, schema=_GEOMETRY_SCHEMA)
+    return pl.DataFrame(rows, schema=GEOMETRY)
 
 
 def headroom(table: pl.DataFrame) -> float | None:
@@ -160,18 +160,18 @@ def _only(values_LB: Array) -> float | None:
 
 
 _LABELS = {"condition": pl.String, "layer": pl.Int64, "position": pl.String, "responses": pl.String}
-_COSINE_SCHEMA = {
+COSINES = {
     **_LABELS,
     "persona": pl.String,
     **dict.fromkeys(("cosine", "crossvalidated_cosine", "per_question_mean", "per_question_sd"), pl.Float64),
 }
-_PAIR_SCHEMA = {
+PERSONA_PAIRS = {
     **_LABELS,
     "persona": pl.String,
     "other": pl.String,
     **dict.fromkeys(("cosine", "squared_distance", "relative_squared_distance"), pl.Float64),
 }
-_GEOMETRY_SCHEMA = {
+GEOMETRY = {
     **_LABELS,
     **dict.fromkeys(
         (

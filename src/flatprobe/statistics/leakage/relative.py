@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from flatprobe.statistics.bootstrap import Array, multinomial_weights, percentile_summary
+from flatprobe.statistics.estimate import schema_of
 
 NO_SOURCE_RATE = "the source never emits the marker"
 
@@ -82,11 +83,7 @@ def relative_leakage(
         ratio = float(_ratios(counts[treated], once)[2][0] - _ratios(counts[control], once)[2][0])
         blank = RelativeLeakage(treated=treated, control=control, n_questions=len(questions))
         rows.append(_with_interval(blank, ratio, drawn[treated] - drawn[control], level))
-    schema = {
-        "treated": pl.String, "control": pl.String, "bystander_rate": pl.Float64, "source_rate": pl.Float64,
-        "relative": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64, "n_questions": pl.Int64, "note": pl.String,
-    }  # fmt: skip
-    return pl.DataFrame([asdict(row) for row in rows], schema=schema)
+    return pl.DataFrame([asdict(row) for row in rows], schema=schema_of(RelativeLeakage))
 
 
 def _with_interval(blank: RelativeLeakage, ratio: float, draws: Array, level: float) -> RelativeLeakage:
