@@ -59,7 +59,7 @@ def test_log_probabilities_equal_those_of_full_logits_without_padding(
     )
     assert log_p.dtype == torch.float32
     torch.testing.assert_close(log_p, expected, rtol=1e-4, atol=1e-4)
-    sums = sequence_log_likelihoods(loaded, rows)
+    sums = sequence_log_likelihoods(loaded, rows, 2, "rows")
     splits = expected.split([len(tokens) - n for tokens, n in rows])
     torch.testing.assert_close(
         torch.tensor(sums), torch.stack([s.sum() for s in splits]), rtol=1e-4, atol=1e-3

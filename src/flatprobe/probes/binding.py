@@ -15,7 +15,6 @@ from flatprobe.generation.transformers_engine.adapters import AdapterSwitch
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
-from flatprobe.pipeline.progress import report_progress
 from flatprobe.planner.contracts import BindingSettings
 from flatprobe.statistics.binding.effects import effects
 from flatprobe.study.panel import Persona
@@ -106,14 +105,9 @@ def score_cells(
             joints[key] = tokenise_jointly(
                 loaded.conversations, prompt, text, settings.separator, settings.marker
             )[1]
-    order = sorted(joints, key=lambda key: len(joints[key].tokens))
-    log_p: dict[tuple[str, str, str], float] = {}
-    batch = current_machine().forward_rows
-    for start in range(0, len(order), batch):
-        chunk = order[start : start + batch]
-        marked = [(joints[key].tokens, joints[key].suffix_start) for key in chunk]
-        log_p |= dict(zip(chunk, sequence_log_likelihoods(loaded, marked), strict=True))
-        report_progress(min(start + batch, len(order)), len(order), "markers read")
+    marked = [(joint.tokens, joint.suffix_start) for joint in joints.values()]
+    sums = sequence_log_likelihoods(loaded, marked, current_machine().forward_rows, "markers read")
+    log_p = dict(zip(joints, sums, strict=True))
     source = settings.source.name
     return pl.DataFrame(
         [

@@ -14,7 +14,6 @@ from flatprobe.generation.sample import prompts_of
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded, held_checkpoint, pick_device
-from flatprobe.pipeline.progress import report_progress
 from flatprobe.planner.contracts import ManipulationSettings
 from flatprobe.training.telemetry import sequence_log_likelihoods
 
@@ -115,13 +114,5 @@ def token_means(loaded: Loaded, texts: Sequence[tuple[Prompt, str]], batch: int)
     for prompt, answer in texts:
         tokens, n_prompt = loaded.conversations.encode_answer(prompt, answer)
         rows.append(([*tokens, loaded.conversations.turn_end], n_prompt))
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
-    scores = [0.0] * len(rows)
-    for start in range(0, len(order), batch):
-        chunk = order[start : start + batch]
-        sums = sequence_log_likelihoods(loaded, [rows[index] for index in chunk])
-        for index, total in zip(chunk, sums, strict=True):
-            tokens, n_prompt = rows[index]
-            scores[index] = total / (len(tokens) - n_prompt)
-        report_progress(min(start + batch, len(order)), len(order), "texts scored")
-    return scores
+    sums = sequence_log_likelihoods(loaded, rows, batch, "texts scored")
+    return [total / (len(tokens) - n_prompt) for total, (tokens, n_prompt) in zip(sums, rows, strict=True)]

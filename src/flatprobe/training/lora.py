@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,6 +59,24 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """Inside the context the module is in evaluation mode, without dropout."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+@contextmanager
+def without_adapter(wrapped: Any) -> Iterator[None]:
+    """Inside the context the adapter is switched off, and the model is in evaluation mode."""
+    with evaluating(wrapped), wrapped.disable_adapter():
+        yield
 
 
 def adapter_norm(model: Any) -> float:

@@ -32,6 +32,7 @@ from flatprobe.activations.packing import (
 )
 from flatprobe.activations.read import TOLERANCE as PACKING_TOLERANCE
 from flatprobe.activations.record import decoder_blocks
+from flatprobe.training.lora import evaluating
 from flatprobe.training.supervised import right_padded
 
 CACHE_TOLERANCE = 1e-3  # largest error of a final state from cached states, relative to the RMS of the states
@@ -133,7 +134,7 @@ class LowerStates:
         if not pairs:
             return False
         pair = max(pairs, key=_check_value)
-        with _evaluating(self.decoder):
+        with evaluating(self.decoder):
             alone = [self._run_all_blocks([merge_rows([row], [0])])[0] for row in pair]
             try:
                 packs = [merge_rows(pair, [0, 1])]
@@ -150,7 +151,7 @@ class LowerStates:
     def _cache_is_exact(self, rows: Sequence[TokenRow]) -> bool:
         """Whether the upper blocks, run on cached states, give these rows the states of the whole decoder."""
         packs = [merge_rows(rows, [number]) for number in range(len(rows))]
-        with _evaluating(self.decoder):
+        with evaluating(self.decoder):
             expected = unpack(self._run_all_blocks(packs), packs)
             try:
                 states = unpack(self._run_upper_blocks(packs, self._entering_states(rows)), packs)
@@ -192,14 +193,3 @@ def unpack(states: Tensor, packs: Sequence[Pack]) -> Tensor:
     }
     index = nn.utils.rnn.pad_sequence([indices[number] for number in sorted(indices)], batch_first=True)
     return states.flatten(0, 1)[index.to(states.device)]
-
-
-@contextmanager
-def _evaluating(decoder: Any) -> Iterator[None]:
-    """Inside the context the decoder is in evaluation mode, without dropout."""
-    was_training = decoder.training
-    decoder.eval()
-    try:
-        yield
-    finally:
-        decoder.train(was_training)

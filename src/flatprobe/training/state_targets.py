@@ -1,5 +1,4 @@
-"""Loss of an imitation finetune on hidden states: the states of an answer under one prompt shall become those that the
-checkpoint has for the same answer under another prompt."""
+"""Finetune loss on hidden states: moves the states of an answer to those that it has under another prompt."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from flatprobe.models.load import Loaded
 from flatprobe.training.driver import StepLoss
+from flatprobe.training.lora import without_adapter
 from flatprobe.training.supervised import Example, right_padded
 
 VARIANCE_ROWS = 64
@@ -50,12 +50,8 @@ def state_loss(
     pad = loaded.conversations.turn_end
 
     def reference_states(examples: Sequence[Example]) -> Tensor:
-        was_training = wrapped.training
-        wrapped.eval()
-        with torch.no_grad(), wrapped.disable_adapter():
-            states = answer_states(loaded.model, examples, pad)
-        wrapped.train(was_training)
-        return states
+        with torch.no_grad(), without_adapter(wrapped):
+            return answer_states(loaded.model, examples, pad)
 
     variance = _token_variance(reference_states, references, training_rows)
 

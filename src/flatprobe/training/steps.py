@@ -123,7 +123,7 @@ class CouplingLoss:
             anchored = supervised.anchored()
         else:
             anchored = torch.zeros_like(supervised.row, dtype=torch.bool)
-        # First the pass without adapter: switching adapters off while a graph of the other pass exists is unsafe.
+        # The pass without adapter comes first: adapters must not be switched off while a graph waits for its backward.
         reference = self.uncoupled.forward(rows) if bool(anchored.any()) else None
         states = self.lower.forward(rows)
         row, position, token = (

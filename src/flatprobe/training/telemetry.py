@@ -13,6 +13,7 @@ from flatprobe.data.coupling_examples import JointTokens, tokenise_jointly
 from flatprobe.machine.local import current_machine
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.models.load import Loaded
+from flatprobe.pipeline.progress import report_progress
 from flatprobe.study.panel import Persona
 from flatprobe.study.questions import Question
 from flatprobe.training.lower_states import LowerStates
@@ -171,9 +172,25 @@ def _template_tokens(conversations: Conversations) -> set[int]:
 
 
 @torch.inference_mode()
-def sequence_log_likelihoods(loaded: Loaded, examples: Sequence[Example]) -> list[float]:
-    """Sum of log P over the tokens after each example's prompt, in nats."""
-    ids, mask = right_padded([tokens for tokens, _ in examples], loaded.conversations.turn_end, loaded.device)
-    row, position, token = targets_of(examples)
-    log_p = log_probabilities(loaded.model, ids, mask, row, position, token)
-    return [float(total) for total in torch.zeros(len(examples)).index_add(0, row, log_p.cpu())]
+def sequence_log_likelihoods(
+    loaded: Loaded, examples: Sequence[Example], batch: int, unit: str
+) -> list[float]:
+    """Sum of log P over the tokens after each example's prompt, in nats.
+
+    Args:
+        batch: examples in a forward pass; those of similar length share one.
+        unit: what the reported progress counts.
+    """
+    sums = [0.0] * len(examples)
+    order = sorted(range(len(examples)), key=lambda number: len(examples[number][0]))
+    for start in range(0, len(order), batch):
+        numbers = order[start : start + batch]
+        rows = [examples[number] for number in numbers]
+        ids, mask = right_padded([tokens for tokens, _ in rows], loaded.conversations.turn_end, loaded.device)
+        row, position, token = targets_of(rows)
+        log_p = log_probabilities(loaded.model, ids, mask, row, position, token)
+        totals = torch.zeros(len(rows)).index_add(0, row, log_p.cpu())
+        for number, total in zip(numbers, totals.tolist(), strict=True):
+            sums[number] = total
+        report_progress(start + len(numbers), len(order), unit)
+    return sums

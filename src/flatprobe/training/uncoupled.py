@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flatprobe.training.lora import without_adapter
 from flatprobe.training.lower_states import LowerStates
 
 
@@ -26,18 +27,14 @@ class Uncoupled:
     def forward(self, numbers: Sequence[int]) -> Tensor:
         """Final states of the rows with these numbers, [B, T, D], right-padded, without gradient."""
         if not self.lower.caching:
-            return self._run(numbers)
+            return self._without_adapter(numbers)
         missing = [number for number in numbers if number not in self.cache]
         if missing:
-            states = self._run(missing)
+            states = self._without_adapter(missing)
             for index, number in enumerate(missing):
                 self.cache[number] = states[index, : len(self.lower.rows[number])].clone()
         return nn.utils.rnn.pad_sequence([self.cache[number] for number in numbers], batch_first=True)
 
-    def _run(self, numbers: Sequence[int]) -> Tensor:
-        was_training = self.wrapped.training
-        self.wrapped.eval()
-        with self.wrapped.disable_adapter():
-            states = self.lower.forward(numbers)
-        self.wrapped.train(was_training)
-        return states
+    def _without_adapter(self, numbers: Sequence[int]) -> Tensor:
+        with without_adapter(self.wrapped):
+            return self.lower.forward(numbers)
