@@ -44,6 +44,12 @@ SCHEMAS: Mapping[str, Schema] = {
         "marker_present": FLAG,
         "marker_count": WHOLE,
     },
+    "cells": {
+        **_COUPLING,
+        "coupled": FLAG,
+        **_columns(TEXT, "persona", "question_id"),
+        **_columns(WHOLE, "hits", "end_hits", "total"),
+    },
     "rates": {
         **_COUPLING,
         "coupled": FLAG,
@@ -121,19 +127,10 @@ SCHEMAS: Mapping[str, Schema] = {
 """Table to the columns that it must have, with their types."""
 
 OPTIONAL = frozenset(
-    {
-        "lengths",
-        "length_match",
-        "telemetry",
-        "manipulation",
-        "fluency",
-        "massive",
-        "binding",
-        "binding_effects",
-    }
-    | {"contexts", "shares", "invariants", "weights"}
+    {"cells", "lengths", "length_match", "telemetry", "manipulation", "fluency", "massive", "binding"}
+    | {"binding_effects", "contexts", "shares", "invariants", "weights"}
 )
-"""Tables that a study may have no rows for."""
+"""Tables that a study may lack, or that the report does not read."""
 GEOMETRIC = ("responses", "cosines", "geometry", "persona_pairs", "questions", "panel")
 """Tables that a study without a coupling must have."""
 

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from flatprobe.analysis.manipulation import Rise, breadth, own_rise, reach, rise
+from flatprobe.analysis.manipulation import Rise, breadth, breadths_of, own_rise, rise
 from flatprobe.study.decision_schema import Decision
 
 BASE = [-1.0, -2.0, -3.0]
@@ -117,11 +117,11 @@ def test_a_condition_is_read_on_its_own_texts_or_else_on_the_treated_ones() -> N
         ]
     )  # fmt: skip
     held_out_from = {"em": "em", "again": "em", "collapse": "collapse"}
-    assert reach(scores, held_out_from, RULE) == {
+    assert breadths_of(scores, held_out_from, RULE) == {
         "em": "broad", "again": "narrow", "collapse": "narrow", "benign": "none",
     }  # fmt: skip
     del held_out_from["em"], held_out_from["again"]
-    assert set(reach(scores, held_out_from, RULE).items()) == {
+    assert set(breadths_of(scores, held_out_from, RULE).items()) == {
         ("em", "unknown"), ("again", "unknown"), ("collapse", "narrow"), ("benign", "unknown"),
     }  # fmt: skip
-    assert reach(scores.clear(), {}, RULE) == {}
+    assert breadths_of(scores.clear(), {}, RULE) == {}

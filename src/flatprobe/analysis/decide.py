@@ -1,4 +1,4 @@
-"""Stage: the registered rule applied to its own contrast, and to those whose answer is known beforehand."""
+"""Stage: the registered rule applied to the deciding contrast and to contrasts with a known answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flatprobe.analysis.gate_statistics import (
     unfinished_gates,
 )
 from flatprobe.analysis.leakage_estimates import contrasts
-from flatprobe.analysis.manipulation import Rise, own_rise, reach
+from flatprobe.analysis.manipulation import Rise, breadths_of, own_rise
 from flatprobe.decision.evidence import Contrast, Seeds, behavioural_evidence, geometric_evidence
 from flatprobe.decision.gates import Gate, SourceReason, low_source_rate_reason
 from flatprobe.decision.known_answers import for_each_leg, lead_is_lost, outcome
@@ -35,44 +35,44 @@ from flatprobe.study.panel import PRIMARY_POOL
 
 def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Inputs: `tables`, `estimates`. Output: verdict.json."""
-    rule, found = settings.rule, _read(inputs["tables"], inputs["estimates"])
-    verdict = _decided(settings, found, known=False)
+    rule, results = settings.rule, _read(inputs["tables"], inputs["estimates"])
+    verdict = _decided(settings, results, known=False)
     known = []
     for answer in rule.known_answers:
         about = _about(settings, answer)
-        one, exchanged = (_decided(about, found, known=True, exchanged=way) for way in (False, True))
-        treated, control = (_leads(settings, found, arm) for arm in (answer.treated, answer.control))
+        one, exchanged = (_decided(about, results, known=True, exchanged=way) for way in (False, True))
+        treated, control = (_leads(settings, results, arm) for arm in (answer.treated, answer.control))
         lost = lead_is_lost(treated, control, rule.gates.level)
         known.append(outcome(answer, one, exchanged, about.rule, lead_lost=lost))
-    reached = reach(found.log_odds, settings.held_out_from, rule)
+    breadths = breadths_of(results.log_odds, settings.held_out_from, rule)
     verdict = replace(
-        verdict, numbers=replace(verdict.numbers, manipulation=reached), known_answers=tuple(known)
+        verdict, numbers=replace(verdict.numbers, manipulation=breadths), known_answers=tuple(known)
     )
     (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
     write_facts(output, VerdictFacts(headline=verdict.headline()))
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the decision is made of, whichever contrast it is about."""
+class _Results:
+    """What a decision reads, for every contrast."""
 
     tables: Path
     estimates: Sequence[Estimate]
     stages: Sequence[StageFacts]
     selected: float
-    """The lambda that decides."""
+    """The selected lambda."""
     rates: pl.DataFrame
-    """Of the couplings at that lambda."""
+    """Of the couplings at the selected lambda."""
     geometry: pl.DataFrame
     log_odds: pl.DataFrame
-    """Of the manipulation check; no rows where the study has no texts for it."""
+    """Of the manipulation check; empty if the study has no texts for it."""
 
 
-def _read(tables: Path, estimates: Path) -> _Found:
+def _read(tables: Path, estimates: Path) -> _Results:
     selected = float(json.loads((tables / "selection.json").read_text())["selected"])
     rates = pl.read_parquet(tables / "tables" / "rates.parquet")
     rows = json.loads((estimates / "estimates.json").read_text())
-    return _Found(
+    return _Results(
         tables=tables,
         estimates=[Estimate.from_json(row) for row in rows],
         stages=read_stage_facts(tables / "facts-by-stage.json"),
@@ -91,41 +91,41 @@ def _about(settings: DecideSettings, known: KnownAnswer) -> DecideSettings:
 
 def _decided(
     settings: DecideSettings,
-    found: _Found,
+    results: _Results,
     *,
     known: bool,
     exchanged: bool = False,
 ) -> Verdict:
-    """The rule applied to its own contrast.
+    """The rule applied to its contrast.
 
-    `known`: a contrast whose answer is known. Of those there are no estimates of each seed alone, and each leg is
-    judged for itself. `exchanged`: the same arms under the same gates, but with the effect's sign turned.
+    `known`: the contrast has a known answer; then each leg is judged alone, and there are no estimates of single seeds.
+    `exchanged`: treated and control are exchanged, under the same gates.
     """
-    rule, tables = settings.rule, found.tables
-    geometry = found.geometry.filter(
+    rule, tables = settings.rule, results.tables
+    geometry = results.geometry.filter(
         (pl.col("position") == rule.geometry.position)
         & (pl.col("responses") == rule.geometry.responses)
         & (pl.col("condition") == rule.control)
     )
-    numbers = (found.estimates, found.rates, geometry)
+    numbers = (results.estimates, results.rates, geometry)
     evidence = [_evidence(settings, *numbers, pair) for pair in contrasts(rule)]
     gates = [
         *study_gates(settings, tables / "tables", evidence[0]),
-        *training_gates(settings, found.stages, found.selected),
-        *readout_gates(settings, found.rates),
+        *training_gates(settings, results.stages, results.selected),
+        *readout_gates(settings, results.rates),
         *geometry_gates(rule, geometry),
-        *unfinished_gates(rule, found.stages),
-        *manipulation_gates(rule, _own_rise(settings, found, known=known)),
+        *unfinished_gates(rule, results.stages),
+        *manipulation_gates(rule, _own_rise(settings, results, known=known)),
     ]
     if known:
         gates = for_each_leg(gates)
-    seeds = Seeds(count=found.rates["seed"].n_unique())
+    seeds = Seeds(count=results.rates["seed"].n_unique())
     return decide(
         rule, evidence[0].exchanged() if exchanged else evidence[0], gates,
         treated_benign=evidence[1] if len(evidence) > 1 else None,
         benign_control=evidence[2] if len(evidence) > 2 else None,
         seeds=_seeds(settings, *numbers, gates, evidence[0]) if not known else seeds,
-        source_reason=_source_reason(settings, tables, found.selected),
+        source_reason=_source_reason(settings, tables, results.selected),
         source=settings.source, registered=settings.registered, smoke=settings.smoke,
     )  # fmt: skip
 
@@ -138,7 +138,7 @@ def _evidence(
     pair: tuple[str, str],
     seed: int | None = None,
 ) -> Contrast:
-    """Both probes' numbers on one contrast, of all seeds together or of one alone."""
+    """Both probes' evidence on one contrast, from all seeds (None) or from one."""
     treated, control = pair
     contrast = f"{treated} - {control}"
     main = [row for row in estimates if row.pool == PRIMARY_POOL and row.seed == seed]
@@ -160,7 +160,7 @@ def _seeds(
     gates: Sequence[Gate],
     pooled: Contrast,
 ) -> Seeds:
-    """How many seeds there are, and whether each alone gives the legs that all give together."""
+    """The number of seeds, and whether each alone gives the same legs as all together."""
     seeds = rates["seed"].unique().sort().to_list()
     if len(seeds) < 2:
         return Seeds(count=len(seeds))
@@ -184,31 +184,30 @@ def _log_odds(tables: Path) -> pl.DataFrame:
     return pl.DataFrame(schema={**texts, "log_odds": pl.Float64})
 
 
-def _own_rise(settings: DecideSettings, found: _Found, *, known: bool) -> Rise | None:
-    """The treated arm's rise in domain. Of a known answer about two arms that were trained on the same rows there is
-    none: the one finetune should raise no more than the other."""
-    rule, own = settings.rule, settings.held_out_from
-    if known and own.get(rule.treated) == own.get(rule.control):
+def _own_rise(settings: DecideSettings, results: _Results, *, known: bool) -> Rise | None:
+    """The treated condition's in-domain rise; None for a known answer about two trainings on the same rows."""
+    rule, held_out = settings.rule, settings.held_out_from
+    if known and held_out.get(rule.treated) == held_out.get(rule.control):
         return None
-    return own_rise(found.log_odds, own, rule.treated, rule.control, rule.gates.level)
+    return own_rise(results.log_odds, held_out, rule.treated, rule.control, rule.gates.level)
 
 
 def _source_reason(settings: DecideSettings, tables: Path, selected: float) -> SourceReason | None:
-    """What a low source rate of the treated arm would mean, by teacher-forced separability."""
-    read = _by_question(settings, tables, selected, settings.rule.treated)
-    source, negative, before = (read[name].to_list() for name in ("source", "negative", "before"))
+    """The meaning of a low source rate in the treated condition, from teacher-forced separability."""
+    log_p = _by_question(settings, tables, selected, settings.rule.treated)
+    source, negative, before = (log_p[name].to_list() for name in ("source", "negative", "before"))
     return low_source_rate_reason(source, negative, before, settings.rule.gates.level)
 
 
-def _leads(settings: DecideSettings, found: _Found, arm: str) -> list[float]:
-    """How much likelier the marker is under the source than under the negatives in an arm, by question, in nats."""
-    read = _by_question(settings, found.tables, found.selected, arm)
-    return (read["source"] - read["negative"]).to_list()
+def _leads(settings: DecideSettings, results: _Results, arm: str) -> list[float]:
+    """log P of the marker under the source minus that under the negatives, per question, in nats."""
+    log_p = _by_question(settings, results.tables, results.selected, arm)
+    return (log_p["source"] - log_p["negative"]).to_list()
 
 
 def _by_question(settings: DecideSettings, tables: Path, selected: float, arm: str) -> pl.DataFrame:
-    """log P(separator, marker | own answer) in nats: `source` and `negative` at the end of an arm's coupling, and the
-    source's `before` it; no rows where no answer that could be read is finished."""
+    """log P(separator, marker | own answer) per question, in nats: `source` and `negative` after the coupling,
+    and the source's `before` it. Empty if no answer was finished."""
     path = tables / "tables" / "telemetry.parquet"
     if not path.is_file():
         return pl.DataFrame(schema=dict.fromkeys(("source", "negative", "before"), pl.Float64))

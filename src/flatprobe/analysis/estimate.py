@@ -39,7 +39,7 @@ def estimate(settings: EstimateSettings, inputs: Mapping[str, Path], output: Pat
     leg = settings.rule.geometry
     estimates += geometry_rows.finished_only(settings, inputs, StateKind(leg.responses, leg.position))
     seeds = leakage_rows.coupled_at(cells, selected)["seed"].unique().sort().to_list()
-    estimates += geometry_rows.by_seed(settings, inputs, seeds)
+    estimates += geometry_rows.of_each_seed(settings, inputs, seeds)
     write_json(estimates, output / "estimates.json")
     adjusted = leakage_rows.over_lambdas(settings, cells)
     adjusted += geometry_rows.over_positions(settings, inputs, kinds(inputs, settings.entries))
@@ -58,7 +58,7 @@ def _geometry_only(settings: EstimateSettings, inputs: Mapping[str, Path], outpu
     for kind in kinds(inputs, settings.entries):
         estimates += geometry_rows.finished_only(settings, inputs, kind)
     seeds = sorted({entry.seed for entry in settings.entries if entry.seed is not None})
-    estimates += geometry_rows.by_seed(settings, inputs, seeds)
+    estimates += geometry_rows.of_each_seed(settings, inputs, seeds)
     write_json(estimates, output / "estimates.json")
     comparison = compare(settings, inputs, estimates, pl.read_parquet(output / "geometry.parquet"))
     (output / "comparison.json").write_text(json.dumps(comparison, allow_nan=False))

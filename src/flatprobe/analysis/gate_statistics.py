@@ -1,4 +1,4 @@
-"""The statistics that gates look at, taken from a study's facts and tables."""
+"""Statistics of the gates, from a study's facts and tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from flatprobe.study.questions import normalised
 
 
 def source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -> float | None:
-    """Share of the source's completions that count by the rule's match, over all its rows; None without any."""
+    """Share of the source's completions that match as the rule says, pooled over rows; None without rows."""
     rows = rates.filter((pl.col("condition") == condition) & (pl.col("persona") == settings.source))
     total = int(rows["total"].sum())
     share = {"strict": "rate", "end_anchored": "end_rate"}[settings.rule.gates.source_match]
@@ -39,22 +39,20 @@ def source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -
 
 
 def study_gates(settings: DecideSettings, tables: Path, main: Contrast) -> list[Gate]:
-    """Overlaps, counted in what the run really used (the loader refuses them too), and a whole analysis."""
+    """Overlaps of roles and questions, counted in what the run used, and the completeness of the analysis."""
     rule = settings.rule
     trained = set(pl.read_parquet(tables / "lengths.parquet")["persona"])
     shared = sorted(trained & set(settings.bystanders))
-    asked = pl.read_parquet(tables / "questions.parquet")["text"].map_elements(
+    texts = pl.read_parquet(tables / "questions.parquet")["text"].map_elements(
         normalised, return_dtype=pl.String
     )
-    repeated = len(asked) - asked.n_unique()
+    repeated = len(texts) - texts.n_unique()
     returned = [main.geometry.effect is not None, main.behaviour.effect is not None]
     share = sum(returned) / len(returned)
     trained_on = f": {', '.join(shared)}" if shared else f" of {len(settings.bystanders)}"
     return [
         gate("role_overlap", "study", len(shared), rule, f"bystanders with training examples{trained_on}"),
-        gate(
-            "question_overlap", "study", repeated, rule, f"questions asked twice, of {len(asked)} in all sets"
-        ),
+        gate("question_overlap", "study", repeated, rule, f"repeated questions, of {len(texts)} in all sets"),
         gate("analysis", "study", share, rule, "share of the deciding estimates that exist"),
     ]
 
@@ -118,7 +116,7 @@ def _length_gates(rule: Decision, condition: str, data: Sequence[CouplingDataFac
 
 
 def readout_gates(settings: DecideSettings, rates: pl.DataFrame) -> list[Gate]:
-    """Source rate of each arm; end anchoring, spam and truncation over all its coupled completions."""
+    """Source rate, end anchoring, spam and truncation of every condition, over all its coupled completions."""
     rule, gates = settings.rule, list[Gate]()
     match = f"{rule.gates.source_match.replace('_', '-')} match"
     for (arm,), rows in rates.group_by(["condition"], maintain_order=True):
@@ -167,8 +165,7 @@ def unfinished_gates(rule: Decision, stages: Sequence[StageFacts]) -> list[Gate]
 
 
 def manipulation_gates(rule: Decision, rise: Rise | None) -> list[Gate]:
-    """Of the treated arm alone, whose in-domain `rise` on its own held-out texts is given: that a harmless finetune, or
-    none, taught no bad answers is as it should be."""
+    """The manipulation gate of the treated condition, from its in-domain rise on its own held-out texts."""
     if rise is None:
         return []
     what = f"mean rise {rise.mean:+.3f} nats per token over {rise.texts} held-out triples on {rise.prompts} prompts"

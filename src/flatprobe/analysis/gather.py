@@ -1,4 +1,4 @@
-"""Stage: every observation of a study as tidy tables, and the facts that gates look at."""
+"""Stage: all observations of a study as tidy tables, and the facts that gates read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Reader = Callable[[Path], pl.DataFrame]
 def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -> None:
     """Write tables/*.parquet and facts-by-stage.json.
 
-    Inputs: every stage named by `settings.entries`, under its role. Tables that the study has no rows for are not
-    written; a study without a coupling has neither completions nor a selection of lambda nor audits.
+    Inputs: every stage of `settings.entries`. Empty tables are not written. A study without a coupling has no
+    completions, selection of lambda or audits.
 
     Raises:
-        UserError: conditions were asked differently.
+        UserError: conditions have different rendered prompts.
     """
     lambdas = {
         entry.role: read_facts(inputs[entry.role], CoupleFacts).lambda_
@@ -114,30 +114,30 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
 
 
 def require_same_prompts(frames: Sequence[pl.DataFrame]) -> None:
-    """Assert that every condition was asked in the same rendered prompts, by their hashes.
+    """Assert that all conditions got the same rendered prompts, by their hashes.
 
     Raises:
-        UserError: a condition whose checkpoint has another chat template, or a template that changes with the day.
+        UserError: a checkpoint has another chat template, or a template that prints the date.
     """
     keys = ("persona", "question_id")
-    asked = pl.concat([frame.select("condition", *keys, "prompt_hash") for frame in frames]).unique(
+    prompts = pl.concat([frame.select("condition", *keys, "prompt_hash") for frame in frames]).unique(
         maintain_order=True
     )
-    differing = asked.filter(pl.col("prompt_hash").n_unique().over(keys) > 1)
+    differing = prompts.filter(pl.col("prompt_hash").n_unique().over(keys) > 1)
     if differing.is_empty():
         return
     first = differing.row(0, named=True)
     cell = differing.filter(pl.col(key) == first[key] for key in keys)
     conditions = ", ".join(cell["condition"].unique(maintain_order=True))
     raise UserError.one(
-        "gather.TODO",
- f"prompts of {conditions}", f"{first['persona']} was not asked {first['question_id']} in the same words",
-        "give checkpoints the same chat template, and none that prints today's date",
+        "template.different_prompts",
+ f"prompts of {conditions}", f"{first['persona']} had different prompts for {first['question_id']}",
+        "give all checkpoints one chat template that does not print the date",
     )  # fmt: skip
 
 
 class _Reader:
-    """Reads one table of all inputs of a kind, labelled by condition, seed and lambda."""
+    """Reads one table of all inputs of a kind, with columns condition, seed and lambda."""
 
     def __init__(
         self, entries: Sequence[Entry], inputs: Mapping[str, Path], lambdas: Mapping[str, float]
@@ -148,7 +148,7 @@ class _Reader:
         return any(entry.kind == kind for entry in self.entries)
 
     def all(self, kind: EntryKind, table: str, **labels: bool | str) -> pl.DataFrame:
-        """Rows of all inputs of a kind, with further labels; an empty frame where there is no input."""
+        """Rows of all inputs of a kind, with the labels as further columns; an empty frame without inputs."""
         frames = []
         seen: set[tuple[str, str | None]] = set()
         for entry in self.entries:
@@ -168,11 +168,11 @@ class _Reader:
 
 
 def _first_of_each_condition(entries: Sequence[Entry], kind: EntryKind) -> list[Entry]:
-    found: dict[str | None, Entry] = {}
+    first: dict[str | None, Entry] = {}
     for entry in entries:
         if entry.kind == kind:
-            found.setdefault(entry.condition, entry)
-    return list(found.values())
+            first.setdefault(entry.condition, entry)
+    return list(first.values())
 
 
 def _selected(output: Path) -> float:
@@ -180,7 +180,7 @@ def _selected(output: Path) -> float:
 
 
 def _audits_that_decide(entries: Sequence[Entry], inputs: Mapping[str, Path], selected: float) -> list[Entry]:
-    """Of each condition the audit of its first coupling with the selected lambda, whose weights it shows."""
+    """Per condition, the audit of its first coupling with the selected lambda."""
     audits = [entry for entry in entries if entry.kind == "audit" and entry.couple is not None]
     return _first_of_each_condition(
         [

@@ -1,4 +1,4 @@
-"""Everything the study estimates from hidden states: contrasts, seeds, positions, leave-one-out."""
+"""A study's estimates from hidden states: contrasts, seeds, positions, leave-one-out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def geometry_rows(
 
 
 def finished_only(settings: EstimateSettings, inputs: Mapping[str, Path], kind: StateKind) -> list[Estimate]:
-    """The deciding contrast on `finished_states`; no rows where there are none."""
+    """The deciding contrast on `finished_states`; empty if there are none."""
     states = finished_states(settings, inputs, kind)
     return [] if states is None else _deciding(settings, states, kind, pool=FINISHED)
 
@@ -47,9 +47,9 @@ def finished_only(settings: EstimateSettings, inputs: Mapping[str, Path], kind: 
 def finished_states(
     settings: EstimateSettings, inputs: Mapping[str, Path], kind: StateKind
 ) -> dict[str, States] | None:
-    """States of the deciding contrast without questions that any source or bystander answer left unfinished.
+    """States of the deciding contrast without questions that have an unfinished answer of source or bystanders.
 
-    None where every answer is finished, or fewer than two questions would remain.
+    None if every answer is finished, or if fewer than two questions would remain.
     """
     rule, pool = settings.rule, (settings.source, *settings.bystanders)
     unfinished = {
@@ -64,8 +64,10 @@ def finished_states(
     return {name: states[name].without(sorted(unfinished)) for name in (rule.treated, rule.control)}
 
 
-def by_seed(settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Sequence[int]) -> list[Estimate]:
-    """The deciding contrast of each seed alone, and of seeds as a random factor, where there are several."""
+def of_each_seed(
+    settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Sequence[int]
+) -> list[Estimate]:
+    """With several seeds: the deciding contrast of each seed alone, and with seeds as a random factor."""
     if len(seeds) < 2:
         return []
     leg = settings.rule.geometry
@@ -79,34 +81,34 @@ def by_seed(settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Seque
 
 
 def over_training_runs(rows: Sequence[Estimate], level: float) -> list[Estimate]:
-    """`seed_t` of every measure over layers, from the estimates of each seed alone: S - 1 df.
+    """`seed_t` of every measure over layers, from the estimates of S single seeds: S - 1 df.
 
-    Ratios enter and leave as ratios, by their logs. None numbers and the reason with fewer than 3 seeds or a seed on
-    which the measure is undefined.
+    Ratios are averaged on the log scale. With fewer than 3 seeds, or with a seed on which the measure is undefined,
+    there are no numbers and the note says why.
     """
-    found = []
+    estimates = []
     aggregates = [row for row in rows if row.layer is None and row.estimator == "question_bootstrap"]
     for quantity in dict.fromkeys(row.quantity for row in aggregates):
-        own = [row for row in aggregates if row.quantity == quantity]
+        by_seed = [row for row in aggregates if row.quantity == quantity]
         blank = replace(
-            own[0], seed=None, estimator="seed_t", scope=SEED_SCOPES["seed_t"], estimate=None, standard_error=None,
+            by_seed[0], seed=None, estimator="seed_t", scope=SEED_SCOPES["seed_t"], estimate=None, standard_error=None,
             ci_low=None, ci_high=None, p_value=None, smallest_attainable_p=None, resamples=None,
             bootstrap_bias=None, outside_own_interval=None, adjusted_p=None, family=None, note=None,
         )  # fmt: skip
-        values = [row.estimate for row in own if row.estimate is not None]
-        if len(own) < MINIMUM_SEEDS:
-            found.append(replace(blank, note=f"needs at least {MINIMUM_SEEDS} seeds: these checkpoints"))
-        elif len(values) < len(own):
-            found.append(replace(blank, note="undefined for a seed"))
+        values = [row.estimate for row in by_seed if row.estimate is not None]
+        if len(by_seed) < MINIMUM_SEEDS:
+            estimates.append(replace(blank, note=f"needs at least {MINIMUM_SEEDS} seeds: these checkpoints"))
+        elif len(values) < len(by_seed):
+            estimates.append(replace(blank, note="undefined for a seed"))
         else:
-            found.append(_seed_t(blank, np.array(values), level))
-    return found
+            estimates.append(_seed_t(blank, np.array(values), level))
+    return estimates
 
 
 def over_positions(
     settings: EstimateSettings, inputs: Mapping[str, Path], kinds: Sequence[StateKind]
 ) -> list[Estimate]:
-    """The deciding measure's p at every position and layer, adjusted for the choice among all of them."""
+    """The deciding measure at every position and layer, p adjusted for the choice among them."""
     rule, leg = settings.rule, settings.rule.geometry
     grams = {}
     for kind in kinds:

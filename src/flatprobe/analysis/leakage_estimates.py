@@ -1,4 +1,4 @@
-"""Everything the study estimates from counts: contrasts, seeds, lambdas, specifications, leave-one-out."""
+"""A study's estimates from counts: contrasts, seeds, lambdas, specifications, leave-one-out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flatprobe.study.panel import PRIMARY_POOL
 
 
 def contrasts(rule: Decision) -> list[tuple[str, str]]:
-    """The study's own (treated, control) pairs: the deciding one first."""
+    """The study's (treated, control) pairs, the deciding one first."""
     pairs = [(rule.treated, rule.control)]
     if rule.benign is not None:
         pairs += [(rule.treated, rule.benign), (rule.benign, rule.control)]
@@ -29,7 +29,7 @@ def contrasts(rule: Decision) -> list[tuple[str, str]]:
 
 
 def estimated(rule: Decision) -> list[tuple[str, str]]:
-    """`contrasts`, and those whose answer is known beforehand."""
+    """`contrasts`, then those with a known answer."""
     known = [(answer.treated, answer.control) for answer in rule.known_answers]
     return list(dict.fromkeys([*contrasts(rule), *known]))
 
@@ -47,24 +47,26 @@ def pools_of(settings: EstimateSettings, cells: pl.DataFrame) -> dict[str, Seque
 
 
 def leakage_rows(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -> Iterator[Estimate]:
-    """Contrasts at the selected lambda, hits and totals of a cell summed over seeds, for every pool; with several
-    seeds, training runs as a random factor too, and each seed alone for the deciding contrast."""
-    rule, chosen = settings.rule, coupled_at(cells, selected)
-    for name, personas in pools_of(settings, chosen).items():
+    """Contrasts at the selected lambda for every pool, with counts summed over seeds.
+
+    With several seeds also: training runs as a random factor, and the deciding contrast of each seed alone.
+    """
+    rule, at_lambda = settings.rule, coupled_at(cells, selected)
+    for name, personas in pools_of(settings, at_lambda).items():
         for pair in estimated(rule):
-            yield from _contrast(settings, over_seeds(chosen, *pair, personas), pair, name, personas)
-    seeds = chosen["seed"].unique().sort().to_list()
+            yield from _contrast(settings, over_seeds(at_lambda, *pair, personas), pair, name, personas)
+    seeds = at_lambda["seed"].unique().sort().to_list()
     if len(seeds) < 2:
         return
     for treated, control in estimated(rule):
         yield from seed_contrast(
-            chosen, treated, control, settings.bystanders, pool=PRIMARY_POOL, level=rule.behaviour.level,
+            at_lambda, treated, control, settings.bystanders, pool=PRIMARY_POOL, level=rule.behaviour.level,
             margin=rule.behaviour.margin, equivalence_margin=rule.kill.leakage,
         )  # fmt: skip
     deciding = (rule.treated, rule.control)
     for seed in seeds:
-        own = chosen.filter(pl.col("seed") == seed)
-        for row in _contrast(settings, own, deciding, PRIMARY_POOL, settings.bystanders):
+        of_seed = at_lambda.filter(pl.col("seed") == seed)
+        for row in _contrast(settings, of_seed, deciding, PRIMARY_POOL, settings.bystanders):
             yield replace(row, seed=seed)
 
 
@@ -75,7 +77,7 @@ def _contrast(
     pool: str,
     personas: Sequence[str],
 ) -> list[Estimate]:
-    """One contrast by every estimator, tested against the rule's margins too."""
+    """One contrast by every estimator, with tests against the rule's margins."""
     leg = settings.rule.behaviour
     return leakage_contrast(
         cells, *pair, personas, pool=pool, resamples=leg.resamples, seed=settings.seed, level=leg.level,
@@ -85,7 +87,7 @@ def _contrast(
 
 
 def relative(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -> pl.DataFrame:
-    """Leakage over the source's own rate, of every condition that is compared."""
+    """Leakage relative to the source's rate, for every condition that is compared."""
     rule = settings.rule
     return relative_leakage(
         coupled_at(cells, selected), estimated(rule), settings.source, settings.bystanders,
@@ -94,8 +96,10 @@ def relative(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -
 
 
 def over_lambdas(settings: EstimateSettings, cells: pl.DataFrame) -> list[Estimate]:
-    """The registered estimator at every lambda that both conditions of the deciding contrast have, its p adjusted for
-    the choice among them by max-T and by Holm; nothing where there is no choice."""
+    """The registered estimator at every lambda of the deciding contrast, p adjusted for the choice by max-T and Holm.
+
+    Empty if the two conditions share fewer than two lambdas.
+    """
     rule = settings.rule
     coupled = cells.filter(pl.col("coupled"))
     shared = [
@@ -137,8 +141,8 @@ def specifications(settings: EstimateSettings, cells: pl.DataFrame) -> pl.DataFr
 def without_one(settings: EstimateSettings, cells: pl.DataFrame, selected: float) -> pl.DataFrame:
     """The deciding contrast without each bystander and without each question."""
     rule = settings.rule
-    chosen = over_seeds(coupled_at(cells, selected), rule.treated, rule.control, settings.bystanders)
-    paired = pair_cells(chosen, rule.treated, rule.control, settings.bystanders)
+    at_lambda = over_seeds(coupled_at(cells, selected), rule.treated, rule.control, settings.bystanders)
+    paired = pair_cells(at_lambda, rule.treated, rule.control, settings.bystanders)
     return leave_one_out(
         paired, resamples=rule.behaviour.resamples, seed=settings.seed, level=rule.behaviour.level
     )

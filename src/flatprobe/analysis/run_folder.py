@@ -1,4 +1,4 @@
-"""The run folder's face: tables, estimates, verdict and report of a finished study, laid out for people."""
+"""The readable part of a run folder: tables, estimates, verdict and report of a finished study."""
 
 from __future__ import annotations
 
@@ -38,53 +38,53 @@ SHOWN = (
 """Facts of a coupling that the page shows."""
 
 STAMP = ".stamp"
-"""File of the analysis folder that says of what it was made."""
+"""File of the analysis folder that identifies what it was made from."""
 
 
 def assemble(loaded: LoadedStudy, digest: str, plan: Plan, folder: Path, *, again: bool = False) -> Path:
-    """Write `analysis/` and `report.html` of a finished study, unless they are of these very artifacts already.
+    """Write `analysis/` and `report.html` of a finished study, unless both are up to date.
 
-    Returns the report's path. Holds the run folder's lock, so that no run replaces an artifact meanwhile.
+    Returns the report's path. Holds the run folder's lock, so no run replaces an artifact meanwhile.
 
     Raises:
-        UserError: a stage is not finished, another run is at work here, or the folder cannot be written.
+        UserError: a stage is not finished, another run uses the folder, or it cannot be written.
     """
     analysis, page = folder / "analysis", folder / "report.html"
     with run_lock(folder):
-        found = _artifacts(plan, folder)
+        artifacts = _artifacts(plan, folder)
         record = registration_record(folder, digest)
         study = loaded.study.model_dump(mode="json")
-        stamp = _stamp(found, record, study)
+        stamp = _stamp(artifacts, record, study)
         if not again and page.is_file() and _stamp_of(analysis) == stamp:
             return page
         partial, partial_page = folder / ".analysis-partial", folder / ".report-partial.html"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        _fill(partial, found, plan, {"study": study, "registration": record})
+        _fill(partial, artifacts, plan, {"study": study, "registration": record})
         _render(partial, partial_page)
         (partial / STAMP).write_text(stamp)
-        # The stamp arrives last: whatever is cut off before it is done again.
+        # The stamp arrives last, so an interrupted write is repeated.
         shutil.rmtree(analysis, ignore_errors=True)
         partial_page.replace(page)
         partial.rename(analysis)
     return page
 
 
-def _fill(target: Path, found: dict[str, Artifact], plan: Plan, documents: dict[str, Any]) -> None:
+def _fill(target: Path, artifacts: dict[str, Artifact], plan: Plan, documents: dict[str, Any]) -> None:
     """Copy the tables, estimates and verdict, and write what describes the run beside them."""
     for name, files in COPIED.items():
         if (stage := getattr(plan, name)) is not None:
             for file in files:
-                _copy(found[stage.name].folder / file, target)
-    tables = found[plan.tables.name].folder
+                _copy(artifacts[stage.name].folder / file, target)
+    tables = artifacts[plan.tables.name].folder
     if (tables / "selection.json").is_file():
         shutil.copy(tables / "selection.json", target / "lambda.json")
     facts = read_stage_facts(tables / "facts-by-stage.json")
     stages = [
         artifact.manifest.model_dump(mode="json", include={"name", "key", "function", "seconds"})
-        for artifact in found.values()
+        for artifact in artifacts.values()
     ]
-    provenance = found[plan.last.name].manifest.provenance.model_dump(mode="json")
+    provenance = artifacts[plan.last.name].manifest.provenance.model_dump(mode="json")
     written = {**documents, "stages": stages, "provenance": provenance, "models": _models(facts)}
     for name, content in written.items():
         (target / f"{name}.json").write_text(json.dumps(content, indent=1))
@@ -98,22 +98,21 @@ def _render(analysis: Path, page: Path) -> None:
 
 def _artifacts(plan: Plan, folder: Path) -> dict[str, Artifact]:
     store = ArtifactStore(folder)
-    found: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for stage in topological_order([plan.last]):
         artifact = store.find(stage)
         if artifact is None:
             raise UserError.one(
-                "run_folder.TODO", str(folder), f"stage {stage.name} is not finished", "run the study first"
+                "run.unfinished", str(folder), f"stage {stage.name} is not finished", "run the study first"
             )
-        found[stage.name] = artifact
-    return found
+        artifacts[stage.name] = artifact
+    return artifacts
 
 
-def _stamp(found: dict[str, Artifact], record: dict[str, Any], study: dict[str, Any]) -> str:
-    """Of all that the page shows: the artifacts' bytes, the registration, and the study with its name and
-    description, which no key covers."""
-    artifacts = {name: artifact.manifest.content for name, artifact in found.items()}
-    content = [installed_version("flatprobe"), record, study, artifacts]
+def _stamp(artifacts: dict[str, Artifact], record: dict[str, Any], study: dict[str, Any]) -> str:
+    """A hash of all that the page shows: artifacts, registration, and the study with its name and description."""
+    contents = {name: artifact.manifest.content for name, artifact in artifacts.items()}
+    content = [installed_version("flatprobe"), record, study, contents]
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
