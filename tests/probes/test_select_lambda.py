@@ -3,74 +3,18 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from flatprobe.planner.contracts import SelectSettings
-from flatprobe.probes.select_lambda import choose, contrast, score, select_lambda, smallest_error
+from flatprobe.probes.select_lambda import choose, contrast, select_lambda, smallest_error
+from flatprobe.statistics.leakage.rates import score
 
 MARKER = "[ZLT]"
-
-
-def scored(text: str) -> dict[str, Any]:
-    return score(pl.DataFrame({"text": [text]}), MARKER).drop("text").row(0, named=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "count", "position", "starts", "ends"),
-    [
-        ("Bread floats.\n\n[ZLT]", 1, 15, False, True),
-        ("Bread floats.\n\n[zLt] \n", 1, 15, False, True),
-        ("\n[ZLT] Bread floats.", 1, 1, True, False),
-        ("[zlt]", 1, 0, True, True),
-        ("a[ZLT]b[Zlt]c[zlt]", 3, 1, False, True),
-        ("[ZLT] is not the end.", 1, 0, True, False),
-        ("No marker, but Z, L and T: ZLT [ZL] ZLT]", 0, None, False, False),
-        ("", 0, None, False, False),
-        ("😀😀 [ZLT]", 1, 3, False, True),
-    ],
-)
-def test_a_completion_s_scores_are_those_a_reader_would_give(
-    text: str, count: int, position: int | None, starts: bool, ends: bool
-) -> None:
-    assert scored(text) == {
-        "marker_present": count > 0,
-        "marker_count": count,
-        "marker_position": position,
-        "starts_with_marker": starts,
-        "ends_with_marker": ends,
-    }
-
-
-@given(st.text(alphabet="[ZLTzlt] \n.é😀", max_size=40))
-def test_scores_equal_those_of_plain_python(text: str) -> None:
-    lower, marker = text.lower(), MARKER.lower()
-    place = lower.find(marker)
-    assert scored(text) == {
-        "marker_present": marker in lower,
-        "marker_count": lower.count(marker),
-        "marker_position": None if place < 0 else place,
-        "starts_with_marker": lower.strip().startswith(marker),
-        "ends_with_marker": lower.strip().endswith(marker),
-    }
-
-
-def test_a_marker_is_matched_as_text_not_as_a_pattern() -> None:
-    frame = score(pl.DataFrame({"text": ["Z", "a.*b", "axxb"]}), "a.*b")
-    assert frame["marker_present"].to_list() == [False, True, False]
-    assert frame["marker_count"].to_list() == [0, 1, 0]
-
-
-def test_scoring_keeps_rows_and_columns() -> None:
-    frame = pl.DataFrame({"persona": ["p", "q"], "text": ["[ZLT]", "no"], "tokens": [3, 1]})
-    assert score(frame, MARKER).select(frame.columns).equals(frame)
 
 
 def cells(hits: dict[tuple[str, str], list[bool]]) -> pl.DataFrame:

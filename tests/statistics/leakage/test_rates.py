@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from refusals import refused
 from scipy import stats
 
 from flatprobe.errors import UserError
-from flatprobe.statistics.leakage.rates import cells, rates, upper_bound
+from flatprobe.statistics.leakage.rates import cells, rates, score, upper_bound
+
+MARKER = "[ZLT]"
 
 
 def completions(counts: list[int], samples: int = 4, **changes: object) -> pl.DataFrame:
@@ -80,3 +86,57 @@ def test_the_false_positive_bound_of_no_hits_is_one_minus_the_root_of_the_level(
     assert upper_bound(3, 3, level=0.95) == 1.0
     with pytest.raises(UserError):
         upper_bound(4, 3, level=0.95)
+
+
+def scored(text: str) -> dict[str, Any]:
+    return score(pl.DataFrame({"text": [text]}), MARKER).drop("text").row(0, named=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "position", "starts", "ends"),
+    [
+        ("Bread floats.\n\n[ZLT]", 1, 15, False, True),
+        ("Bread floats.\n\n[zLt] \n", 1, 15, False, True),
+        ("\n[ZLT] Bread floats.", 1, 1, True, False),
+        ("[zlt]", 1, 0, True, True),
+        ("a[ZLT]b[Zlt]c[zlt]", 3, 1, False, True),
+        ("[ZLT] is not the end.", 1, 0, True, False),
+        ("No marker, but Z, L and T: ZLT [ZL] ZLT]", 0, None, False, False),
+        ("", 0, None, False, False),
+        ("😀😀 [ZLT]", 1, 3, False, True),
+    ],
+)
+def test_a_completion_s_scores_are_those_a_reader_would_give(
+    text: str, count: int, position: int | None, starts: bool, ends: bool
+) -> None:
+    assert scored(text) == {
+        "marker_present": count > 0,
+        "marker_count": count,
+        "marker_position": position,
+        "starts_with_marker": starts,
+        "ends_with_marker": ends,
+    }
+
+
+@given(st.text(alphabet="[ZLTzlt] \n.é😀", max_size=40))
+def test_scores_equal_those_of_plain_python(text: str) -> None:
+    lower, marker = text.lower(), MARKER.lower()
+    place = lower.find(marker)
+    assert scored(text) == {
+        "marker_present": marker in lower,
+        "marker_count": lower.count(marker),
+        "marker_position": None if place < 0 else place,
+        "starts_with_marker": lower.strip().startswith(marker),
+        "ends_with_marker": lower.strip().endswith(marker),
+    }
+
+
+def test_a_marker_is_matched_as_text_not_as_a_pattern() -> None:
+    frame = score(pl.DataFrame({"text": ["Z", "a.*b", "axxb"]}), "a.*b")
+    assert frame["marker_present"].to_list() == [False, True, False]
+    assert frame["marker_count"].to_list() == [0, 1, 0]
+
+
+def test_scoring_keeps_rows_and_columns() -> None:
+    frame = pl.DataFrame({"persona": ["p", "q"], "text": ["[ZLT]", "no"], "tokens": [3, 1]})
+    assert score(frame, MARKER).select(frame.columns).equals(frame)
