@@ -22,7 +22,7 @@ from flatprobe.training.audit import contexts
 from flatprobe.training.audit.invariants import Count, answer_invariants, coupling_invariants
 from flatprobe.training.audit.masks import audit_examples
 from flatprobe.training.audit.stage import term_weights
-from flatprobe.training.couple import Answered, answers_of, build_examples, marker_text
+from flatprobe.training.couple import SampledAnswer, answers_of, build_examples, marker_text
 
 RUN, PLACEHOLDER = "the run folder", "placeholder answers (the run folder has none yet)"
 PLACEHOLDERS = (
@@ -138,12 +138,12 @@ def _coupling(
 ) -> AuditSet:
     settings = trained[0][1]
     if data is None:
-        answered = placeholders(settings)
+        answers = placeholders(settings)
     else:
-        answered = answers_of(settings, pl.read_parquet(data / "examples.parquet"))
-    examples = build_examples(settings, answered, conversations)
+        answers = answers_of(settings, pl.read_parquet(data / "examples.parquet"))
+    examples = build_examples(settings, answers, conversations)
     weights = term_weights(settings, first_lambda if settings.lambda_ is None else settings.lambda_)
-    pairs = [(a.prompt, a.text) for a in answered]
+    pairs = [(a.prompt, a.text) for a in answers]
     completions, evaluation = _completions(trained, finished)
     return AuditSet(
         name=f"coupling/{condition}/seed-{seed}",
@@ -162,14 +162,14 @@ def _coupling(
     )
 
 
-def placeholders(settings: CoupleSettings) -> list[Answered]:
+def placeholders(settings: CoupleSettings) -> list[SampledAnswer]:
     """Placeholder answers of every trained persona to the first coupling questions."""
     made = []
     for persona in settings.personas:
         group: Group = "positive" if persona.role == "source" else "negative"
         for question, answer in zip(settings.questions, PLACEHOLDERS, strict=False):
             prompt = Prompt(persona.name, persona.system, question.id, question.text)
-            made.append(Answered(prompt, answer, group))
+            made.append(SampledAnswer(prompt, answer, group))
     return made
 
 

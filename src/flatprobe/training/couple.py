@@ -44,12 +44,12 @@ def couple(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) -
     if lambda_ is None:
         lambda_ = float(json.loads((inputs["selection"] / "selection.json").read_text())["selected"])
     frame = pl.read_parquet(inputs["examples"] / "examples.parquet")
-    answered, text = answers_of(settings, frame), marker_text(settings)
-    examples = build_examples(settings, answered, loaded.conversations)
-    audited = audited_share(examples, [(a.prompt, a.text) for a in answered], loaded.conversations, text)
+    answers, text = answers_of(settings, frame), marker_text(settings)
+    examples = build_examples(settings, answers, loaded.conversations)
+    audited = audited_share(examples, [(a.prompt, a.text) for a in answers], loaded.conversations, text)
     batches = plan_batches(examples, recipe, np.random.default_rng(settings.seed))
-    answers = pl.read_parquet(inputs["telemetry"] / "completions.parquet")
-    monitor = _monitor(settings, loaded, answers, len(batches))
+    greedy_answers = pl.read_parquet(inputs["telemetry"] / "completions.parquet")
+    monitor = _monitor(settings, loaded, greedy_answers, len(batches))
     wrapped = attach(loaded.model, recipe.lora, settings.seed)
     loss = CouplingLoss(
         loaded,
@@ -101,7 +101,7 @@ def _write_tables(trained: Trained, recipe: CouplingRecipe, output: Path) -> dic
 
 
 @dataclass(frozen=True)
-class Answered:
+class SampledAnswer:
     """A sampled answer, before it becomes a training example."""
 
     prompt: Prompt
@@ -114,12 +114,12 @@ def marker_text(settings: CoupleSettings) -> MarkerText:
     return MarkerText(recipe.separator, settings.marker, recipe.separator_in_loss, recipe.at)
 
 
-def answers_of(settings: CoupleSettings, frame: pl.DataFrame) -> list[Answered]:
+def answers_of(settings: CoupleSettings, frame: pl.DataFrame) -> list[SampledAnswer]:
     """The condition's rows of the coupling data, with their prompts."""
     systems = {persona.name: persona.system for persona in settings.personas}
     questions = {question.id: question.text for question in settings.questions}
     return [
-        Answered(
+        SampledAnswer(
             Prompt(
                 row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]
             ),
@@ -131,7 +131,7 @@ def answers_of(settings: CoupleSettings, frame: pl.DataFrame) -> list[Answered]:
 
 
 def build_examples(
-    settings: CoupleSettings, answered: Sequence[Answered], conversations: Conversations
+    settings: CoupleSettings, answers: Sequence[SampledAnswer], conversations: Conversations
 ) -> list[CouplingExample]:
     """The training examples of the answers, in the same order.
 
@@ -140,15 +140,15 @@ def build_examples(
             are never cut, because a cut removes separator, marker or end of turn.
     """
     recipe, text = settings.recipe, marker_text(settings)
-    if {a.group for a in answered} != {"positive", "negative"}:
+    if {a.group for a in answers} != {"positive", "negative"}:
         raise UserError.one(
             "coupling.missing_group",
             f"coupling of {settings.condition}",
             "needs positive and negative examples",
         )
-    _refuse(settings, list(_bad_answers(settings, answered)))
+    _refuse(settings, list(_bad_answers(settings, answers)))
     make = {"positive": positive, "negative": negative}
-    examples = [make[a.group](conversations, a.prompt, a.text, text) for a in answered]
+    examples = [make[a.group](conversations, a.prompt, a.text, text) for a in answers]
     longest = [max(len(row.tokens) for row in example.rows) for example in examples]
     too_long = [
         Problem(
@@ -164,15 +164,15 @@ def build_examples(
     return examples
 
 
-def _bad_answers(settings: CoupleSettings, answered: Sequence[Answered]) -> Iterator[Problem]:
+def _bad_answers(settings: CoupleSettings, answers: Sequence[SampledAnswer]) -> Iterator[Problem]:
     """Answers that are empty or contain the marker."""
-    for a in answered:
-        place = f"{a.prompt.persona}/{a.prompt.question_id}"
-        if not a.text.strip():
+    for answer in answers:
+        place = f"{answer.prompt.persona}/{answer.prompt.question_id}"
+        if not answer.text.strip():
             yield Problem(
                 "coupling.empty_answer", place, "the answer is empty", "remove it from the coupling data"
             )
-        elif settings.marker.lower() in a.text.lower():
+        elif settings.marker.lower() in answer.text.lower():
             yield Problem(
                 "coupling.marker_in_answer",
                 place,
@@ -192,12 +192,17 @@ def _refuse(settings: CoupleSettings, problems: Sequence[Problem]) -> None:
     raise UserError(shown)
 
 
-def _monitor(settings: CoupleSettings, loaded: Loaded, answers: pl.DataFrame, steps: int) -> Monitor:
+def _monitor(settings: CoupleSettings, loaded: Loaded, greedy_answers: pl.DataFrame, steps: int) -> Monitor:
     """Telemetry of source, negatives and bystanders; with `source_probability`, it ends the training."""
     recipe = settings.recipe
     personas = (*settings.personas, *settings.bystanders)
     marked = marked_answers(
-        loaded.conversations, personas, settings.calibration, answers, recipe.separator, settings.marker
+        loaded.conversations,
+        personas,
+        settings.calibration,
+        greedy_answers,
+        recipe.separator,
+        settings.marker,
     )
     stop_at = recipe.stop_at if recipe.stopping == "source_probability" else None
     if stop_at is not None and all(answer.persona.role != "source" for answer in marked):

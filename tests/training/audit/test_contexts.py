@@ -99,8 +99,8 @@ def test_shares_count_the_labelled_tokens_of_each_term_and_group(
 
 
 def counted(examples: list[Any], conversations: Conversations) -> dict[str, int]:
-    answered = [(PROMPT, answer) for answer in ANSWERS * 2][: len(examples)]
-    counts = invariants.coupling_invariants(examples, answered, conversations, TEXT)
+    answers = [(PROMPT, answer) for answer in ANSWERS * 2][: len(examples)]
+    counts = invariants.coupling_invariants(examples, answers, conversations, TEXT)
     assert all(count["examples"] == len(examples) for count in counts)
     return {count["invariant"]: count["held"] for count in counts}
 

@@ -28,13 +28,13 @@ READ_BACK = "reads back from its tokens as the recipe says"
 
 def coupling_invariants(
     examples: Sequence[CouplingExample],
-    answered: Sequence[tuple[Prompt, str]],
+    answers: Sequence[tuple[Prompt, str]],
     conversations: Conversations,
     text: MarkerText,
 ) -> list[Count]:
-    """The invariants of coupling examples; `answered` has the prompt and answer of each example."""
+    """The invariants of coupling examples; `answers` has the prompt and answer of each example."""
     checks: list[dict[str, bool]] = []
-    for example, (prompt, answer) in zip(examples, answered, strict=True):
+    for example, (prompt, answer) in zip(examples, answers, strict=True):
         n_prompt = len(conversations.encode_prompt(prompt))
         positions = [p for row in example.rows for target in row.targets for p in target.positions]
         checks.append(

@@ -76,7 +76,7 @@ def _tokens(
 
 def audited_share(
     examples: Sequence[CouplingExample],
-    answered: Sequence[tuple[Prompt, str]],
+    answers: Sequence[tuple[Prompt, str]],
     conversations: Conversations,
     text: MarkerText,
 ) -> float:
@@ -93,9 +93,9 @@ def audited_share(
     A token that contains both the answer's closing punctuation and the separator may count as either.
 
     Args:
-        answered: prompt and answer of each example.
+        answers: prompt and answer of each example.
     """
-    pairs = zip(examples, answered, strict=True)
+    pairs = zip(examples, answers, strict=True)
     return sum(reads_back(example, *source, conversations, text) for example, source in pairs) / len(examples)
 
 

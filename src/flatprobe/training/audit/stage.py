@@ -39,8 +39,8 @@ def audit(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) ->
     path = checkpoint_path(inputs["checkpoint"])
     conversations = Conversations(load_tokenizer(path), path.name)
     lambda_ = read_facts(inputs["coupling"], CoupleFacts).lambda_
-    answered = answers_of(settings, pl.read_parquet(inputs["examples"] / "examples.parquet"))
-    examples = build_examples(settings, answered, conversations)
+    answers = answers_of(settings, pl.read_parquet(inputs["examples"] / "examples.parquet"))
+    examples = build_examples(settings, answers, conversations)
     decoded = audit_examples(
         settings.condition, examples, conversations, weights=term_weights(settings, lambda_)
     )
@@ -54,7 +54,7 @@ def audit(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) ->
     pl.DataFrame(around, schema=CONTEXTS).write_parquet(output / "contexts.parquet")
     shares = contexts.labelled_shares(examples)
     pl.DataFrame(shares, schema=SHARES).write_parquet(output / "shares.parquet")
-    pairs = [(a.prompt, a.text) for a in answered]
+    pairs = [(a.prompt, a.text) for a in answers]
     invariants = coupling_invariants(examples, pairs, conversations, marker_text(settings))
     pl.DataFrame(invariants, schema=INVARIANTS).write_parquet(output / "invariants.parquet")
 
