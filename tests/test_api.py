@@ -56,3 +56,14 @@ def test_the_example_of_a_function_runs(name: str, monkeypatch: pytest.MonkeyPat
     assert tests[0].examples, f"{name} has no example"
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     assert runner.run(tests[0]).failed == 0
+
+
+def test_the_python_of_the_readme_prints_what_the_readme_shows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, _, rest = readme.partition("```python\n")[2].partition("```\n")
+    shown = rest.partition("```\n")[2].partition("```")[0]
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split() == shown.split()

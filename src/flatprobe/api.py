@@ -1,7 +1,4 @@
-"""The Python API's own functions: each is a thin layer over the rooms that the commands use, too.
-
-`flatprobe` hands them on together with names that need no layer. Paths may be given as text.
-"""
+"""Functions of the Python API that adapt the package's own to plain arguments. Paths may be text."""
 
 from __future__ import annotations
 
@@ -154,7 +151,7 @@ def sample(
         adapter: a PEFT adapter of the model (folder or hub id), merged before sampling.
         samples: answers per persona and question.
         temperature: 0 is greedy.
-        seed: every answer has a random stream of its own, derived from this number.
+        seed: each answer has its own random stream, derived from this number.
         precision: arithmetic of the forward passes.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Reads an analysis folder: every file that the report shows, checked once at the door.
+"""Reads an analysis folder and checks every file that the report shows.
 
-All problems are reported together. A missing file, column or key, and a number that is not a number, stop
-the report: it never fills a gap with a value of its own.
+All problems are reported together. A missing file, column or key, or a number that is not finite, stops the report: it
+never fills in a value.
 """
 
 from __future__ import annotations
@@ -146,8 +146,7 @@ class Analysis:
 
 
 def read(folder: Path) -> Analysis:
-    """Read and check an analysis folder; `UserError` names everything that is missing or malformed at
-    once."""
+    """Read and check an analysis folder. Raises UserError with everything that is missing or malformed."""
     problems: list[Problem] = []
     study = _document(folder / "study.json", DOCUMENTS["study"], problems)
     geometry_only = study is not None and study.get("coupling", True) is None
