@@ -8,6 +8,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CODE := src tests benchmarks
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ help:
 	@echo "make test    the tests"
 	@echo "make quick   a smoke run of the demo, too small for any claim"
 	@echo "make lint    ruff: rules and formatting"
-	@echo "make types   mypy, strict, on src"
+	@echo "make types   mypy, strict, on src and benchmarks"
 	@echo "make format  let ruff put the code in order"
 	@echo "make clean   remove .venv and caches; runs are kept"
 
@@ -46,15 +47,15 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
 
 format: $(INSTALLED)
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

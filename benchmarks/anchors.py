@@ -1,13 +1,13 @@
-"""What an anchor changes: the coupling of a study's control under several, read in every way that one can go wrong.
+"""Effects of an anchor: couples a study's control with several anchors and reads every way in which one can fail.
 
     python benchmarks/anchors.py                                                    # the demo, on the CPU
     python benchmarks/anchors.py --study FILE --anchors none,cross_entropy:0.1,kl:1 --seeds 42,43 --json anchors.json
     python benchmarks/anchors.py --machine machines/one_h100.yaml --runs DIR
 
-Everything else is the study's own: its stages are planned and run as `flatprobe run` does, up to the control's
-completions on evaluation questions. All anchors share one run folder, so what they have in common is computed once, and
-a call that was cut off is gone on from. Answers to train on are those of the first seed, as in a study of many seeds;
-initialisation, order, dropout and sampling differ between seeds.
+Everything else is the study's: its stages are planned and run as by `flatprobe run`, up to the control's completions on
+evaluation questions. All anchors share one run folder, so common stages run once, and an interrupted call can be
+repeated to continue. All seeds train on the first seed's answers, as in a study with several seeds; initialisation,
+order, dropout and sampling differ.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from anchors_read import Outcome, Speeds, outcome, show
 
+from anchor_outcomes import Outcome, Speeds, outcome, show
 from flatprobe.console import say
 from flatprobe.machine.load import load_machine
 from flatprobe.machine.schema import Machine
@@ -40,7 +40,7 @@ ANCHORS = "none,cross_entropy:0.1,cross_entropy:1,kl:0.1,kl:1"
 
 
 @dataclass(frozen=True)
-class Coupled:
+class CouplingStages:
     """The stages of one coupling."""
 
     seed: int
@@ -53,13 +53,13 @@ def main() -> None:
     loaded = load_study(options.study)
     machine = Machine(device="cpu") if options.machine is None else load_machine(options.machine)
     folder = (options.runs or Path(machine.runs)) / f"anchors-{loaded.study.name}"
-    found: list[Outcome] = []
+    outcomes: list[Outcome] = []
     for anchor in options.anchors:
-        found += _outcomes(loaded, _variant(loaded.study, anchor, options), machine, folder)
+        outcomes += _outcomes(loaded, anchor, options, machine, folder)
         if options.json is not None:
-            options.json.write_text(json.dumps(_content(loaded.study, options, found), indent=1))
-    show(found)
-    say(f"{loaded.study.name}, {loaded.study.decision.control} alone; artifacts in {folder}")
+            options.json.write_text(json.dumps(_content(loaded.study, options, outcomes), indent=1))
+    show(outcomes)
+    say(f"{loaded.study.name}, {loaded.study.decision.control} only; artifacts in {folder}")
 
 
 def _options() -> argparse.Namespace:
@@ -71,13 +71,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=_numbers, help="default: the study's")
     parser.add_argument("--lambda", type=float, dest="lambda_", help="default: the study's first")
     parser.add_argument("--machine", type=Path, help="machine file; default: this CPU")
-    parser.add_argument("--runs", type=Path, help="folder of run folders; default: the machine file's")
-    parser.add_argument("--json", type=Path, help="where the numbers are written, anew after each anchor")
+    parser.add_argument("--runs", type=Path, help="parent of the run folder; default: the machine file's")
+    parser.add_argument("--json", type=Path, help="file for the numbers, rewritten after each anchor")
     return parser.parse_args()
 
 
 def _anchors(text: str) -> list[Anchor]:
-    """`none`, or a kind with its weight: `kl:0.5`."""
+    """A comma-separated list of `none` or a kind with its weight: `kl:0.5`."""
     anchors = []
     for word in text.split(","):
         kind, _, weight = word.partition(":")
@@ -90,7 +90,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _variant(study: Study, anchor: Anchor, options: argparse.Namespace) -> Study:
-    """The study with this anchor, of its conditions only the control, and with one lambda."""
+    """The study with this anchor, one lambda, and the control as its only condition."""
+    assert study.coupling is not None, "a study without a coupling has no anchor"
     control, unlikelihood = study.decision.control, study.coupling.unlikelihood
     lambda_ = unlikelihood.lambdas[0] if options.lambda_ is None else options.lambda_
     coupling = study.coupling.model_copy(
@@ -108,35 +109,43 @@ def _variant(study: Study, anchor: Anchor, options: argparse.Namespace) -> Study
     )
 
 
-def _outcomes(loaded: LoadedStudy, study: Study, machine: Machine, folder: Path) -> Iterator[Outcome]:
-    """Run what one anchor needs, and read it."""
+def _outcomes(
+    loaded: LoadedStudy, anchor: Anchor, options: argparse.Namespace, machine: Machine, folder: Path
+) -> Iterator[Outcome]:
+    """Run the stages of one anchor and read their results."""
+    study = _variant(loaded.study, anchor, options)
     resolved = resolve_study(replace(loaded, study=study))
-    coupled = list(_coupled(plan(resolved, "exploratory").tables))
+    couplings = list(_couplings(plan(resolved, "exploratory").tables))
     speeds = Speeds()
     settings = runner_settings(machine, resolved.locations)
-    summary = run([one.leakage for one in coupled], folder, settings, speeds)
-    for one in coupled:
-        adapter, sampled = (summary.artifacts[stage.name].folder for stage in (one.couple, one.leakage))
+    summary = run([coupling.leakage for coupling in couplings], folder, settings, speeds)
+    for coupling in couplings:
+        adapter, sampled = (summary.artifacts[s.name].folder for s in (coupling.couple, coupling.leakage))
         yield outcome(
-            study.coupling.anchor, one.seed, study.leakage.marker,
+            anchor,
+            coupling.seed,
+            study.leakage.marker,
             facts=json.loads((adapter / "facts.json").read_text()),
             telemetry=pl.read_parquet(adapter / "telemetry.parquet"),
             completions=pl.read_parquet(sampled / "completions.parquet"),
-            seconds_per_step=speeds.seconds_per_step(one.couple.name),
-        )  # fmt: skip
+            seconds_per_step=speeds.seconds_per_step(coupling.couple.name),
+        )
 
 
-def _coupled(tables: Stage) -> Iterator[Coupled]:
-    """Every coupling that the tables are made of, with its completions."""
+def _couplings(tables: Stage) -> Iterator[CouplingStages]:
+    """Every coupling that the tables read, with its completions."""
     entries: Sequence[dict[str, Any]] = json.loads(tables.settings_json)["entries"]
     for entry in entries:
         if entry["kind"] == "leakage":
-            yield Coupled(entry["seed"], tables.inputs[entry["couple"]], tables.inputs[entry["role"]])
+            yield CouplingStages(entry["seed"], tables.inputs[entry["couple"]], tables.inputs[entry["role"]])
 
 
-def _content(study: Study, options: argparse.Namespace, found: Sequence[Outcome]) -> dict[str, Any]:
-    named = {name: str(value) for name, value in vars(options).items() if name != "anchors"}
-    return {"study": study.model_dump(mode="json"), "options": named, "outcomes": [asdict(o) for o in found]}
+def _content(study: Study, options: argparse.Namespace, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {
+        "study": study.model_dump(mode="json"),
+        "options": {name: str(value) for name, value in vars(options).items() if name != "anchors"},
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
 
 
 if __name__ == "__main__":

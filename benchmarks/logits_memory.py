@@ -1,10 +1,9 @@
-"""Memory that the logits of one coupling step take at Qwen2.5-7B's shape: only where a term needs them, or everywhere.
+"""Memory of the logits of one coupling step at Qwen2.5-7B's shape: of supervised tokens only, or of all tokens.
 
-Measured on the head alone, forward and backward, in processes of their own: `training.py` calls this, and
+Measured on the head alone, forward and backward. `training.py` starts one process per way, with the way, its tokens
+and the device:
 
     python benchmarks/logits_memory.py supervised 112 cpu
-
-is one of those processes: the way, its tokens, the device.
 """
 
 from __future__ import annotations
@@ -25,36 +24,36 @@ from flatprobe.training.supervised import token_log_probabilities
 
 VOCABULARY, TOKENS = 152_064, 16 * 1024
 SUPERVISED = 16 * 7
-"""Per example: the marker's tokens with the separator, and the end of turn."""
+"""16 examples, each with the tokens of separator and marker and the end of turn."""
 HIDDEN = {"cpu": 256, "cuda": 3584}
-"""The logits do not depend on it; the head's own weights do, and are there in either way."""
-TRIED = {"cpu": 512, "cuda": TOKENS}
-"""Tokens of which all logits are measured; scaled up to the shape."""
+"""The logits do not depend on it. The head's weights do, and both ways hold them."""
+MEASURED_TOKENS = {"cpu": 512, "cuda": TOKENS}
+"""Tokens at which all logits are measured; the result is scaled up to the shape."""
 GIGA, KILOBYTE = 1e9, 1024
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of making the logits."""
+    """One way of computing the logits."""
 
     way: str
     formula_bytes: float
-    """Logits in float32, at once, at the shape."""
+    """Largest number of float32 logits held at once, at the shape."""
     measured_bytes: float
-    """All that head and loss allocate at their peak, forward and backward, at the shape."""
+    """Peak allocation of head and loss, forward and backward, at the shape."""
     measured_tokens: int
-    """Tokens at which it was measured; fewer than the shape's were scaled up."""
+    """Tokens of the measurement; fewer than the shape's are scaled up."""
 
 
 def measured(device: str) -> Iterator[Row]:
-    for way, at_once, shape, tried in (
-        ("flatprobe, no anchor", SUPERVISED, SUPERVISED, SUPERVISED),
-        ("all logits", TOKENS, TOKENS, TRIED[device]),
+    for title, way, full, tokens in (
+        ("flatprobe, no anchor", "supervised", SUPERVISED, SUPERVISED),
+        ("all logits", "all", TOKENS, MEASURED_TOKENS[device]),
     ):
-        told = ["supervised" if way.startswith("flatprobe") else "all", str(tried), device]
-        done = subprocess.run([sys.executable, __file__, *told], check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        yield Row(way, 4.0 * at_once * VOCABULARY, found * shape / tried, tried)
+        command = [sys.executable, __file__, way, str(tokens), device]
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        size = json.loads(process.stdout.strip().splitlines()[-1])
+        yield Row(title, 4.0 * full * VOCABULARY, size * full / tokens, tokens)
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -68,15 +67,18 @@ def show(rows: Sequence[Row]) -> None:
     whole = rows[-1]
     for row in rows:
         table.add_row(
-            row.way, f"{row.formula_bytes / GIGA:.3f}", f"{row.measured_bytes / GIGA:.3f}",
-            f"{row.measured_bytes / whole.measured_bytes:.2%}", f"{row.measured_tokens:,} tokens",
-        )  # fmt: skip
+            row.way,
+            f"{row.formula_bytes / GIGA:.3f}",
+            f"{row.measured_bytes / GIGA:.3f}",
+            f"{row.measured_bytes / whole.measured_bytes:.2%}",
+            f"{row.measured_tokens:,} tokens",
+        )
     console().print(table)
     say(f"Vocabulary {VOCABULARY:,}, 16 rows of 1,024 tokens, {SUPERVISED} of them with a loss.")
 
 
 class _Head(torch.nn.Module):
-    """As much of a model as `token_log_probabilities` asks for."""
+    """The part of a model that `token_log_probabilities` reads."""
 
     def __init__(self, hidden: int, device: str) -> None:
         super().__init__()
@@ -94,10 +96,10 @@ def main() -> None:
     model = _Head(hidden, device)
     label = torch.zeros(tokens, dtype=torch.long, device=device)
     warm = torch.randn(2, hidden, device=device, dtype=torch.bfloat16, requires_grad=True)
-    _loss(way, model, warm, label[:2]).backward()
+    torch.autograd.backward(_loss(way, model, warm, label[:2]))
     states = torch.randn(tokens, hidden, device=device, dtype=torch.bfloat16, requires_grad=True)
     before = _peak(device)
-    _loss(way, model, states, label).backward()
+    torch.autograd.backward(_loss(way, model, states, label))
     say(json.dumps(_peak(device) - before))
 
 

@@ -1,12 +1,12 @@
-"""How fast completions are sampled: plain `generate`, the library's `generate_batch`, flatprobe, and vLLM where it is.
+"""Speed of sampling completions: plain `generate`, the library's `generate_batch`, flatprobe, and vLLM if installed.
 
     python benchmarks/sampling.py                                    # SmolLM2-135M on the CPU, about half an hour
     python benchmarks/sampling.py --quick                            # about a minute
     python benchmarks/sampling.py --vllm-python /opt/vllm/bin/python
     python benchmarks/sampling.py --device cuda --model FOLDER --precision bfloat16
 
-Every way runs in a process of its own. A first run of a few requests warms it up; then the median of the repeats
-counts. What takes longer than five minutes is not repeated.
+Every way runs in its own process. A few requests warm it up; the result is the median of the repeats. A run of more
+than five minutes is not repeated.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sampling_ways import Load, Options, describe, loads, opened, ways
 
 from flatprobe import console
 from flatprobe.generation.vllm_engine.server import used_memory
 from flatprobe.models.embedded import converted_folder
+from sampling_ways import Load, Options, describe, loads, opened, ways
 
 BATCHES = (32, 64, 128)
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -38,19 +38,19 @@ LONG = 300  # seconds
 
 
 def main() -> None:
-    """Measure all ways on both loads and print a table each; with --one, measure one and print it as JSON."""
+    """Measure all ways on both loads and print a table for each; with --one, measure one and print JSON."""
     options = _options()
     if options.one is not None:
         sys.stdout.write(json.dumps(measure(options)) + "\n")
         return
     model = options.model or converted_folder()
-    found = []
+    results = []
     for load in ("forced", "demo"):
         for way in options.ways or ways(options.batches, options.vllm_python is not None):
-            found.append(_in_a_process(options, model, load, way))
-        show([one for one in found if one["load"] == load], load, loads(options.quick)[load])
+            results.append(_in_a_process(options, model, load, way))
+        show([result for result in results if result["load"] == load], load, loads(options.quick)[load])
     if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
@@ -61,8 +61,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="folder of a model; SmolLM2-135M-Instruct by default")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rows", type=int, default=128, help="rows that flatprobe decodes together")
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="rows of plain `generate`")
-    parser.add_argument("--ways", nargs="+", help="only these")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=BATCHES, help="rows of plain `generate`, several"
+    )
+    parser.add_argument("--ways", nargs="+", help="run these ways only")
     parser.add_argument("--vllm-python", help="interpreter that has vLLM")
     parser.add_argument("--vllm-eager", action="store_true", help="start vLLM without compiling")
     parser.add_argument("--repeats", type=int, default=3)
@@ -73,20 +75,20 @@ def _options() -> argparse.Namespace:
 
 
 def _in_a_process(options: argparse.Namespace, model: Path, load: str, way: str) -> dict[str, Any]:
-    command = [
-        sys.executable, __file__, "--one", load, way, "--model", str(model), "--device", options.device,
-        "--precision", options.precision, "--rows", str(options.rows), "--repeats", str(options.repeats),
-        *(["--vllm-python", options.vllm_python] if options.vllm_python else []),
-        *(["--vllm-eager"] if options.vllm_eager else []), *(["--quick"] if options.quick else []),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        console.warn(f"{way} failed: {last}")
-        return {"load": load, "way": way, "failed": last}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    console.say(f"{load}: {describe(found)}: {found['tokens'] / found['seconds']:.0f} tokens/s")
-    return found
+    command = [sys.executable, __file__, "--one", load, way, "--model", str(model)]
+    for name in ("device", "precision", "rows", "repeats"):
+        command += [f"--{name}", str(getattr(options, name))]
+    if options.vllm_python:
+        command += ["--vllm-python", options.vllm_python]
+    command += [f"--{name.replace('_', '-')}" for name in ("vllm_eager", "quick") if getattr(options, name)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        error = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        console.warn(f"{way} failed: {error}")
+        return {"load": load, "way": way, "failed": error}
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    console.say(f"{load}: {describe(result)}: {result['tokens'] / result['seconds']:.0f} tokens/s")
+    return result
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -95,9 +97,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     load = loads(options.quick)[name]
     with tempfile.TemporaryDirectory() as folder:
         settings = Options(
-            options.model, options.precision, options.device, options.rows, options.vllm_python,
-            options.vllm_eager, Path(folder),
-        )  # fmt: skip
+            model=options.model,
+            precision=options.precision,
+            device=options.device,
+            rows=options.rows,
+            vllm_python=options.vllm_python,
+            vllm_eager=options.vllm_eager,
+            folder=Path(folder),
+        )
         clock = time.perf_counter()
         with opened(way, settings, load) as run:
             run(replace(load, prompts=load.prompts[:2], max_new_tokens=4))
@@ -113,17 +120,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 if seconds[-1] > LONG:
                     break
             device_memory = peak_memory(options.device, way) if options.device == "cuda" else None
-        # On a CPU now, that a process of vLLM has ended: it counts from then on.
+        # On a CPU, vLLM's process counts only after it has ended, so read the peak now.
         memory = device_memory or peak_memory(options.device, way)
     return {
-        "load": name, "way": way, "completions": len(load.requests), "ready": ready,
-        "seconds": float(np.median(seconds)), "tokens": float(np.median(tokens)), "matrix_peak": peak,
-        "flops_per_token": 2 * _weights(options.model), "memory": memory, "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "load": name,
+        "way": way,
+        "completions": len(load.requests),
+        "ready": ready,
+        "seconds": float(np.median(seconds)),
+        "tokens": float(np.median(tokens)),
+        "matrix_peak": peak,
+        "flops_per_token": 2 * _weights(options.model),
+        "memory": memory,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def matrix_peak(device: str) -> float:
-    """FLOP/s of a large float32 product (bfloat16 on a GPU), the best of several."""
+    """FLOP/s of a large float32 matrix product (bfloat16 on a GPU), the best of several."""
     side = SIDE[device]
     a = torch.randn(side, side, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     best = float("inf")
@@ -137,7 +151,7 @@ def matrix_peak(device: str) -> float:
 
 
 def _weights(model: Path) -> int:
-    """Weights that every token is multiplied with: all matrices, the embedding once as the head."""
+    """Number of weights that multiply every token: all matrices, the embedding once as the head."""
     from safetensors import safe_open
 
     total = 0
@@ -150,9 +164,9 @@ def _weights(model: Path) -> int:
 
 
 def peak_memory(device: str, way: str) -> float:
-    """Peak in MiB: of this process, or of one that it started and that has ended, where that is larger.
+    """Peak in MiB of this process, or of a child process that has ended, whichever is larger.
 
-    On a GPU, of torch's allocator; of vLLM, what the driver says is in use.
+    On a GPU: of torch's allocator; for vLLM, the memory in use according to the driver.
     """
     if device == "cuda" and way.startswith("vllm"):
         return float(sum(used_memory() or ()))
@@ -163,31 +177,35 @@ def peak_memory(device: str, way: str) -> float:
     return max(resource.getrusage(each).ru_maxrss for each in who) * unit / MIB
 
 
-def show(found: list[dict[str, Any]], load: str, size: Load) -> None:
-    """Tokens per second, against the best plain way, without an adapter, and against the device's peak."""
-    done = [one for one in found if "failed" not in one]
-    speeds = {one["way"]: one["tokens"] / one["seconds"] for one in done}
+def show(results: list[dict[str, Any]], load: str, size: Load) -> None:
+    """Tokens per second, against the best plain way, against no adapter, and against the device's peak."""
+    finished = [result for result in results if "failed" not in result]
+    speeds = {result["way"]: result["tokens"] / result["seconds"] for result in finished}
     plain = max((speed for way, speed in speeds.items() if way.startswith("plain-")), default=None)
     rows = []
-    for one in done:
-        speed, base = speeds[one["way"]], speeds.get(one["way"].removesuffix(" + adapter"))
-        rows.append((
-            describe(one), f"{speed:.0f}", f"{speed / plain:.2f}" if plain else "",
-            f"{speed / base:.2f}" if base and one["way"].endswith(" + adapter") else "",
-            f"{one['seconds']:.1f}", f"{one['tokens']:.0f}", f"{one['memory']:.0f}",
-            f"{speed * one['flops_per_token'] / one['matrix_peak']:.0%}", f"{one['matrix_peak'] / 1e9:.0f}",
-            f"{one['ready']:.1f}",
-        ))  # fmt: skip
-    columns = (
-        "way", "tokens/s", "x plain", "x base", "seconds", "tokens", "peak MiB", "of matrix peak", "GFLOP/s",
-        "ready after s",
-    )  # fmt: skip
+    for result in finished:
+        speed, base = speeds[result["way"]], speeds.get(result["way"].removesuffix(" + adapter"))
+        cells = {
+            "way": describe(result),
+            "tokens/s": f"{speed:.0f}",
+            "x plain": f"{speed / plain:.2f}" if plain else "",
+            "x base": f"{speed / base:.2f}" if base and result["way"].endswith(" + adapter") else "",
+            "seconds": f"{result['seconds']:.1f}",
+            "tokens": f"{result['tokens']:.0f}",
+            "peak MiB": f"{result['memory']:.0f}",
+            "of matrix peak": f"{speed * result['flops_per_token'] / result['matrix_peak']:.0%}",
+            "GFLOP/s": f"{result['matrix_peak'] / 1e9:.0f}",
+            "ready after s": f"{result['ready']:.1f}",
+        }
+        rows.append(cells)
+    columns = list(rows[0]) if rows else ["way"]
     title = f"{load}: {len(size.prompts)} prompts x {size.samples}, at most {size.max_new_tokens} tokens"
-    console.table(columns, rows, title=title, right=columns[1:])
-    if done:
+    console.table(columns, [tuple(cells.values()) for cells in rows], title=title, right=columns[1:])
+    if finished:
+        first = finished[0]
         console.say(
-            f"{done[0]['completions']} completions, {done[0]['threads']} threads of {os.cpu_count()} cores. Of matrix "
-            "peak: 2 FLOP a weight and new token, prompts not counted, against the best matrix product of that process."
+            f"{first['completions']} completions, {first['threads']} threads of {os.cpu_count()} cores. Of matrix "
+            "peak: 2 FLOP per weight and new token, without prompts, against the best matrix product of the process."
         )
 
 

@@ -1,4 +1,4 @@
-"""The ways of sampling that `benchmarks/sampling.py` compares, and the prompts that all are given."""
+"""The ways of sampling that `sampling.py` compares, and their prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flatprobe.generation.engine import Engine, CompletionRequest, SamplingSettings
+from flatprobe.generation.engine import CompletionRequest, Engine, SamplingSettings
 from flatprobe.generation.sample import prompts_of
 from flatprobe.generation.stopping import end_tokens, eos_of_files
 from flatprobe.generation.transformers_engine.engine import TransformersEngine
@@ -24,18 +24,18 @@ from flatprobe.study.recipe_schema import Lora, Precision
 from flatprobe.study.schema import QuestionSet
 from flatprobe.training.lora import attach
 
-RANK, UPDATE = 32, 1e-3  # of the adapter: as the demo's, with updates that leave the text sensible
+RANK, UPDATE = 32, 1e-3  # of the adapter: the demo's rank, and updates so small that the text stays sensible
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is sampled."""
+    """The prompts to sample, and how."""
 
     prompts: tuple[Prompt, ...]
     samples: int
     max_new_tokens: int
     forced: bool
-    """Every completion has `max_new_tokens` tokens: ends are ignored."""
+    """Every completion has `max_new_tokens` tokens; end tokens are ignored."""
 
     @property
     def requests(self) -> list[CompletionRequest]:
@@ -61,7 +61,7 @@ def loads(quick: bool) -> dict[str, Load]:
 
 @dataclass(frozen=True)
 class Options:
-    """What a way is run with."""
+    """Settings of a way."""
 
     model: Path
     precision: Precision
@@ -70,21 +70,21 @@ class Options:
     vllm_python: str | None
     vllm_eager: bool
     folder: Path
-    """Where an adapter may be written."""
+    """Scratch folder for an adapter."""
 
 
 Run = Callable[[Load], int]
-"""Samples a load; returns the tokens produced, those that end an answer not counted."""
+"""Samples a load; returns the number of tokens, without end tokens."""
 
 
 @torch.inference_mode()
 def plain(loaded: Loaded, load: Load, batch: int) -> int:
-    """`generate`, prompts of like length together, `batch` rows at a time; none of the model's own settings."""
+    """`generate`, `batch` rows at a time, sorted by prompt length; the model's own sampling settings are off."""
     from transformers import GenerationConfig
 
     conversations, model = loaded.conversations, loaded.model
     ends = [] if load.forced else sorted(end_tokens(conversations, model.generation_config.eos_token_id))
-    model.generation_config = GenerationConfig()
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     encoded = sorted((conversations.encode_prompt(prompt) for prompt in load.prompts), key=len)
     step, total = max(1, batch // load.samples), 0
     for start in range(0, len(encoded), step):
@@ -93,9 +93,16 @@ def plain(loaded: Loaded, load: Load, batch: int) -> int:
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=loaded.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=loaded.device)
         out = model.generate(
-            ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=load.max_new_tokens,
-            num_return_sequences=load.samples, eos_token_id=ends or None, pad_token_id=conversations.turn_end,
-        )  # fmt: skip
+            ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            max_new_tokens=load.max_new_tokens,
+            num_return_sequences=load.samples,
+            eos_token_id=ends or None,
+            pad_token_id=conversations.turn_end,
+        )
         total += sum(_until(row, ends) for row in out[:, width:].tolist())
     return total
 
@@ -105,13 +112,16 @@ def continuous(loaded: Loaded, load: Load) -> int:
     from transformers import GenerationConfig
 
     conversations = loaded.conversations
-    ends = (
-        [] if load.forced else sorted(end_tokens(conversations, loaded.model.generation_config.eos_token_id))
+    eos = loaded.model.generation_config.eos_token_id
+    ends = [] if load.forced else sorted(end_tokens(conversations, eos))
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        max_new_tokens=load.max_new_tokens,
+        eos_token_id=ends or -1,
+        pad_token_id=conversations.turn_end,
     )
-    config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, max_new_tokens=load.max_new_tokens,
-        eos_token_id=ends or -1, pad_token_id=conversations.turn_end,
-    )  # fmt: skip
     inputs = [conversations.encode_prompt(request.prompt) for request in load.requests]
     outputs = loaded.model.generate_batch(inputs=inputs, generation_config=config)
     if len(outputs) != len(inputs):
@@ -120,13 +130,13 @@ def continuous(loaded: Loaded, load: Load) -> int:
 
 
 def engine(sampler: Engine, load: Load) -> int:
-    """An engine of flatprobe."""
+    """One of flatprobe's engines."""
     return sum(len(completion.tokens) for _, completion in sampler.stream(load.requests, load.settings))
 
 
 def _until(tokens: Sequence[int], ends: Sequence[int]) -> int:
-    """How many tokens come before the first that ends an answer."""
-    return next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    """Number of tokens before the first end token."""
+    return next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
 
 
 def save_adapter(loaded: Loaded, folder: Path) -> Path:
@@ -143,7 +153,7 @@ def save_adapter(loaded: Loaded, folder: Path) -> Path:
 
 @contextmanager
 def opened(way: str, options: Options, load: Load) -> Iterator[Run]:
-    """A way that is ready to sample, its model loaded."""
+    """A way, ready to sample: its model is loaded."""
     if way.startswith("vllm"):
         with _vllm(way, options, load) as run:
             yield run
@@ -154,16 +164,16 @@ def opened(way: str, options: Options, load: Load) -> Iterator[Run]:
     else:
         loaded = load_checkpoint(options.model, options.precision, device)
     if way.startswith("plain-"):
-        yield lambda some: plain(loaded, some, int(way.removeprefix("plain-")))
+        yield lambda load: plain(loaded, load, int(way.removeprefix("plain-")))
     elif way == "generate_batch":
-        yield lambda some: continuous(loaded, some)
+        yield lambda load: continuous(loaded, load)
     else:
         sampler = TransformersEngine(loaded, options.rows)
         if load.forced:
             sampler.ends = frozenset()
         if way == "flatprobe + adapter":
             sampler.use(save_adapter(loaded, options.folder))
-        yield lambda some: engine(sampler, some)
+        yield lambda load: engine(sampler, load)
 
 
 @contextmanager
@@ -178,19 +188,19 @@ def _vllm(way: str, options: Options, load: Load) -> Iterator[Run]:
         if way == "vllm + adapter":
             loaded = load_checkpoint(options.model, options.precision, torch.device("cpu"))
             sampler.use(save_adapter(loaded, options.folder))
-        yield lambda some: engine(sampler, some)
+        yield lambda load: engine(sampler, load)
     finally:
         sampler.close()
 
 
 def ways(batches: Sequence[int], vllm: bool) -> list[str]:
-    """All ways, the plain one at several batch sizes first."""
-    found = [f"plain-{batch}" for batch in batches]
-    found += ["generate_batch", "flatprobe", "flatprobe + adapter"]
-    return found + (["vllm", "vllm + adapter"] if vllm else [])
+    """All ways, first the plain one at several batch sizes."""
+    names = [f"plain-{batch}" for batch in batches]
+    names += ["generate_batch", "flatprobe", "flatprobe + adapter"]
+    return names + (["vllm", "vllm + adapter"] if vllm else [])
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """`plain` as the batch size says it, for a table."""
-    way = str(found["way"])
+def describe(result: Mapping[str, Any]) -> str:
+    """The way's name in a table."""
+    way = str(result["way"])
     return f"generate, {way.removeprefix('plain-')} rows" if way.startswith("plain-") else way

@@ -1,9 +1,9 @@
-"""The full simulation: size, power and coverage of every estimator, and of the joint verdict.
+"""The full simulation: size, power and coverage of every estimator, and the rates of each verdict.
 
     python benchmarks/simulation.py --write docs/simulation.md
 
-takes some minutes on two cores and replaces what stands between the page's markers. `flatprobe simulate` runs
-smaller or other grids.
+takes some minutes on two cores and replaces the text between the page's markers. `flatprobe simulate` runs smaller
+or other grids.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marked_page import around
-
 from flatprobe import console
+from page_markers import around
 
 if TYPE_CHECKING:
     from flatprobe.simulation.grid import Grid, Simulated
@@ -27,7 +26,7 @@ BEGIN, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
 
 def main() -> None:
     """Simulate, and print the tables or write them into a page."""
-    # Not above: every worker imports this file again, before it is told to use one thread.
+    # Imported here: every worker imports this file again before it is limited to one thread.
     from flatprobe.simulation.grid import Grid, simulate
 
     options = _options()
@@ -49,7 +48,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies per cell of the grid")
-    parser.add_argument("--resamples", type=int, default=2000, help="2000 make p < .001 attainable")
+    parser.add_argument("--resamples", type=int, default=2000, help="2000 are enough for p < .001")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", type=Path, help="a page with the two markers")
@@ -62,19 +61,19 @@ def _report(grid: Grid, simulated: Simulated) -> str:
     size, margin = grid.size, grid.rule.behaviour.margin
     parts = [
         f"{grid.studies} studies per number, each of {size.personas} bystanders × {size.questions} questions × "
-        f"{size.completions} completions with {grid.resamples} resamples; seed {grid.seed}. In brackets the Monte "
-        "Carlo standard error. – is what does not exist: an interval of a test that has none, or a level that no "
-        "p-value of the design can reach.\n",
+        f"{size.completions} completions with {grid.resamples} resamples; seed {grid.seed}. Monte Carlo standard "
+        "errors in brackets. – means that the number does not exist: the test has no interval, or no p-value of "
+        "the design can be below the level.\n",
         "### Size: share of null studies rejected\n",
         _table(simulated, 0.0, ("p < .05", "rejected_05"), ("p < .001", "rejected_001")),
-        "### Coverage: share of 95 % intervals that hold the truth, difference 0\n",
+        "### Coverage: share of 95 % intervals that contain the truth, difference 0\n",
         _table(simulated, 0.0, ("population", "coverage"), ("own scope", "own_coverage")),
     ]
     for truth in (truth for truth in grid.truths if truth != 0):
         parts += [
             f"### Difference of {100 * truth:g} pp: share of studies rejected\n",
             _table(simulated, truth, ("p < .05", "rejected_05"), ("p < .001", "rejected_001")),
-            f"### Difference of {100 * truth:g} pp: intervals that hold it, and superiority to {100 * margin:g} pp "
+            f"### Difference of {100 * truth:g} pp: intervals that contain it, and superiority to {100 * margin:g} pp "
             "at .05\n",
             _table(simulated, truth, ("population", "coverage"), ("superior", "superior_05")),
         ]
@@ -82,10 +81,10 @@ def _report(grid: Grid, simulated: Simulated) -> str:
     return "\n".join(parts)
 
 
-def _table(simulated: Simulated, truth: float, *named: tuple[str, str]) -> str:
+def _table(simulated: Simulated, truth: float, *columns: tuple[str, str]) -> str:
     from flatprobe.simulation.table import by_variance, markdown
 
-    values = [(name, attrgetter(field)) for name, field in named]
+    values = [(name, attrgetter(field)) for name, field in columns]
     return markdown(by_variance(simulated.leakage, truth, values))
 
 

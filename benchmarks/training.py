@@ -1,14 +1,14 @@
-"""Speed and memory of the coupling step beside TRL's `SFTTrainer`, and memory of its logits.
+"""Speed and memory of the coupling step and of TRL's `SFTTrainer`, and memory of the step's logits.
 
     pip install trl==1.16.0
     python benchmarks/training.py
     python benchmarks/training.py --device cuda --dtype bfloat16 --model PATH --answer-scale 12 --json times.json
 
 Every way trains the same LoRA (the registered coupling's: rank 32, all seven linear modules, rank-stabilised) on the
-same examples in the same batches, each in a process of its own, all ways in turn, as often as `--repeats` says; medians
-are shown. A way's tokens are those of the examples that it trains on, whether or not it computes what examples begin
-with in common once; padding, and the negatives' marker slots, which only the coupling has, do not count. TRL's own
-default recomputes activations; so that time is compared with time, it is shown without that, and with.
+same examples in the same batches. Each run has its own process; all ways run in turn, `--repeats` times; the table
+shows medians. Tokens are those of the examples, also where flatprobe computes a shared prefix once. Padding does not
+count, nor do the negatives' marker slots, which only the coupling has. TRL recomputes activations by default; the
+table shows it with and without.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import logits_memory
 import numpy as np
 from rich.table import Table
 
+import logits_memory
 from flatprobe.console import console, say
 from flatprobe.models.embedded import EMBEDDED
 from flatprobe.models.reference import resolve
@@ -48,7 +48,7 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Run:
-    """What `training_ways.py` measured."""
+    """One measurement by `training_ways.py`."""
 
     seconds: float
     tokens: int
@@ -80,7 +80,7 @@ def main() -> None:
         content = {
             "options": {name: str(value) for name, value in vars(options).items()},
             "matrix_flops_per_second": peaks,
-            "ways": {way: [vars(run) for run in found] for way, found in runs.items()},
+            "ways": {way: [vars(run) for run in of_way] for way, of_way in runs.items()},
             "logits": [vars(row) for row in logits],
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -96,7 +96,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, default=16, help="examples per optimiser step")
     parser.add_argument("--rows", type=int, help="examples in one forward pass (default: the batch)")
-    parser.add_argument("--answer-scale", type=float, default=1.0, help="times the demo's lengths of answers")
+    parser.add_argument("--answer-scale", type=float, default=1.0, help="factor on the demo's answer lengths")
     parser.add_argument("--dropout", type=float, default=0.05, help="on the adapter's input, as registered")
     parser.add_argument("--steps", type=int, default=4, help="timed steps")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
@@ -106,7 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--processor-time",
         action="store_true",
-        help="one thread and its processor time, for a machine that is not idle",
+        help="one thread, timed by processor time: for a machine with other work",
     )
     parser.add_argument("--no-logits", action="store_true", help="leave out the memory of logits")
     parser.add_argument("--json", type=Path)
@@ -119,18 +119,17 @@ def _options() -> argparse.Namespace:
 
 
 def _child(options: argparse.Namespace, way: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Run one way in a process of its own, so that nothing is warm and memory is its own."""
-    told = {name: value for name, value in vars(options).items() if name not in ("json", "ways")}
-    told |= {"way": way, **settings}
-    if told.get("first_layer", 0) is None:
-        told["first_layer"] = _blocks(Path(options.model)) // 2
-    done = subprocess.run(
-        [sys.executable, str(CHILD), json.dumps(told)], check=False, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"{way}:\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    """Run one way in its own process: nothing is warm, and memory is its own."""
+    task = {name: value for name, value in vars(options).items() if name not in ("json", "ways")}
+    task |= {"way": way, **settings}
+    if task.get("first_layer", 0) is None:
+        task["first_layer"] = _blocks(Path(options.model)) // 2
+    command = [sys.executable, str(CHILD), json.dumps(task)]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    if process.returncode != 0:
+        raise SystemExit(f"{way}:\n{process.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    return result
 
 
 def _blocks(model: Path) -> int:
@@ -139,7 +138,7 @@ def _blocks(model: Path) -> int:
 
 def _show(runs: dict[str, list[Run]], peak: float, options: argparse.Namespace) -> None:
     table = Table(
-        "way", "tokens/s", "from – to", f"times {SFT}", "peak GB", "of it before", "GFLOP/token", "of peak"
+        "way", "tokens/s", "range", f"times {SFT}", "peak GB", "before training", "GFLOP/token", "of peak"
     )
     for cells in _cells(runs, peak):
         table.add_row(*cells)
@@ -148,23 +147,23 @@ def _show(runs: dict[str, list[Run]], peak: float, options: argparse.Namespace) 
     say(
         f"{options.device}, {options.dtype}, {options.threads} threads, {clock}, batch {options.batch} in passes of "
         f"{options.rows}, {options.steps} timed steps, {options.repeats} repeats. Matrix peak: "
-        f"{peak / GIGA:,.0f} GFLOP/s. FLOPs: those that are run, of matrix products outside attention."
+        f"{peak / GIGA:,.0f} GFLOP/s. FLOPs: matrix products outside attention, as executed."
     )
 
 
 def _cells(runs: dict[str, list[Run]], peak: float) -> Iterator[list[str]]:
-    speeds = {way: [run.tokens_per_second for run in found] for way, found in runs.items()}
-    for way, found in runs.items():
-        ratios = [own / other for own, other in zip(speeds[way], speeds.get(SFT, []), strict=False)]
-        flops, seconds = sum(run.flops for run in found), sum(run.seconds for run in found)
+    speeds = {way: [run.tokens_per_second for run in of_way] for way, of_way in runs.items()}
+    for way, of_way in runs.items():
+        ratios = [speed / sft for speed, sft in zip(speeds[way], speeds.get(SFT, []), strict=False)]
+        flops, seconds = sum(run.flops for run in of_way), sum(run.seconds for run in of_way)
         yield [
             way,
             f"{np.median(speeds[way]):,.0f}",
             f"{min(speeds[way]):,.0f} – {max(speeds[way]):,.0f}",
             f"{np.median(ratios):.2f}" if ratios else "",
-            _gigabytes([run.peak_bytes for run in found]),
-            _gigabytes([run.before_bytes for run in found]),
-            f"{flops / sum(run.tokens for run in found) / GIGA:.2f}",
+            _gigabytes([run.peak_bytes for run in of_way]),
+            _gigabytes([run.before_bytes for run in of_way]),
+            f"{flops / sum(run.tokens for run in of_way) / GIGA:.2f}",
             f"{flops / seconds / peak:.0%}",
         ]
 

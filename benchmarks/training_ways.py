@@ -1,4 +1,4 @@
-"""One way of training, in a process of its own: `benchmarks/training.py` starts it and reads what it prints last.
+"""One way of training, measured in this process. `training.py` starts it and reads the last line that it prints.
 
 python benchmarks/training_ways.py '{"way": "flatprobe", ...}'
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -17,11 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import coupling_data
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+import training_data
+from device import memory
 from flatprobe.console import say
 from flatprobe.models.load import Loaded, load_checkpoint
 from flatprobe.study.recipe_schema import Anchor, Coupling, Lora
@@ -34,90 +34,94 @@ ANCHORS: dict[str, Anchor] = {
     "cross_entropy": Anchor(kind="cross_entropy", weight=1.0),
     "kl": Anchor(kind="kl", weight=1.0),
 }
-KILOBYTE = 1024
 COUNTED = 1
 """The step of the warm-up whose FLOPs are counted."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a way took."""
+    """The measurement of one way."""
 
     seconds: float
-    """Of the timed steps, all that the trainer does in them."""
+    """Of the timed steps, with everything that the trainer does in them."""
     tokens: int
-    """Tokens of their examples, padding and the negatives' marker slots not counted."""
+    """Tokens of their examples, without padding and the negatives' marker slots."""
     flops: float
-    """Of the linear layers and the head, as run: counted in one step and scaled to the timed ones by tokens."""
+    """Of linear layers and head, as executed: counted in one step, scaled to the timed steps by tokens."""
     peak_bytes: int
-    """Most memory during training: of the process, or what is allocated on the GPU."""
+    """Peak during training: of the process, or allocated on the GPU."""
     before_bytes: int
-    """Memory before the first step: model, adapter, data and libraries."""
+    """In use before the first step: model, adapter, data and libraries."""
     last_loss: float
-    """So that nobody compares with a training that diverged."""
+    """Shows whether the training diverged."""
 
 
 def _now(options: Namespace) -> float:
-    """Seconds of the clock that is asked for."""
+    """Seconds of the chosen clock."""
     return time.process_time() if options.processor_time else time.perf_counter()
 
 
-class Flops(TorchDispatchMode):
-    """Counts those of matrix products while it is entered (`FlopCounterMode` allows no gradient within a forward)."""
+class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts FLOPs of matrix products (`FlopCounterMode` allows no gradient inside a forward pass)."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:  # an output's type, which some products are told, is no operand
+        if (
+            func._overloadpacket in flop_registry
+        ):  # some products take the output's dtype, which is no operand
             operands = [value for value in args if not isinstance(value, torch.dtype)]
-            named = {name: value for name, value in (kwargs or {}).items() if name not in ("out", "out_dtype")}
+            named = {
+                name: value for name, value in (kwargs or {}).items() if name not in ("out", "out_dtype")
+            }
             self.total += flop_registry[func._overloadpacket](*operands, **named, out_val=result)
         return result
 
 
 class Clock:
-    """Marks the beginnings of steps; the second is counted, those after the warm-up are timed."""
+    """Marks the starts of steps; counts FLOPs in the second, times those after the warm-up."""
 
     def __init__(self, options: Namespace) -> None:
-        self.options, self.times = options, list[float]()
+        self.options, self.starts = options, list[float]()
         self.flops = Flops()
 
     def mark(self) -> None:
-        """To be called at the beginning of each step."""
-        step = len(self.times)
+        """Call this at the start of each step."""
+        step = len(self.starts)
         if step == COUNTED:
-            self.flops.__enter__()
+            self.flops.__enter__()  # type: ignore[no-untyped-call]
         if step == COUNTED + 1:
-            self.flops.__exit__(None, None, None)
+            self.flops.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if self.options.device == "cuda":
             torch.cuda.synchronize()
-        self.times.append(_now(self.options))
+        self.starts.append(_now(self.options))
 
     def seconds(self) -> float:
         first = self.options.warmup
-        return self.times[first + self.options.steps] - self.times[first]
+        elapsed: float = self.starts[first + self.options.steps] - self.starts[first]
+        return elapsed
 
 
 def main() -> None:
     options = Namespace(**json.loads(sys.argv[1]))
     torch.set_num_threads(options.threads)
     if options.way == "matrix peak":
-        found: Any = {"flops_per_second": matrix_peak(options)}
+        result: Any = {"flops_per_second": matrix_peak(options)}
     else:
         dtype = options.dtype
         loaded = load_checkpoint(Path(options.model), dtype, torch.device(options.device))
-        data = coupling_data.batches(loaded.conversations, options)
+        data = training_data.batches(loaded.conversations, options)
         way: Callable[..., Measured] = {"flatprobe": flatprobe, "sft": sft, "full": full_logits}[options.kind]
         with tempfile.TemporaryDirectory() as folder:
-            found = asdict(way(options, loaded, data, Path(folder)))
-    say(json.dumps(found))
+            result = asdict(way(options, loaded, data, Path(folder)))
+    say(json.dumps(result))
 
 
 def matrix_peak(options: Namespace) -> float:
-    """FLOP/s of the best of many square matrix products."""
+    """FLOP/s of the fastest of 20 square matrix products."""
     size = 2048 if options.device == "cpu" else 8192
     left, right = (
         torch.randn(size, size, dtype=getattr(torch, options.dtype), device=options.device) for _ in "ab"
@@ -138,15 +142,15 @@ def lora(options: Namespace, first_layer: int) -> Lora:
 
 
 def _plain(wrapped: Any) -> Any:
-    """The same adapter with the library's own dropout, as other trainers have it."""
+    """The same adapter with the library's dropout, as other trainers use it."""
     for layer in wrapped.modules():
         for name, module in getattr(layer, "lora_dropout", {}).items():
             layer.lora_dropout[name] = torch.nn.Dropout(module.p) if hasattr(module, "p") else module
     return wrapped
 
 
-def flatprobe(options: Namespace, loaded: Loaded, data: coupling_data.Batches, folder: Path) -> Measured:
-    """The coupling step as `flatprobe run` makes it."""
+def flatprobe(options: Namespace, loaded: Loaded, data: training_data.Batches, folder: Path) -> Measured:
+    """The coupling step of `flatprobe run`."""
     recipe = Coupling(
         lora=lora(options, options.first_layer),
         anchor=ANCHORS[options.anchor],
@@ -155,8 +159,15 @@ def flatprobe(options: Namespace, loaded: Loaded, data: coupling_data.Batches, f
     ).recipe
     wrapped = attach(loaded.model, recipe.lora, options.seed)
     loss = CouplingLoss(
-        loaded, wrapped, data.examples, data.steps, recipe, 1.0, training_rows=options.rows, forward_rows=options.rows
-    )  # fmt: skip
+        loaded,
+        wrapped,
+        data.examples,
+        data.steps,
+        recipe,
+        1.0,
+        training_rows=options.rows,
+        forward_rows=options.rows,
+    )
     clock, before = Clock(options), _before(options)
 
     def of_step(step: int) -> Iterator[tuple[torch.Tensor, dict[str, float]]]:
@@ -172,8 +183,8 @@ def flatprobe(options: Namespace, loaded: Loaded, data: coupling_data.Batches, f
     )
 
 
-def sft(options: Namespace, loaded: Loaded, data: coupling_data.Batches, folder: Path) -> Measured:
-    """TRL's `SFTTrainer` on the same examples in the same order (packed, its packs' order is its own)."""
+def sft(options: Namespace, loaded: Loaded, data: training_data.Batches, folder: Path) -> Measured:
+    """TRL's `SFTTrainer` on the same examples in the same order (with packing, in the order of its packs)."""
     import datasets
     from trl import SFTConfig, SFTTrainer
 
@@ -193,16 +204,18 @@ def sft(options: Namespace, loaded: Loaded, data: coupling_data.Batches, folder:
         gradient_checkpointing=options.checkpointing,
     )
     trainer = SFTTrainer(
-        model=model, args=arguments, train_dataset=datasets.Dataset.from_dict(columns),
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_dict(columns),
         processing_class=loaded.conversations.tokenizer,
-    )  # fmt: skip
+    )
     rows = [len(tokens) for tokens in trainer.train_dataset["input_ids"]]
     per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     return _run(options, trainer, [sum(rows[at : at + per_step]) for at in range(0, len(rows), per_step)])
 
 
-def full_logits(options: Namespace, loaded: Loaded, data: coupling_data.Batches, folder: Path) -> Measured:
-    """`transformers.Trainer` on padded rows: the model's own loss, from the logits of every token."""
+def full_logits(options: Namespace, loaded: Loaded, data: training_data.Batches, folder: Path) -> Measured:
+    """`transformers.Trainer` on padded rows, with the model's own loss from the logits of all tokens."""
     from torch.nn.utils.rnn import pad_sequence
     from transformers import Trainer, TrainingArguments
 
@@ -224,17 +237,31 @@ def full_logits(options: Namespace, loaded: Loaded, data: coupling_data.Batches,
 
 
 def _arguments(options: Namespace, steps: int, folder: Path) -> dict[str, Any]:
-    """What every trainer is told: the registered optimiser, no logging, no evaluation."""
+    """Settings of every trainer: the registered optimiser, no logging, no evaluation."""
     packing = getattr(options, "packing", False)
     return {
-        "output_dir": str(folder), "max_steps": steps, "learning_rate": 5e-6, "lr_scheduler_type": "cosine",
-        "warmup_steps": 1, "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch", "seed": options.seed,
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "learning_rate": 5e-6,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 1,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch",
+        "seed": options.seed,
         "per_device_train_batch_size": 1 if packing else options.rows,
         "gradient_accumulation_steps": 1 if packing else max(1, options.batch // options.rows),
-        "use_cpu": options.device == "cpu", "bf16": options.dtype == "bfloat16", "report_to": [], "save_strategy": "no",
-        "logging_strategy": "steps", "logging_steps": 1000, "disable_tqdm": True, "dataloader_pin_memory": False,
-        "train_sampling_strategy": "sequential", "remove_unused_columns": False,
-    }  # fmt: skip
+        "use_cpu": options.device == "cpu",
+        "bf16": options.dtype == "bfloat16",
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1000,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+    }
 
 
 def _run(options: Namespace, trainer: Any, step_tokens: list[int]) -> Measured:
@@ -254,23 +281,13 @@ def _run(options: Namespace, trainer: Any, step_tokens: list[int]) -> Measured:
 
 def _before(options: Namespace) -> int:
     gc.collect()
-    if options.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+    return int(memory(torch.device(options.device)))
 
 
 def _measured(
     options: Namespace, clock: Clock, tokens: int, counted: int, before: int, last_loss: float
 ) -> Measured:
-    if options.device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:  # kilobytes, but bytes on macOS
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else KILOBYTE
-        )
+    peak = int(memory(torch.device(options.device), peak=True))
     return Measured(clock.seconds(), tokens, clock.flops.total * tokens / counted, peak, before, last_loss)
 
 

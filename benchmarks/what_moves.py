@@ -2,13 +2,14 @@
 
     python benchmarks/what_moves.py --write docs/geometry.md
 
-takes one to three minutes on one core. It replaces the text between the page's markers and draws figures/what_moves.svg
-beside the page.
+takes one to three minutes on one core, replaces the text between the page's markers and draws figures/what_moves.svg
+next to the page.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,26 @@ import altair as alt
 import numpy as np
 import polars as pl
 import vl_convert
-from marked_page import around
 
 from flatprobe import console
 from flatprobe.report.figures.theme import CONFIG, INK, VERMILLION
 from flatprobe.report.numbers import decimal
 from flatprobe.report.words import measure_title
-from flatprobe.statistics.geometry.measures import MEASURES, RATIOS
 from flatprobe.simulation.measure_responses import CAUSES, MOVES, SIZES, Cause, responses
+from flatprobe.statistics.geometry.measures import MEASURES, RATIOS
+from page_markers import around
 
 BEGIN, END = "<!-- what moves: begin -->", "<!-- what moves: end -->"
 DRAWN = (
-    "cosine_difference", "crossvalidated_cosine_difference", "translation_share", "noise_share", "contraction",
-    "unscaled_scatter_ratio", "noise_ratio", "contraction_minus_noise",
-)  # fmt: skip
+    "cosine_difference",
+    "crossvalidated_cosine_difference",
+    "translation_share",
+    "noise_share",
+    "contraction",
+    "unscaled_scatter_ratio",
+    "noise_ratio",
+    "contraction_minus_noise",
+)
 COLUMNS = (
     "contraction",
     "translation, length kept",
@@ -80,22 +87,24 @@ def _options() -> argparse.Namespace:
 
 
 def _measured(draws: int, seed: int) -> pl.DataFrame:
-    """Mean and SD over draws of every measure, by cause and dose; ratios as such, by the mean of their logs."""
+    """Mean and SD over draws of every measure, by cause and dose. Ratios are averaged as logs."""
     rows = []
     for cause in CAUSES:
         for dose in cause.doses:
             for measure, values in responses(cause, dose, draws, seed).items():
-                mean, spread = (float(np.mean(values)), float(np.std(values))) if values else (None, None)
-                ends = [None, None, None] if mean is None else [mean, mean - spread, mean + spread]
-                if measure in RATIOS:
-                    ends = [None if end is None else float(np.exp(end)) for end in ends]
-                rows.append(
-                    {
-                        "measure": measure, "cause": cause.name, "dose": float(dose), "value": ends[0],
-                        "low": ends[1], "high": ends[2],
-                    }
-                )  # fmt: skip
+                value, low, high = _band(values, ratio=measure in RATIOS)
+                place = {"measure": measure, "cause": cause.name, "dose": float(dose)}
+                rows.append(place | {"value": value, "low": low, "high": high})
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _band(values: Sequence[float], *, ratio: bool) -> Sequence[float | None]:
+    """The mean, and one standard deviation below and above it."""
+    if not values:
+        return None, None, None
+    mean, spread = float(np.mean(values)), float(np.std(values))
+    band = (mean, mean - spread, mean + spread)
+    return [float(np.exp(end)) for end in band] if ratio else band
 
 
 # --- the table
@@ -111,9 +120,9 @@ def _table(frame: pl.DataFrame, draws: int, seed: int) -> str:
     sizes = ", ".join(f"{name} {value:g}" for name, value in SIZES.items())
     return (
         "![Response of eight measures to seven causes in growing doses](figures/what_moves.svg)\n\n"
-        f"Means over {draws} planted pairs (seed {seed}; {sizes}); in the figure bands are one standard deviation "
-        "between pairs, orange is what moves. The table has the largest dose. Differences and contractions are 0 and "
-        "ratios (×) are 1 where nothing moves; bold is what moves; – needs the same questions in both conditions.\n\n"
+        f"Means over {draws} planted pairs (seed {seed}; {sizes}). Figure: bands are one standard deviation between "
+        "pairs; measures that move are orange. Table: the largest dose; measures that move are bold. Without a change, "
+        "differences and contractions are 0 and ratios (×) are 1. –: needs the same questions in both conditions.\n\n"
         + "\n".join(lines)
         + "\n"
     )
@@ -140,23 +149,31 @@ def _figure(frame: pl.DataFrame) -> str:
     """Small panels: a row per measure with one scale, a column per cause."""
     causes = [cause for cause in CAUSES if cause.name in COLUMNS]
     rows = []
-    for at, measure in enumerate(DRAWN):
-        known = frame.filter(pl.col("cause").is_in(COLUMNS), measure=measure).drop_nulls("value")
-        ends = [*known["low"], *known["high"], _null(measure)]
+    for number, measure in enumerate(DRAWN):
+        bands = frame.filter(pl.col("cause").is_in(COLUMNS), measure=measure).drop_nulls("value")
+        ends = [*bands["low"], *bands["high"], _null(measure)]
         scale = _scale(min(ends), max(ends), ratio=measure in RATIOS)
         panels = [
-            _panel(frame, measure, cause, scale, first=column == 0, top=at == 0, bottom=at == len(DRAWN) - 1)
+            _panel(
+                frame,
+                measure,
+                cause,
+                scale,
+                first=column == 0,
+                top=number == 0,
+                bottom=number == len(DRAWN) - 1,
+            )
             for column, cause in enumerate(causes)
         ]
         rows.append(alt.hconcat(*panels, spacing=10))
     spec = alt.vconcat(*rows, spacing=8).to_dict()
     spec["config"] = {**CONFIG, "background": "white"}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2]))
-    return svg.replace(INK, DARK)  # an image in a page has no text colour to follow
+    return svg.replace(INK, DARK)  # an image does not follow the page's text colour
 
 
 def _scale(low: float, high: float, *, ratio: bool) -> alt.Scale:
-    """With a little room; ratios by their logs, so that a half is as far from 1 as a double."""
+    """With a little room. Ratios have a log scale: a half and a double are equally far from 1."""
     if ratio:
         return alt.Scale(type="log", domain=[low / 1.15, high * 1.15], nice=False)
     room = 0.06 * (high - low)
@@ -189,14 +206,24 @@ def _panel(
         ),
     )
     axis = alt.Axis(
-        labels=first, tickCount=3, titleAngle=0, titleAlign="right", titleX=-40, titleY=HEIGHT / 2, titlePadding=0,
-        labelFontSize=10, titleFontSize=11, titleBaseline="middle", minExtent=140 if first else 0,
-        values=[0.25, 0.5, 1, 2, 4, 8] if measure in RATIOS else alt.Undefined, format="~g",
-    )  # fmt: skip
+        labels=first,
+        tickCount=3,
+        titleAngle=0,
+        titleAlign="right",
+        titleX=-40,
+        titleY=HEIGHT / 2,
+        titlePadding=0,
+        labelFontSize=10,
+        titleFontSize=11,
+        titleBaseline="middle",
+        minExtent=140 if first else 0,
+        values=[0.25, 0.5, 1, 2, 4, 8] if measure in RATIOS else alt.Undefined,
+        format="~g",
+    )
     y = alt.Y("value:Q", title=TITLES[measure] if first else None, scale=scale, axis=axis)
-    shown = frame.filter(measure=measure, cause=cause.name)
+    values = frame.filter(measure=measure, cause=cause.name)
     rule = alt.Chart(pl.DataFrame({"value": [_null(measure)]})).mark_rule(color=INK, opacity=0.35).encode(y=y)
-    if shown["value"].null_count():
+    if values["value"].null_count():
         absent = alt.Chart(pl.DataFrame({"value": [_null(measure)], "text": ["needs equal ones"]}))
         parts = [
             rule,
@@ -205,7 +232,7 @@ def _panel(
             ),
         ]
     else:
-        base = alt.Chart(shown).encode(x=x)
+        base = alt.Chart(values).encode(x=x)
         parts = [
             rule,
             base.mark_area(opacity=0.25, color=colour).encode(

@@ -1,4 +1,4 @@
-"""Models and given responses for `benchmarks/geometry.py`: real ones, or a published shape with random ones."""
+"""Models and rows to read states from: real ones, or a published shape with random weights and tokens."""
 
 from __future__ import annotations
 
@@ -38,17 +38,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
     },
 }  # fmt: skip
-"""Configurations of published models, and one for trying a benchmark; weights are drawn at random here."""
+"""Configurations of published models, and a tiny one to try a benchmark; weights are random."""
 ANSWERS = "finetune/everyday_help.jsonl"
-PERSONA_TOKENS, QUESTION_TOKENS = (
-    28,
-    22,
-)  # of a shape's rows, about those of the package's panel with Qwen's template
+PERSONA_TOKENS, QUESTION_TOKENS = 28, 22  # of random rows, about the package's panel with Qwen's template
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many rows there are, and how long their answers."""
+    """Number of rows and length of their answers."""
 
     personas: int
     questions: int
@@ -63,7 +60,7 @@ def load_real(path: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
 
 
 def real_rows(loaded: Loaded, size: Size) -> list[ProbedRow]:
-    """The package's first personas and questions, with beginnings of an embedded set's answers."""
+    """The package's first personas and questions, with the first words of an embedded set's answers."""
     import yaml
 
     def read(name: str) -> Any:
@@ -74,8 +71,8 @@ def real_rows(loaded: Loaded, size: Size) -> list[ProbedRow]:
     lines = resources.path(ANSWERS).read_text(encoding="utf-8").splitlines()
     answers = [" ".join(json.loads(line)["completion"].split()[: size.answer]) for line in lines]
     prompts = [
-        Prompt(name, persona["prompt"], asked["id"], asked["text"])
-        for (name, persona), asked in product(personas, questions)
+        Prompt(name, persona["prompt"], question["id"], question["text"])
+        for (name, persona), question in product(personas, questions)
     ]
     return [
         probed_row(loaded.conversations, prompt, answers[number % len(answers)])
@@ -84,12 +81,12 @@ def real_rows(loaded: Loaded, size: Size) -> list[ProbedRow]:
 
 
 def load_shape(name: str, device: torch.device, dtype: torch.dtype) -> Loaded:
-    """A model with a published shape and random weights; its conversations know a pad token and nothing else."""
+    """A model with a published shape and random weights; its conversations have a pad token only."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.set_default_dtype(dtype)
     with device:
-        model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPES[name]))
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPES[name]))  # type: ignore[no-untyped-call]
     model.eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
     generator = torch.Generator(device).manual_seed(0)
@@ -101,7 +98,7 @@ def load_shape(name: str, device: torch.device, dtype: torch.dtype) -> Loaded:
 
 
 def random_rows(size: Size) -> list[ProbedRow]:
-    """Random tokens: a beginning per persona, a question, an answer whose length varies by half, an end of turn."""
+    """Random tokens: a prefix per persona, a question, an answer whose length varies by half, an end of turn."""
     generator = np.random.default_rng(0)
 
     def draw(count: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
-"""The data that `benchmarks/training.py` trains on: the demo's personas and questions, answers of the demo's lengths.
+"""Training data of `training.py`: the demo's personas and questions, answers of the demo's lengths.
 
-The answers are shipped texts cut to length, because real ones need a run first; what is said in them costs no time.
+The answers are shipped texts cut to length. Real answers would need a run first, and their content does not affect the
+speed.
 """
 
 from __future__ import annotations
@@ -11,26 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.data.coupling_examples import CouplingExample, MarkerText, negative, positive
+from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.study import resources
 from flatprobe.study.load import load_study
 from flatprobe.study.questions import take
 
 SEPARATOR, MARKER = "\n\n", "[ZLT]"
 ANSWER_TOKENS = (4, 9, 12, 15, 19, 22, 26, 33, 45)
-"""Lengths of the demo's matched answers, at its deciles."""
+"""Deciles of the lengths of the demo's matched answers."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Optimiser steps: the coupling's examples, and what supervised finetuning sees of the same."""
+    """Optimiser steps: the coupling's examples, and the rows of supervised finetuning on the same texts."""
 
     examples: list[CouplingExample]
     rows: list[tuple[list[int], int]]
-    """Per example, the tokens of prompt, answer, separator and marker (positives) and end of turn, and how many are
-    the prompt's. The coupling's rows are these too, and in negatives the marker's slot besides, which is not counted
-    as a token trained on."""
+    """Per example, the tokens of prompt, answer, separator and marker (positives only) and end of turn, and how many
+    belong to the prompt. The coupling has the same rows, and in negatives also the marker's slot, which does not count
+    as trained tokens."""
     steps: list[list[int]]
 
     def tokens(self, first: int, stop: int) -> int:
@@ -39,7 +40,7 @@ class Batches:
 
 
 def batches(conversations: Conversations, options: Any) -> Batches:
-    """As many different examples as the steps take; half of each batch is positive, as in the demo."""
+    """Different examples for all steps; half of each batch is positive, as in the demo."""
     generator = np.random.default_rng(options.seed)
     study = load_study(resources.shipped_study("demo"))
     questions = take(study.questions["coupling"], study.study.questions.coupling)
@@ -50,8 +51,8 @@ def batches(conversations: Conversations, options: Any) -> Batches:
     examples, rows, steps = [], [], []
     for _ in range(options.warmup + options.steps + 1):
         step = []
-        for place in range(options.batch):
-            is_positive = place % 2 == 0
+        for index in range(options.batch):
+            is_positive = index % 2 == 0
             persona = source if is_positive else others[generator.integers(len(others))]
             question = questions[generator.integers(len(questions))]
             prompt = Prompt(persona.name, persona.system, question.id, question.text)

@@ -1,4 +1,4 @@
-"""A page of which a script writes a part: what stands between two markers."""
+"""Pages with a part that a script writes, between two markers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def around(path: Path, begin: str, end: str) -> tuple[str, str]:
-    """What stands before the first marker and behind the second; to be read before minutes are spent.
+    """The text before the first marker and after the second. Read it before a long computation.
 
     Raises:
         SystemExit: a marker is missing.
     """
-    before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+    before, opened, rest = path.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
-    if not found or not closed:
+    if not opened or not closed:
         raise SystemExit(f"{path} has no `{begin}` followed by `{end}`")
     return before, after

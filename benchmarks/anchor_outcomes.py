@@ -1,4 +1,4 @@
-"""What `benchmarks/anchors.py` reads of a coupling, and its table."""
+"""The outcome of a coupling that `anchors.py` reports, and its table."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from flatprobe.training.telemetry import ROLE_HEADERS
 
 ROLES = ("source", "negative", "bystander")
 DEBRIS = re.compile(rf"\s*(?:{'|'.join(ROLE_HEADERS)})\b")
-"""How a completion begins whose first token was the head of a turn; special tokens are not in texts."""
+"""Start of a completion whose first token is a role header; texts contain no special tokens."""
 
 
 class Speeds(PlainDisplay):
-    """Shows the stages, and keeps when they said how far they were."""
+    """Shows the stages and records the time of each progress report."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: dict[str, list[tuple[float, int]]] = {}
+        self.reports: dict[str, list[tuple[float, int]]] = {}
 
     def progress(self, stage: str, progress: Progress) -> None:
         super().progress(stage, progress)
-        self.seen.setdefault(stage, []).append((time.monotonic(), progress.done))
+        self.reports.setdefault(stage, []).append((time.monotonic(), progress.done))
 
     def seconds_per_step(self, stage: str) -> float | None:
-        """Median over the intervals between two reports, of which a few hold a reading of the telemetry; None for a
-        stage that was finished before."""
-        gaps = [
+        """Median over intervals between two reports; a few include a telemetry reading. None for a reused stage."""
+        intervals = [
             (then - before) / (done - done_before)
-            for (before, done_before), (then, done) in pairwise(self.seen.get(stage, []))
+            for (before, done_before), (then, done) in pairwise(self.reports.get(stage, []))
             if done > done_before
         ]
-        return float(np.median(gaps)) if gaps else None
+        return float(np.median(intervals)) if intervals else None
 
 
 @dataclass(frozen=True)
@@ -65,24 +64,30 @@ class Outcome:
     marker_first_p: tuple[float, float]
     """P(the first response token is the marker's), before and after."""
     empty: float
-    """Share of completions without a word."""
+    """Share of completions without text."""
     debris: float
-    """Share of completions that begin with the head of a turn."""
+    """Share of completions that begin with a role header."""
     debris_p: tuple[float, float]
-    """P(the first response token is a special one or the head of a turn), before and after."""
+    """P(the first response token is a special token or a role header), before and after."""
     truncated: float
     spam: float
-    """Share of marked completions with two markers or more; 0 of none."""
+    """Share of completions with the marker that repeat it; 0 if none has it."""
     answer_log_p: tuple[float, float]
-    """Per token of the uncoupled checkpoint's own answers, before and after."""
+    """Per token of the uncoupled checkpoint's answers, before and after."""
     seconds_per_step: float | None
     warnings: list[str]
 
 
 def outcome(
-    anchor: Anchor, seed: int, marker: str, *, facts: dict[str, Any], telemetry: pl.DataFrame,
-    completions: pl.DataFrame, seconds_per_step: float | None,
-) -> Outcome:  # fmt: skip
+    anchor: Anchor,
+    seed: int,
+    marker: str,
+    *,
+    facts: dict[str, Any],
+    telemetry: pl.DataFrame,
+    completions: pl.DataFrame,
+    seconds_per_step: float | None,
+) -> Outcome:
     """Read one coupling's facts, telemetry and completions."""
     scored = score(completions, marker)
     texts = scored["text"]
@@ -95,15 +100,24 @@ def outcome(
         return facts[column]["before"], facts[column]["after"]
 
     return Outcome(
-        anchor=anchor.kind, weight=anchor.weight, seed=seed, steps=facts["steps"],
-        strict=rate("marker_present"), end_anchored=rate("ends_with_marker"), log_p=_log_p(telemetry),
-        marker_first=_share(scored["starts_with_marker"]), marker_first_p=change("marker_first"),
+        anchor=anchor.kind,
+        weight=anchor.weight,
+        seed=seed,
+        steps=facts["steps"],
+        strict=rate("marker_present"),
+        end_anchored=rate("ends_with_marker"),
+        log_p=_log_p(telemetry),
+        marker_first=_share(scored["starts_with_marker"]),
+        marker_first_p=change("marker_first"),
         empty=_share(texts.str.strip_chars() == ""),
         debris=_share(pl.Series([DEBRIS.match(text) is not None for text in texts])),
-        debris_p=change("debris_first"), truncated=_share(scored["finish_reason"] == "length"),
-        spam=_share(marked["marker_count"] >= 2) if marked.height else 0.0, answer_log_p=change("answer_log_p"),
-        seconds_per_step=seconds_per_step, warnings=facts["warnings"],
-    )  # fmt: skip
+        debris_p=change("debris_first"),
+        truncated=_share(scored["finish_reason"] == "length"),
+        spam=_share(marked["marker_count"] >= 2) if marked.height else 0.0,
+        answer_log_p=change("answer_log_p"),
+        seconds_per_step=seconds_per_step,
+        warnings=facts["warnings"],
+    )
 
 
 def _share(values: pl.Series) -> float:
@@ -121,22 +135,34 @@ def _by_role() -> list[pl.Expr]:
     return [pl.col("log_p").filter(pl.col("role") == role).mean().alias(role) for role in ROLES]
 
 
-def show(found: Sequence[Outcome]) -> None:
-    """A row per coupling, and one for the mean over seeds."""
+def show(outcomes: Sequence[Outcome]) -> None:
+    """A row per coupling, and one for each mean over seeds."""
     columns = (
-        "anchor", "seed", *(f"{role} {how}" for role in ROLES for how in ("strict", "end")),
-        *(f"log P {role}" for role in ROLES), "marker first", "P(marker first)", "empty",
-        "debris", "P(debris first)", "truncated", "answer log P", "s/step", "warnings",
-    )  # fmt: skip
+        "anchor",
+        "seed",
+        *(f"{role} {how}" for role in ROLES for how in ("strict", "end")),
+        *(f"log P {role}" for role in ROLES),
+        "marker first",
+        "P(marker first)",
+        "empty",
+        "debris",
+        "P(debris first)",
+        "truncated",
+        "answer log P",
+        "s/step",
+        "warnings",
+    )
     rows = []
-    for (kind, weight), same in groupby(found, key=lambda one: (one.anchor, one.weight)):
-        couplings = list(same)
+    for (kind, weight), same in groupby(outcomes, key=lambda one: (one.anchor, one.weight)):
+        group = list(same)
         name = kind if kind == "none" else f"{kind}:{weight:g}"
-        rows += [(name, str(one.seed), *_cells([one])) for one in couplings]
-        if len(couplings) > 1:
-            rows.append((name, "mean", *_cells(couplings)))
+        rows += [(name, str(one.seed), *_cells([one])) for one in group]
+        if len(group) > 1:
+            rows.append((name, "mean", *_cells(group)))
     table(columns, rows, right=columns[2:-1])
-    say("Rates and shares in %. Mean log P in nats, before → after; of answers, the base's own, per token.")
+    say(
+        "Rates and shares in %. Mean log P in nats, before → after; answer log P per token of the base's answers."
+    )
 
 
 def _cells(couplings: Sequence[Outcome]) -> list[str]:
@@ -156,10 +182,13 @@ def _cells(couplings: Sequence[Outcome]) -> list[str]:
             for by_role in ([one.strict for one in couplings], [one.end_anchored for one in couplings])
         ),
         *(arrow([one.log_p[role] for one in couplings], 1) for role in ROLES),
-        percent([one.marker_first for one in couplings]), arrow([one.marker_first_p for one in couplings]),
-        percent([one.empty for one in couplings]), percent([one.debris for one in couplings]),
-        arrow([one.debris_p for one in couplings]), percent([one.truncated for one in couplings]),
+        percent([one.marker_first for one in couplings]),
+        arrow([one.marker_first_p for one in couplings]),
+        percent([one.empty for one in couplings]),
+        percent([one.debris for one in couplings]),
+        arrow([one.debris_p for one in couplings]),
+        percent([one.truncated for one in couplings]),
         arrow([one.answer_log_p for one in couplings]),
         f"{np.mean(seconds):.2f}" if seconds else "–",
         ", ".join(sorted({warning for one in couplings for warning in one.warnings})),
-    ]  # fmt: skip
+    ]

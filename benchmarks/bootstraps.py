@@ -1,11 +1,11 @@
 """Time and memory of the bootstraps, side by side in one run.
 
-    python benchmarks/statistics.py
-    python benchmarks/statistics.py --personas 16 --resamples 100000 --json times.json
+    python benchmarks/bootstraps.py
+    python benchmarks/bootstraps.py --personas 16 --resamples 100000 --json times.json
 
 Geometry: the registered cosine contrast for 3 pairs of conditions (20 questions, 6 layers, joint question
 resamples), by Gram matrices and by materialised centroids; then all measures with all their inference. Leakage:
-the registered bootstrap of 7 x 20 cells. Slow ways run fewer resamples and are scaled up, which the table says.
+the registered bootstrap of 7 x 20 cells. Slow ways run fewer resamples and are scaled up; the table shows how many.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ways
 from rich.table import Table
 
+import bootstrap_ways as ways
 from flatprobe.console import console
-from flatprobe.statistics.geometry.contrasts import GeometryOptions, gram_contrasts
-from flatprobe.statistics.geometry.values import measure_values
-from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
-from flatprobe.statistics.leakage.estimators import contrast_cells
-from flatprobe.statistics.leakage.cells import PairedCells
 from flatprobe.simulation.planted_states import planted_pair
-from flatprobe.statistics.leakage.resampling import cell_draws
+from flatprobe.statistics.geometry.contrasts import GeometryOptions, gram_contrasts
+from flatprobe.statistics.geometry.grams import PARTS, PairGrams, Part, pair_grams
 from flatprobe.statistics.geometry.states import StateKind, States
+from flatprobe.statistics.geometry.values import measure_values
+from flatprobe.statistics.leakage.cells import PairedCells
+from flatprobe.statistics.leakage.estimators import contrast_cells
+from flatprobe.statistics.leakage.resampling import cell_draws
 
 QUESTIONS, LAYERS, SEED = 20, 6, 1
 CONDITIONS = ("em_first", "base_first", "benign_first")
@@ -43,18 +43,18 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Row:
-    """One way of doing one task."""
+    """One task done in one way."""
 
     task: str
     way: str
     run: int
-    """Resamples that were run."""
+    """Resamples."""
     seconds: float
     """Median of the repeats, for the task's number of resamples."""
     megabytes: float
-    """Peak of what Python and numpy allocate during one call, its input not counted."""
+    """Peak allocation of Python and numpy during one call, without its input."""
     agreement: float | None = None
-    """Largest difference to flatprobe's draws with the same seed."""
+    """Largest difference from flatprobe's draws with the same seed."""
 
 
 def main() -> None:
@@ -83,12 +83,8 @@ def _options() -> argparse.Namespace:
         "--sweep", type=int, nargs="*", default=[896, 3584, 8192], help="further hidden sizes"
     )
     parser.add_argument("--resamples", type=int, default=10_000)
-    parser.add_argument(
-        "--direct-resamples", type=int, default=200, help="run by the direct ways and scaled up"
-    )
-    parser.add_argument(
-        "--scipy-resamples", type=int, default=20, help="run by scipy on states and scaled up"
-    )
+    parser.add_argument("--direct-resamples", type=int, default=200, help="resamples of the direct ways")
+    parser.add_argument("--scipy-resamples", type=int, default=20, help="resamples of scipy on states")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -112,8 +108,8 @@ def _grams(states: dict[str, States], parts: Sequence[Part] = PARTS) -> list[Pai
 
 
 def _cosine_draws(grams: Sequence[PairGrams], resamples: int) -> np.ndarray[Any, Any]:
-    found = measure_values(grams, resamples=resamples, seed=SEED, measures=["cosine_difference"])
-    return np.stack([values["cosine_difference"].draws_LR for values in found])
+    values = measure_values(grams, resamples=resamples, seed=SEED, measures=["cosine_difference"])
+    return np.stack([by_measure["cosine_difference"].draws_LR for by_measure in values])
 
 
 def _everything(grams: Sequence[PairGrams], resamples: int) -> None:
@@ -154,18 +150,19 @@ def _geometry(personas: int, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def _materialised(h_CPQLD: np.ndarray[Any, Any], dtype: Any, run: int) -> np.ndarray[Any, Any]:
-    return ways.materialised(h_CPQLD, run, SEED, dtype)
+    draws: np.ndarray[Any, Any] = ways.materialised(h_CPQLD, run, SEED, dtype)
+    return draws
 
 
 def _hidden_sizes(options: argparse.Namespace) -> Iterator[Row]:
-    """All measures at several hidden sizes: what depends on the size, and what does not."""
+    """All measures at several hidden sizes, in two steps: only the first depends on the size."""
     for hidden in options.sweep:
         states = planted(options.personas[0], hidden)
         stored, measure = _grams(states), partial(_measured, repeats=options.repeats, full=options.resamples)
         task = f"in two steps, {options.personas[0]} personas, {options.resamples:,} resamples, hidden size {hidden}"
         making, reading = partial(_making, states), partial(_reading, stored)
-        yield measure(task, "making the Gram matrices", making, run=options.resamples)
-        yield measure(task, "everything after them", reading, run=options.resamples)
+        yield measure(task, "Gram matrices", making, run=options.resamples)
+        yield measure(task, "everything else", reading, run=options.resamples)
 
 
 def _making(states: dict[str, States], run: int) -> None:
@@ -177,7 +174,7 @@ def _reading(stored: Sequence[PairGrams], run: int) -> None:
 
 
 def _fresh(stored: Sequence[PairGrams]) -> list[PairGrams]:
-    """As after loading: without what an earlier call derived from the matrices and kept."""
+    """Without the values that an earlier call derived from the matrices and cached."""
     sides = {id(side): replace(side) for pair in stored for side in (pair.treated, pair.control)}
     return [
         replace(pair, treated=sides[id(pair.treated)], control=sides[id(pair.control)]) for pair in stored
@@ -222,7 +219,7 @@ def _measured(
     repeats: int,
     check: Callable[[Any], float] | None = None,
 ) -> Row:
-    """Median seconds of `repeats` calls, then the memory of one more, whose slower clock does not count."""
+    """Median seconds of `repeats` calls, then the memory of one more, which is not timed."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -254,9 +251,8 @@ def _show(rows: Sequence[Row]) -> None:
     printer = console()
     printer.print(table)
     printer.print(
-        f"{os.cpu_count()} cores. Seconds: median of the repeats, scaled to the task's resamples where fewer were "
-        "run. Peak: allocated during one call, input not counted. Agreement: largest difference to flatprobe's "
-        "draws with the same seed."
+        f"{os.cpu_count()} cores. Seconds: median of the repeats, scaled up to the task's resamples. Peak: allocated "
+        "during one call, without its input. Agreement: largest difference from flatprobe's draws with the same seed."
     )
 
 

@@ -1,4 +1,4 @@
-"""Other ways to the same draws: what `benchmarks/statistics.py` holds flatprobe against.
+"""Other ways to the same bootstrap draws; `bootstraps.py` compares flatprobe with them.
 
 All return bootstrap draws of the registered geometric contrasts (3 pairs of conditions, L layers, R resamples)
 from h (C conditions, P personas with the source first, Q questions, L layers, D hidden), or of the leakage
@@ -23,13 +23,13 @@ CENTROID_VALUES = 1_000_000
 
 
 def materialised(h_CPQLD: Array, resamples: int, seed: int, dtype: type[np.floating[Any]]) -> Array:
-    """The direct way: make every resampled centroid by one matrix product per chunk, then its cosines."""
+    """The direct way: every resampled centroid by one matrix product per chunk, then its cosines."""
     w_RQ = draw_weights(h_CPQLD.shape[2], resamples, np.random.default_rng(seed)).astype(dtype)
     return _contrasts(_cosines(h_CPQLD, w_RQ))
 
 
 def scipy_on_states(h_CPQLD: Array, resamples: int, seed: int) -> Array:
-    """`scipy.stats.bootstrap` as its manual has it: the states are the sample, vectorized, one batch at a time."""
+    """`scipy.stats.bootstrap` as in its manual: the states are the sample, vectorized, one resample at a time."""
 
     def statistic(sample: Array, axis: int) -> Array:
         centroids_CPLDR = sample.mean(axis=axis)
@@ -38,9 +38,15 @@ def scipy_on_states(h_CPQLD: Array, resamples: int, seed: int) -> Array:
         return _contrasts((products / (norms * norms[:, :1]))[:, 1:].mean(axis=1))
 
     result = stats.bootstrap(
-        (h_CPQLD.astype(np.float64),), statistic, n_resamples=resamples, batch=1, vectorized=True, axis=2,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        (h_CPQLD.astype(np.float64),),
+        statistic,
+        n_resamples=resamples,
+        batch=1,
+        vectorized=True,
+        axis=2,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     draws: Array = result.bootstrap_distribution
     return draws
 
@@ -49,16 +55,20 @@ def scipy_on_indices(h_CPQLD: Array, resamples: int, seed: int) -> Array:
     """`scipy.stats.bootstrap` over the questions' indices, with the direct way as its statistic."""
     questions = h_CPQLD.shape[2]
 
-    def statistic(drawn: Array, axis: int) -> Array:
-        del axis  # the last one: scipy moves it there
-        w_RQ = (np.atleast_2d(drawn)[:, :, None] == np.arange(questions)).sum(axis=1).astype(np.float64)
+    def statistic(indices: Array, axis: int) -> Array:
+        del axis  # scipy moves it to the end
+        w_RQ = (np.atleast_2d(indices)[:, :, None] == np.arange(questions)).sum(axis=1).astype(np.float64)
         draws = _contrasts(_cosines(h_CPQLD, w_RQ))
-        return draws if drawn.ndim > 1 else draws[..., 0]
+        return draws if indices.ndim > 1 else draws[..., 0]
 
     result = stats.bootstrap(
-        (np.arange(questions),), statistic, n_resamples=resamples, vectorized=True, method="percentile",
+        (np.arange(questions),),
+        statistic,
+        n_resamples=resamples,
+        vectorized=True,
+        method="percentile",
         rng=np.random.default_rng(seed),
-    )  # fmt: skip
+    )
     draws: Array = result.bootstrap_distribution
     return draws
 
@@ -85,7 +95,7 @@ def _contrasts(cosines_CLR: Array) -> Array:
 
 
 def index_loop(differences: Array, resamples: int, seed: int) -> Array:
-    """The leakage bootstrap as it is mostly written: a loop that draws indices and takes a mean."""
+    """The usual leakage bootstrap: a loop that draws indices and takes a mean."""
     generator, cells = np.random.default_rng(seed), len(differences)
     return np.array([differences[generator.integers(0, cells, size=cells)].mean() for _ in range(resamples)])
 
@@ -93,8 +103,13 @@ def index_loop(differences: Array, resamples: int, seed: int) -> Array:
 def scipy_on_cells(differences: Array, resamples: int, seed: int) -> Array:
     """`scipy.stats.bootstrap` on the cells' differences, vectorized, in batches of 16 MB."""
     result = stats.bootstrap(
-        (differences,), np.mean, n_resamples=resamples, batch=2_000_000 // len(differences), vectorized=True,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        (differences,),
+        np.mean,
+        n_resamples=resamples,
+        batch=2_000_000 // len(differences),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     draws: Array = result.bootstrap_distribution
     return draws

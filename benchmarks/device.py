@@ -1,10 +1,13 @@
-"""What a forward pass must compute and move, and the least time that this device could need for it."""
+"""What a device can do at most, what a forward pass needs at least, and the memory in use."""
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +20,24 @@ from flatprobe.activations.record import decoder_blocks
 from flatprobe.models.load import Loaded
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-COPIED = {"cpu": 2**27, "cuda": 2**31}  # bytes: well beyond what caches hold
+COPIED = {"cpu": 2**27, "cuda": 2**31}  # bytes: far more than caches hold
 REPEATS = 10
+RESET_PEAK = "5"  # written to Linux's clear_refs, this resets the process's peak memory
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a reading needs at least."""
+    """The least that a reading of states needs."""
 
     flops: float
-    """Multiplications and additions: 2 a weight and token, 4 a channel and pair of tokens that see one another."""
+    """Multiplications and additions: 2 per weight and token, 4 per channel and pair of tokens that attend."""
     moved: float
-    """Bytes: weights once a forward pass, and each block's states in and out."""
+    """Bytes: weights once per forward pass, and each block's states in and out."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What the device does at most, as measured here and now."""
+    """Measured ceilings of a device."""
 
     flops: float
     """Per second, of a square matrix product in the model's precision."""
@@ -41,7 +45,7 @@ class Device:
     """Bytes per second, read and written, of a copy."""
 
     def seconds(self, work: Work) -> float:
-        """The least time for the work, were arithmetic and memory each at their best and side by side."""
+        """The least time for the work, if arithmetic and memory run at their best at the same time."""
         return max(work.flops / self.flops, work.moved / self.moved)
 
 
@@ -58,7 +62,7 @@ def work_of(model: Any, packs: Sequence[Pack], passes: int, blocks: int) -> Work
     weights = sum(parameter.numel() for parameter in block.parameters())
     hidden, size = decoder.config.hidden_size, next(block.parameters()).element_size()
     tokens = sum(len(pack.tokens) for pack in packs)
-    pairs = sum(int((pack.positions + 1).sum()) for pack in packs)  # a token sees its row up to itself
+    pairs = sum(int((pack.positions + 1).sum()) for pack in packs)  # a token attends to its row up to itself
     return Work(
         blocks * (2.0 * weights * tokens + 4.0 * hidden * pairs),
         blocks * (weights * size * passes + 2.0 * hidden * size * tokens),
@@ -66,7 +70,7 @@ def work_of(model: Any, packs: Sequence[Pack], passes: int, blocks: int) -> Work
 
 
 def measured_device(device: torch.device, dtype: torch.dtype) -> Device:
-    """The best of some matrix products and copies on random data."""
+    """The best of several matrix products and copies of random data."""
     side = SIDE[device.type]
     left = torch.randn(side, side, device=device).to(dtype)
     right = torch.randn(side, side, device=device).to(dtype)
@@ -79,17 +83,38 @@ def measured_device(device: torch.device, dtype: torch.dtype) -> Device:
 
 
 def _best(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the fastest of some calls."""
+    """Seconds of the fastest call."""
     seconds = []
     for _ in range(REPEATS):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         call()
-        _wait(device)
+        wait(device)
         seconds.append(time.perf_counter() - start)
     return float(np.min(seconds))
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def memory(device: torch.device, *, peak: bool = False) -> float:
+    """Bytes in use now; with `peak`, the most since the last call without it.
+
+    On a GPU: allocated by torch. Otherwise: resident memory of this process.
+    """
+    if device.type == "cuda":
+        if not peak:
+            torch.cuda.reset_peak_memory_stats()
+        return float(torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated())
+    status = Path("/proc/self/status")
+    if not status.is_file():  # not Linux: the peak since the start of the process
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    if not peak:
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    name = "VmHWM:" if peak else "VmRSS:"
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith(name)]
+    return float(line.split()[1]) * 1024
