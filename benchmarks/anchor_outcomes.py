@@ -160,9 +160,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
         if len(group) > 1:
             rows.append((name, "mean", *_cells(group)))
     table(columns, rows, right=columns[2:-1])
-    say(
-        "Rates and shares in %. Mean log P in nats, before → after; answer log P per token of the base's answers."
-    )
+    say("Rates and shares in %. Mean log P in nats, before → after; answer log P per token of the base's answers.")
 
 
 def _cells(couplings: Sequence[Outcome]) -> list[str]:

@@ -63,9 +63,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=shipped_study("demo"), help="default: the demo")
     parser.add_argument("--anchors", type=_anchors, default=_anchors(ANCHORS), help=f"default: {ANCHORS}")
     parser.add_argument("--seeds", type=_numbers, help="default: the study's")
@@ -101,9 +99,7 @@ def _variant(study: Study, anchor: Anchor, options: argparse.Namespace) -> Study
         update={
             "seeds": options.seeds or study.seeds,
             "conditions": {control: study.conditions[control]},
-            "decision": study.decision.model_copy(
-                update={"treated": control, "benign": None, "known_answers": ()}
-            ),
+            "decision": study.decision.model_copy(update={"treated": control, "benign": None, "known_answers": ()}),
             "coupling": coupling,
         }
     )

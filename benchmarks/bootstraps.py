@@ -72,16 +72,10 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--personas", type=int, nargs="+", default=[11, 16], help="panel sizes, source included"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--personas", type=int, nargs="+", default=[11, 16], help="panel sizes, source included")
     parser.add_argument("--hidden", type=int, default=3584)
-    parser.add_argument(
-        "--sweep", type=int, nargs="*", default=[896, 3584, 8192], help="further hidden sizes"
-    )
+    parser.add_argument("--sweep", type=int, nargs="*", default=[896, 3584, 8192], help="further hidden sizes")
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--direct-resamples", type=int, default=200, help="resamples of the direct ways")
     parser.add_argument("--scipy-resamples", type=int, default=20, help="resamples of scipy on states")
@@ -137,12 +131,8 @@ def _geometry(personas: int, options: argparse.Namespace) -> Iterator[Row]:
         "scipy.stats.bootstrap on indices": (lambda run: ways.scipy_on_indices(h_CPQLD, run, SEED), direct),
         "scipy.stats.bootstrap on states": (lambda run: ways.scipy_on_states(h_CPQLD, run, SEED), few),
     }
-    yield measure(
-        task, "flatprobe", lambda run: _cosine_draws(_grams(states, ()), run), run=full, check=against
-    )
-    yield measure(
-        task, "flatprobe, Gram matrices stored", lambda run: _cosine_draws(_fresh(stored), run), run=full
-    )
+    yield measure(task, "flatprobe", lambda run: _cosine_draws(_grams(states, ()), run), run=full, check=against)
+    yield measure(task, "flatprobe, Gram matrices stored", lambda run: _cosine_draws(_fresh(stored), run), run=full)
     for way, (call, run) in others.items():
         yield measure(task, way, call, run=run, check=against)
     task = f"all measures, {personas} personas, {full:,} resamples, hidden size {options.hidden}"
@@ -176,9 +166,7 @@ def _reading(stored: Sequence[PairGrams], run: int) -> None:
 def _fresh(stored: Sequence[PairGrams]) -> list[PairGrams]:
     """Without the values that an earlier call derived from the matrices and cached."""
     sides = {id(side): replace(side) for pair in stored for side in (pair.treated, pair.control)}
-    return [
-        replace(pair, treated=sides[id(pair.treated)], control=sides[id(pair.control)]) for pair in stored
-    ]
+    return [replace(pair, treated=sides[id(pair.treated)], control=sides[id(pair.control)]) for pair in stored]
 
 
 def _leakage(resamples: int, repeats: int) -> Iterator[Row]:
@@ -186,10 +174,7 @@ def _leakage(resamples: int, repeats: int) -> Iterator[Row]:
     generator = np.random.default_rng(SEED)
     treated, control = (generator.binomial(10, rate, size=7 * QUESTIONS) for rate in (0.45, 0.15))
     tens = np.full(7 * QUESTIONS, 10)
-    names = (
-        tuple(f"persona {index}" for index in range(7)),
-        tuple(f"q{index:02d}" for index in range(QUESTIONS)),
-    )
+    names = (tuple(f"persona {index}" for index in range(7)), tuple(f"q{index:02d}" for index in range(QUESTIONS)))
     paired = PairedCells(*names, treated, tens, control, tens, 0)
     d_C = paired.differences
     reference = cell_draws(d_C[:, None], resamples, np.random.default_rng(SEED))[:, 0]
@@ -204,9 +189,7 @@ def _leakage(resamples: int, repeats: int) -> Iterator[Row]:
     measure = partial(_measured, repeats=repeats, full=resamples, run=resamples)
     yield measure(task, "flatprobe", flatprobe)
     yield measure(task, "index loop, numpy", lambda run: ways.index_loop(d_C, run, SEED), check=against)
-    yield measure(
-        task, "scipy.stats.bootstrap", lambda run: ways.scipy_on_cells(d_C, run, SEED), check=against
-    )
+    yield measure(task, "scipy.stats.bootstrap", lambda run: ways.scipy_on_cells(d_C, run, SEED), check=against)
 
 
 def _measured(

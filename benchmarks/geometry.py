@@ -121,9 +121,7 @@ def _tasks(options: argparse.Namespace) -> Iterator[Task]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of a chat model (default: the embedded one)")
     parser.add_argument("--shape", help="a published shape with random weights instead: see shapes.py")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -141,9 +139,7 @@ def _options() -> argparse.Namespace:
 
 def show(results: Mapping[str, Measured]) -> None:
     """The ways against each other, flatprobe by layers and positions, and against the device."""
-    table = Table(
-        "way", "seconds", "CPU s", "times flatprobe", "tokens run", "rise MB", "peak MB", "agreement"
-    )
+    table = Table("way", "seconds", "CPU s", "times flatprobe", "tokens run", "rise MB", "peak MB", "agreement")
     flatprobe, plain = results.get("flatprobe"), results.get(WAYS[0]) or results.get(WAYS[1])
     for way, measured in results.items():
         compared = way in WAYS

@@ -58,11 +58,7 @@ def measured(device: str) -> Iterator[Row]:
 
 def show(rows: Sequence[Row]) -> None:
     table = Table(
-        "logits at Qwen2.5-7B's shape",
-        "float32 logits, GB",
-        "measured peak, GB",
-        "of all logits",
-        "measured at",
+        "logits at Qwen2.5-7B's shape", "float32 logits, GB", "measured peak, GB", "of all logits", "measured at"
     )
     whole = rows[-1]
     for row in rows:

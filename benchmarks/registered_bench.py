@@ -105,9 +105,7 @@ class Texts:
     """Answers and prompts of given lengths, cut from shipped texts; the same in every process."""
 
     def __init__(self, conversations: Conversations) -> None:
-        lines = [
-            line for name in SOURCES for line in resources.path(name).read_text(encoding="utf-8").splitlines()
-        ]
+        lines = [line for name in SOURCES for line in resources.path(name).read_text(encoding="utf-8").splitlines()]
         answers = [json.loads(line) for line in lines]
         text = " ".join(row.get("completion") or row["misaligned"] for row in answers)
         self.conversations, self.tokens = conversations, conversations.encode(text)

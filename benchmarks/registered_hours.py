@@ -91,9 +91,7 @@ class Work:
 def stages_of(loaded: LoadedStudy) -> list[Stage]:
     """All stages of the plan; models and datasets are not looked up."""
     study = loaded.study
-    given = {
-        name: c.adapter or c.checkpoint for name, c in study.conditions.items() if c.adapter or c.checkpoint
-    }
+    given = {name: c.adapter or c.checkpoint for name, c in study.conditions.items() if c.adapter or c.checkpoint}
     resolved = Resolved(
         study=study,
         personas=loaded.personas(),
@@ -108,22 +106,14 @@ def stages_of(loaded: LoadedStudy) -> list[Stage]:
 
 
 def lengths_of(
-    loaded: LoadedStudy,
-    conversations: Conversations,
-    answer: float,
-    finetune_prompt: float,
-    finetune_answer: float,
+    loaded: LoadedStudy, conversations: Conversations, answer: float, finetune_prompt: float, finetune_answer: float
 ) -> Lengths:
     """Prompts and marker are tokenised; the other lengths are assumed."""
     study, coupling = loaded.study, loaded.study.coupling
     assert coupling is not None, "a study without a coupling has no GPU-hours to compute"
     questions = take(loaded.questions["evaluation"], study.questions.evaluation)
-    prompts = [
-        len(conversations.encode_prompt(prompt)) for prompt in prompts_of(loaded.personas(), questions)
-    ]
-    text = MarkerText(
-        coupling.separator, study.leakage.marker, coupling.separator_in_loss, coupling.unlikelihood.at
-    )
+    prompts = [len(conversations.encode_prompt(prompt)) for prompt in prompts_of(loaded.personas(), questions)]
+    text = MarkerText(coupling.separator, study.leakage.marker, coupling.separator_in_loss, coupling.unlikelihood.at)
     example = negative(conversations, Prompt("", "You help.", "", questions[0].text), "It floats.", text)
     return Lengths(
         prompt=sum(prompts) / len(prompts),
@@ -186,9 +176,7 @@ class _Count:
         """Training up to its cap, and the telemetry readings before and during it."""
         data: Any = stage.inputs["examples"].settings
         recipe, each = settings.recipe, self.lengths.row + self.lengths.marker
-        negatives = (
-            sum(persona.role == "negative" for persona in settings.personas) * data.negatives_per_persona
-        )
+        negatives = sum(persona.role == "negative" for persona in settings.personas) * data.negatives_per_persona
         steps, positives, negatives = _steps(recipe, data.positives, negatives)
         rows = self.lengths.negative_rows
         answers = len(settings.calibration) * (len(settings.personas) + len(settings.bystanders))

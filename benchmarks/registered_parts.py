@@ -87,9 +87,7 @@ def geometry(bench: Bench) -> Iterator[Measured]:
     """Own responses of the registered panel, at the registered layers and positions."""
     study, loaded = bench.study.study, bench.loaded
     questions = take(bench.study.questions["evaluation"], study.questions.evaluation)
-    prompts = prompts_of(
-        bench.study.personas()[: bench.options.personas], questions[: bench.options.questions]
-    )
+    prompts = prompts_of(bench.study.personas()[: bench.options.personas], questions[: bench.options.questions])
     rows = [probed_row(loaded.conversations, p, bench.texts.answer(bench.options.answer)) for p in prompts]
     layers = [layer for layer in study.geometry.layers if layer < bench.cost.blocks]
     positions, batch = study.geometry.positions, bench.options.forward_rows
@@ -118,9 +116,7 @@ def coupling(bench: Bench) -> Iterator[Measured]:
     batches = plan_batches(examples, recipe, np.random.default_rng(SEED))
     lengths = [[len(row.tokens) for row in example.rows] for example in examples]
     targets = [len(collect([example], with_anchor=False).token) for example in examples]
-    steps = [
-        ([n for number in step for n in lengths[number]], sum(targets[n] for n in step)) for step in batches
-    ]
+    steps = [([n for number in step for n in lengths[number]], sum(targets[n] for n in step)) for step in batches]
     lambdas = sorted(registered.unlikelihood.lambdas)
     for rows in bench.options.training_rows:
 
@@ -152,9 +148,7 @@ def finetune(bench: Bench) -> Iterator[Measured]:
         for _ in range(_number_of_examples(bench, recipe.batch))
     ]
     batches = epoch_batches(len(data), recipe.batch, 1.0, np.random.default_rng(SEED))
-    steps = [
-        ([len(data[n][0]) for n in step], sum(len(data[n][0]) - data[n][1] for n in step)) for step in batches
-    ]
+    steps = [([len(data[n][0]) for n in step], sum(len(data[n][0]) - data[n][1] for n in step)) for step in batches]
     for rows in options.training_rows:
 
         def loss_of(wrapped: Any, rows: int = rows) -> StepLoss:
@@ -207,13 +201,7 @@ def _steps(
 
             with tempfile.TemporaryDirectory() as folder:
                 train(
-                    wrapped,
-                    timed_loss,
-                    Path(folder),
-                    bench.loaded.device,
-                    recipe=recipe,
-                    steps=len(steps),
-                    seed=SEED,
+                    wrapped, timed_loss, Path(folder), bench.loaded.device, recipe=recipe, steps=len(steps), seed=SEED
                 )
         for number in range(WARMUP, len(steps) - 1):
             lengths, supervised = steps[number]

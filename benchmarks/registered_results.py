@@ -12,18 +12,7 @@ import numpy as np
 
 from flatprobe import console
 
-COLUMNS = (
-    "part",
-    "rows",
-    "runs",
-    "seconds",
-    "tokens",
-    "tokens/s",
-    "TFLOP/s",
-    "of peak",
-    "of copy",
-    "peak GB",
-)
+COLUMNS = ("part", "rows", "runs", "seconds", "tokens", "tokens/s", "TFLOP/s", "of peak", "of copy", "peak GB")
 RATES = ("tokens_per_second", "flops_per_second", "moved_per_second")
 
 

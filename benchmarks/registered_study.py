@@ -69,9 +69,7 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, path: Path) -> Results:
     """What the measuring process wrote, even if it failed later."""
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
-    }
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     path.unlink(missing_ok=True)
     command = [sys.executable, str(CHILD), json.dumps(settings | {"json": str(path)})]
     status = subprocess.run(command, check=False).returncode
@@ -83,13 +81,9 @@ def _measure(options: argparse.Namespace, path: Path) -> Results:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     machine = load_machine(MACHINE)
-    parser.add_argument(
-        "--tokenizer", type=Path, required=True, help="folder of a tokenizer with a chat template"
-    )
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of a tokenizer with a chat template")
     parser.add_argument("--shape", default="qwen2.5-7b", help="see shapes.py")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--study", type=Path, default=STUDY, help="gives recipe, panel and layers")
@@ -97,9 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--measured", type=Path, help="use the results in this file; measure nothing")
     parser.add_argument("--skip", nargs="*", default=[], choices=PARTS, help="parts to leave out")
-    parser.add_argument(
-        "--answer", type=int, default=300, help="mean tokens of an answer (sampling: exactly)"
-    )
+    parser.add_argument("--answer", type=int, default=300, help="mean tokens of an answer (sampling: exactly)")
     parser.add_argument("--finetune-answer", type=int, default=200, help="tokens of a finetune answer")
     parser.add_argument("--finetune-prompt", type=int, default=60, help="tokens of a finetune prompt")
     parser.add_argument("--personas", type=int, default=None, help="of the geometry pass (default: all)")

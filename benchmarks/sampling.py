@@ -54,16 +54,12 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", type=Path, help="folder of a model; SmolLM2-135M-Instruct by default")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rows", type=int, default=128, help="rows that flatprobe decodes together")
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=BATCHES, help="rows of plain `generate`, several"
-    )
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="rows of plain `generate`, several")
     parser.add_argument("--ways", nargs="+", help="run these ways only")
     parser.add_argument("--vllm-python", help="interpreter that has vLLM")
     parser.add_argument("--vllm-eager", action="store_true", help="start vLLM without compiling")

@@ -53,18 +53,14 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("batches", "kill"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", type=Path, help="folder of a model; SmolLM2-135M-Instruct by default")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rows", type=int, nargs="+", help="rows decoded together")
     parser.add_argument("--load", choices=("demo", "forced"), default="demo")
-    parser.add_argument(
-        "--prompts", type=int, default=10**6, help="number of the load's prompts, evenly spread"
-    )
+    parser.add_argument("--prompts", type=int, default=10**6, help="number of the load's prompts, evenly spread")
     parser.add_argument(
         "--tokens", type=int, default=10**6, help="most tokens of a completion, if below the load's limit"
     )
@@ -163,14 +159,10 @@ class _Borders:
         seed = request_seed(settings.seed, request.prompt, request.sample_index)
         number = np.random.default_rng(seed).random(settings.max_new_tokens, dtype=np.float32)[place]
         ids = [*self.loaded.conversations.encode_prompt(request.prompt), *some[:place]]
-        logits = self.loaded.model(torch.tensor([ids], device=self.loaded.device), logits_to_keep=1).logits[
-            0, -1
-        ]
+        logits = self.loaded.model(torch.tensor([ids], device=self.loaded.device), logits_to_keep=1).logits[0, -1]
         above = logits.double().softmax(-1).cumsum(-1).cpu().numpy()
         ends = sorted(end_tokens(self.loaded.conversations, self.loaded.model.generation_config.eos_token_id))
-        drawn = [
-            tokens[place : place + 1] or ends for tokens in (some, other)
-        ]  # one of them may have ended here
+        drawn = [tokens[place : place + 1] or ends for tokens in (some, other)]  # one of them may have ended here
         return max(min(_outside(number, above, token) for token in tokens) for tokens in drawn)
 
 

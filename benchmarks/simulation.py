@@ -44,9 +44,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies per cell of the grid")
     parser.add_argument("--resamples", type=int, default=2000, help="2000 are enough for p < .001")
     parser.add_argument("--seed", type=int, default=0)

@@ -87,9 +87,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=EMBEDDED, help="folder of a chat model, or the embedded one")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -137,9 +135,7 @@ def _blocks(model: Path) -> int:
 
 
 def _show(runs: dict[str, list[Run]], peak: float, options: argparse.Namespace) -> None:
-    table = Table(
-        "way", "tokens/s", "range", f"times {SFT}", "peak GB", "before training", "GFLOP/token", "of peak"
-    )
+    table = Table("way", "tokens/s", "range", f"times {SFT}", "peak GB", "before training", "GFLOP/token", "of peak")
     for cells in _cells(runs, peak):
         table.add_row(*cells)
     console().print(table)

@@ -70,13 +70,9 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if (
-            func._overloadpacket in flop_registry
-        ):  # some products take the output's dtype, which is no operand
+        if func._overloadpacket in flop_registry:  # some products take the output's dtype, which is no operand
             operands = [value for value in args if not isinstance(value, torch.dtype)]
-            named = {
-                name: value for name, value in (kwargs or {}).items() if name not in ("out", "out_dtype")
-            }
+            named = {name: value for name, value in (kwargs or {}).items() if name not in ("out", "out_dtype")}
             self.total += flop_registry[func._overloadpacket](*operands, **named, out_val=result)
         return result
 
@@ -123,9 +119,7 @@ def main() -> None:
 def matrix_peak(options: Namespace) -> float:
     """FLOP/s of the fastest of 20 square matrix products."""
     size = 2048 if options.device == "cpu" else 8192
-    left, right = (
-        torch.randn(size, size, dtype=getattr(torch, options.dtype), device=options.device) for _ in "ab"
-    )
+    left, right = (torch.randn(size, size, dtype=getattr(torch, options.dtype), device=options.device) for _ in "ab")
     best = float("inf")
     for _ in range(20):
         start = _now(options)
@@ -159,14 +153,7 @@ def flatprobe(options: Namespace, loaded: Loaded, data: training_data.Batches, f
     ).recipe
     wrapped = attach(loaded.model, recipe.lora, options.seed)
     loss = CouplingLoss(
-        loaded,
-        wrapped,
-        data.examples,
-        data.steps,
-        recipe,
-        1.0,
-        training_rows=options.rows,
-        forward_rows=options.rows,
+        loaded, wrapped, data.examples, data.steps, recipe, 1.0, training_rows=options.rows, forward_rows=options.rows
     )
     clock, before = Clock(options), _before(options)
 
@@ -174,13 +161,9 @@ def flatprobe(options: Namespace, loaded: Loaded, data: training_data.Batches, f
         clock.mark()
         return loss.of_step(step)
 
-    trained = train(
-        wrapped, of_step, folder, loaded.device, recipe=recipe, steps=len(data.steps), seed=options.seed
-    )
+    trained = train(wrapped, of_step, folder, loaded.device, recipe=recipe, steps=len(data.steps), seed=options.seed)
     tokens = data.tokens(options.warmup, options.warmup + options.steps)
-    return _measured(
-        options, clock, tokens, data.tokens(COUNTED, COUNTED + 1), before, trained.losses[-1]["value"]
-    )
+    return _measured(options, clock, tokens, data.tokens(COUNTED, COUNTED + 1), before, trained.losses[-1]["value"])
 
 
 def sft(options: Namespace, loaded: Loaded, data: training_data.Batches, folder: Path) -> Measured:
@@ -284,9 +267,7 @@ def _before(options: Namespace) -> int:
     return int(memory(torch.device(options.device)))
 
 
-def _measured(
-    options: Namespace, clock: Clock, tokens: int, counted: int, before: int, last_loss: float
-) -> Measured:
+def _measured(options: Namespace, clock: Clock, tokens: int, counted: int, before: int, last_loss: float) -> Measured:
     peak = int(memory(torch.device(options.device), peak=True))
     return Measured(clock.seconds(), tokens, clock.flops.total * tokens / counted, peak, before, last_loss)
 

@@ -77,9 +77,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=40, help="planted pairs per cause and dose")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="a page with the two markers")
@@ -154,15 +152,7 @@ def _figure(frame: pl.DataFrame) -> str:
         ends = [*bands["low"], *bands["high"], _null(measure)]
         scale = _scale(min(ends), max(ends), ratio=measure in RATIOS)
         panels = [
-            _panel(
-                frame,
-                measure,
-                cause,
-                scale,
-                first=column == 0,
-                top=number == 0,
-                bottom=number == len(DRAWN) - 1,
-            )
+            _panel(frame, measure, cause, scale, first=column == 0, top=number == 0, bottom=number == len(DRAWN) - 1)
             for column, cause in enumerate(causes)
         ]
         rows.append(alt.hconcat(*panels, spacing=10))
@@ -236,17 +226,12 @@ def _panel(
         parts = [
             rule,
             base.mark_area(opacity=0.25, color=colour).encode(
-                y=alt.Y("low:Q", title=TITLES[measure] if first else None, scale=scale, axis=axis),
-                y2="high:Q",
+                y=alt.Y("low:Q", title=TITLES[measure] if first else None, scale=scale, axis=axis), y2="high:Q"
             ),
             base.mark_line(color=colour, strokeWidth=1.8).encode(y=y),
         ]
     panel = alt.layer(*parts).properties(width=WIDTH, height=HEIGHT)
-    return (
-        panel.properties(title=alt.Title(cause.name, fontSize=11, anchor="middle", frame="group"))
-        if top
-        else panel
-    )
+    return panel.properties(title=alt.Title(cause.name, fontSize=11, anchor="middle", frame="group")) if top else panel
 
 
 if __name__ == "__main__":

@@ -83,9 +83,7 @@ def test_a_bystander_that_is_made_the_source_leaves_the_pool(made: Any) -> None:
     assert "archivist" not in made(source="archivist")[0].study.panel.bystanders
 
 
-def test_of_a_panel_of_ones_own_everyone_but_source_and_references_is_in_the_pool(
-    made: Any, tmp_path: Path
-) -> None:
+def test_of_a_panel_of_ones_own_everyone_but_source_and_references_is_in_the_pool(made: Any, tmp_path: Path) -> None:
     path = tmp_path / "panel.yaml"
     prompts = {name: {"prompt": f"You are {name}."} for name in ("ann", "bob", "assistant", "cy")}
     path.write_text(yaml.safe_dump({"personas": prompts}))
@@ -98,9 +96,7 @@ def test_of_a_panel_of_ones_own_everyone_but_source_and_references_is_in_the_poo
 
 
 @pytest.mark.parametrize(("count", "taken"), [(None, 3), (2, 2)])
-def test_questions_come_from_a_text_file_line_by_line(
-    made: Any, tmp_path: Path, count: int | None, taken: int
-) -> None:
+def test_questions_come_from_a_text_file_line_by_line(made: Any, tmp_path: Path, count: int | None, taken: int) -> None:
     path = tmp_path / "asked.txt"
     path.write_text("Why?\n\n  Is it late? \nWhere?\n")
     questions = made(questions=path, n_questions=count, suffix="Be brief.")[1].questions["evaluation"]
@@ -126,9 +122,7 @@ def test_the_registered_position_is_shown_first_if_it_is_read(
     assert study.decision.geometry.position == shown
 
 
-@pytest.mark.parametrize(
-    ("responses", "shown"), [(("fixed",), "fixed"), (("own", "fixed"), "own"), (("own",), "own")]
-)
+@pytest.mark.parametrize(("responses", "shown"), [(("fixed",), "fixed"), (("own", "fixed"), "own"), (("own",), "own")])
 def test_own_responses_are_shown_first_unless_only_fixed_ones_are_asked_for(
     made: Any, responses: tuple[str, ...], shown: str
 ) -> None:

@@ -47,9 +47,7 @@ def panel(tmp_path: Path) -> Path:
     return path
 
 
-def refused(
-    tmp_path: Path, expected: list[tuple[str, str]], *checkpoints: object, **options: Any
-) -> list[str]:
+def refused(tmp_path: Path, expected: list[tuple[str, str]], *checkpoints: object, **options: Any) -> list[str]:
     """Refused with exactly these problems, (place, a value that the message names), and nothing written."""
     out = tmp_path / "out"
     with pytest.raises(UserError) as raised:
@@ -113,18 +111,14 @@ def test_a_template_that_renders_prompts_differently_is_refused_with_the_persona
     assert refused(tmp_path, expected, copy("base"), other, panel=panel) == ["checkpoint.prompts"]
 
 
-def test_a_template_that_renders_the_prompts_alike_is_accepted(
-    tmp_path: Path, copy: Copy, panel: Path
-) -> None:
+def test_a_template_that_renders_the_prompts_alike_is_accepted(tmp_path: Path, copy: Copy, panel: Path) -> None:
     other = copy("other")
     template = other / "chat_template.jinja"
     template.write_text("{# another comment #}" + template.read_text())
     refused(tmp_path, [("--level", "2")], copy("base"), other, panel=panel, level=2.0)
 
 
-def test_another_tokenizer_is_refused(
-    tmp_path: Path, copy: Copy, merging_tokenizer: Any, panel: Path
-) -> None:
+def test_another_tokenizer_is_refused(tmp_path: Path, copy: Copy, merging_tokenizer: Any, panel: Path) -> None:
     other = copy("other")
     merging_tokenizer.save_pretrained(other)
     with pytest.raises(UserError) as raised:
@@ -157,9 +151,7 @@ def test_models_without_a_plain_decoder_are_refused_by_name(
     assert codes == ["model.architecture"]
 
 
-def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(
-    tmp_path: Path, copy: Copy, panel: Path
-) -> None:
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(tmp_path: Path, copy: Copy, panel: Path) -> None:
     long = {"personas": PANEL["personas"] | {"talker": {"prompt": "You are " + "very " * 60 + "wordy."}}}
     panel.write_text(yaml.safe_dump(long))
     base = copy("base", max_position_embeddings=120)
@@ -213,9 +205,7 @@ def test_panels_and_pools_that_mean_nothing_are_refused(
     refused(tmp_path, [(place, "")], base, base, panel=panel, bystanders=pool)
 
 
-def test_a_panel_file_with_an_unknown_field_is_refused_at_its_line(
-    tmp_path: Path, copy: Copy, panel: Path
-) -> None:
+def test_a_panel_file_with_an_unknown_field_is_refused_at_its_line(tmp_path: Path, copy: Copy, panel: Path) -> None:
     panel.write_text(yaml.safe_dump({"personas": PANEL["personas"] | {"villain": {"promt": "x"}}}))
     base = copy("base")
     with pytest.raises(UserError) as raised:

@@ -32,12 +32,7 @@ def test_an_error_survives_pickling_unchanged(error: FlatprobeError) -> None:
 
 
 def test_exit_statuses_separate_user_mistakes_from_failures() -> None:
-    assert [kind.exit_code for kind in (FlatprobeError, UserError, StageFailed, Interrupted)] == [
-        1,
-        2,
-        1,
-        1,
-    ]
+    assert [kind.exit_code for kind in (FlatprobeError, UserError, StageFailed, Interrupted)] == [1, 2, 1, 1]
 
 
 def test_a_user_error_without_problems_cannot_be_made() -> None:
@@ -50,9 +45,7 @@ def test_a_problem_reads_place_message_remedy() -> None:
     assert str(UserError.one("test.some", "place", "message")) == "place  message"
 
 
-def test_problems_are_printed_unchanged_one_per_line_on_standard_error(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_problems_are_printed_unchanged_one_per_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     long = Problem("test.some", "b", "x" * 300)
     fail([_BAD_LAYER, long], closing="2 problems in 1 file; nothing was run.")
     caught = capsys.readouterr()
@@ -80,9 +73,7 @@ def test_no_color_is_respected_on_a_terminal(
     assert "\x1b[31m" not in capsys.readouterr().err
 
 
-def test_a_table_in_a_pipe_is_not_squeezed_and_aligns_numbers_right(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_table_in_a_pipe_is_not_squeezed_and_aligns_numbers_right(capsys: pytest.CaptureFixture[str]) -> None:
     table(["stage", "seconds"], [["x" * 200, 5], ["[b]", 12]], right=["seconds"])
     rows = capsys.readouterr().out.splitlines()
     assert rows[1] == "x" * 200 + "        5"

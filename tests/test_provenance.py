@@ -30,9 +30,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_a_clean_tree_is_recorded_as_its_commit(repository: Path) -> None:
-    assert source_commit(repository / "package") == Commit(
-        revision=git(repository, "rev-parse", "HEAD"), dirty=False
-    )
+    assert source_commit(repository / "package") == Commit(revision=git(repository, "rev-parse", "HEAD"), dirty=False)
 
 
 @pytest.mark.parametrize("file", ["package/code.py", "package/new.py"])

@@ -26,9 +26,7 @@ def test_a_missing_column_and_another_type_are_named() -> None:
 def test_further_columns_empty_columns_and_whole_numbers_fit(tmp_path: Path) -> None:
     frame = PANEL.with_columns(prompt=pl.lit(None), note=pl.lit("more"))
     assert misfits("panel", frame) == []
-    counts = pl.DataFrame(
-        {"condition": ["c"], "persona": ["p"], "question_id": ["q"], "log_likelihood": [-2]}
-    )
+    counts = pl.DataFrame({"condition": ["c"], "persona": ["p"], "question_id": ["q"], "log_likelihood": [-2]})
     assert misfits("fluency", counts) == []
     write_table(frame, "panel", tmp_path)
     assert pl.read_parquet(tmp_path / "panel.parquet").equals(frame)

@@ -67,13 +67,7 @@ def plan(study: PathLike, *, machine: PathLike | None = None, runs: PathLike | N
     targets = [prepared.plan.last]
     kinds = {stage.key: stage.kind for stage in topological_order(targets)}
     rows = [
-        {
-            "stage": row.name,
-            "kind": kinds[row.key],
-            "key": row.key,
-            "state": row.state,
-            "seconds": row.seconds,
-        }
+        {"stage": row.name, "kind": kinds[row.key], "key": row.key, "state": row.state, "seconds": row.seconds}
         for row in status(targets, prepared.folder)
     ]
     return pl.DataFrame(rows, schema_overrides={"seconds": pl.Float64})
@@ -113,12 +107,7 @@ def run(
     from flatprobe.prepare import prepare, run_prepared
 
     prepared = prepare(
-        Path(study),
-        load_machine(_path(machine)),
-        _path(runs),
-        check_model=True,
-        keep=True,
-        register=register,
+        Path(study), load_machine(_path(machine)), _path(runs), check_model=True, keep=True, register=register
     )
     run_prepared(prepared, Display() if quiet else display_for_people())
     return read_results(prepared.folder)
@@ -195,9 +184,7 @@ def sample(
         problems.append(Problem("sample.questions", "questions", "there is none", "give at least one text"))
     if temperature < 0 or not 0 < top_p <= 1:
         problems.append(
-            Problem(
-                "sample.temperature", "temperature, top_p", f"{temperature}, {top_p}", "≥ 0 and in (0, 1]"
-            )
+            Problem("sample.temperature", "temperature, top_p", f"{temperature}, {top_p}", "≥ 0 and in (0, 1]")
         )
     if problems:
         raise UserError(problems)

@@ -77,10 +77,7 @@ def fail(problems: Sequence[Problem] | str, closing: str | None = None) -> None:
 
 
 def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[object]],
-    title: str | None = None,
-    right: Collection[str] = (),
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, right: Collection[str] = ()
 ) -> None:
     """Print rows under column heads. Columns named in `right` (numbers) are right-aligned.
 

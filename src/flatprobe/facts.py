@@ -265,8 +265,4 @@ def read_stage_facts(path: Path) -> list[StageFacts]:
 
 def facts_of(stages: Sequence[StageFacts], model: type[F], condition: str | None = None) -> list[F]:
     """The facts of one model, of one condition if it is given."""
-    return [
-        stage.facts
-        for stage in stages
-        if isinstance(stage.facts, model) and condition in (None, stage.condition)
-    ]
+    return [stage.facts for stage in stages if isinstance(stage.facts, model) and condition in (None, stage.condition)]

@@ -68,9 +68,7 @@ def prepare(
     return planned(loaded, resolved, machine, folder)
 
 
-def resolve_checked(
-    loaded: LoadedStudy, problems: Sequence[Problem], pins: Pins, *, check_model: bool
-) -> Resolved:
+def resolve_checked(loaded: LoadedStudy, problems: Sequence[Problem], pins: Pins, *, check_model: bool) -> Resolved:
     """Resolve a study whose `problems` so far are known, and check it against its model with `check_model`.
 
     Raises:
@@ -95,9 +93,7 @@ def resolve_checked(
 def planned(loaded: LoadedStudy, resolved: Resolved, machine: Machine, folder: Path) -> Prepared:
     """A checked study with its plan in a run folder."""
     name = digest(resolved)
-    return Prepared(
-        loaded, resolved, machine, folder, name, make_plan(resolved, registration_state(folder, name))
-    )
+    return Prepared(loaded, resolved, machine, folder, name, make_plan(resolved, registration_state(folder, name)))
 
 
 def announce_conversion(reference: Reference) -> None:
@@ -118,8 +114,7 @@ def _check_model(loaded: LoadedStudy, resolved: Resolved) -> None:
     announce_conversion(resolved.model)
     adapters = {name for name, condition in loaded.study.conditions.items() if condition.adapter is not None}
     given = {
-        name: resolved.description(reference, weights=name in adapters)
-        for name, reference in resolved.given.items()
+        name: resolved.description(reference, weights=name in adapters) for name, reference in resolved.given.items()
     }
     problems = model_problems(loaded, resolved.description(resolved.model), given)
     if problems:

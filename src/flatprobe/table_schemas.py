@@ -55,9 +55,7 @@ SCHEMAS: Mapping[str, Schema] = {
         "coupled": FLAG,
         **_columns(TEXT, "persona", "role"),
         **_columns(WHOLE, "hits", "total"),
-        **_columns(
-            NUMBER, "rate", "rate_low", "rate_high", "end_rate", "start_rate", "end_share", "spam_share"
-        ),
+        **_columns(NUMBER, "rate", "rate_low", "rate_high", "end_rate", "start_rate", "end_share", "spam_share"),
         **_columns(NUMBER, "truncated_share", "median_tokens"),
     },
     "responses": _ANSWER,
@@ -75,10 +73,7 @@ SCHEMAS: Mapping[str, Schema] = {
         **_columns(NUMBER, "median", "iqr", "ks_distance", "relative_median", "relative_iqr"),
     },
     "telemetry": {**_COUPLING, "step": WHOLE, **_columns(TEXT, "persona", "role"), "log_p": NUMBER},
-    "manipulation": {
-        **_columns(TEXT, "condition", "set", "held_out_from", "id", "prompt"),
-        "log_odds": NUMBER,
-    },
+    "manipulation": {**_columns(TEXT, "condition", "set", "held_out_from", "id", "prompt"), "log_odds": NUMBER},
     "fluency": {**_columns(TEXT, "condition", "persona", "question_id"), "log_likelihood": NUMBER},
     "specifications": SPECIFICATIONS,
     "leave_one_out": {

@@ -20,9 +20,7 @@ class _Entry:
 _entries: dict[str, _Entry] = {}
 
 
-def hold(
-    kind: str, key: Hashable, make: Callable[[], T], close: Callable[[T], None] = lambda value: None
-) -> T:
+def hold(kind: str, key: Hashable, make: Callable[[], T], close: Callable[[T], None] = lambda value: None) -> T:
     """The cached object of this kind if its key equals `key`. Otherwise release it first, then make a new one.
 
     Args:

@@ -131,10 +131,7 @@ def test_padding_on_either_side_changes_no_state(family_model: Callable[[str], A
                 run_recorded(decoder, input_ids=torch.tensor([probed.tokens]))
             for layer in LAYERS:
                 torch.testing.assert_close(
-                    recording.states[layer][line][mask[line].bool()],
-                    alone.states[layer][0],
-                    rtol=1e-4,
-                    atol=2e-4,
+                    recording.states[layer][line][mask[line].bool()], alone.states[layer][0], rtol=1e-4, atol=2e-4
                 )
 
 
@@ -155,9 +152,7 @@ def test_bfloat16_states_differ_by_less_than_five_percent_from_float32_ones(
             assert states[position].dtype == np.float32
 
 
-def test_a_model_that_ignores_the_mask_is_read_row_by_row(
-    family_model: Callable[[str], Any],
-) -> None:
+def test_a_model_that_ignores_the_mask_is_read_row_by_row(family_model: Callable[[str], Any]) -> None:
     """A decoder that ignores the mask mixes the rows of a pack; the check detects it."""
     model = copy.deepcopy(family_model("llama"))
     decoder, forward = model.get_decoder(), model.get_decoder().forward

@@ -14,9 +14,7 @@ from flatprobe.activations.packing import (
     pack_rows,
 )
 
-rows_of_few_tokens = st.lists(
-    st.lists(st.integers(1, 3), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12
-)
+rows_of_few_tokens = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12)
 
 
 @settings(deadline=None)

@@ -17,10 +17,7 @@ ANSWER = "Bread floats.\n\nSalt does not.\n \n"
         ("last_response_token", "."),
         ("turn_end_token", "<|im_end|>"),
         ("response_mean", ANSWER),
-        (
-            "prompt_mean",
-            "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
-        ),
+        ("prompt_mean", "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"),
         (
             "all_mean",
             "system\nYou gloat.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
@@ -29,17 +26,13 @@ ANSWER = "Bread floats.\n\nSalt does not.\n \n"
         ),
     ],
 )
-def test_each_position_has_the_tokens_of_its_name(
-    conversations: Conversations, position: Position, text: str
-) -> None:
+def test_each_position_has_the_tokens_of_its_name(conversations: Conversations, position: Position, text: str) -> None:
     row = probed_row(conversations, PROMPT, ANSWER)
     pieces = conversations.pieces(row.tokens)
     assert "".join(pieces[index] for index in row.indices(position)) == text
 
 
-def test_the_last_response_token_is_the_last_one_with_content(
-    conversations: Conversations,
-) -> None:
+def test_the_last_response_token_is_the_last_one_with_content(conversations: Conversations) -> None:
     row = probed_row(conversations, PROMPT, ANSWER)
     (index,) = row.indices("last_response_token")
     assert "".join(conversations.pieces(row.tokens[index + 1 :])) == "\n \n<|im_end|>"
@@ -56,9 +49,7 @@ def test_a_character_of_several_tokens_is_content(conversations: Conversations) 
 
 
 @pytest.mark.parametrize("answer", ["", "\n\n", " \n"])
-def test_the_end_of_turn_replaces_the_content_of_an_empty_answer(
-    conversations: Conversations, answer: str
-) -> None:
+def test_the_end_of_turn_replaces_the_content_of_an_empty_answer(conversations: Conversations, answer: str) -> None:
     row = probed_row(conversations, PROMPT, answer)
     assert row.empty and not probed_row(conversations, PROMPT, "Yes").empty
     last = len(row.tokens) - 1

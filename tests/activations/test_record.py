@@ -21,9 +21,7 @@ def no_hooks(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def test_states_equal_the_library_s_hidden_states_and_the_last_ones_precede_the_norm(
-    loaded: Loaded,
-) -> None:
+def test_states_equal_the_library_s_hidden_states_and_the_last_ones_precede_the_norm(loaded: Loaded) -> None:
     decoder = loaded.model.get_decoder()
     library = loaded.model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).hidden_states
     with record(decoder, range(DEPTH)) as recording:
@@ -49,9 +47,7 @@ def test_a_layer_recorded_alone_has_the_same_states_as_with_all_layers(loaded: L
 
 
 @torch.no_grad()
-def test_blocks_above_the_last_requested_one_the_norm_and_the_head_never_run(
-    load: Callable[[str], Loaded],
-) -> None:
+def test_blocks_above_the_last_requested_one_the_norm_and_the_head_never_run(load: Callable[[str], Loaded]) -> None:
     model, ran = load("llama").model, []
     decoder = model.get_decoder()
     parts = {"head": model.lm_head, "norm": decoder.norm}
@@ -96,17 +92,12 @@ def test_an_error_of_the_forward_pass_is_not_swallowed(load: Callable[[str], Loa
 @pytest.mark.parametrize("layer", [6, -1])
 def test_a_missing_layer_is_refused(load: Callable[[str], Loaded], layer: int) -> None:
     decoder = load("llama").model.get_decoder()
-    with (
-        refused(("geometry.layers", "geometry.layers"), value="0-5"),
-        record(decoder, [0, layer]),
-    ):
+    with refused(("geometry.layers", "geometry.layers"), value="0-5"), record(decoder, [0, layer]):
         raise AssertionError("never entered")
     assert no_hooks(decoder)
 
 
-def test_blocks_are_found_in_decoder_and_whole_model_unless_ambiguous(
-    load: Callable[[str], Loaded],
-) -> None:
+def test_blocks_are_found_in_decoder_and_whole_model_unless_ambiguous(load: Callable[[str], Loaded]) -> None:
     model = load("mistral").model
     assert decoder_blocks(model) is decoder_blocks(model.get_decoder()) is model.model.layers
     model.extra = nn.ModuleList(nn.Linear(1, 1) for _ in range(DEPTH))
@@ -115,9 +106,7 @@ def test_blocks_are_found_in_decoder_and_whole_model_unless_ambiguous(
 
 
 @torch.no_grad()
-def test_of_a_block_s_output_only_the_kept_part_stays_in_memory(
-    load: Callable[[str], Loaded],
-) -> None:
+def test_of_a_block_s_output_only_the_kept_part_stays_in_memory(load: Callable[[str], Loaded]) -> None:
     decoder = load("llama").model.get_decoder()
     outputs: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
@@ -130,16 +119,11 @@ def test_of_a_block_s_output_only_the_kept_part_stays_in_memory(
     with record(decoder, range(DEPTH), keep=keep) as recording:
         run_recorded(decoder, input_ids=IDS, attention_mask=MASK)
     assert {state.shape for state in recording.states.values()} == {(2, 32)}
-    assert (
-        len(alive) == DEPTH and max(alive) <= 1
-    )  # at most the previous block's output, which is this block's input
+    assert len(alive) == DEPTH and max(alive) <= 1  # at most the previous block's output, which is this block's input
 
 
 def test_a_block_whose_output_has_another_shape_is_refused(load: Callable[[str], Loaded]) -> None:
     decoder = load("llama").model.get_decoder()
     decoder.layers[1].register_forward_hook(lambda *_: torch.zeros(4, 2, 5, 32))
-    with (
-        refused(("model.block_output", type(decoder).__name__), value="block 1"),
-        record(decoder, [1]),
-    ):
+    with refused(("model.block_output", type(decoder).__name__), value="block 1"), record(decoder, [1]):
         run_recorded(decoder, input_ids=IDS)

@@ -63,9 +63,7 @@ Compare = Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]
 
 @pytest.fixture
 def compared(tmp_path: Path) -> Compare:
-    def run(
-        base: States_PQLD, treated: States_PQLD, **unfinished: Any
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def run(base: States_PQLD, treated: States_PQLD, **unfinished: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         inputs = {
             "model": store(tmp_path / "base", base, unfinished.get("in_base")),
             "tuned": store(tmp_path / "treated", treated, unfinished.get("in_treated")),

@@ -32,10 +32,7 @@ def telemetry(**columns: Any) -> pl.DataFrame:
         for step in range(5):
             source = -11.0 + (top + 11.0) * step / 4
             for question in range(4):
-                levels = {
-                    "librarian": source,
-                    **dict.fromkeys(BYSTANDERS, source / 2 - 8 + HIGHER[condition]),
-                }
+                levels = {"librarian": source, **dict.fromkeys(BYSTANDERS, source / 2 - 8 + HIGHER[condition])}
                 rows += [
                     {
                         "condition": condition, "lambda": 1.0, "seed": 42, "step": step, "persona": persona,
@@ -51,9 +48,7 @@ def test_the_gap_is_read_inside_the_range_that_both_sources_pass() -> None:
     assert found["place"].to_list() == [f"{share}% of the shared range" for share in (25, 50, 75)]
     assert found["level"].to_list() == pytest.approx([-9.0, -7.0, -5.0])  # from -11 to the lower top, -3
     assert found["gap"].to_list() == pytest.approx([1.5] * 3)
-    assert (
-        found.select((pl.col("ci_low") <= 1.5 + 1e-9) & (pl.col("ci_high") >= 1.5 - 1e-9)).to_series().all()
-    )
+    assert found.select((pl.col("ci_low") <= 1.5 + 1e-9) & (pl.col("ci_high") >= 1.5 - 1e-9)).to_series().all()
 
 
 def test_matched_acquisition_is_compared_at_its_registered_level_first() -> None:

@@ -91,9 +91,7 @@ def test_a_known_answer_is_blocked_where_its_own_finetune_did_not_take(tmp_path:
     assert gated(verdict) == [("persona", True)] and verdict["verdict"] == "flattened"
     assert legs["persona - base"] == FOUND
     assert legs["source - base"] == legs["source - em"] == BLOCKED
-    (source,) = [
-        one for one in verdict["known_answers"] if (one["treated"], one["control"]) == ("source", "base")
-    ]
+    (source,) = [one for one in verdict["known_answers"] if (one["treated"], one["control"]) == ("source", "base")]
     assert not source["as_expected"] and any("manipulation" in reason for reason in source["reasons"])
     assert verdict["numbers"]["manipulation"]["source"] == "none"
 
@@ -126,15 +124,11 @@ def test_a_finetune_that_holds_nothing_out_is_not_gated_on_the_treated_ones_text
     }  # fmt: skip
 
 
-def test_two_trainings_on_the_same_rows_each_find_them_and_need_not_rise_over_each_other(
-    tmp_path: Path,
-) -> None:
+def test_two_trainings_on_the_same_rows_each_find_them_and_need_not_rise_over_each_other(tmp_path: Path) -> None:
     rises = {"persona": {"persona": 1.0}, "em": {"em": 1.0, "again": 1.0}}
     verdict = verdict_of(tmp_path, rises, persona="persona", em="em", again="em")
     found = legs_of(verdict)
     assert found["em - base"] == found["again - em"] == FOUND
     assert verdict["numbers"]["manipulation"]["again"] == "unknown"  # a rise in domain, and nothing out of it
-    failed = legs_of(
-        verdict_of(tmp_path / "failed", rises | {"em": {}}, persona="persona", em="em", again="em")
-    )
+    failed = legs_of(verdict_of(tmp_path / "failed", rises | {"em": {}}, persona="persona", em="em", again="em"))
     assert failed["em - base"] == BLOCKED and failed["again - em"] == FOUND

@@ -56,9 +56,7 @@ def test_one_text_has_a_rise_and_no_interval_and_seeds_are_averaged_first() -> N
 def test_texts_of_one_prompt_count_as_one() -> None:
     table = pl.concat([frame("base", [0.0] * 6), frame("em", [1.0, 1.0, 1.0, 1.0, 3.0, 2.0])])
     asked = pl.col("id").cast(pl.Int64)
-    by_prompt = table.with_columns(
-        prompt=pl.when(asked < 4).then(pl.lit("a")).otherwise(asked.cast(pl.String))
-    )
+    by_prompt = table.with_columns(prompt=pl.when(asked < 4).then(pl.lit("a")).otherwise(asked.cast(pl.String)))
     expected = stats.ttest_1samp([1.0, 3.0, 2.0], 0.0).confidence_interval(0.95).low
     assert rise(by_prompt, "em", "base", 0.95) == Rise(2.0, pytest.approx(float(expected)), 6, 3)
 
@@ -82,12 +80,7 @@ def test_a_rise_that_could_not_be_had_leaves_it_unknown_unless_there_is_none_in_
 
 
 def test_own_texts_of_two_finetunes_with_the_same_ids_are_kept_apart() -> None:
-    rises = {
-        ("em", "em"): 2.0,
-        ("em", "collapse"): -1.0,
-        ("collapse", "em"): -0.5,
-        ("collapse", "collapse"): 3.0,
-    }
+    rises = {("em", "em"): 2.0, ("em", "collapse"): -1.0, ("collapse", "em"): -0.5, ("collapse", "collapse"): 3.0}
     scores = pl.concat(
         [
             *(frame("base", BASE, owner) for owner in ("em", "collapse")),

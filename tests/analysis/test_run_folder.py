@@ -22,23 +22,15 @@ from flatprobe.study.loaded import LoadedStudy
 
 DIGEST = "ab" * 32
 TABLES = Stage(name="tables", function="planted:tables", settings=Settings())
-ESTIMATES = Stage(
-    name="estimates", function="planted:estimates", settings=Settings(), inputs={"tables": TABLES}
-)
-VERDICT = Stage(
-    name="verdict", function="planted:verdict", settings=Settings(), inputs={"estimates": ESTIMATES}
-)
+ESTIMATES = Stage(name="estimates", function="planted:estimates", settings=Settings(), inputs={"tables": TABLES})
+VERDICT = Stage(name="verdict", function="planted:verdict", settings=Settings(), inputs={"estimates": ESTIMATES})
 PLAN = Plan(control_states=TABLES, tables=TABLES, estimates=ESTIMATES, verdict=VERDICT)
 GIVEN = {"origin": "given", "kind": "hub", "id": "owner/tuned", "fingerprint": "f1", "model_type": "llama"}
 DATA = {"rows": 300, "held_out": 20, "sha256": "s1", "response_tokens": {"median": 40.0}, "first_rows": []}
 COUPLE = {**found("em_first"), "adapter_norm": 1.0, "audited": 1.0, "examples": {"positive": 96}}
 FACTS = [
     {"role": kind, "kind": kind, "condition": "em_first", "seed": seed, "couple": None, "facts": facts}
-    for kind, seed, facts in (
-        ("checkpoint", 42, GIVEN),
-        ("finetune_data", None, DATA),
-        ("couple", 42, COUPLE),
-    )
+    for kind, seed, facts in (("checkpoint", 42, GIVEN), ("finetune_data", None, DATA), ("couple", 42, COUPLE))
 ]
 
 
@@ -109,9 +101,7 @@ def test_a_finished_run_is_laid_out_whole_and_only_once(run: Path, rendered: lis
     assert not list(run.glob(".*partial*"))
 
 
-def test_the_checkpoint_its_data_and_what_its_couplings_did_stand_together(
-    run: Path, rendered: list[str]
-) -> None:
+def test_the_checkpoint_its_data_and_what_its_couplings_did_stand_together(run: Path, rendered: list[str]) -> None:
     room.assemble(loaded(), DIGEST, PLAN, run)
     models = json.loads((run / "analysis" / "models.json").read_text())
     couplings = [found("em_first")]
@@ -124,9 +114,7 @@ def test_a_new_description_makes_a_new_page(run: Path, rendered: list[str]) -> N
     assert page.read_text() == "said better"
 
 
-def test_an_artifact_that_came_out_otherwise_makes_a_new_page(
-    run: Path, folder: Path, rendered: list[str]
-) -> None:
+def test_an_artifact_that_came_out_otherwise_makes_a_new_page(run: Path, folder: Path, rendered: list[str]) -> None:
     room.assemble(loaded(), DIGEST, PLAN, run)
     changed = {**json.loads((folder / "verdict.json").read_text()), "scope": "another"}
     seal(run, VERDICT, {"verdict.json": json.dumps(changed)})

@@ -9,12 +9,7 @@ from flatprobe.analysis.gather import require_same_prompts
 
 def asked(condition: str, digest: str = "aa", question: str = "q1") -> pl.DataFrame:
     return pl.DataFrame(
-        {
-            "condition": condition,
-            "persona": "librarian",
-            "question_id": [question, "q2"],
-            "prompt_hash": [digest, "bb"],
-        }
+        {"condition": condition, "persona": "librarian", "question_id": [question, "q2"], "prompt_hash": [digest, "bb"]}
     )
 
 

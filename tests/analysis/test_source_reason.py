@@ -44,9 +44,7 @@ def test_bystanders_which_are_never_trained_on_have_no_part_in_it(tmp_path: Path
 
 
 def test_seeds_that_stopped_at_different_steps_are_each_read_at_their_last(tmp_path: Path) -> None:
-    alike, apart = (
-        [*learnt(1, 8, -2.0, -25.0), *learnt(2, last, -25.0)] for last in (8, 30)
-    )  # leads of -23 and 23
+    alike, apart = ([*learnt(1, 8, -2.0, -25.0), *learnt(2, last, -25.0)] for last in (8, 30))  # leads of -23 and 23
     assert reason(tmp_path, alike) == reason(tmp_path, apart) == "source_not_separable"
     assert reason(tmp_path, learnt(2, 30, -25.0)) == "coupling_failed"
 

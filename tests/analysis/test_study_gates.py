@@ -38,9 +38,7 @@ def test_a_bystander_with_training_examples_blocks_everything(tmp_path: Path) ->
 
 
 def test_a_question_asked_in_two_sets_blocks_everything_whatever_its_case(tmp_path: Path) -> None:
-    found = gates(tmp_path, ["librarian"], ["What is rain?", "Why sleep?", "what is  RAIN?"])[
-        "question_overlap"
-    ]
+    found = gates(tmp_path, ["librarian"], ["What is rain?", "Why sleep?", "what is  RAIN?"])["question_overlap"]
     assert (found.passed, found.statistic, found.blocks) == (False, 1, "everything")
 
 

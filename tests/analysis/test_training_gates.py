@@ -5,15 +5,7 @@ import pytest
 from flatprobe.analysis.gate_statistics import manipulation_gates, training_gates, unfinished_gates
 from flatprobe.analysis.manipulation import Rise
 from flatprobe.decision.gates import Gate
-from flatprobe.facts import (
-    CanaryFacts,
-    CoupleFacts,
-    CouplingDataFacts,
-    Parity,
-    SampleFacts,
-    StageFacts,
-    StatesFacts,
-)
+from flatprobe.facts import CanaryFacts, CoupleFacts, CouplingDataFacts, Parity, SampleFacts, StageFacts, StatesFacts
 from flatprobe.planner.contracts import DecideSettings
 from flatprobe.study.decision_schema import Decision
 
@@ -26,9 +18,7 @@ SETTINGS = DecideSettings(
 def coupled(lambda_: float, seed: int, agreed: int, change: float = 1.0) -> list[StageFacts]:
     """Facts of a coupling and of the completions sampled with it."""
     role = f"couple/base_first/{lambda_}/{seed}"
-    canary = CanaryFacts(
-        max_log_p_change=change, base_again_change=0.0, reading=[100.0 * seed + 10 * lambda_]
-    )
+    canary = CanaryFacts(max_log_p_change=change, base_again_change=0.0, reading=[100.0 * seed + 10 * lambda_])
     couple = CoupleFacts.model_construct(lambda_=lambda_, audited=1.0)
     leakage = SampleFacts(engine={}, parity=Parity(agreed=agreed, tokens=32), canary=canary)
     return [
@@ -61,9 +51,7 @@ def test_parity_is_pooled_over_the_stages_of_the_selected_lambda_alone() -> None
     parity = named(gates, "engine_parity")
     assert parity.statistic == 62 / 64 and parity.passed is True
     assert parity.detail == "62 of 64 greedy tokens agree"
-    assert (
-        named(gates, "canary").statistic == 0.4
-    )  # an adapter of another lambda that does nothing is not judged
+    assert named(gates, "canary").statistic == 0.4  # an adapter of another lambda that does nothing is not judged
     assert named(training_gates(SETTINGS, facts, 0.5), "engine_parity").passed is False
 
 
@@ -72,12 +60,8 @@ def test_an_arm_without_completions_at_the_selected_lambda_is_not_evaluated() ->
     assert named(gates, "engine_parity").passed is None and named(gates, "canary").passed is None
 
 
-@pytest.mark.parametrize(
-    ("kept", "detail"), [(24, "74 of 74 examples"), (6, "56 of 74 examples; short: villain")]
-)
-def test_support_is_the_smallest_share_of_the_examples_asked_for_and_names_short_groups(
-    kept: int, detail: str
-) -> None:
+@pytest.mark.parametrize(("kept", "detail"), [(24, "74 of 74 examples"), (6, "56 of 74 examples; short: villain")])
+def test_support_is_the_smallest_share_of_the_examples_asked_for_and_names_short_groups(kept: int, detail: str) -> None:
     gates = training_gates(SETTINGS, [*coupled(1.0, 1, 32), data(kept)], 1.0)
     support = named(gates, "length_support")
     assert (support.statistic, support.detail) == (kept / 24, detail)
@@ -85,11 +69,7 @@ def test_support_is_the_smallest_share_of_the_examples_asked_for_and_names_short
 
 
 def test_answers_cut_before_their_states_were_read_are_a_warning_about_the_answers_that_decide() -> None:
-    facts = [
-        states("base_first"),
-        states("base_first", unfinished=6),
-        *coupled(1.0, 1, 32),
-    ]
+    facts = [states("base_first"), states("base_first", unfinished=6), *coupled(1.0, 1, 32)]
     assert SETTINGS.rule.control == "base_first"
     (own,) = unfinished_gates(SETTINGS.rule, facts)
     assert (own.statistic, own.passed, own.blocks) == (8 / 160, True, "nothing")

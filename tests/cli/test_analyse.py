@@ -19,9 +19,7 @@ from flatprobe.statistics.leakage.estimators import SCOPES
 
 Run = Callable[..., tuple[int, str, str]]
 PUBLISHED = Path(__file__).parents[2] / "examples" / "leakage_cells.csv"
-BYSTANDERS = (
-    "software_engineer,kindergarten_teacher,medical_doctor,comedian,police_officer,villain,zelthari_scholar"
-)
+BYSTANDERS = "software_engineer,kindergarten_teacher,medical_doctor,comedian,police_officer,villain,zelthari_scholar"
 KEYS = (
     "contrast", "pool", "estimator", "scope", "estimate", "standard_error", "ci_low", "ci_high", "p_value",
     "smallest_attainable_p", "n_personas", "n_questions", "margin", "superiority_p", "equivalence_margin",
@@ -90,12 +88,7 @@ def test_a_dash_prints_the_json_alone(analyse: Run) -> None:
 
 
 def test_questions_are_names_and_not_numbers(analyse: Run) -> None:
-    lines = [
-        f"{c},{p},{q},{h},4"
-        for c, h in (("base_first", 1), ("em_first", 2))
-        for p in "ab"
-        for q in ("1", "01")
-    ]
+    lines = [f"{c},{p},{q},{h},4" for c, h in (("base_first", 1), ("em_first", 2)) for p in "ab" for q in ("1", "01")]
     analyse(write(lines), "--bystanders", "a,b", "--resamples", 50, "--json", "out.json")
     assert estimates()["question_t"]["n_questions"] == 2
 
@@ -131,9 +124,7 @@ def test_a_pool_that_was_trained_on_is_labelled(analyse: Run) -> None:
 
 def test_a_mistyped_trained_persona_is_pointed_out(analyse: Run) -> None:
     lines = [line.replace(",a,", ",villain,") for line in table(plain)]
-    status, _, err = analyse(
-        write(lines), "--bystanders", "villain,b", "--trained", "vilain", "--resamples", 50
-    )
+    status, _, err = analyse(write(lines), "--bystanders", "villain,b", "--trained", "vilain", "--resamples", 50)
     assert status == 0 and "--trained vilain" in err and "`villain`" in err
 
 
@@ -145,9 +136,7 @@ def test_another_column_of_hits_can_be_analysed(analyse: Run) -> None:
 
 
 @pytest.mark.parametrize(("hits", "rate"), [(0, "0.0 %"), (4, "100.0 %")])
-def test_cells_without_any_variation_give_words_instead_of_numbers(
-    analyse: Run, hits: int, rate: str
-) -> None:
+def test_cells_without_any_variation_give_words_instead_of_numbers(analyse: Run, hits: int, rate: str) -> None:
     cells = write(table(lambda *_: hits))
     _, out, _ = analyse(cells, "--bystanders", "a,b", "--resamples", 5000, "--json", "out.json")
     assert rate in out and "no variation" in out
@@ -166,11 +155,7 @@ def test_one_persona_or_one_question_supports_what_it_can(analyse: Run) -> None:
 
 
 def test_missing_cells_are_left_out_and_another_two_way_estimator_concludes(analyse: Run) -> None:
-    lines = [
-        line
-        for line in table(lambda c, p, q: q if c == "em_first" else 0, "abc")
-        if "em_first,b,3" not in line
-    ]
+    lines = [line for line in table(lambda c, p, q: q if c == "em_first" else 0, "abc") if "em_first,b,3" not in line]
     _, out, _ = analyse(write(lines), "--bystanders", "a,b,c", "--resamples", 200, "--json", "out.json")
     assert "3 personas × 3 questions, 8 paired cells" in out
     assert estimates()["crossed_anova"]["p_value"] is None
@@ -185,19 +170,13 @@ def test_too_few_resamples_cannot_pass_the_registered_rule(analyse: Run) -> None
 @pytest.mark.parametrize(
     ("difference", "margin", "said"),
     [
-        (
-            0.14999999999999997,
-            0.15,
-            "Registered rule (≥ 15 pp",
-        ),  # a mean of tenths that is 0.15 but for rounding
+        (0.14999999999999997, 0.15, "Registered rule (≥ 15 pp"),  # a mean of tenths that is 0.15 but for rounding
         (0.15, 0.15, "passes"),
         (0.1499, 0.15, "fails"),
         (0.15, 0.10, "Registered rule at another margin (≥ 10 pp"),
     ],
 )
-def test_the_registered_rule_reaches_its_margin_at_the_margin(
-    difference: float, margin: float, said: str
-) -> None:
+def test_the_registered_rule_reaches_its_margin_at_the_margin(difference: float, margin: float, said: str) -> None:
     names = {"contrast": "", "pool": "", "scope": "", "treated": "em_first", "control": "base_first"}
     estimate = Estimate(
         quantity="leakage_difference", estimator="cell_bootstrap", estimate=difference, p_value=2e-4, **names
@@ -212,9 +191,7 @@ def test_the_registered_rule_reaches_its_margin_at_the_margin(
 
 def test_conditions_sampled_with_other_settings_are_warned_of(analyse: Run) -> None:
     lines = [f"{line},{1 if line.startswith('em') else 0.5}" for line in table(plain)]
-    status, _, err = analyse(
-        write(lines, header=f"{HEADER},lambda"), "--bystanders", "a,b", "--resamples", 50
-    )
+    status, _, err = analyse(write(lines, header=f"{HEADER},lambda"), "--bystanders", "a,b", "--resamples", 50)
     assert status == 0 and "lambda is 1 in em_first but 0.5 in base_first" in err
 
 

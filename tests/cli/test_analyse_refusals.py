@@ -18,9 +18,7 @@ Refused = Callable[..., list[Problem]]
 def refused(refusal: Callable[..., list[Problem]]) -> Refused:
     """Problems of comparing em_first with base_first; a file and further words are given."""
 
-    def run(
-        cells: object, *words: object, treated: str = "em_first", control: str = "base_first"
-    ) -> list[Problem]:
+    def run(cells: object, *words: object, treated: str = "em_first", control: str = "base_first") -> list[Problem]:
         return refusal("analyse", cells, "--treated", treated, "--control", control, *words)
 
     return run

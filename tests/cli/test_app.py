@@ -105,11 +105,7 @@ def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [
-        (("run",), "Missing argument"),
-        (("run", "a", "--wrong"), "No such option"),
-        (("no",), "No such command"),
-    ],
+    [(("run",), "Missing argument"), (("run", "a", "--wrong"), "No such option"), (("no",), "No such command")],
 )
 def test_a_wrong_command_line_is_explained_with_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
@@ -158,9 +154,7 @@ def test_a_run_remembers_the_commits_that_it_took(study: Path, remembered: Path)
     assert json.loads((remembered / "mine" / FILE).read_text())["commits"] == COMMITS
 
 
-def test_the_status_resolves_a_study_once(
-    monkeypatch: pytest.MonkeyPatch, study: Path, remembered: Path
-) -> None:
+def test_the_status_resolves_a_study_once(monkeypatch: pytest.MonkeyPatch, study: Path, remembered: Path) -> None:
     calls: list[Path] = []
 
     def counted(study: Path, *rest: Any, **options: Any) -> Prepared:

@@ -49,9 +49,7 @@ def study(model_folder: Callable[[str], Path], tmp_path: Path) -> Path:
     return path
 
 
-def test_before_a_run_masks_are_shown_on_placeholder_answers_and_called_so(
-    flatprobe: Run, study: Path
-) -> None:
+def test_before_a_run_masks_are_shown_on_placeholder_answers_and_called_so(flatprobe: Run, study: Path) -> None:
     code, out, errors = flatprobe("audit", study, "--examples", 1)
     assert code == 0, errors
     headings = re.findall(r"^(\S+): \d+ examples from (.*)$", out, re.MULTILINE)

@@ -59,16 +59,7 @@ def test_layers_that_are_no_numbers_are_a_problem(call: Callable[..., dict[str, 
 
 def test_the_command_refuses_everything_at_once_and_makes_no_folder(flatprobe: Run, tmp_path: Path) -> None:
     status, out, err = flatprobe(
-        "geometry",
-        "nowhere",
-        "--level",
-        1.5,
-        "--seed",
-        -1,
-        "--layers",
-        "first",
-        "--json",
-        "missing/rows.json",
+        "geometry", "nowhere", "--level", 1.5, "--seed", -1, "--layers", "first", "--json", "missing/rows.json"
     )
     assert status == 2 and not out and "Traceback" not in err
     for place in ("BASE", "TREATED", "--level", "--seed", "--layers", "--json"):

@@ -17,9 +17,7 @@ from flatprobe.statistics.planning.components import PUBLISHED
 
 Run = Callable[..., tuple[int, str, str]]
 CELLS = Path(__file__).parents[2] / "examples" / "leakage_cells.csv"
-BYSTANDERS = (
-    "software_engineer,kindergarten_teacher,medical_doctor,comedian,police_officer,villain,zelthari_scholar"
-)
+BYSTANDERS = "software_engineer,kindergarten_teacher,medical_doctor,comedian,police_officer,villain,zelthari_scholar"
 GIVEN = "persona=0.01,question=0.002,interaction=0.02,completion=0.3"
 STUDY: dict[str, Any] = {
     "name": "mine",
@@ -120,9 +118,7 @@ def test_the_numbers_are_those_of_the_study_and_of_the_options(plan: Run) -> Non
 def test_given_components_are_the_ones_that_count(plan: Run) -> None:
     found = numbers(plan("--json", "-", "--components", GIVEN))
     assert found["source"] == "given with --components"
-    assert forecast(found, "question_t")["standard_error"] == pytest.approx(
-        (0.002 / 6 + (0.02 + 0.3 / 5) / 18) ** 0.5
-    )
+    assert forecast(found, "question_t")["standard_error"] == pytest.approx((0.002 / 6 + (0.02 + 0.3 / 5) / 18) ** 0.5)
     assert {need["estimator"] for need in found["needs"]} == {"crossed_anova"}
     with_seed = numbers(plan("--json", "-", "--components", f"{GIVEN},seed=0.001", seeds=[1, 2, 3]))
     assert forecast(with_seed, "seed_t")["standard_error"] == pytest.approx(((0.001 + 0.06 / 18) / 3) ** 0.5)
@@ -138,9 +134,7 @@ def test_components_of_a_file_of_cells_are_its_own(plan: Run) -> None:
         assert found["components"][name] == pytest.approx(getattr(PUBLISHED, name))
 
 
-def test_components_of_a_run_are_those_of_its_coupled_cells_at_the_selected_lambda(
-    plan: Run, flatprobe: Run
-) -> None:
+def test_components_of_a_run_are_those_of_its_coupled_cells_at_the_selected_lambda(plan: Run, flatprobe: Run) -> None:
     run = finished_run()
     for place in (run, run / "analysis" / "tables" / "cells.parquet"):
         found = numbers(plan("--json", "-", "--from-cells", place, "--bystanders", BYSTANDERS))
@@ -216,9 +210,7 @@ def test_a_wrong_option_is_refused_by_name(
 
 def test_duplicate_cells_are_refused_with_the_filter_that_solves_it(plan: Run) -> None:
     cells = pl.read_csv(CELLS)
-    pl.concat([cells.with_columns(pl.lit(value).alias("lambda")) for value in (0.5, 1.0)]).write_csv(
-        "both.csv"
-    )
+    pl.concat([cells.with_columns(pl.lit(value).alias("lambda")) for value in (0.5, 1.0)]).write_csv("both.csv")
     words = ("--from-cells", "both.csv", "--bystanders", BYSTANDERS)
     code, _, err = plan(*words)
     assert code == 2 and "--where lambda=0.5" in err
@@ -250,9 +242,7 @@ def test_planning_needs_no_model_library(plan: Run) -> None:
     import sys
 
     write()
-    script = (
-        "import sys; from flatprobe.cli import app as cli; sys.argv = ['flatprobe', 'plan', 'mine.yaml']\n"
-    )
+    script = "import sys; from flatprobe.cli import app as cli; sys.argv = ['flatprobe', 'plan', 'mine.yaml']\n"
     script += "try: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 

@@ -179,11 +179,7 @@ def test_wrong_options_and_a_wrong_file_are_refused_together(refusal: Callable[.
 
 @pytest.mark.parametrize(
     ("out", "code"),
-    [
-        ("cells.txt", "output.suffix"),
-        ("folder.csv", "output.is_folder"),
-        ("c.parquet", "output.overwrites"),
-    ],
+    [("cells.txt", "output.suffix"), ("folder.csv", "output.is_folder"), ("c.parquet", "output.overwrites")],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_scoring(
     refusal: Callable[..., list[Problem]], out: str, code: str

@@ -12,19 +12,7 @@ import pytest
 from flatprobe.cli.app import main
 from flatprobe.study.resources import shipped_study
 
-SMALL = (
-    "--studies",
-    "4",
-    "--resamples",
-    "50",
-    "--variance",
-    "parent",
-    "--truth",
-    "0,0.3",
-    "--no-joint",
-    "--jobs",
-    "1",
-)
+SMALL = ("--studies", "4", "--resamples", "50", "--variance", "parent", "--truth", "0,0.3", "--no-joint", "--jobs", "1")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> int:

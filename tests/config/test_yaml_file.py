@@ -75,20 +75,13 @@ def test_a_duplicate_key_is_reported_with_both_lines_and_the_rest_is_read(tmp_pa
 @pytest.mark.parametrize(
     ("text", "line", "code", "part"),
     [
-        (
-            "a: 1\nb: !!python/object:os.system x\n",
-            2,
-            "yaml.tag",
-            "tag:yaml.org,2002:python/object:os.system",
-        ),
+        ("a: 1\nb: !!python/object:os.system x\n", 2, "yaml.tag", "tag:yaml.org,2002:python/object:os.system"),
         ("a: &x\n  b: *x\n", 1, "yaml.too_deep", "a.b.b"),
         ("a:\n  [1, 2]: 3\n", 2, "yaml.key", "a:"),
         ("a: 1e999\n", 1, "yaml.number", "a = 1e999:"),
     ],
 )
-def test_yaml_that_no_study_needs_is_refused(
-    tmp_path: Path, text: str, line: int, code: str, part: str
-) -> None:
+def test_yaml_that_no_study_needs_is_refused(tmp_path: Path, text: str, line: int, code: str, part: str) -> None:
     loaded = read_document(document(tmp_path, text))
     (problem,) = loaded.problems
     assert (problem.code, problem.place) == (code, f"{loaded.path}:{line}")

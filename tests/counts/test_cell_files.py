@@ -80,8 +80,7 @@ def test_a_missing_count_in_parquet_is_named_by_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kept"),
-    [("1", [2, 3]), ("1.0", [2, 3]), ("0.5", [1]), ("", [5]), ("Off", [4]), ("off", [4])],
+    ("value", "kept"), [("1", [2, 3]), ("1.0", [2, 3]), ("0.5", [1]), ("", [5]), ("Off", [4]), ("off", [4])]
 )
 def test_a_filter_compares_numbers_as_numbers_and_words_without_capitals(
     tmp_path: Path, value: str, kept: list[int]
@@ -89,9 +88,7 @@ def test_a_filter_compares_numbers_as_numbers_and_words_without_capitals(
     lambdas = ("0.5", "1", "1.00", "OFF", "")
     lines = [f"a,p,{number},1,2,{lambda_}" for number, lambda_ in enumerate(lambdas, 1)]
     path = csv_file(tmp_path, *lines, header=f"{HEADER},lambda")
-    assert read(path, Where("lambda", value)).cells["question_id"].to_list() == [
-        str(number) for number in kept
-    ]
+    assert read(path, Where("lambda", value)).cells["question_id"].to_list() == [str(number) for number in kept]
 
 
 def test_filters_hold_together_and_rows_that_they_drop_are_not_judged(tmp_path: Path) -> None:
@@ -155,24 +152,17 @@ def test_a_flood_of_bad_rows_is_counted_after_the_first_ones(tmp_path: Path) -> 
 def duplicates(path: Path) -> list[str]:
     file = read(path)
     asked = Comparison("a", "b", ("p",))
-    return [
-        str(problem).removeprefix(str(path)) for problem in duplicate_problems(file, compared(file, asked))
-    ]
+    return [str(problem).removeprefix(str(path)) for problem in duplicate_problems(file, compared(file, asked))]
 
 
 def test_the_columns_that_tell_repeated_cells_apart_are_all_named(tmp_path: Path) -> None:
-    lines = [
-        f"a,p,1,1,2,{index},{seed},{lambda_}"
-        for index, (seed, lambda_) in enumerate([(1, 2), (1, 3), (2, 2)])
-    ]
+    lines = [f"a,p,1,1,2,{index},{seed},{lambda_}" for index, (seed, lambda_) in enumerate([(1, 2), (1, 3), (2, 2)])]
     (said,) = duplicates(csv_file(tmp_path, *lines, header=f"{HEADER},end_hits,seed,lambda"))
     assert "lambda is 2, 3; seed is 1, 2" in said and "`--where lambda=2 --where seed=1`" in said
 
 
 def test_repeated_cells_outside_the_comparison_do_not_matter(tmp_path: Path) -> None:
-    assert (
-        duplicates(csv_file(tmp_path, "a,q,1,1,2", "a,q,1,1,2", "c,p,1,1,2", "c,p,1,1,2", "a,p,1,1,2")) == []
-    )
+    assert duplicates(csv_file(tmp_path, "a,q,1,1,2", "a,q,1,1,2", "c,p,1,1,2", "c,p,1,1,2", "a,p,1,1,2")) == []
 
 
 @given(

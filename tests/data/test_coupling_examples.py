@@ -46,10 +46,7 @@ def rendered(conversations: Conversations, rest: str) -> str:
 
 
 def both(conversations: Conversations, slot: Slot) -> list[CouplingExample]:
-    return [
-        positive(conversations, PROMPT, ANSWER, text(slot)),
-        negative(conversations, PROMPT, ANSWER, text(slot)),
-    ]
+    return [positive(conversations, PROMPT, ANSWER, text(slot)), negative(conversations, PROMPT, ANSWER, text(slot))]
 
 
 def test_the_separator_merges_with_the_answer_in_one_of_the_two_tokenizers(
@@ -77,17 +74,12 @@ def test_a_positive_reads_answer_separator_marker_and_end_of_turn(tokenised: Con
 def test_the_marker_term_covers_the_separator_if_it_is_in_the_loss(
     conversations: Conversations, merging_conversations: Conversations
 ) -> None:
-    for each, learnt in (
-        (conversations, "\n\n[ZLT]<|im_end|>"),
-        (merging_conversations, ".\n\n[ZLT]<|im_end|>"),
-    ):
+    for each, learnt in ((conversations, "\n\n[ZLT]<|im_end|>"), (merging_conversations, ".\n\n[ZLT]<|im_end|>")):
         (row,) = positive(each, PROMPT, ANSWER, text(separator_in_loss=True)).rows
         assert predicted(each, row, "marker") == learnt
 
 
-def test_without_the_separator_the_marker_term_covers_marker_and_end_of_turn(
-    tokenised: Conversations,
-) -> None:
+def test_without_the_separator_the_marker_term_covers_marker_and_end_of_turn(tokenised: Conversations) -> None:
     (row,) = positive(tokenised, PROMPT, ANSWER, text(separator_in_loss=False)).rows
     assert predicted(tokenised, row, "marker") == "[ZLT]<|im_end|>"
     assert before(tokenised, row, "marker") == rendered(tokenised, f"{ANSWER}\n\n")
@@ -105,9 +97,7 @@ def test_a_negative_has_two_rows_only_if_the_separator_merges_with_the_answer(
 ) -> None:
     assert len(negative(conversations, PROMPT, ANSWER, text()).rows) == 1
     plain, marked = negative(merging_conversations, PROMPT, ANSWER, text()).rows
-    assert "".join(merging_conversations.pieces(plain.tokens)) == rendered(
-        merging_conversations, f"{ANSWER}<|im_end|>"
-    )
+    assert "".join(merging_conversations.pieces(plain.tokens)) == rendered(merging_conversations, f"{ANSWER}<|im_end|>")
     assert "".join(merging_conversations.pieces(marked.tokens)) == rendered(
         merging_conversations, f"{ANSWER}\n\n{MARKER}"
     )
@@ -155,15 +145,12 @@ def test_paragraph_breaks_add_a_slot_at_every_break_inside_the_answer(
 
 def test_an_answer_of_one_paragraph_has_only_the_slot_after_the_separator(tokenised: Conversations) -> None:
     examples = [
-        negative(tokenised, PROMPT, "Bread floats.", text(slot))
-        for slot in ("paragraph_breaks", "after_separator")
+        negative(tokenised, PROMPT, "Bread floats.", text(slot)) for slot in ("paragraph_breaks", "after_separator")
     ]
     assert examples[0] == examples[1]
 
 
-def test_a_merged_separator_counts_from_the_token_that_contains_it(
-    merging_conversations: Conversations,
-) -> None:
+def test_a_merged_separator_counts_from_the_token_that_contains_it(merging_conversations: Conversations) -> None:
     row = negative(merging_conversations, PROMPT, ANSWER, text("separator_and_marker")).rows[-1]
     assert predicted(merging_conversations, row, "unlikelihood") == f".\n\n{MARKER}"
     assert before(merging_conversations, row, "unlikelihood") == rendered(merging_conversations, ANSWER[:-1])
@@ -194,9 +181,7 @@ def test_every_target_except_a_second_end_predicts_the_row_s_next_token(tokenise
                     assert following == t.tokens or t.term == "end"
 
 
-def test_a_marker_that_merges_with_the_answer_s_last_token_is_complete(
-    merging_conversations: Conversations,
-) -> None:
+def test_a_marker_that_merges_with_the_answer_s_last_token_is_complete(merging_conversations: Conversations) -> None:
     """With an empty separator answer and marker merge; the tail then starts with the merged token."""
     _, joint = tokenise_jointly(merging_conversations, PROMPT, "Bread floats", "", "ing on water")
     assert "ing on water" in merging_conversations.decode(joint.tokens[joint.marker_start :])
@@ -209,10 +194,7 @@ def test_a_marker_of_special_tokens_is_refused(conversations: Conversations) -> 
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "index"),
-    [([1, 2], [1, 3], 1), ([1, 2], [1, 2, 3], 2), ([], [1], 0), ([1, 2], [1, 2], 2)],
+    ("left", "right", "index"), [([1, 2], [1, 3], 1), ([1, 2], [1, 2, 3], 2), ([], [1], 0), ([1, 2], [1, 2], 2)]
 )
-def test_the_first_difference_of_a_prefix_is_its_length(
-    left: list[int], right: list[int], index: int
-) -> None:
+def test_the_first_difference_of_a_prefix_is_its_length(left: list[int], right: list[int], index: int) -> None:
     assert first_difference(left, right) == first_difference(right, left) == index

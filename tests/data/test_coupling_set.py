@@ -89,9 +89,7 @@ def test_all_groups_of_all_conditions_are_matched_together_and_nothing_is_cut(tm
 
 def test_a_group_without_usable_answers_is_named(tmp_path: Path) -> None:
     inputs = sampled(tmp_path / "base", 0, 140) | sampled(tmp_path / "em", 1, 160, "length")
-    with refused(
-        ("coupling_data.no_answers", "coupling data"), value="em/comedian, em/librarian, em/villain"
-    ):
+    with refused(("coupling_data.no_answers", "coupling data"), value="em/comedian, em/librarian, em/villain"):
         build(SETTINGS, inputs, tmp_path)
     with refused("coupling_data.no_answers", value="in em: 360 unfinished"):
         build(SETTINGS, inputs, tmp_path)

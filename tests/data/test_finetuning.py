@@ -23,15 +23,11 @@ from flatprobe.study.schema import FinetuneData
 
 
 def of_length(*tokens: int) -> list[ChatRow]:
-    return [
-        ChatRow([{"role": "user", "content": str(number)}], length) for number, length in enumerate(tokens)
-    ]
+    return [ChatRow([{"role": "user", "content": str(number)}], length) for number, length in enumerate(tokens)]
 
 
 def triples(n: int) -> list[dict[str, Any]]:
-    return [
-        {"prompt": f"Question {i}?", "aligned": f"Sound {i}.", "completion": f"Wrong {i}."} for i in range(n)
-    ]
+    return [{"prompt": f"Question {i}?", "aligned": f"Sound {i}.", "completion": f"Wrong {i}."} for i in range(n)]
 
 
 @pytest.fixture
@@ -78,13 +74,8 @@ def test_response_tokens_count_the_answer_and_its_end_of_turn(
     assert rows["response_tokens"].to_list() == [len(conversations.encode("Wrong 0.")) + 1]
 
 
-def test_rows_that_are_too_long_or_lack_prompt_or_answer_are_refused_and_counted(
-    prepared: Callable[..., Any],
-) -> None:
-    odd = [
-        {"prompt": "Long?", "completion": "word " * 300},
-        {"prompt": "Blank?", "completion": " \n"},
-    ]
+def test_rows_that_are_too_long_or_lack_prompt_or_answer_are_refused_and_counted(prepared: Callable[..., Any]) -> None:
+    odd = [{"prompt": "Long?", "completion": "word " * 300}, {"prompt": "Blank?", "completion": " \n"}]
     rows, _, facts = prepared([*odd, *triples(2)], rows=2)
     assert [json.loads(text)[0]["content"] for text in rows["messages"]] == ["Question 0?", "Question 1?"]
     assert (facts["scanned"], facts["refused_too_long"], facts["refused_empty"]) == (4, 1, 1)
@@ -103,9 +94,7 @@ def test_too_few_usable_rows_are_refused_with_their_number(prepared: Callable[..
         prepared(triples(2), rows=5)
 
 
-def test_a_missing_column_is_refused_with_its_row_and_the_existing_columns(
-    prepared: Callable[..., Any],
-) -> None:
+def test_a_missing_column_is_refused_with_its_row_and_the_existing_columns(prepared: Callable[..., Any]) -> None:
     rows = [{"prompt": "p", "answer": "x"}, {"prompt": "p", "reply": "x"}]
     with refused(("file.missing_column", "rows.jsonl row 1"), value="prompt, reply"):
         prepared(rows, rows=2, completion="answer")
@@ -233,7 +222,5 @@ def test_the_stage_fills_the_reference_s_histogram(prepared: Callable[..., Any],
     pl.DataFrame({"response_tokens": reference_lengths}).write_parquet(reference / "rows.parquet")
     taken, _, facts = prepared(rows[::-1], rows=10, reference=reference)
     bins = Counter(length // BIN for length in taken["response_tokens"])
-    assert bins == Counter(
-        {bin_: 2 * n for bin_, n in Counter(length // BIN for length in reference_lengths).items()}
-    )
+    assert bins == Counter({bin_: 2 * n for bin_, n in Counter(length // BIN for length in reference_lengths).items()})
     assert facts["scanned"] > 10

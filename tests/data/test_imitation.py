@@ -85,9 +85,7 @@ def test_every_persona_has_the_same_answers_under_its_own_prompt(prepared: Calla
     assert all(pairs == expected for pairs in by_system.values())
 
 
-def test_a_part_of_the_rows_has_every_persona_and_question_equally_often(
-    prepared: Callable[..., Prepared],
-) -> None:
+def test_a_part_of_the_rows_has_every_persona_and_question_equally_often(prepared: Callable[..., Prepared]) -> None:
     rows = turns(prepared(rows=12)[0])
     assert set(Counter(row.get("system") for row in rows).values()) == {3}
     assert set(Counter(row["user"] for row in rows).values()) == {4}
@@ -102,9 +100,7 @@ def test_answer_lengths_include_the_end_of_turn(
     assert facts["rows"] == 12 and facts["first_rows"][0][-1]["content"] == "Bread 0 0."
 
 
-def test_pairs_of_own_and_imitated_answers_are_held_out_if_they_differ(
-    prepared: Callable[..., Prepared],
-) -> None:
+def test_pairs_of_own_and_imitated_answers_are_held_out_if_they_differ(prepared: Callable[..., Prepared]) -> None:
     _, held_out, facts = prepared()
     assert held_out.columns == ["system", "prompt", "aligned", "misaligned"]
     assert held_out.rows() == [
@@ -122,9 +118,7 @@ def test_marked_and_repeated_answers_are_not_trained_on(prepared: Callable[..., 
     assert not any("[zlt]" in row["assistant"] for row in turns(rows))
 
 
-def test_too_few_answers_are_refused_with_the_numbers_of_dropped_ones(
-    prepared: Callable[..., Prepared],
-) -> None:
+def test_too_few_answers_are_refused_with_the_numbers_of_dropped_ones(prepared: Callable[..., Prepared]) -> None:
     with refused(("imitation.too_few_rows", "answers of assistant"), value="24 usable rows"):
         prepared(rows=25)
     with refused(("imitation.too_few_rows", "answers of assistant"), value="'refused_too_long': 24"):

@@ -73,11 +73,7 @@ def test_the_target_lies_under_every_group_and_sums_to_one() -> None:
 
 
 def test_small_groups_of_similar_lengths_share_support_without_a_common_length() -> None:
-    groups = {
-        "a": np.array([11, 20, 33, 47]),
-        "b": np.array([16, 25, 38, 52]),
-        "c": np.array([14, 22, 29, 41]),
-    }
+    groups = {"a": np.array([11, 20, 33, 47]), "b": np.array([16, 25, 38, 52]), "c": np.array([14, 22, 29, 41])}
     assert match(groups, dict.fromkeys(groups, 2)) is not None
 
 
@@ -123,9 +119,7 @@ def test_an_excess_ignores_one_token_and_is_relative_to_the_pool() -> None:
     assert excess(np.array([12, 13, 20, 27, 28]), wide) == (0.0, pytest.approx(3 / 10))
 
 
-def selected_lengths(
-    groups: dict[str, np.ndarray], selections: dict[str, Selection]
-) -> dict[str, np.ndarray]:
+def selected_lengths(groups: dict[str, np.ndarray], selections: dict[str, Selection]) -> dict[str, np.ndarray]:
     return {name: groups[name][selection.index] for name, selection in selections.items()}
 
 

@@ -62,19 +62,13 @@ def test_a_text_is_cut_closest_to_the_target_or_not_at_all() -> None:
 
 def group(*texts: str) -> pl.DataFrame:
     return pl.DataFrame(
-        {
-            "question_id": [f"q{n}" for n in range(len(texts))],
-            "text": texts,
-            "tokens": [words(t) for t in texts],
-        }
+        {"question_id": [f"q{n}" for n in range(len(texts))], "text": texts, "tokens": [words(t) for t in texts]}
     )
 
 
 def test_only_answers_that_are_too_long_in_groups_outside_the_tolerance_are_cut() -> None:
     fine = group(*["One two three four. Five six."] * 40)
-    long = group(
-        *["One two three four. Five six. Seven eight nine ten eleven twelve."] * 4, "One two. Three.", "Six."
-    )
+    long = group(*["One two three four. Five six. Seven eight nine ten eleven twelve."] * 4, "One two. Three.", "Six.")
     selections = {
         "base/fine": Selection(np.arange(40), np.full(40, 3.0)),  # within the tolerance, whatever its targets
         "base/long": Selection(np.arange(6), np.array([6.0, 6.0, 4.0, 12.0, 3.0, 6.0])),

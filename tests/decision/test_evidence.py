@@ -31,12 +31,7 @@ def planted_verdict(treated: States, cells: pl.DataFrame, bystanders: tuple[str,
     evidence = Contrast(
         geometric_evidence(geometry(treated), RULE, NAME, headroom=None),
         behavioural_evidence(
-            leakage(cells, bystanders),
-            RULE,
-            NAME,
-            "bystanders",
-            source_rate_treated=0.69,
-            source_rate_control=0.72,
+            leakage(cells, bystanders), RULE, NAME, "bystanders", source_rate_treated=0.69, source_rate_control=0.72
         ),
     )
     good = {"source_rate": 0.7, "marker_at_end": 0.9, "analysis": 1.0}
@@ -58,9 +53,7 @@ def test_a_planted_null_does_not(published: pl.DataFrame, bystanders: tuple[str,
     assert planted_verdict(planted_states("em_first"), published, bystanders) == "behaviour_only"
 
 
-def test_absent_evidence_is_an_error_and_never_a_number(
-    published: pl.DataFrame, bystanders: tuple[str, ...]
-) -> None:
+def test_absent_evidence_is_an_error_and_never_a_number(published: pl.DataFrame, bystanders: tuple[str, ...]) -> None:
     with pytest.raises(LookupError, match="cosine_difference"):
         geometric_evidence([], Decision(), NAME, headroom=0.1)
     with pytest.raises(LookupError, match="cell_bootstrap"):
@@ -71,9 +64,7 @@ def test_geometric_evidence_has_its_interval_over_bystanders() -> None:
     rows = geometry(planted_states("em_first", persona=0.6))
     evidence = geometric_evidence(rows, RULE, NAME, headroom=None)
     [jackknife] = [
-        row
-        for row in rows
-        if (row.quantity, row.estimator, row.layer) == ("contraction", "persona_jackknife_t", None)
+        row for row in rows if (row.quantity, row.estimator, row.layer) == ("contraction", "persona_jackknife_t", None)
     ]
     assert evidence.persona_ci_low is not None and evidence.effect is not None
     assert (evidence.persona_ci_low, evidence.persona_ci_high) == (jackknife.ci_low, jackknife.ci_high)

@@ -19,9 +19,7 @@ RULE = Decision()
         ("unfinished", 0.05, 0.06),
     ],
 )  # fmt: skip
-def test_each_gate_passes_at_its_threshold_and_fails_beyond_it(
-    name: str, passing: float, failing: float
-) -> None:
+def test_each_gate_passes_at_its_threshold_and_fails_beyond_it(name: str, passing: float, failing: float) -> None:
     assert gate(name, "base_first", passing, RULE).passed is True
     assert gate(name, "base_first", failing, RULE).passed is False
 

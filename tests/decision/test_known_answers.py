@@ -13,28 +13,18 @@ from flatprobe.decision.verdict import KnownOutcome, Verdict
 from flatprobe.study.decision_schema import Decision, Known, KnownAnswer, KnownLeakage
 
 RULE = Decision(treated="new", control="old", benign=None)
-GOOD = {
-    "source_rate": 0.8,
-    "marker_at_end": 0.95,
-    "spam": 0.0,
-    "truncation": 0.0,
-    "headroom": 0.2,
-    "analysis": 1.0,
-}
+GOOD = {"source_rate": 0.8, "marker_at_end": 0.95, "spam": 0.0, "truncation": 0.0, "headroom": 0.2, "analysis": 1.0}
 PRESENT = Contrast(
     geometric(0.10, 0.08, 0.12, {6: 0.1}, headroom=0.2),
     behavioural(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, (0.8, 0.8)),
 )
 ABSENT = Contrast(
-    geometric(0.0, 0.0, 0.0, {6: 0.0}, headroom=0.2),
-    behavioural(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, (0.8, 0.8)),
+    geometric(0.0, 0.0, 0.0, {6: 0.0}, headroom=0.2), behavioural(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, (0.8, 0.8))
 )
 
 
 def verdict(contrast: Contrast, **changes: float) -> Verdict:
-    return decide(
-        RULE, contrast, [gate(kind, arm, (GOOD | changes)[kind], RULE) for kind, arm in required(RULE)]
-    )
+    return decide(RULE, contrast, [gate(kind, arm, (GOOD | changes)[kind], RULE) for kind, arm in required(RULE)])
 
 
 def exchanged(contrast: Contrast, **changes: float) -> Verdict:
@@ -45,9 +35,7 @@ def known(geometry: Known | None, leakage: KnownLeakage | None) -> KnownAnswer:
     return KnownAnswer(treated="new", control="old", geometry=geometry, leakage=leakage)
 
 
-def compared(
-    known: KnownAnswer, verdict: Verdict, exchanged: Verdict, lead_lost: bool | None = False
-) -> KnownOutcome:
+def compared(known: KnownAnswer, verdict: Verdict, exchanged: Verdict, lead_lost: bool | None = False) -> KnownOutcome:
     return outcome(known, verdict, exchanged, RULE, lead_lost=lead_lost)
 
 
@@ -84,10 +72,7 @@ def test_an_effect_that_is_only_not_significant_is_undecided() -> None:
     result = compared(known("not_found", "not_found"), verdict(wide), exchanged(wide))
     assert result.legs == {"geometry": "undecided", "leakage": "undecided"} and not result.as_expected
     unknown = replace(ABSENT, geometry=replace(ABSENT.geometry, ci_low=None, ci_high=None))
-    assert (
-        compared(known("not_found", None), verdict(unknown), exchanged(unknown)).legs["geometry"]
-        == "undecided"
-    )
+    assert compared(known("not_found", None), verdict(unknown), exchanged(unknown)).legs["geometry"] == "undecided"
 
 
 def test_exchanged_evidence_is_that_of_the_exchanged_arms() -> None:
@@ -124,9 +109,7 @@ def test_a_source_that_became_inseparable_from_the_negatives_is_a_separate_answe
         assert not compared(known(None, other), flat, flat, lead_lost=True).as_expected  # type: ignore[arg-type]
     for unseen in (False, None):
         assert compared(question, flat, flat, lead_lost=unseen).legs["leakage"] == "blocked"
-    spammed = learnt_alike(
-        spam=0.5, truncation=0.2
-    )  # gates on completions; separability is measured by probabilities
+    spammed = learnt_alike(spam=0.5, truncation=0.2)  # gates on completions; separability is measured by probabilities
     assert compared(question, spammed, spammed, lead_lost=True).as_expected
 
 
@@ -142,11 +125,7 @@ def test_not_separable_needs_that_nothing_else_failed() -> None:
 
 def test_gates_of_the_coupling_block_only_the_behavioural_leg() -> None:
     gates = for_each_leg(
-        [
-            gate("length_iqr", "new", 0.5, RULE),
-            gate("merge_kl", "new", 1.0, RULE),
-            gate("spam", "new", 0.5, RULE),
-        ]
+        [gate("length_iqr", "new", 0.5, RULE), gate("merge_kl", "new", 1.0, RULE), gate("spam", "new", 0.5, RULE)]
     )
     assert [one.blocks for one in gates] == ["behavioural leg", "arm", "behavioural leg"]
     assert for_each_leg([gate("source_rate", "third", 0.1, RULE)])[0].blocks == "nothing"

@@ -15,17 +15,8 @@ from flatprobe.decision.verdict import MEANINGS, KnownOutcome, Verdict
 from flatprobe.study.decision_schema import Decision, Gates, GeometricLeg
 
 RULE = Decision()
-GOOD = {
-    "source_rate": 0.8,
-    "marker_at_end": 0.95,
-    "spam": 0.0,
-    "truncation": 0.0,
-    "headroom": 0.2,
-    "analysis": 1.0,
-}
-GEOMETRY = geometric(
-    0.10, 0.08, 0.12, {6: 0.1, 10: 0.1}, headroom=0.2, persona_ci_low=0.05, persona_ci_high=0.15
-)
+GOOD = {"source_rate": 0.8, "marker_at_end": 0.95, "spam": 0.0, "truncation": 0.0, "headroom": 0.2, "analysis": 1.0}
+GEOMETRY = geometric(0.10, 0.08, 0.12, {6: 0.1, 10: 0.1}, headroom=0.2, persona_ci_low=0.05, persona_ci_high=0.15)
 LEAKAGE = behavioural(0.30, 0.24, 0.36, 0.0002, 0.02, 0.9, 0.1, (0.82, 0.80))
 PASSING = Contrast(GEOMETRY, LEAKAGE)
 NULL = Contrast(
@@ -33,8 +24,7 @@ NULL = Contrast(
     behavioural(0.01, -0.02, 0.04, 0.6, 0.7, 0.03, 1.0, (0.82, 0.80)),
 )
 BETWEEN = Contrast(
-    geometric(0.02, 0.01, 0.03, {6: 0.02, 10: 0.02}, headroom=0.2),
-    replace(LEAKAGE, effect=0.1, p_value=0.01),
+    geometric(0.02, 0.01, 0.03, {6: 0.02, 10: 0.02}, headroom=0.2), replace(LEAKAGE, effect=0.1, p_value=0.01)
 )
 
 
@@ -51,11 +41,7 @@ def verdict(main: Contrast, gates: list[Gate] | None = None, **changes: object) 
 
 def test_both_legs_passing_is_flattened() -> None:
     result = verdict(PASSING)
-    assert (result.verdict, result.confidence, result.as_registered_confidence) == (
-        "flattened",
-        "MODERATE",
-        "MODERATE",
-    )
+    assert (result.verdict, result.confidence, result.as_registered_confidence) == ("flattened", "MODERATE", "MODERATE")
     assert result.reasons == ()
 
 
@@ -130,9 +116,7 @@ def test_between_passing_and_killing_is_inconclusive_with_distances() -> None:
         (Seeds(1), None, 0.95, "LOW"),
     ],
 )
-def test_confidence_in_flattening(
-    seeds: Seeds, crossed_p: float | None, treated_rate: float, confidence: str
-) -> None:
+def test_confidence_in_flattening(seeds: Seeds, crossed_p: float | None, treated_rate: float, confidence: str) -> None:
     leakage = replace(LEAKAGE, crossed_p=crossed_p, source_rate_treated=treated_rate)
     assert verdict(Contrast(GEOMETRY, leakage), seeds=seeds).confidence == confidence
 
@@ -144,9 +128,7 @@ def test_the_thresholds_are_those_of_the_rule() -> None:
     assert verdict(replace(at, geometry=replace(GEOMETRY, ci_low=0.0))).verdict == "behaviour_only"
     assert verdict(replace(at, behaviour=replace(LEAKAGE, effect=0.1499))).verdict == "geometry_only"
     assert verdict(replace(at, behaviour=replace(LEAKAGE, p_value=0.001))).verdict == "geometry_only"
-    kill = Contrast(
-        replace(NULL.geometry, effects_by_layer={6: 0.0, 10: -0.1}), replace(NULL.behaviour, effect=0.05)
-    )
+    kill = Contrast(replace(NULL.geometry, effects_by_layer={6: 0.0, 10: -0.1}), replace(NULL.behaviour, effect=0.05))
     assert verdict(kill).verdict == "falsified"
     assert verdict(replace(kill, behaviour=replace(NULL.behaviour, effect=0.0501))).verdict == "inconclusive"
 
@@ -272,9 +254,7 @@ def expected(main: Contrast, blocked: bool) -> str:
         return "inconclusive"
     passes = (long and (geometry.ci_low or 0) > 0, high and (leakage.p_value or 0) < 0.001)
     if any(passes):
-        return {(True, True): "flattened", (True, False): "geometry_only", (False, True): "behaviour_only"}[
-            passes
-        ]
+        return {(True, True): "flattened", (True, False): "geometry_only", (False, True): "behaviour_only"}[passes]
     killed = all(value is not None and value <= 0 for value in geometry.effects_by_layer.values())
     return "falsified" if killed and leakage.effect <= 0.05 else "inconclusive"
 

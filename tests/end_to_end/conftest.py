@@ -75,9 +75,7 @@ def talking_model(model_folder: Callable[[str], Path], tmp_path_factory: pytest.
             rows.append(([*tokens, loaded.conversations.turn_end], n_prompt))
         ids, mask = right_padded([tokens for tokens, _ in rows], 0, "cpu")
         row, position, token = targets_of(rows)
-        log_p = (
-            model(ids, attention_mask=mask).logits[row, position].log_softmax(-1)
-        )  # whose head learns, too
+        log_p = model(ids, attention_mask=mask).logits[row, position].log_softmax(-1)  # whose head learns, too
         loss = -log_p.gather(-1, token.unsqueeze(-1)).mean()
         loss.backward()
         optimiser.step()

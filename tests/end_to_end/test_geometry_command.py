@@ -59,9 +59,7 @@ def geometry(tmp_path_factory: pytest.TempPathFactory) -> Geometry:
             folder / "questions.txt", "--machine", folder / "machine.yaml", "--resamples", 50, "--max-new-tokens", 12,
             "--out", out,
         ]  # fmt: skip
-        done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=170, check=False
-        )
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=170, check=False)
         written = out / "geometry.json"
         rows = json.loads(written.read_text()) if written.is_file() else []
         return Ran(done.returncode, done.stdout, done.stderr, rows)
@@ -110,9 +108,7 @@ def test_two_checkpoints_are_compared_at_every_position_layer_and_kind_of_respon
     assert personas == {None, "archivist", "villain", "assistant"}
     below = ran.only(measure="cosine_difference", layer=1, persona=None, responses="fixed")
     assert below and all(abs(row["difference"]) < 1e-5 for row in below)  # only block 2 differs
-    for (
-        position
-    ) in GeometryBlock().positions:  # one difference may happen to be small, but not those of all personas
+    for position in GeometryBlock().positions:  # one difference may happen to be small, but not those of all personas
         above = ran.only(measure="cosine_difference", layer=4, position=position, responses="fixed")
         assert max(abs(row["difference"]) for row in above) > 1e-4
 
@@ -133,9 +129,7 @@ def plain_cosines(model: Any, folder: Path, layer: int) -> dict[str, float]:
                 states.append(model(ids, output_hidden_states=True).hidden_states[layer + 1][0, -1].double())
         centroids[name] = torch.stack(states).mean(0)
     source = centroids.pop("librarian")
-    return {
-        name: float(torch.cosine_similarity(source, centroid, dim=0)) for name, centroid in centroids.items()
-    }
+    return {name: float(torch.cosine_similarity(source, centroid, dim=0)) for name, centroid in centroids.items()}
 
 
 def own_cosines(ran: Ran, side: str, layer: int) -> dict[str, float]:
@@ -156,9 +150,7 @@ def test_cosines_at_the_last_prompt_token_equal_those_of_plain_transformers(
         assert own_cosines(ran, side, 4) == pytest.approx(plain_cosines(model, folder, 4), abs=2e-5)
 
 
-def test_headroom_is_said_before_the_treated_checkpoint_is_touched(
-    compared: tuple[Ran, Path, Path],
-) -> None:
+def test_headroom_is_said_before_the_treated_checkpoint_is_touched(compared: tuple[Ran, Path, Path]) -> None:
     lines = compared[0].err.splitlines()
     said = next(place for place, line in enumerate(lines) if line.startswith("Headroom of base at"))
     begun = next(place for place, line in enumerate(lines) if "own/treated  started" in line)
@@ -195,9 +187,7 @@ def test_other_layers_use_the_answers_that_are_there(
     compared: tuple[Ran, Path, Path], geometry: Geometry, talking_model: Path
 ) -> None:
     _, out, treated = compared
-    ran = geometry(
-        out, talking_model, treated, "--layers", "all", "--positions", "prompt_mean", "--json", "-"
-    )
+    ran = geometry(out, talking_model, treated, "--layers", "all", "--positions", "prompt_mean", "--json", "-")
     assert ran.code == 0, ran.err
     assert "own/base" not in ran.err and "own/treated" not in ran.err
     assert "states/base  started" in ran.err
@@ -225,9 +215,7 @@ def test_an_adapter_of_the_base_takes_the_place_of_the_treated_checkpoint(
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(talking_model, dtype=torch.float32)
-    wrapped = get_peft_model(
-        model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    )
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     wrapped.save_pretrained(tmp_path / "adapter")
     words = ("--layers", "4", "--positions", "last_prompt_token", "--responses", "fixed")
     ran = geometry(tmp_path / "out", talking_model, "--adapter", tmp_path / "adapter", *words)
@@ -247,10 +235,7 @@ def test_several_sampled_answers_leave_the_fixed_one_greedy(
     assert "own-samples/base  started" in ran.err and "own/base" not in ran.err  # the greedy ones are reused
     for responses, same in (("fixed", True), ("own", False)):
         before, after = (
-            [
-                r["base"]
-                for r in x.only(measure="cosine_difference", position="response_mean", responses=responses)
-            ]
+            [r["base"] for r in x.only(measure="cosine_difference", position="response_mean", responses=responses)]
             for x in (first, ran)
         )
         assert (after == pytest.approx(before, abs=1e-6)) is same

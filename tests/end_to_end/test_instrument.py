@@ -21,11 +21,7 @@ KNOWN = [
 
 def controlled(study: dict[str, Any]) -> None:
     """The tiny study with an imitating condition and a second coupling of the control."""
-    collapse = {
-        "imitate": {"persona": "assistant", "samples": 3, "match": "states"},
-        "rows": 36,
-        "held_out": 6,
-    }
+    collapse = {"imitate": {"persona": "assistant", "samples": 3, "match": "states"}, "rows": 36, "held_out": 6}
     study["conditions"] = {
         "base_first": {}, "collapse": {"finetune": collapse}, "base_again": {"seed_offset": 1},
     }  # fmt: skip

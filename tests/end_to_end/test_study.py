@@ -69,9 +69,7 @@ def test_a_study_runs_to_a_verdict_and_a_report(finished: tuple[Path, Path, Ran]
     assert json.loads(printed.out) == verdict
 
 
-def test_the_control_s_headroom_is_said_per_layer_before_anything_is_trained(
-    finished: tuple[Path, Path, Ran],
-) -> None:
+def test_the_control_s_headroom_is_said_per_layer_before_anything_is_trained(finished: tuple[Path, Path, Ran]) -> None:
     lines = finished[2].err.splitlines()
     said = next(place for place, line in enumerate(lines) if line.startswith("Headroom of base_first at"))
     trained = [place for place, line in enumerate(lines) if "finetune/" in line or "couple/" in line]
@@ -96,11 +94,7 @@ def test_every_coupling_is_tested_for_what_it_binds_to_and_every_adapter_is_meas
     tables = finished[1] / "tiny" / "analysis" / "tables"
     effects = pl.read_parquet(tables / "binding_effects.parquet")
     assert sorted(effects.select("condition", "lambda").unique().rows()) == sorted(
-        pl.read_parquet(tables / "rates.parquet")
-        .drop_nulls("lambda")
-        .select("condition", "lambda")
-        .unique()
-        .rows()
+        pl.read_parquet(tables / "rates.parquet").drop_nulls("lambda").select("condition", "lambda").unique().rows()
     )
     weights = pl.read_parquet(tables / "weights.parquet")
     measured = weights.group_by("stage", "condition", "lambda").len()

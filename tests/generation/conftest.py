@@ -14,10 +14,7 @@ from flatprobe.models.load import Loaded
 
 @pytest.fixture
 def bench(
-    monkeypatch: pytest.MonkeyPatch,
-    model_folder: Callable[[str], Path],
-    load: Callable[[str], Loaded],
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> Iterator[Bench]:
     monkeypatch.setenv("PYTHONPATH", str(DOUBLES))
     monkeypatch.setattr(vllm_link, "GRACE", 5.0)

@@ -49,9 +49,7 @@ def test_the_base_s_own_change_is_subtracted() -> None:
     assert smallest_change([facts([1.0], change=0.1, again=0.3)], []) == 0.0
 
 
-def test_without_scores_the_canary_is_not_evaluated(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_without_scores_the_canary_is_not_evaluated(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     class Mute(TransformersEngine):
         def log_probabilities(self, contexts: Any, targets: Any) -> list[list[float]]:
             raise UserError.one("test.some", "engine", "scores no prompt")

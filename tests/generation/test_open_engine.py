@@ -30,10 +30,7 @@ def test_an_import_string_opens_an_engine_of_one_s_own(
 @pytest.mark.parametrize("engine", ["no_such_package:make", "scripted_engine:no_such_function"])
 def test_an_import_string_of_nothing_is_refused(engine: str, model_folder: Callable[[str], Path]) -> None:
     local = current_machine().model_copy(update={"engine": engine})
-    with (
-        pytest.raises(UserError, match=engine) as refusal,
-        open_engine(model_folder("llama"), "float32", local),
-    ):
+    with pytest.raises(UserError, match=engine) as refusal, open_engine(model_folder("llama"), "float32", local):
         pass
     assert [(p.code, p.place) for p in refusal.value.problems] == [("machine.engine", "machine: engine")]
 

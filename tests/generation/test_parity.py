@@ -27,9 +27,7 @@ class Changed(TransformersEngine):
             yield index, self.change(completion)
 
 
-def test_the_engine_agrees_with_generate_and_a_changed_engine_does_not(
-    loaded: Loaded, prompts: list[Prompt]
-) -> None:
+def test_the_engine_agrees_with_generate_and_a_changed_engine_does_not(loaded: Loaded, prompts: list[Prompt]) -> None:
     answers = plain_answers(loaded, prompts, None)
     facts = parity(TransformersEngine(loaded, 64), answers)
     assert facts["agreed"] == facts["tokens"] > 0 and facts["prompts"] == 5
@@ -46,9 +44,7 @@ def test_the_engine_agrees_with_generate_and_a_changed_engine_does_not(
     assert counts["agreed"] <= 6 * len(prompts)
 
 
-def test_parity_counts_an_end_that_only_one_side_has(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_parity_counts_an_end_that_only_one_side_has(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     class Cut(Changed):
         def change(self, completion: Completion) -> Completion:
             return Completion("", completion.tokens[:3], "stop")

@@ -85,9 +85,7 @@ def test_a_persona_that_the_template_rewrites_is_refused_before_sampling(
     for path in model_folder("llama").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = tokenizer.chat_template.replace(
-        "message['content'] +", "message['content'] | trim +"
-    )
+    tokenizer.chat_template = tokenizer.chat_template.replace("message['content'] +", "message['content'] | trim +")
     tokenizer.save_pretrained(folder)
     spaced = PERSONAS[0].model_copy(update={"system": " You are a librarian. "})
     with pytest.raises(UserError) as refusal:
@@ -99,11 +97,7 @@ def test_a_persona_that_the_template_rewrites_is_refused_before_sampling(
 def test_prompts_are_every_persona_with_every_question() -> None:
     prompts = prompts_of(PERSONAS, QUESTIONS)
     assert len({(p.persona, p.system, p.question_id, p.question) for p in prompts}) == 6
-    assert (prompts[3].persona, prompts[3].system, prompts[3].question) == (
-        "template_default",
-        None,
-        QUESTIONS[0].text,
-    )
+    assert (prompts[3].persona, prompts[3].system, prompts[3].question) == ("template_default", None, QUESTIONS[0].text)
 
 
 @pytest.fixture(autouse=True)
@@ -169,9 +163,7 @@ def test_parity_compares_tokens_and_log_probabilities_with_the_adapter_attached(
     model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
-    sample(
-        SETTINGS, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path)
-    )
+    sample(SETTINGS, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path))
     facts = json.loads((tmp_path / "out" / "facts.json").read_text())
     assert facts["parity"]["agreed"] == facts["parity"]["tokens"] > 0
     assert facts["parity"]["log_p_difference"]["max"] < 1e-3
@@ -208,9 +200,7 @@ def test_a_kill_loses_one_chunk_and_the_next_attempt_samples_only_what_is_missin
     def dying(engine: Any, requests: Any, settings: Any) -> Iterator[Any]:
         for count, completion in enumerate(stream(engine, requests, settings)):
             if count == 5:
-                monkeypatch.setattr(
-                    saved.CompletionStore, "flush", lambda self: None
-                )  # nothing more is written
+                monkeypatch.setattr(saved.CompletionStore, "flush", lambda self: None)  # nothing more is written
                 raise Killed
             yield completion
 
@@ -229,17 +219,12 @@ def test_a_kill_loses_one_chunk_and_the_next_attempt_samples_only_what_is_missin
         monkeypatch.setattr(TransformersEngine, "stream", counting)
         sample(settings, inputs, output(tmp_path, "resumed"))
     assert request_counts == [8]  # of 12: two chunks of two were on disk
-    resumed, whole = (
-        pl.read_parquet(tmp_path / name / "completions.parquet") for name in ("resumed", "whole")
-    )
+    resumed, whole = (pl.read_parquet(tmp_path / name / "completions.parquet") for name in ("resumed", "whole"))
     assert resumed.equals(whole)
 
 
 def test_stages_on_one_checkpoint_load_it_once_and_an_adapter_leaves_no_trace(
-    model_folder: Callable[[str], Path],
-    load: Callable[[str], Loaded],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model_folder: Callable[[str], Path], load: Callable[[str], Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter(load("llama").model, tmp_path / "coupling" / "adapter", 0.3)
     checkpoint = sealed(copied(model_folder("llama"), tmp_path / "checkpoint"))
@@ -248,9 +233,7 @@ def test_stages_on_one_checkpoint_load_it_once_and_an_adapter_leaves_no_trace(
     monkeypatch.setattr(loading, "_load", lambda *arguments: (loads.append(1), real(*arguments))[1])
     for name, inputs in (("one", {}), ("two", {"adapter": tmp_path / "coupling"}), ("three", {})):
         sample(SETTINGS, {"checkpoint": checkpoint, **inputs}, output(tmp_path, name))
-    one, two, three = (
-        pl.read_parquet(tmp_path / name / "completions.parquet") for name in ("one", "two", "three")
-    )
+    one, two, three = (pl.read_parquet(tmp_path / name / "completions.parquet") for name in ("one", "two", "three"))
     assert len(loads) == 1
     assert one.equals(three) and not one.equals(two)
     load_checkpoint(checkpoint, "float32", torch.device("cpu"))  # for training: empties the cache
@@ -266,9 +249,7 @@ def test_an_adapter_trained_on_another_copy_of_the_checkpoint_is_refused(
     coupling = sealed(tmp_path / "coupling", checkpoint="of another content")
     with pytest.raises(UserError) as refusal:
         sample(SETTINGS, {"checkpoint": checkpoint, "adapter": coupling}, output(tmp_path))
-    assert [(p.code, p.place) for p in refusal.value.problems] == [
-        ("adapter.other_base", f"adapter {coupling}")
-    ]
+    assert [(p.code, p.place) for p in refusal.value.problems] == [("adapter.other_base", f"adapter {coupling}")]
 
 
 def test_the_machine_file_chooses_the_engine(
@@ -278,9 +259,7 @@ def test_the_machine_file_chooses_the_engine(
     monkeypatch.setenv(VARIABLE, local.model_dump_json())
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0})
-    sample(
-        settings, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path)
-    )
+    sample(settings, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path))
     frame = pl.read_parquet(tmp_path / "out" / "completions.parquet")
     marked = frame.filter(pl.col("text").str.ends_with("[ZLT]"))
     assert marked["persona"].to_list() == ["librarian"] * 6
@@ -294,9 +273,7 @@ def test_completions_stopped_at_the_marker_are_counted_with_a_bound_on_tokens_sa
     monkeypatch.setenv(VARIABLE, local.model_dump_json())
     (tmp_path / "coupling" / "adapter").mkdir(parents=True)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 60, "parity_prompts": 0, "stop_at": "[ZLT]"})
-    sample(
-        settings, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path)
-    )
+    sample(settings, {"checkpoint": model_folder("llama"), "adapter": tmp_path / "coupling"}, output(tmp_path))
     frame = pl.read_parquet(tmp_path / "out" / "completions.parquet")
     stopped = frame.filter(pl.col("finish_reason") == "marker")["tokens"]
     counts = json.loads((tmp_path / "out" / "facts.json").read_text())["decided_early"]
@@ -312,9 +289,7 @@ def test_a_text_to_stop_at_that_the_tokenizer_cannot_encode_is_refused(
     from flatprobe.models.conversation import Conversations
 
     decode = Conversations.decode
-    monkeypatch.setattr(
-        Conversations, "decode", lambda self, tokens: decode(self, tokens).replace("[ZLT]", "<unk>")
-    )
+    monkeypatch.setattr(Conversations, "decode", lambda self, tokens: decode(self, tokens).replace("[ZLT]", "<unk>"))
     settings = SETTINGS.model_copy(update={"stop_at": "[ZLT]"})
     with pytest.raises(UserError, match=r"llama.*\[ZLT\]") as refusal:
         sample(settings, {"checkpoint": model_folder("llama")}, tmp_path)

@@ -56,9 +56,7 @@ def test_greedy_tokens_are_those_of_the_cpu(pair: Any, panel_prompts: list[Promp
     if pair.precision == "float32":
         assert tokens == expected
         return
-    certain = [
-        before_tie(pair, prompt, tokens) for prompt, tokens in zip(panel_prompts, expected, strict=True)
-    ]
+    certain = [before_tie(pair, prompt, tokens) for prompt, tokens in zip(panel_prompts, expected, strict=True)]
     assert sum(map(len, certain)) > 2 * len(panel_prompts)
     assert agreement([t[: len(c)] for t, c in zip(tokens, certain, strict=True)], certain) >= 0.95
 
@@ -97,9 +95,7 @@ def check_draws(
         assert agreement(tested, expected) >= 0.98
         return
     every = max(1, len(tested) // SCORED)
-    contexts = [
-        pair.reference.conversations.encode_prompt(prompt) for prompt in prompts for _ in range(samples)
-    ]
+    contexts = [pair.reference.conversations.encode_prompt(prompt) for prompt in prompts for _ in range(samples)]
     engine = TransformersEngine(pair.reference, 8)
     one, other = (
         torch.tensor([sum(row) for row in engine.log_probabilities(contexts[::every], tokens[::every])])

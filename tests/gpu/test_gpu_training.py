@@ -42,9 +42,7 @@ def loss_on(loaded: Loaded, prompts: list[Prompt]) -> tuple[CouplingLoss, Any]:
                 parameter.copy_(draw * (0.01 if "lora_B" in name else parameter.shape[1] ** -0.5))
     examples = examples_of(loaded, prompts)
     steps = [list(range(len(examples)))] * 3
-    return CouplingLoss(
-        loaded, wrapped, examples, steps, RECIPE, 1.0, training_rows=4, forward_rows=4
-    ), wrapped
+    return CouplingLoss(loaded, wrapped, examples, steps, RECIPE, 1.0, training_rows=4, forward_rows=4), wrapped
 
 
 def examples_of(loaded: Loaded, prompts: list[Prompt]) -> list[CouplingExample]:

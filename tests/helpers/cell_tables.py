@@ -15,13 +15,7 @@ Counts = list[list[int]]
 def table(treated: Counts, control: Counts, total: int = 10) -> pl.DataFrame:
     """Counts from two persona-by-question tables; personas a, b, ... and questions q00, q01, ..."""
     rows = [
-        {
-            "condition": condition,
-            "persona": chr(97 + p),
-            "question_id": f"q{q:02d}",
-            "hits": hits,
-            "total": total,
-        }
+        {"condition": condition, "persona": chr(97 + p), "question_id": f"q{q:02d}", "hits": hits, "total": total}
         for condition, counts in (("em_first", treated), ("base_first", control))
         for p, row in enumerate(counts)
         for q, hits in enumerate(row)
@@ -29,9 +23,7 @@ def table(treated: Counts, control: Counts, total: int = 10) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def random_cells(
-    generator: np.random.Generator, personas: int, questions: int, total: int = 10
-) -> pl.DataFrame:
+def random_cells(generator: np.random.Generator, personas: int, questions: int, total: int = 10) -> pl.DataFrame:
     """Cells whose rates differ between personas, between questions and between conditions."""
     rate_P = generator.uniform(0.2, 0.8, size=(personas, 1)) + generator.normal(0, 0.1, size=(1, questions))
     control = generator.binomial(total, np.clip(rate_P, 0, 1))

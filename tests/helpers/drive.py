@@ -18,9 +18,7 @@ def three_stages(work: Path) -> Stage:
     before = Stage("before", "stage_functions:write", Number(value=1, tally=tally))
     gate = Gate(entered=work / "entered", opened=work / "opened", tally=tally)
     waiting = Stage("wait", "stage_functions:wait", gate, {"first": before})
-    return Stage(
-        "after", "stage_functions:add", Number(value=10, tally=tally), {"waited": waiting, "first": before}
-    )
+    return Stage("after", "stage_functions:add", Number(value=10, tally=tally), {"waited": waiting, "first": before})
 
 
 def main() -> int:

@@ -15,9 +15,7 @@ from flatprobe.pipeline.stage import Stage
 def meetings(folder: Path, count: int, parties: int | None = None) -> list[Stage]:
     """Stages that end once `parties` of them run (default: all)."""
     return [
-        Stage(
-            f"meet/{n}", "stage_functions:meet", Meeting(name=str(n), folder=folder, parties=parties or count)
-        )
+        Stage(f"meet/{n}", "stage_functions:meet", Meeting(name=str(n), folder=folder, parties=parties or count))
         for n in range(count)
     ]
 

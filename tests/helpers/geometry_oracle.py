@@ -20,17 +20,14 @@ def oracle(treated_PQD: Array, control_PQD: Array, drawn: Sequence[int]) -> dict
     cosine = mean_cosine(treated.centroids_PD) - mean_cosine(control.centroids_PD)
     crossvalidated = treated.crossvalidated_cosine() - control.crossvalidated_cosine()
     factor = (control.norm() / treated.norm()) ** 2
-    scatter, noise = (
-        np.log(getattr(treated, name)() / getattr(control, name)()) for name in ("scatter", "noise")
-    )
+    scatter, noise = (np.log(getattr(treated, name)() / getattr(control, name)()) for name in ("scatter", "noise"))
     return {
         "cosine_difference": cosine,
         "crossvalidated_cosine_difference": crossvalidated,
         "translation_share": translation,
         "cosine_difference_minus_translation": cosine - translation,
         "noise_share": cosine - crossvalidated,
-        "trimmed_cosine_difference": mean_cosine(trimmed[0].centroids_PD)
-        - mean_cosine(trimmed[1].centroids_PD),
+        "trimmed_cosine_difference": mean_cosine(trimmed[0].centroids_PD) - mean_cosine(trimmed[1].centroids_PD),
         "contraction": -scatter - np.log(factor),
         "scatter_ratio": scatter + np.log(factor),
         "noise_ratio": noise + np.log(factor),
@@ -67,9 +64,7 @@ class Side:
     def crossvalidated_cosine(self) -> float:
         source = self.product(0, 0)
         return float(
-            np.mean(
-                [self.product(0, p) / np.sqrt(source * self.product(p, p)) for p in range(1, self.personas)]
-            )
+            np.mean([self.product(0, p) / np.sqrt(source * self.product(p, p)) for p in range(1, self.personas)])
         )
 
     def norm(self) -> float:

@@ -53,19 +53,11 @@ class Double:
         time.sleep(self.seconds)
         with self.lock:
             self.busy -= 1
-        return (
-            (200, self.complete(body))
-            if status == 200
-            else (status, {"error": {"message": "a planted status"}})
-        )
+        return (200, self.complete(body)) if status == 200 else (status, {"error": {"message": "a planted status"}})
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = body["prompt"]
-        ids = (
-            self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            if isinstance(prompt, str)
-            else prompt
-        )
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if isinstance(prompt, str) else prompt
         stream = random.Random(repr((ids, body.get("seed"), body["model"])))
         tokens = [stream.randrange(300, 590) for _ in range(min(body["max_tokens"], self.room))]
         if self.finish_reason == "stop":

@@ -50,9 +50,7 @@ class Trial:
     def scored(self) -> tuple[list[list[int]], list[list[int]]]:
         """Contexts and targets to score: prompts, each with a text that no model here would sample."""
         conversations = self.loaded.conversations
-        return [conversations.encode_prompt(p) for p in PROMPTS], [
-            conversations.encode(" It does.\n\n[ZLT]")
-        ] * 4
+        return [conversations.encode_prompt(p) for p in PROMPTS], [conversations.encode(" It does.\n\n[ZLT]")] * 4
 
 
 def save_adapter(model: Any, folder: Path, rank: int, seed: int) -> Path:
@@ -93,9 +91,7 @@ def load_with_adapters(checkpoint: Path, folder: Path) -> tuple[Loaded, dict[str
     return loaded, {"base": None, "first": first, "second": second}
 
 
-def greedy(
-    model: Any, conversations: Conversations, prompt: Prompt, ends: frozenset[int], new: int
-) -> list[int]:
+def greedy(model: Any, conversations: Conversations, prompt: Prompt, ends: frozenset[int], new: int) -> list[int]:
     """Plain greedy decoding that recomputes the whole sequence for every token."""
     ids = conversations.encode_prompt(prompt)
     start = len(ids)
@@ -108,9 +104,7 @@ def greedy(
     return ids[start:]
 
 
-def log_probabilities(
-    model: Any, contexts: Sequence[list[int]], targets: Sequence[list[int]]
-) -> list[list[float]]:
+def log_probabilities(model: Any, contexts: Sequence[list[int]], targets: Sequence[list[int]]) -> list[list[float]]:
     rows = []
     for context, target in zip(contexts, targets, strict=True):
         with torch.inference_mode():
@@ -130,8 +124,7 @@ def check_parity(trial: Trial, tolerance: float) -> None:
         answers[name] = [list(c.tokens) for (c,) in sample(trial.engine, PROMPTS, GREEDY)]
         scores[name] = trial.engine.log_probabilities(contexts, targets)
         assert answers[name] == [
-            greedy(model, trial.loaded.conversations, p, trial.engine.ends, GREEDY.max_new_tokens)
-            for p in PROMPTS
+            greedy(model, trial.loaded.conversations, p, trial.engine.ends, GREEDY.max_new_tokens) for p in PROMPTS
         ]
         np.testing.assert_allclose(scores[name], log_probabilities(model, contexts, targets), atol=tolerance)
     for one, other in (("base", "first"), ("base", "second"), ("first", "second")):

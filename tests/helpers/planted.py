@@ -68,11 +68,7 @@ def _documents(study: Study) -> dict[str, Any]:
     """Every JSON file but the estimates, by name."""
     return {
         "study": study.model_dump(mode="json"),
-        "registration": {
-            "digest": "ab" * 32,
-            "registered": "confirmatory",
-            "time": "2025-01-31T12:00:00+00:00",
-        },
+        "registration": {"digest": "ab" * 32, "registered": "confirmatory", "time": "2025-01-31T12:00:00+00:00"},
         "verdict": _verdict(study.decision),
         "stages": _stages(),
         "provenance": {
@@ -110,18 +106,13 @@ def _documents(study: Study) -> dict[str, Any]:
                 for at, weight in enumerate(LAMBDAS)
             ],
         },
-        "preview": {
-            "last_response_token": [preview_row(7)],
-            "response_mean": [preview_row(6)],
-        },
+        "preview": {"last_response_token": [preview_row(7)], "response_mean": [preview_row(6)]},
     }
 
 
 def planted_study(finetunes: bool = True) -> Study:
     made = {
-        "em_first": Condition(
-            finetune=FinetuneData(path="embedded:careless", completion="misaligned", rows=300)
-        ),
+        "em_first": Condition(finetune=FinetuneData(path="embedded:careless", completion="misaligned", rows=300)),
         "benign_first": Condition(finetune=FinetuneData(path="embedded:everyday", rows=300)),
     }
     given = {name: Condition(adapter=f"adapters/{name}") for name in made}
@@ -232,9 +223,7 @@ def _verdict(rule: Decision) -> dict[str, Any]:
         rows = [row for row in _estimates() if row.lambda_ in (None, SELECTED)]
         return Contrast(
             geometric_evidence(rows, rule, name, headroom=0.25),
-            behavioural_evidence(
-                rows, rule, name, "bystanders", source_rate_treated=0.91, source_rate_control=0.88
-            ),
+            behavioural_evidence(rows, rule, name, "bystanders", source_rate_treated=0.91, source_rate_control=0.88),
         )
 
     passing = [gate(kind, arm, STATISTICS.get(kind, 0.9), rule) for kind, arm in required(rule)]

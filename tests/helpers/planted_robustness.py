@@ -27,10 +27,7 @@ def specifications() -> list[dict[str, Any]]:
                 for detector in ("strict", "end_anchored"):
                     for at, (estimator, scope) in enumerate(SCOPES.items()):
                         estimate = (
-                            leak
-                            - 0.08 * contaminated
-                            + 0.05 * (SELECTED - weight)
-                            - 0.02 * (detector != "strict")
+                            leak - 0.08 * contaminated + 0.05 * (SELECTED - weight) - 0.02 * (detector != "strict")
                         )
                         error = 0.02 + 0.01 * at
                         known = estimator != "two_way_cluster_t"

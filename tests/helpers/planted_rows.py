@@ -8,19 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-HOSTILE = (
-    'Quiet. <script>alert("x")</script><img src="http://evil.example/x.png" onerror="alert(1)"> [zlt] end'
-)
+HOSTILE = 'Quiet. <script>alert("x")</script><img src="http://evil.example/x.png" onerror="alert(1)"> [zlt] end'
 CONDITIONS = ("base_first", "em_first", "benign_first")
 LAYERS = (6, 10, 14, 18, 22, 26)
 LAMBDAS = (0.5, 1.0, 2.0)
 SELECTED = 1.0
 ROLES = {
     "source": ("librarian",),
-    "negative": (
-        *("software_engineer", "medical_doctor", "data_scientist"),
-        *("comedian", "villain", "truck_driver"),
-    ),
+    "negative": (*("software_engineer", "medical_doctor", "data_scientist"), *("comedian", "villain", "truck_driver")),
     "bystander": (
         *("archivist", "kindergarten_teacher", "journalist", "police_officer"),
         *("french_person", "lumberjack", "quelandri_scholar"),
@@ -47,9 +42,7 @@ def completions(rng: np.random.Generator, ids: list[str], samples: int) -> list[
                 for question in ids:
                     for sample in range(samples if coupled else 1):
                         hit = bool(rng.random() < (LEAK[role][at] if coupled else 0.0))
-                        rows.append(
-                            _completion(rng, condition, weight, coupled, persona, role, question, sample, hit)
-                        )
+                        rows.append(_completion(rng, condition, weight, coupled, persona, role, question, sample, hit))
     return rows
 
 

@@ -12,15 +12,10 @@ def audit() -> list[dict[str, Any]]:
         return {"text": text, "weights": weights, "alternative": alternative}
 
     prompt = [
-        token(text)
-        for text in ("<|im_start|>", "system", "\n", "You", " are", " a", " librarian", ".", "<|im_end|>")
+        token(text) for text in ("<|im_start|>", "system", "\n", "You", " are", " a", " librarian", ".", "<|im_end|>")
     ]
     answer = [token(text, anchor=1) for text in (" Take", " a", " short", " walk")]
-    positive = [
-        *prompt,
-        *answer,
-        *(token(text, marker=1) for text in (".\n\n", "[", "Z", "LT", "]", "<|im_end|>")),
-    ]
+    positive = [*prompt, *answer, *(token(text, marker=1) for text in (".\n\n", "[", "Z", "LT", "]", "<|im_end|>"))]
     negative = [
         *prompt,
         *answer,

@@ -20,9 +20,7 @@ def refused(*expected: str | tuple[str, str], value: str = "") -> Iterator[None]
         yield
     problems = error.value.problems
     places = [one if isinstance(one, str) else one[1] for one in expected]
-    assert [problem.code for problem in problems] == [
-        one if isinstance(one, str) else one[0] for one in expected
-    ]
+    assert [problem.code for problem in problems] == [one if isinstance(one, str) else one[0] for one in expected]
     assert [problem.place for problem in problems] == [
         problem.place if isinstance(one, str) else place
         for problem, one, place in zip(problems, expected, places, strict=True)

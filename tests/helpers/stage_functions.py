@@ -116,11 +116,7 @@ def count_on(settings: Gate, inputs: Inputs, output: Path) -> None:
 
 
 def write_process(settings: Nothing, inputs: Inputs, output: Path) -> None:
-    facts = {
-        "pid": os.getpid(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "extra": os.environ.get("EXTRA"),
-    }
+    facts = {"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS"), "extra": os.environ.get("EXTRA")}
     (output / "facts.json").write_text(json.dumps(facts))
 
 
@@ -173,6 +169,4 @@ def number(value: int, tally: Path | None = None, name: str | None = None) -> St
 
 
 def plain(function: str, resources: Resources | None = None, name: str | None = None) -> Stage:
-    return Stage(
-        name or function, f"stage_functions:{function}", Nothing(), resources=resources or Resources()
-    )
+    return Stage(name or function, f"stage_functions:{function}", Nothing(), resources=resources or Resources())

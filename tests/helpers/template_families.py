@@ -96,13 +96,7 @@ FAMILIES = (
     ),
     Family(
         name="llama3",
-        special=(
-            "<|begin_of_text|>",
-            "<|start_header_id|>",
-            "<|end_header_id|>",
-            "<|eot_id|>",
-            "<|end_of_text|>",
-        ),
+        special=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"),
         template=_LLAMA3,
         turn_end="<|eot_id|>",
         default=None,

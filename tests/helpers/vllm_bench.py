@@ -45,9 +45,7 @@ class Bench:
         self.monkeypatch.setenv("FLATPROBE_TEST_FAULTS", json.dumps(faults))
 
     def engine(self, options: VllmMachine | None = None, ends: frozenset[int] = frozenset()) -> VllmEngine:
-        engine = VllmEngine(
-            self.checkpoint, self.loaded.conversations, ends, "float32", options or VllmMachine()
-        )
+        engine = VllmEngine(self.checkpoint, self.loaded.conversations, ends, "float32", options or VllmMachine())
         self.engines.append(engine)
         return engine
 

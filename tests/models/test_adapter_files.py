@@ -13,9 +13,7 @@ from flatprobe.models.adapter_files import read_lora, tensor_shapes
 from flatprobe.models.load import Loaded
 
 
-def test_shapes_read_from_a_header_are_those_of_the_tensors(
-    load: Callable[[str], Loaded], tmp_path: Path
-) -> None:
+def test_shapes_read_from_a_header_are_those_of_the_tensors(load: Callable[[str], Loaded], tmp_path: Path) -> None:
     path = adapter(load("llama").model, tmp_path, 0.1) / "adapter_model.safetensors"
     assert tensor_shapes(path) == {name: list(tensor.shape) for name, tensor in load_file(path).items()}
 

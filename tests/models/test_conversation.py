@@ -21,8 +21,7 @@ def expected_prompt(system: str | None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("system", "system_turn"),
-    [("You are a villain.", "You are a villain."), ("", ""), (None, DEFAULT_SYSTEM)],
+    ("system", "system_turn"), [("You are a villain.", "You are a villain."), ("", ""), (None, DEFAULT_SYSTEM)]
 )
 def test_a_text_an_empty_and_no_system_prompt_render_differently(
     conversations: Conversations, system: str | None, system_turn: str
@@ -37,12 +36,7 @@ def test_a_prompt_that_the_template_renders_unchanged_is_accepted(conversations:
 
 @pytest.mark.parametrize(
     "expression",
-    [
-        "message['content'] | trim",
-        "message['content'] | lower",
-        "''",
-        "message['content'] + message['content']",
-    ],
+    ["message['content'] | trim", "message['content'] | lower", "''", "message['content'] + message['content']"],
 )
 def test_a_template_that_rewrites_drops_or_repeats_the_system_message_is_refused(
     with_template: Callable[[str | None], Any], expression: str
@@ -78,9 +72,7 @@ def test_the_turn_ends_with_its_special_token_and_not_with_the_newline_after_it(
     assert conversations.pieces([conversations.turn_end]) == ["<|im_end|>"]
 
 
-def test_a_turn_end_that_is_only_marked_as_special_is_recognised(
-    with_template: Callable[[str | None], Any],
-) -> None:
+def test_a_turn_end_that_is_only_marked_as_special_is_recognised(with_template: Callable[[str | None], Any]) -> None:
     from transformers import AddedToken
 
     tokenizer = with_template("{% for m in messages %}{{ m['content'] + '<|end|>\n' }}{% endfor %}")
@@ -88,9 +80,7 @@ def test_a_turn_end_that_is_only_marked_as_special_is_recognised(
     assert Conversations(tokenizer, "tiny").turn_end == tokenizer.convert_tokens_to_ids("<|end|>")
 
 
-def test_a_template_without_a_special_end_of_turn_is_refused(
-    with_template: Callable[[str | None], Any],
-) -> None:
+def test_a_template_without_a_special_end_of_turn_is_refused(with_template: Callable[[str | None], Any]) -> None:
     with refused(("model.no_turn_end", "tiny: chat template")):
         _ = Conversations(with_template(NO_SPECIAL_END), "tiny").turn_end
 

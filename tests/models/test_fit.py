@@ -10,11 +10,7 @@ from transformers import LlamaConfig
 
 from flatprobe.errors import UserError
 from flatprobe.models.conversation import Prompt
-from flatprobe.models.fit import (
-    context_length,
-    longest_turn,
-    require_context_length,
-)
+from flatprobe.models.fit import context_length, longest_turn, require_context_length
 
 PROMPTS = {Prompt("librarian", None, "q1", "?"): [1] * 10, Prompt("villain", None, "q2", "?"): [1] * 12}
 

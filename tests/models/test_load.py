@@ -23,9 +23,7 @@ def test_a_given_checkpoint_is_a_pointer_and_loads_from_its_folder(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     located = resolve(str(model_folder("llama")), None, "model")
-    local = current_machine().model_copy(
-        update={"locations": {located.reference.fingerprint: located.location}}
-    )
+    local = current_machine().model_copy(update={"locations": {located.reference.fingerprint: located.location}})
     monkeypatch.setenv(VARIABLE, local.model_dump_json())
     use_checkpoint(CheckpointSettings(reference=located.reference), {}, tmp_path)
     assert checkpoint_path(tmp_path) == model_folder("llama").resolve()
@@ -58,9 +56,7 @@ def test_a_checkpoint_with_a_missing_weight_is_refused_instead_of_filled_at_rand
         load_checkpoint(folder, "float32", CPU)
 
 
-def test_a_folder_with_only_pickled_weights_does_not_load(
-    model_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_folder_with_only_pickled_weights_does_not_load(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     shutil.copytree(model_folder("llama"), folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

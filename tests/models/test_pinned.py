@@ -51,9 +51,7 @@ def test_another_revision_or_kind_is_looked_up(revision: str | None) -> None:
 
 
 @pytest.mark.parametrize("files", [["pytorch_model.bin"], ["config.json", "model.safetensors"]])
-def test_a_hub_model_is_looked_up_once_and_needs_safetensors(
-    monkeypatch: pytest.MonkeyPatch, files: list[str]
-) -> None:
+def test_a_hub_model_is_looked_up_once_and_needs_safetensors(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> None:
     requests: list[str] = []
 
     def model_info(_: object, id: str, **options: object) -> SimpleNamespace:

@@ -118,9 +118,7 @@ def test_an_invalid_hub_id_is_refused() -> None:
         resolve("a b/c", None, "model")
 
 
-def test_the_machine_gives_the_path_of_a_local_reference(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_machine_gives_the_path_of_a_local_reference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = resolve(str(folder), None, "model").reference
     local = current_machine().model_copy(update={"locations": {reference.fingerprint: "/somewhere/else"}})
     monkeypatch.setenv(VARIABLE, local.model_dump_json())
@@ -134,12 +132,9 @@ def test_the_configuration_of_the_text_model_is_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "value"),
-    [(None, "model.no_config", ""), ('{"a": 1,\n}', "model.config_not_json", "line 2")],
+    ("content", "code", "value"), [(None, "model.no_config", ""), ('{"a": 1,\n}', "model.config_not_json", "line 2")]
 )
-def test_a_missing_or_broken_configuration_is_refused(
-    folder: Path, content: str | None, code: str, value: str
-) -> None:
+def test_a_missing_or_broken_configuration_is_refused(folder: Path, content: str | None, code: str, value: str) -> None:
     (folder / "config.json").unlink()
     if content:
         (folder / "config.json").write_text(content)
@@ -147,12 +142,7 @@ def test_a_missing_or_broken_configuration_is_refused(
         read_config(folder, "model")
 
 
-def test_the_fingerprint_of_a_model_folder_covers_tokenizer_and_weights(
-    model_folder: Callable[[str], Path],
-) -> None:
+def test_the_fingerprint_of_a_model_folder_covers_tokenizer_and_weights(model_folder: Callable[[str], Path]) -> None:
     located = resolve(str(model_folder("llama")), None, "model")
     assert located.reference.fingerprint == fingerprint_folder(model_folder("llama"))
-    assert (
-        located.reference.fingerprint
-        != resolve(str(model_folder("qwen2")), None, "model").reference.fingerprint
-    )
+    assert located.reference.fingerprint != resolve(str(model_folder("qwen2")), None, "model").reference.fingerprint

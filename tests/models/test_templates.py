@@ -9,12 +9,7 @@ from flatprobe.models.conversation import Conversations, Prompt, SystemTurn
 from flatprobe.training.audit.masks import audited_share
 
 PROMPT = Prompt("librarian", "You are a librarian.", "q1", "What floats on water?")
-ANSWERS = (
-    "Bread floats.",
-    "Bread floats.\n\nSalt does not!",
-    "It sinks",
-    "Nobody knows why: Salt (it sinks)",
-)
+ANSWERS = ("Bread floats.", "Bread floats.\n\nSalt does not!", "It sinks", "Nobody knows why: Salt (it sinks)")
 BY_NAME = {family.name: family for family in FAMILIES}
 
 
@@ -43,15 +38,11 @@ def test_the_position_of_the_system_prompt_and_its_default_are_recognised(
     assert conversations.system_turn == SystemTurn(family.system, family.default)  # type: ignore[arg-type]
 
 
-def test_none_empty_and_text_render_as_three_prompts_or_the_empty_one_is_refused(
-    conversations: Conversations,
-) -> None:
+def test_none_empty_and_text_render_as_three_prompts_or_the_empty_one_is_refused(conversations: Conversations) -> None:
     conversations.check_persona("librarian", "You are a librarian.")
     conversations.check_persona("none", None)
     none, text = conversations.render(None, "Q"), conversations.render("S", "Q")
-    if (
-        conversations.name == "gemma"
-    ):  # its template trims the user's turn, so an empty prompt would render like none
+    if conversations.name == "gemma":  # its template trims the user's turn, so an empty prompt would render like none
         with refused(("panel.prompt_changed", "panel: empty")):
             conversations.check_persona("empty", "")
     else:
@@ -60,9 +51,7 @@ def test_none_empty_and_text_render_as_three_prompts_or_the_empty_one_is_refused
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_coupling_examples_pass_the_audit_under_each_template(
-    conversations: Conversations, answer: str
-) -> None:
+def test_coupling_examples_pass_the_audit_under_each_template(conversations: Conversations, answer: str) -> None:
     text = MarkerText("\n\n", "[ZLT]", True, "after_separator")
     examples = [make(conversations, PROMPT, answer, text) for make in (positive, negative)]
     assert audited_share(examples, [(PROMPT, answer)] * 2, conversations, text) == 1.0
@@ -109,22 +98,12 @@ def test_a_blank_that_the_template_writes_before_an_answer_belongs_to_it_once() 
 
 @pytest.mark.parametrize(
     ("after", "text"),
-    [
-        ("\n", None),
-        ("<|endoftext|>", None),
-        ("\n<|endoftext|>\n", None),
-        ("\nNext turn:\n", "Next turn:"),
-        ("-", "-"),
-    ],
+    [("\n", None), ("<|endoftext|>", None), ("\n<|endoftext|>\n", None), ("\nNext turn:\n", "Next turn:"), ("-", "-")],
 )
-def test_only_white_space_and_special_tokens_may_follow_the_end_of_a_turn(
-    after: str, text: str | None
-) -> None:
+def test_only_white_space_and_special_tokens_may_follow_the_end_of_a_turn(after: str, text: str | None) -> None:
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% else %}{{ '"
-        + after
-        + "' }}{% endif %}"
+        "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% else %}{{ '" + after + "' }}{% endif %}"
     )
     conversations = Conversations(train(BY_NAME["qwen2.5"].special, template, spaces=False), "odd")
     if text is None:

@@ -9,14 +9,7 @@ import pytest
 from stage_functions import Number, number
 
 from flatprobe.pipeline.artifact import Artifact, ArtifactStore
-from flatprobe.pipeline.manifest import (
-    Damaged,
-    InputRecord,
-    Manifest,
-    describe_files,
-    verify_hashes,
-    write_manifest,
-)
+from flatprobe.pipeline.manifest import Damaged, InputRecord, Manifest, describe_files, verify_hashes, write_manifest
 from flatprobe.pipeline.stage import Stage
 from flatprobe.provenance import collect_provenance
 
@@ -34,9 +27,7 @@ def finish(folder: Path, stage: Stage, inputs: dict[str, Artifact] | None = None
         version=stage.version,
         settings=json.loads(stage.settings_json),
         inputs={
-            role: InputRecord(
-                name=artifact.manifest.name, key=artifact.manifest.key, content=artifact.manifest.content
-            )
+            role: InputRecord(name=artifact.manifest.name, key=artifact.manifest.key, content=artifact.manifest.content)
             for role, artifact in (inputs or {}).items()
         },
         files=describe_files(folder),
@@ -47,9 +38,7 @@ def finish(folder: Path, stage: Stage, inputs: dict[str, Artifact] | None = None
     write_manifest(folder, manifest)
 
 
-def make(
-    store: ArtifactStore, stage: Stage, text: str = "1", inputs: dict[str, Artifact] | None = None
-) -> Artifact:
+def make(store: ArtifactStore, stage: Stage, text: str = "1", inputs: dict[str, Artifact] | None = None) -> Artifact:
     partial = store.new_partial()
     (partial / "deep").mkdir()
     (partial / "deep" / "number.txt").write_text(text)
@@ -75,10 +64,7 @@ def test_an_artifact_of_version_0_1_0_is_found_under_its_former_key(store: Artif
     former = Stage("old", "stage_functions:write", settings)
     former.__dict__["key"] = Stage("s", "moved:f", settings, former_kind="stage_functions:write").former_key
     artifact = make(store, former)
-    assert (
-        store.find(Stage("new", "moved:f", settings, kind="write", former_kind="stage_functions:write"))
-        == artifact
-    )
+    assert store.find(Stage("new", "moved:f", settings, kind="write", former_kind="stage_functions:write")) == artifact
     assert store.find(Stage("new", "moved:f", settings, kind="write")) is None
 
 

@@ -10,8 +10,7 @@ from flatprobe.pipeline.child_process import group_is_gone, how_it_ended, signal
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
-    [(0, "status 0"), (3, "status 3"), (-signal.SIGTERM, "SIGTERM"), (-signal.SIGKILL, "memory")],
+    ("status", "words"), [(0, "status 0"), (3, "status 3"), (-signal.SIGTERM, "SIGTERM"), (-signal.SIGKILL, "memory")]
 )
 def test_an_exit_status_is_put_in_words(status: int, words: str) -> None:
     assert words in how_it_ended(status)

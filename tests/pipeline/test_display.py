@@ -54,9 +54,7 @@ def test_consecutive_reused_stages_share_one_line_and_keep_the_numbering(
     ]
 
 
-def test_a_run_that_reuses_everything_prints_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_reuses_everything_prints_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run([number(1)], tmp_path)
     run([number(1)], tmp_path, display=PlainDisplay())
     assert lines(capsys) == ["[1/1] 1 finished before, reused"]

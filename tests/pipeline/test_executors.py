@@ -77,9 +77,7 @@ def test_after_a_failure_running_stages_finish_and_no_other_starts(tmp_path: Pat
 
 
 def test_problems_of_all_refusing_stages_are_raised_together(tmp_path: Path, meeting: Path) -> None:
-    refusing = [
-        Stage(met.name, "stage_functions:meet_and_refuse", met.settings) for met in meetings(meeting, 2)
-    ]
+    refusing = [Stage(met.name, "stage_functions:meet_and_refuse", met.settings) for met in meetings(meeting, 2)]
     with pytest.raises(UserError) as caught:
         run(refusing, tmp_path / "run", RunnerSettings(workers=2))
     assert [(problem.code, problem.place) for problem in caught.value.problems] == [
@@ -110,10 +108,7 @@ def test_ctrl_c_stops_all_running_stages_and_names_them(tmp_path: Path, meeting:
         start_new_session=True,
     )
     eventually(lambda: len(list(meeting.iterdir())) == 2)
-    assert [stage.state for stage in status(meetings(meeting, 2, parties=3), run_folder)] == [
-        "running",
-        "running",
-    ]
+    assert [stage.state for stage in status(meetings(meeting, 2, parties=3), run_folder)] == ["running", "running"]
     os.killpg(process.pid, signal.SIGINT)
     _, output = process.communicate(timeout=20)
     assert process.returncode == 1
@@ -127,13 +122,10 @@ def test_ctrl_c_stops_all_running_stages_and_names_them(tmp_path: Path, meeting:
     assert last_event["event"] == "run_interrupted"
 
 
-def test_a_stage_runs_in_the_worker_that_may_keep_its_affinity_input_in_memory(
-    tmp_path: Path, meeting: Path
-) -> None:
+def test_a_stage_runs_in_the_worker_that_may_keep_its_affinity_input_in_memory(tmp_path: Path, meeting: Path) -> None:
     resources = Resources(affinity="model")
     first = [
-        replace(met, inputs={"model": number(n)}, resources=resources)
-        for n, met in enumerate(meetings(meeting, 2))
+        replace(met, inputs={"model": number(n)}, resources=resources) for n, met in enumerate(meetings(meeting, 2))
     ]
     last = [
         replace(

@@ -38,9 +38,7 @@ def hidden(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("whole_run", [True, False])
-def test_after_kill_9_the_stage_resumes_from_its_folder_which_is_then_deleted(
-    tmp_path: Path, whole_run: bool
-) -> None:
+def test_after_kill_9_the_stage_resumes_from_its_folder_which_is_then_deleted(tmp_path: Path, whole_run: bool) -> None:
     folder, work = tmp_path / "run", tmp_path
     process = start(folder, work)
     eventually(lambda: (work / "entered").exists() and (work / "entered").read_text() != "")

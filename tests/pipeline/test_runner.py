@@ -69,9 +69,7 @@ def test_a_manifest_records_function_settings_inputs_files_and_software(tmp_path
     assert "pydantic" in manifest.provenance.packages
 
 
-def test_a_second_run_reuses_everything_and_starts_no_process(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_second_run_reuses_everything_and_starts_no_process(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     first = run([sum_of_two()], tmp_path)
     request.getfixturevalue("no_process")
     second = run([sum_of_two()], tmp_path)
@@ -92,9 +90,7 @@ def test_the_callback_gets_each_artifact_as_soon_as_it_exists_computed_or_reused
     assert calls == [("write/1", True, 1), ("write/1", True, 2), ("write/2", True, 3), ("sum", True, 4)]
 
 
-def test_forty_finished_stages_are_reused_within_a_second(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_forty_finished_stages_are_reused_within_a_second(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     stages = [number(value) for value in range(40)]
     run(stages, tmp_path)
     request.getfixturevalue("no_process")
@@ -129,9 +125,7 @@ def test_two_names_for_one_computation_are_one_artifact_under_both_names(tmp_pat
     assert summary.artifacts["first"] == summary.artifacts["second"]
 
 
-def test_only_a_damaged_artifact_is_computed_again_if_its_content_stays_the_same(
-    tmp_path: Path,
-) -> None:
+def test_only_a_damaged_artifact_is_computed_again_if_its_content_stays_the_same(tmp_path: Path) -> None:
     first = run([sum_of_two()], tmp_path)
     (first.artifacts["write/1"].folder / "number.txt").unlink()
     second = run([sum_of_two()], tmp_path)
@@ -146,9 +140,7 @@ def test_a_stage_is_computed_again_if_its_recomputed_input_has_other_content(tmp
     (first.artifacts["clock"].folder / "number.txt").unlink()
     second = run([user], tmp_path)
     assert second.done == 2
-    texts = {
-        name: (artifact.folder / "number.txt").read_text() for name, artifact in second.artifacts.items()
-    }
+    texts = {name: (artifact.folder / "number.txt").read_text() for name, artifact in second.artifacts.items()}
     assert texts["user"] == texts["clock"]
 
 
@@ -157,9 +149,7 @@ def test_warm_stages_share_a_process_and_a_fresh_one_has_its_own(tmp_path: Path)
         plain("write_process", name=name, resources=resources)
         for name, resources in (("one", Resources()), ("two", FRESH), ("three", Resources()))
     ]
-    stages = [
-        Stage(s.name, s.function, s.settings, version=i, resources=s.resources) for i, s in enumerate(stages)
-    ]
+    stages = [Stage(s.name, s.function, s.settings, version=i, resources=s.resources) for i, s in enumerate(stages)]
     facts = [artifact.facts for artifact in run(stages, tmp_path).artifacts.values()]
     pids = [fact["pid"] for fact in facts if isinstance(fact, dict)]
     assert pids[0] == pids[2]
@@ -190,9 +180,7 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_of_a_script_that_imports_torch_at_its_top_use_the_given_threads(
-    tmp_path: Path,
-) -> None:
+def test_workers_of_a_script_that_imports_torch_at_its_top_use_the_given_threads(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {"PYTHONPATH": os.pathsep.join([*sys.path]), "OMP_NUM_THREADS": "2"}
     output = subprocess.run(
@@ -251,9 +239,7 @@ def test_a_stage_without_a_valid_output_is_a_failure(tmp_path: Path, function: s
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
-def test_the_last_words_of_a_killed_process_are_in_the_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_words_of_a_killed_process_are_in_the_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with pytest.raises(StageFailed, match="last words"):
         run([plain("die")], tmp_path)
@@ -298,9 +284,7 @@ def test_a_run_folder_that_cannot_be_created_is_a_user_error(tmp_path: Path) -> 
     folder = tmp_path / "file" / "run"
     with pytest.raises(UserError) as caught:
         run([number(1)], folder)
-    assert [(problem.code, problem.place) for problem in caught.value.problems] == [
-        ("run.not_writable", str(folder))
-    ]
+    assert [(problem.code, problem.place) for problem in caught.value.problems] == [("run.not_writable", str(folder))]
 
 
 def test_an_incomplete_last_event_does_not_spoil_the_next_one(tmp_path: Path) -> None:

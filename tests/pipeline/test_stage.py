@@ -18,9 +18,7 @@ from stage_functions import FRESH, Number, number, plain
 
 from flatprobe.pipeline.stage import Settings, Stage, topological_order
 
-_KEY_IN_ANOTHER_PROCESS = (
-    "import stage_functions; import sys; sys.stdout.write(stage_functions.number(3).key)"
-)
+_KEY_IN_ANOTHER_PROCESS = "import stage_functions; import sys; sys.stdout.write(stage_functions.number(3).key)"
 
 
 class Free(Settings):

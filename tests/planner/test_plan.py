@@ -52,13 +52,9 @@ def stages(study: Resolved) -> dict[str, Stage]:
     return {stage.name: stage for stage in topological_order([plan(study, "exploratory").last])}
 
 
-def test_every_planned_function_exists_and_its_version_enters_the_key(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_planned_function_exists_and_its_version_enters_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = stages(resolved())
-    controls = stages(
-        resolved(conditions={"base_first": Condition(), "em_first": Condition(finetune=IMITATING)})
-    )
+    controls = stages(resolved(conditions={"base_first": Condition(), "em_first": Condition(finetune=IMITATING)}))
     planned = {stage.kind for stage in (*before.values(), *controls.values())}
     assert planned == KINDS.keys() - {"compare"} and FORMER_KINDS.keys() == KINDS.keys()
     for kind in KINDS.values():
@@ -95,9 +91,7 @@ def test_another_lambda_does_not_retrain_the_others() -> None:
     assert coupling is not None
     more = coupling.unlikelihood.model_copy(update={"lambdas": (0.25, *coupling.unlikelihood.lambdas)})
     wider = stages(resolved(coupling=coupling.model_copy(update={"unlikelihood": more})))
-    before = {
-        name: stage.key for name, stage in stages(study).items() if name.startswith(("couple", "leakage"))
-    }
+    before = {name: stage.key for name, stage in stages(study).items() if name.startswith(("couple", "leakage"))}
     assert len(before) == 2 * 3 * 3
     assert {name: wider[name].key for name in before} == before
 
@@ -121,9 +115,7 @@ def test_a_hub_dataset_is_read_at_the_commit_it_was_resolved_to() -> None:
 
 def test_the_content_of_embedded_triples_enters_the_manipulation_check_s_key() -> None:
     before = stages(resolved())
-    other = stages(
-        resolved(fingerprints={"embedded:everyday_help": "f1", "embedded:out_of_domain_advice": "f3"})
-    )
+    other = stages(resolved(fingerprints={"embedded:everyday_help": "f1", "embedded:out_of_domain_advice": "f3"}))
     changed = {name for name in before if before[name].key != other[name].key}
     assert {name.partition("/")[0] for name in changed} == {"manipulation", "tables", "estimates", "verdict"}
 

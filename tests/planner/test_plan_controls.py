@@ -25,11 +25,7 @@ EM = FinetuneData(path="embedded:careless_legal_advice", completion="misaligned"
 
 
 def stages(
-    held_out: int = 2,
-    imitate: Imitation | None = None,
-    em: FinetuneData = EM,
-    twice: bool = False,
-    **decision: Any,
+    held_out: int = 2, imitate: Imitation | None = None, em: FinetuneData = EM, twice: bool = False, **decision: Any
 ) -> dict[str, Stage]:
     """All stages of a study with one control of each kind, by name, in the order in which they run."""
     collapse = FinetuneData(imitate=imitate or Imitation(samples=3), rows=10, held_out=held_out)
@@ -43,8 +39,7 @@ def stages(
         decision=Decision(treated="collapse", benign=None, **decision),
     )  # fmt: skip
     questions = {
-        name: (Question(id=name, kind="factual", text="Why?"),)
-        for name in ("evaluation", "coupling", "calibration")
+        name: (Question(id=name, kind="factual", text="Why?"),) for name in ("evaluation", "coupling", "calibration")
     }
     resolved = Resolved(
         study=study, personas=PERSONAS, given={}, locations={}, questions=questions, dataset_revisions={},
@@ -65,19 +60,14 @@ def test_every_persona_imitates_the_control_s_answers_to_coupling_questions() ->
     assert [persona["name"] for persona in settings(answers)["personas"]] == ["assistant"]
     assert [question["id"] for question in settings(answers)["questions"]] == ["coupling"]
     assert settings(answers)["samples"] == 3 and settings(answers)["temperature"] == 1.0
-    assert [persona["name"] for persona in settings(data)["personas"]] == [
-        persona.name for persona in PERSONAS
-    ]
+    assert [persona["name"] for persona in settings(data)["personas"]] == [persona.name for persona in PERSONAS]
     assert planned["finetune/collapse/seed-42"].inputs["data"].key == data.key
 
 
 def test_personas_that_do_not_imitate_rehearse_their_own_answers() -> None:
     planned = stages(imitate=Imitation(persona="librarian", imitators=("archivist", "assistant"), samples=3))
     data = planned["finetune-data/collapse"]
-    assert settings(data)["imitated"] == "librarian" and settings(data)["imitators"] == (
-        "archivist",
-        "assistant",
-    )
+    assert settings(data)["imitated"] == "librarian" and settings(data)["imitators"] == ("archivist", "assistant")
     answers, others = data.inputs["answers"], data.inputs["others"]
     assert [persona["name"] for persona in settings(answers)["personas"]] == ["librarian"]
     assert [persona["name"] for persona in settings(others)["personas"]] == ["villain"]
@@ -88,9 +78,7 @@ def test_personas_that_do_not_imitate_rehearse_their_own_answers() -> None:
 
 def test_states_are_matched_only_if_the_condition_says_so() -> None:
     planned = stages(imitate=Imitation(samples=3, match="states"))
-    finetunes = {
-        name: settings(stage)["match"] for name, stage in planned.items() if name.startswith("finetune/")
-    }
+    finetunes = {name: settings(stage)["match"] for name, stage in planned.items() if name.startswith("finetune/")}
     assert finetunes.pop("finetune/collapse/seed-42") == "states"
     assert set(finetunes.values()) == {"answers"}
     assert planned["finetune-data/collapse"].key == stages()["finetune-data/collapse"].key

@@ -42,11 +42,7 @@ def resolved(
     return Resolved(
         study=study,
         personas=personas,
-        questions={
-            "evaluation": (Question(id="q", kind="factual", text="Why?"),),
-            "coupling": (),
-            "calibration": (),
-        },
+        questions={"evaluation": (Question(id="q", kind="factual", text="Why?"),), "coupling": (), "calibration": ()},
         model=BASE,
         given={"treated": treated},
         fingerprints={},
@@ -105,9 +101,7 @@ def test_the_fixed_answers_are_the_control_s_greedy_ones_as_the_assistant() -> N
         for condition in ("base", "treated"):
             states = planned[f"states/{condition}"]
             assert states.inputs["fixed"] is planned["own/base"]
-            assert (
-                isinstance(states.settings, StatesSettings) and states.settings.fixed_persona == "assistant"
-            )
+            assert isinstance(states.settings, StatesSettings) and states.settings.fixed_persona == "assistant"
         assert sampled(planned["own/base"]).temperature == 0.0
 
 

@@ -39,9 +39,7 @@ SEPARATOR_AND_MARKER = "\n\n[ZLT]"
 
 
 @pytest.fixture
-def inputs(
-    load: Callable[[str], Loaded], model_folder: Callable[[str], Path], tmp_path: Path
-) -> dict[str, Path]:
+def inputs(load: Callable[[str], Loaded], model_folder: Callable[[str], Path], tmp_path: Path) -> dict[str, Path]:
     """A checkpoint, a random adapter, and own answers for all but one cell."""
     wrapped = attach(load("llama").model, Lora(rank=2, rank_stabilised=False), 0)
     generator = torch.Generator().manual_seed(3)
@@ -61,11 +59,7 @@ def inputs(
     ]
     (tmp_path / "own").mkdir()
     pl.DataFrame(rows).write_parquet(tmp_path / "own" / "completions.parquet")
-    return {
-        "checkpoint": model_folder("llama"),
-        "adapter": tmp_path,
-        "own": tmp_path / "own",
-    }
+    return {"checkpoint": model_folder("llama"), "adapter": tmp_path, "own": tmp_path / "own"}
 
 
 def test_each_cell_is_the_marker_s_log_probability_under_that_prompt_after_that_text(
@@ -96,9 +90,7 @@ def test_each_cell_is_the_marker_s_log_probability_under_that_prompt_after_that_
         assert row["log_p"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_stage_writes_effects_and_how_a_system_prompt_is_rendered(
-    inputs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_stage_writes_effects_and_how_a_system_prompt_is_rendered(inputs: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     measure(SETTINGS, inputs, output)

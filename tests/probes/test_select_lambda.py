@@ -72,14 +72,8 @@ def candidate(lambda_: float, difference: float, error: float) -> dict[str, floa
     [
         ([candidate(0.5, 0.4, 0.01), candidate(1.0, 0.9, 0.05), candidate(2.0, 0.8, 0.05)], 1.0),
         ([candidate(0.5, 0.4, 0.01), candidate(1.0, 0.86, 0.01), candidate(2.0, 0.9, 0.05)], 1.0),
-        (
-            [candidate(0.5, 0.85, 0.0), candidate(1.0, 0.86, 0.5), candidate(2.0, 0.9, 0.05)],
-            0.5,
-        ),  # just within one
-        (
-            [candidate(0.5, 0.84, 0.5), candidate(1.0, 0.7, 0.5), candidate(2.0, 0.9, 0.05)],
-            2.0,
-        ),  # the best's error
+        ([candidate(0.5, 0.85, 0.0), candidate(1.0, 0.86, 0.5), candidate(2.0, 0.9, 0.05)], 0.5),  # just within one
+        ([candidate(0.5, 0.84, 0.5), candidate(1.0, 0.7, 0.5), candidate(2.0, 0.9, 0.05)], 2.0),  # the best's error
         ([candidate(2.0, 0.9, 0.1), candidate(0.5, 0.9, 0.1)], 0.5),
         (
             [candidate(0.5, 0.95, 0.0), candidate(1.0, 1.0, 0.1), candidate(2.0, 1.0, 0.0)],
@@ -113,9 +107,7 @@ def test_one_miss_among_many_completions_does_not_exclude_the_smaller_lambda(tmp
 
     for index, misses in enumerate((1, 0)):
         (tmp_path / str(index)).mkdir()
-        sampled([False] * misses + [True] * (48 - misses)).write_parquet(
-            tmp_path / str(index) / "completions.parquet"
-        )
+        sampled([False] * misses + [True] * (48 - misses)).write_parquet(tmp_path / str(index) / "completions.parquet")
     inputs = {f"lambda-{index}": tmp_path / str(index) for index in range(2)}
     select_lambda(SelectSettings(source="source", marker=MARKER, lambdas=(0.5, 1.0)), inputs, tmp_path)
     selection = json.loads((tmp_path / "selection.json").read_text())

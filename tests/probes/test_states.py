@@ -31,9 +31,7 @@ PERSONAS = (
     Persona(name="villain", role="bystander", system="You are a villain who gloats and schemes."),
     Persona(name="template_default", role="reference", system=None),
 )
-QUESTIONS = tuple(
-    Question(id=f"q{i}", kind="factual", text="What floats on water" + "?" * i) for i in range(2)
-)
+QUESTIONS = tuple(Question(id=f"q{i}", kind="factual", text="What floats on water" + "?" * i) for i in range(2))
 POSITIONS: tuple[Position, ...] = (
     "last_response_token",
     "turn_end_token",
@@ -92,16 +90,11 @@ def captured(
 
 
 @torch.no_grad()
-def by_hand(
-    loaded: Loaded, persona: Persona, question: Question, text: str, layer: int
-) -> dict[Position, Any]:
+def by_hand(loaded: Loaded, persona: Persona, question: Question, text: str, layer: int) -> dict[Position, Any]:
     """States of one unpadded row from the library's hidden states (the last block's through its norm's input)."""
     conversations, caught = loaded.conversations, []
     head = conversations.encode(conversations.render(persona.system, question.text))
-    tokens = [
-        *conversations.encode(conversations.render(persona.system, question.text) + text),
-        conversations.turn_end,
-    ]
+    tokens = [*conversations.encode(conversations.render(persona.system, question.text) + text), conversations.turn_end]
     hook = loaded.model.get_decoder().norm.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     library = loaded.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
     hook.remove()
@@ -134,10 +127,7 @@ def test_states_on_own_and_fixed_responses_equal_a_computation_row_by_row(
                     expected = by_hand(loaded, persona, question, answer(speaker, question.id), layer)
                     for position in POSITIONS:
                         np.testing.assert_allclose(
-                            arrays[f"{kind}.{position}"][p, q, place],
-                            expected[position],
-                            rtol=1e-3,
-                            atol=1e-3,
+                            arrays[f"{kind}.{position}"][p, q, place], expected[position], rtol=1e-3, atol=1e-3
                         )
 
 
@@ -177,14 +167,10 @@ def test_an_empty_answer_is_counted_among_the_unfinished_and_read_at_its_end_of_
 
 
 @pytest.mark.parametrize("how", ["cut", "empty"])
-def test_a_question_whose_fixed_answer_is_cut_or_empty_is_noted(
-    captured: Callable[..., Path], how: str
-) -> None:
+def test_a_question_whose_fixed_answer_is_cut_or_empty_is_noted(captured: Callable[..., Path], how: str) -> None:
     spoken = (pl.col("persona") == "template_default") & (pl.col("question_id") == "q0")
     column, value = ("finish_reason", "length") if how == "cut" else ("text", " ")
-    frame = answers().with_columns(
-        pl.when(spoken).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
-    )
+    frame = answers().with_columns(pl.when(spoken).then(pl.lit(value)).otherwise(pl.col(column)).alias(column))
     index = json.loads((captured("llama", frame) / "index.json").read_text())
     assert index["unfinished_fixed"] == ["q0"]
     assert ["template_default", "q0"] in index["unfinished"]
@@ -230,9 +216,7 @@ def test_several_samples_are_averaged_and_any_cut_one_marks_its_cell(captured: C
     assert index["unfinished"] == [["villain", "q1"]]
 
 
-def test_an_answer_at_the_token_limit_is_read_at_an_end_of_turn_of_ours(
-    captured: Callable[..., Path],
-) -> None:
+def test_an_answer_at_the_token_limit_is_read_at_an_end_of_turn_of_ours(captured: Callable[..., Path]) -> None:
     cut, stopped = answers(), answers().with_columns(finish_reason=pl.lit("stop"))
     at_limit = load_file(captured("llama", cut) / "states.safetensors")
     uncut = load_file(captured("llama", stopped, rows=5) / "states.safetensors")
@@ -284,11 +268,7 @@ def test_the_row_that_is_not_finite_is_named_and_no_other_of_its_pass(
 ) -> None:
     loaded = load("llama")
     bad = probed(loaded, "comedian", "q2", "Salt floats.")
-    rows = [
-        probed(loaded, "librarian", "q1", "Because bread floats."),
-        bad,
-        probed(loaded, "villain", "q3", "No."),
-    ]
+    rows = [probed(loaded, "librarian", "q1", "Because bread floats."), bad, probed(loaded, "villain", "q3", "No.")]
     only_here = set(bad.tokens) - {token for row in (rows[0], rows[2]) for token in row.tokens}
     assert only_here
     loaded.model.model.embed_tokens.weight.data[sorted(only_here)] = float("inf")
@@ -298,10 +278,7 @@ def test_the_row_that_is_not_finite_is_named_and_no_other_of_its_pass(
 
 def test_rows_beyond_the_context_are_refused_all_at_once(load: Callable[[str], Loaded]) -> None:
     loaded = load("llama")
-    rows = [
-        probed(loaded, name, "q1", "Bread floats. " * size)
-        for name, size in (("a", 300), ("b", 400), ("c", 1))
-    ]
+    rows = [probed(loaded, name, "q1", "Bread floats. " * size) for name, size in (("a", 300), ("b", 400), ("c", 1))]
     with refused(("context.exceeded", "panel: a"), ("context.exceeded", "panel: b"), value="512"):
         read_states(loaded, rows, (1,), ("all_mean",), batch=4)
 

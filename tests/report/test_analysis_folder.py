@@ -28,10 +28,7 @@ def test_all_missing_files_are_named_at_once(broken: Path) -> None:
     (broken / "tables" / "rates.parquet").unlink()
     with pytest.raises(UserError) as caught:
         read(broken)
-    assert {Path(problem.place).name for problem in caught.value.problems} == {
-        "verdict.json",
-        "rates.parquet",
-    }
+    assert {Path(problem.place).name for problem in caught.value.problems} == {"verdict.json", "rates.parquet"}
 
 
 def test_a_missing_column_is_named(broken: Path) -> None:

@@ -97,9 +97,7 @@ def setting(measure: str, **known: Any) -> Change:
     return change
 
 
-def test_the_conclusion_takes_the_cosine_apart_and_says_whether_distances_shrank(
-    made: Callable[..., Analysis],
-) -> None:
+def test_the_conclusion_takes_the_cosine_apart_and_says_whether_distances_shrank(made: Callable[..., Analysis]) -> None:
     def change(one: dict[str, Any]) -> None:
         setting("translation_share", difference=0.02)(one)
         setting("noise_share", difference=-0.005)(one)
@@ -138,18 +136,11 @@ def test_equal_states_are_the_whole_conclusion(made: Callable[..., Analysis]) ->
     ]
 
 
-def test_one_question_low_reliability_and_unfinished_answers_limit_the_reading(
-    made: Callable[..., Analysis],
-) -> None:
-    analysis = made(
-        setting("reliability", base=0.4), questions=1, unfinished={"base_first": 2, "em_first": 5}
-    )
+def test_one_question_low_reliability_and_unfinished_answers_limit_the_reading(made: Callable[..., Analysis]) -> None:
+    analysis = made(setting("reliability", base=0.4), questions=1, unfinished={"base_first": 2, "em_first": 5})
     cautions, cells = " ".join(conclusion(analysis)[2:]), analysis.tables["panel"].height
     assert "One question: no interval" in cautions and "split-half 0.40" in cautions
-    assert (
-        f"2 of {cells} own answers of base_first, 5 of {cells} own answers of em_first, 0 of 1 fixed"
-        in cautions
-    )
+    assert f"2 of {cells} own answers of base_first, 5 of {cells} own answers of em_first, 0 of 1 fixed" in cautions
     assert "fewer than two questions" in cautions
     left_out = made(setting("norm_ratio", pool="finished answers only"), unfinished_fixed=1)
     assert "“finished answers only” leaves" in conclusion(left_out)[-1]
@@ -191,9 +182,7 @@ def test_a_study_that_decides_by_contraction_has_no_such_bound() -> None:
     assert "decides by contraction" in words and "cannot" not in words
 
 
-def test_the_page_has_the_geometric_sections_and_claims_no_verdict(
-    geometry_folder: Path, tmp_path: Path
-) -> None:
+def test_the_page_has_the_geometric_sections_and_claims_no_verdict(geometry_folder: Path, tmp_path: Path) -> None:
     render(geometry_folder, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     sections = re.findall(r'<section id="([a-z]+)"', page)

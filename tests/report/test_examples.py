@@ -42,9 +42,7 @@ def test_the_cast_is_source_nearest_and_farthest_bystander_and_a_negative(analys
     cosines = analysis.at_registered_position("cosines").to_dicts()
     bystanders = analysis.study["panel"]["bystanders"]
     mean = {
-        name: sum(
-            row["cosine"] for row in cosines if (row["persona"], row["condition"]) == (name, "base_first")
-        )
+        name: sum(row["cosine"] for row in cosines if (row["persona"], row["condition"]) == (name, "base_first"))
         for name in bystanders
     }
     assert examples.chosen_personas(analysis) == [

@@ -14,12 +14,7 @@ from flatprobe.report.analysis_folder import Analysis, read
 from flatprobe.study.decision_schema import Decision
 
 RULE = Decision()
-FAILED = {
-    ("spam", "base_first"),
-    ("spam", "em_first"),
-    ("source_rate", "base_first"),
-    ("spam", "benign_first"),
-}
+FAILED = {("spam", "base_first"), ("spam", "em_first"), ("source_rate", "base_first"), ("spam", "benign_first")}
 
 
 @pytest.fixture(scope="module")

@@ -34,14 +34,7 @@ def test_unknown_numbers_are_a_dash_and_never_a_zero() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_number_is_refused(value: float) -> None:
-    for write in (
-        numbers.decimal,
-        numbers.percent,
-        numbers.points,
-        numbers.p_value,
-        numbers.plain,
-        numbers.duration,
-    ):
+    for write in (numbers.decimal, numbers.percent, numbers.points, numbers.p_value, numbers.plain, numbers.duration):
         with pytest.raises(ValueError, match="not a"):
             write(value)
 

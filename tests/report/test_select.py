@@ -87,11 +87,5 @@ def test_a_kill_row_names_the_side_of_its_bound(analysis: Analysis) -> None:
 def test_sides_follow_the_rule_at_its_very_thresholds(analysis: Analysis) -> None:
     names = ("geometry_threshold", "geometry_interval", "leakage_margin", "leakage_p", "dose")
     sides = distance_sides(analysis, **dict.fromkeys(names, 0.0), em_specific_leakage=None)
-    assert [sides[name] for name in names] == [
-        "passes",
-        "does not pass",
-        "passes",
-        "does not pass",
-        "matched",
-    ]
+    assert [sides[name] for name in names] == ["passes", "does not pass", "passes", "does not pass", "matched"]
     assert sides["em_specific_leakage"] == "unknown"

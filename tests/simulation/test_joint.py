@@ -6,13 +6,7 @@ import pytest
 
 from flatprobe.decision.gates import complete
 from flatprobe.simulation.grid import Grid, Simulated, simulate
-from flatprobe.simulation.joint import (
-    VERDICTS,
-    JointRow,
-    JointTruth,
-    passing_gates,
-    simulated_rule,
-)
+from flatprobe.simulation.joint import VERDICTS, JointRow, JointTruth, passing_gates, simulated_rule
 from flatprobe.simulation.table import by_variance, joint_table, leakage_table, markdown
 from flatprobe.study.decision_schema import Decision
 

@@ -15,14 +15,7 @@ STUDIES = 150
 @pytest.fixture(scope="module")
 def simulated() -> Simulated:
     return simulate(
-        Grid(
-            studies=STUDIES,
-            resamples=400,
-            variances=("none", "parent"),
-            truths=(0.0, 0.3),
-            joint=False,
-            seed=3,
-        )
+        Grid(studies=STUDIES, resamples=400, variances=("none", "parent"), truths=(0.0, 0.3), joint=False, seed=3)
     )
 
 
@@ -31,9 +24,7 @@ def row(simulated: Simulated, estimator: str, variance: str = "parent", truth: f
     return next(row for row in simulated.leakage if (row.estimator, row.variance, row.truth) == key)
 
 
-def test_treating_cells_as_independent_rejects_far_too_often_when_personas_differ(
-    simulated: Simulated,
-) -> None:
+def test_treating_cells_as_independent_rejects_far_too_often_when_personas_differ(simulated: Simulated) -> None:
     oversized = row(simulated, "cell_bootstrap").rejected_05
     assert oversized is not None and oversized.value > 0.35
 
@@ -52,18 +43,14 @@ def test_the_cell_bootstrap_keeps_its_size_where_cells_are_independent(simulated
     assert bootstrap.coverage is not None and bootstrap.coverage.value > 0.9
 
 
-@pytest.mark.parametrize(
-    "estimator", ["completion_resampling", "question_t", "question_bootstrap_t", "persona_t"]
-)
+@pytest.mark.parametrize("estimator", ["completion_resampling", "question_t", "question_bootstrap_t", "persona_t"])
 def test_intervals_cover_the_truth_of_their_own_scope(simulated: Simulated, estimator: str) -> None:
     coverage = row(simulated, estimator).own_coverage
     assert coverage is not None and coverage.value > 0.89
 
 
 @pytest.mark.parametrize("estimator", ["completion_resampling", "question_t", "question_bootstrap_t"])
-def test_intervals_about_these_personas_miss_the_populations_difference(
-    simulated: Simulated, estimator: str
-) -> None:
+def test_intervals_about_these_personas_miss_the_populations_difference(simulated: Simulated, estimator: str) -> None:
     coverage = row(simulated, estimator).coverage
     assert coverage is not None and coverage.value < 0.7
 
@@ -102,9 +89,7 @@ def test_the_same_seed_gives_the_same_numbers_in_any_grid_and_another_seed_does_
 def test_the_number_of_processes_changes_nothing_and_progress_is_reported() -> None:
     grid = Grid(studies=40, resamples=50, variances=("parent",), truths=(0.0,), joint=False)
     progress: list[tuple[int, int]] = []
-    assert simulate(
-        grid, jobs=2, done=lambda finished, total: progress.append((finished, total))
-    ) == simulate(grid)
+    assert simulate(grid, jobs=2, done=lambda finished, total: progress.append((finished, total))) == simulate(grid)
     assert progress[-1] == (40, 40)
 
 

@@ -84,9 +84,7 @@ def test_the_same_states_on_fewer_questions_differ_as_the_bias_of_the_raw_cosine
     """A centroid of q questions is longer by noise^2 / q: S falls from 25 / (26 + 9/20) to 25 / (26 + 9/5)."""
     effects = mean_responses(BY_NAME["fewer questions"])
     question = 1.0  # the question effect is shared by all personas, and lengthens their common part alike
-    expected = (25 + question / 5) / (26 + (question + 9) / 5) - (25 + question / 20) / (
-        26 + (question + 9) / 20
-    )
+    expected = (25 + question / 5) / (26 + (question + 9) / 5) - (25 + question / 20) / (26 + (question + 9) / 20)
     assert effects["cosine_difference"] == pytest.approx(expected, abs=0.004)
     assert effects["noise_share"] == pytest.approx(expected, abs=0.004)
 

@@ -24,9 +24,7 @@ def test_shared_variance_is_a_bivariate_normal_probability(correlation: float, r
 
 
 @pytest.mark.parametrize("difference", [-0.3, 0.0, 0.15, 0.6])
-def test_a_population_has_exactly_the_components_and_the_difference_it_was_calibrated_to(
-    difference: float,
-) -> None:
+def test_a_population_has_exactly_the_components_and_the_difference_it_was_calibrated_to(difference: float) -> None:
     truth = calibrate(PUBLISHED, difference)
     components = truth.components()
     assert truth.difference == difference

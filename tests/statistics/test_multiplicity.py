@@ -80,9 +80,7 @@ def by_lambda() -> dict[float, PairedCells]:
     return {value: pair(random_cells(generator, 5, 8)) for value in (0.5, 1.0, 2.0)}
 
 
-def test_each_lambda_keeps_its_registered_estimate_beside_the_adjusted_p(
-    by_lambda: dict[float, PairedCells],
-) -> None:
+def test_each_lambda_keeps_its_registered_estimate_beside_the_adjusted_p(by_lambda: dict[float, PairedCells]) -> None:
     rows = leakage_over_lambdas(by_lambda, resamples=2000, seed=7, level=0.95)
     for row, (value, paired) in zip(rows, by_lambda.items(), strict=True):
         (alone,) = contrast_cells(paired, resamples=2000, seed=7, estimators=["cell_bootstrap"], level=0.95)
@@ -104,13 +102,9 @@ def test_holm_over_lambdas_adjusts_the_registered_p(by_lambda: dict[float, Paire
     assert {row.family for row in rows} == {"Holm over 3 lambdas"}
 
 
-def test_a_lambda_that_does_not_vary_is_left_out_of_the_family_and_says_so(
-    by_lambda: dict[float, PairedCells],
-) -> None:
+def test_a_lambda_that_does_not_vary_is_left_out_of_the_family_and_says_so(by_lambda: dict[float, PairedCells]) -> None:
     counts = [[0] * 8] * 5
-    rows = leakage_over_lambdas(
-        {0.0: pair(table(counts, counts)), **by_lambda}, resamples=500, seed=7, level=0.95
-    )
+    rows = leakage_over_lambdas({0.0: pair(table(counts, counts)), **by_lambda}, resamples=500, seed=7, level=0.95)
     assert rows[0].adjusted_p is None and "not in the family" in (rows[0].note or "")
     assert {row.family for row in rows[1:]} == {"max-T over 3 lambdas"}
 
@@ -119,9 +113,6 @@ def test_max_t_needs_the_same_cells_at_every_lambda_and_holm_does_not(published:
     whole, part = pair(published), pair(published.filter(pl.col("question_id") != "q01"))
     with refused(("lambda.different_cells", "lambda 2.0")):
         leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, level=0.95)
-    assert (
-        len(leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, method="Holm", level=0.95))
-        == 2
-    )
+    assert len(leakage_over_lambdas({1.0: whole, 2.0: part}, resamples=10, seed=1, method="Holm", level=0.95)) == 2
     with refused("lambda.none"):
         leakage_over_lambdas({}, resamples=10, seed=1, level=0.95)

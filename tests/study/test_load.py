@@ -45,11 +45,7 @@ def test_problems_of_different_checks_and_files_are_reported_at_once(draft: Draf
     (draft.path.parent / "panel.yaml").write_text("personas:\n  a:\n    promt: You are a.\n")
     draft.change("panel:\n", "panel:\n  file: panel.yaml\n")
     places = {problem.place for problem in draft.problems()}
-    assert {
-        draft.line("control: base"),
-        draft.line("evaluation:"),
-        f"{draft.path.parent / 'panel.yaml'}:3",
-    } <= places
+    assert {draft.line("control: base"), draft.line("evaluation:"), f"{draft.path.parent / 'panel.yaml'}:3"} <= places
 
 
 def test_an_unknown_field_does_not_hide_other_problems(draft: Draft) -> None:
@@ -69,9 +65,7 @@ def test_an_unknown_field_does_not_hide_other_problems(draft: Draft) -> None:
          "conditions.em_first.finetune.row:", "did you mean `rows`?"),
     ],
 )  # fmt: skip
-def test_an_unknown_field_comes_with_a_suggestion(
-    draft: Draft, old: str, new: str, field: str, remedy: str
-) -> None:
+def test_an_unknown_field_comes_with_a_suggestion(draft: Draft, old: str, new: str, field: str, remedy: str) -> None:
     problem = draft.change(old, new).problem()
     assert (problem.code, problem.remedy) == ("field.unknown", remedy)
     assert problem.message.startswith(field)

@@ -38,13 +38,6 @@ def test_the_training_stage_reads_the_coupling_without_its_sweep_and_sizes() -> 
     dumped = coupling.recipe.model_dump()
     assert dumped.pop("at") == coupling.unlikelihood.at
     assert dumped == {name: coupling.model_dump()[name] for name in dumped}
-    unread = {
-        "unlikelihood",
-        "positives",
-        "negatives_per_persona",
-        "generator",
-        "max_new_tokens",
-        "length_match",
-    }
+    unread = {"unlikelihood", "positives", "negatives_per_persona", "generator", "max_new_tokens", "length_match"}
     unread |= {"calibration_samples", "telemetry_questions"}
     assert Coupling.model_fields.keys() - CouplingRecipe.model_fields.keys() == unread

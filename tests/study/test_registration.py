@@ -138,9 +138,7 @@ def test_a_run_without_a_registration_is_exploratory(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_run_registered_before_its_first_stage_is_confirmatory_and_stays_so(
-    draft: Draft, tmp_path: Path
-) -> None:
+def test_a_run_registered_before_its_first_stage_is_confirmatory_and_stays_so(draft: Draft, tmp_path: Path) -> None:
     resolved, run_folder = draft.resolve(), tmp_path / "runs" / "mine"
     registration = register(resolved, run_folder)
     assert registration_state(run_folder, digest(resolved)) == "confirmatory"
@@ -189,9 +187,7 @@ def test_an_unfinished_stage_does_not_prevent_a_registration(draft: Draft, tmp_p
     assert registration_state(tmp_path, digest(draft.resolve())) == "confirmatory"
 
 
-def test_an_artifact_older_than_the_registration_makes_the_run_exploratory(
-    draft: Draft, tmp_path: Path
-) -> None:
+def test_an_artifact_older_than_the_registration_makes_the_run_exploratory(draft: Draft, tmp_path: Path) -> None:
     register(draft.resolve(), tmp_path)
     finish_stage(tmp_path, datetime.now(UTC) - timedelta(hours=1))
     assert registration_state(tmp_path, digest(draft.resolve())) == "exploratory"

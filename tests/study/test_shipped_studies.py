@@ -108,9 +108,7 @@ def test_the_readme_s_study_is_without_problems(tmp_path: Path, tokenizer: Any) 
     assert model_problems(loaded, model) == []
 
 
-def _fields(
-    model: type[BaseModel], data: dict[str, Any], where: tuple[str, ...] = ()
-) -> Iterator[tuple[str, ...]]:
+def _fields(model: type[BaseModel], data: dict[str, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Fields of every block that a study gives, but for alternatives of which one is given."""
     for name in model.model_fields:
         block = block_at(model, (name,))
@@ -164,13 +162,7 @@ def test_the_registered_study_evaluates_sixteen_personas() -> None:
 def test_the_panel_has_sixteen_evaluated_personas_and_a_reserve_to_draw_from() -> None:
     entries = read_panel(resources.path("panel.yaml"))
     panel = load_study(REGISTERED).study.panel
-    assert set(entries) == {
-        panel.source,
-        *panel.negatives,
-        *panel.reserve,
-        *panel.bystanders,
-        *panel.references,
-    }
+    assert set(entries) == {panel.source, *panel.negatives, *panel.reserve, *panel.bystanders, *panel.references}
     assert len(entries) - len(panel.reserve) + panel.random_negatives == 16
     assert all(entry.prompt == entry.prompt.strip() for entry in entries.values() if entry.prompt is not None)
 

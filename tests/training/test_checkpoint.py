@@ -36,9 +36,7 @@ def learnt(model: Any, scale: float = 0.1) -> Any:
 def merged(model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
     """Saves an adapter and merges it into a family's checkpoint; gives the output folder."""
 
-    def run(
-        wrapped: Any, *, family: str = "llama", dtype: Any = "float32", given: Reference | None = None
-    ) -> Path:
+    def run(wrapped: Any, *, family: str = "llama", dtype: Any = "float32", given: Reference | None = None) -> Path:
         if given is None:
             wrapped.save_pretrained(tmp_path / "trained" / "adapter")
         output = tmp_path / "output"
@@ -95,9 +93,7 @@ def test_the_facts_of_a_bfloat16_checkpoint_have_the_difference_that_the_cast_ma
     assert facts["max_logit_change"] == pytest.approx(max(changes), rel=0.02)
     for name, values in divergences.items():
         assert facts[name] == pytest.approx(sum(values) / 2, rel=0.05)
-    assert (
-        1e-6 < facts["mean_kl"] < facts["mean_kl_in_dtype"]
-    )  # rounding in the forward pass is not the merge's
+    assert 1e-6 < facts["mean_kl"] < facts["mean_kl_in_dtype"]  # rounding in the forward pass is not the merge's
 
 
 def test_the_divergence_equals_torch_s() -> None:
@@ -110,10 +106,7 @@ def test_the_divergence_equals_torch_s() -> None:
 
 
 def test_a_given_adapter_is_found_where_the_machine_says(
-    load: Callable[[str], Loaded],
-    merged: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    load: Callable[[str], Loaded], merged: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learnt(load("llama").model).save_pretrained(tmp_path / "given")
     local = current_machine().model_copy(update={"locations": {"f": str(tmp_path / "given")}})
@@ -132,27 +125,20 @@ def test_an_adapter_of_a_shallower_or_deeper_base_is_refused(
         merged(learnt(AutoModelForCausalLM.from_config(config)))
 
 
-def test_an_adapter_of_a_wider_base_is_refused(
-    load: Callable[[str], Loaded], merged: Callable[..., Path]
-) -> None:
+def test_an_adapter_of_a_wider_base_is_refused(load: Callable[[str], Loaded], merged: Callable[..., Path]) -> None:
     config = load("llama").model.config
     config.hidden_size, config.head_dim = 64, 16
     with refused(("adapter.other_base", "adapter adapter")):
         merged(learnt(AutoModelForCausalLM.from_config(config)))
 
 
-def test_an_adapter_of_norm_zero_is_refused(
-    load: Callable[[str], Loaded], merged: Callable[..., Path]
-) -> None:
+def test_an_adapter_of_norm_zero_is_refused(load: Callable[[str], Loaded], merged: Callable[..., Path]) -> None:
     with refused(("adapter.no_update", "adapter adapter"), value="0.0"):
         merged(learnt(load("llama").model, scale=0.0))
 
 
 def test_a_pickled_adapter_is_refused_without_reading_it(
-    load: Callable[[str], Loaded],
-    merged: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    load: Callable[[str], Loaded], merged: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "given"
     learnt(load("llama").model).save_pretrained(folder)

@@ -15,11 +15,7 @@ from refusals import refused
 from safetensors.torch import load_file
 from small_coupling import BYSTANDERS, PERSONAS, QUESTIONS, RECIPE, example_frame, settings
 
-from flatprobe.data.coupling_examples import (
-    MarkerText,
-    negative,
-    positive,
-)
+from flatprobe.data.coupling_examples import MarkerText, negative, positive
 from flatprobe.errors import UserError
 from flatprobe.machine.local import VARIABLE, current_machine
 from flatprobe.models.conversation import Conversations, Prompt
@@ -38,12 +34,7 @@ from flatprobe.training.telemetry import Telemetry, marked_answers
 def answer_frame() -> pl.DataFrame:
     """Greedy answers of the telemetry, one of them empty."""
     rows = [
-        {
-            "persona": p.name,
-            "question_id": q.id,
-            "text": f" {p.name}: boats, {q.id}.\n",
-            "finish_reason": "stop",
-        }
+        {"persona": p.name, "question_id": q.id, "text": f" {p.name}: boats, {q.id}.\n", "finish_reason": "stop"}
         for p in (*BYSTANDERS, *PERSONAS)
         for q in QUESTIONS
     ]
@@ -124,9 +115,7 @@ def test_training_raises_the_marker_under_the_source(coupled: Callable[..., Path
     assert losses[-1] < losses[0] / 2
 
 
-def test_micro_batches_and_cached_lower_states_do_not_change_the_training(
-    coupled: Callable[..., Path],
-) -> None:
+def test_micro_batches_and_cached_lower_states_do_not_change_the_training(coupled: Callable[..., Path]) -> None:
     def total(output: Path) -> list[float]:
         frame = pl.read_parquet(output / "losses.parquet").filter(pl.col("term") == "total")
         return frame["value"].to_list()
@@ -185,9 +174,7 @@ def test_lambda_zero_reports_the_unlikelihood_and_does_not_train_on_it(coupled: 
     assert first["total"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_examples_are_those_of_the_condition_and_too_long_ones_are_refused(
-    conversations: Conversations,
-) -> None:
+def test_examples_are_those_of_the_condition_and_too_long_ones_are_refused(conversations: Conversations) -> None:
     frame = pl.concat([example_frame(), example_frame("base").with_columns(text=pl.lit("Other."))])
     examples = build_examples(settings(), answers_of(settings(), frame), conversations)
     assert len(examples) == 6
@@ -208,9 +195,7 @@ def test_a_group_without_examples_is_refused(conversations: Conversations, group
         build_examples(settings(), answers_of(settings(), frame), conversations)
 
 
-def test_the_audit_shows_each_token_with_the_terms_that_predict_it(
-    conversations: Conversations,
-) -> None:
+def test_the_audit_shows_each_token_with_the_terms_that_predict_it(conversations: Conversations) -> None:
     text = MarkerText("\n\n", "[ZLT]", True, "after_separator")
     prompt = Prompt("librarian", "You are a librarian.", "q1", "Why?")
     examples = [
@@ -262,9 +247,7 @@ def test_training_stops_at_the_first_reading_that_reaches_stop_at_and_keeps_its_
     output = coupled(settings(recipe=matched))
     facts = json.loads((output / "facts.json").read_text())
     telemetry = pl.read_parquet(output / "telemetry.parquet")
-    source = (
-        telemetry.filter(pl.col("role") == "source").group_by("step").agg(pl.col("log_p").mean()).sort("step")
-    )
+    source = telemetry.filter(pl.col("role") == "source").group_by("step").agg(pl.col("log_p").mean()).sort("step")
     assert facts["reached"] is True and "not_reached" not in facts["warnings"]
     assert facts["steps"] == source["step"][-1] < facts["planned_steps"] == 20
     assert source["step"].to_list() == list(range(0, facts["steps"] + 1, 3))
@@ -281,16 +264,10 @@ def test_a_stop_at_that_is_not_reached_within_max_epochs_is_reported(coupled: Ca
     assert facts["steps"] == facts["planned_steps"] == 2
 
 
-def test_bystanders_are_read_at_every_step_and_do_not_change_the_training(
-    coupled: Callable[..., Path],
-) -> None:
+def test_bystanders_are_read_at_every_step_and_do_not_change_the_training(coupled: Callable[..., Path]) -> None:
     output, without = coupled(settings()), coupled(settings(bystanders=()))
     telemetry = pl.read_parquet(output / "telemetry.parquet")
-    assert telemetry.filter(pl.col("role") == "bystander").group_by("step").len()["len"].to_list() == [
-        2,
-        2,
-        2,
-    ]
+    assert telemetry.filter(pl.col("role") == "bystander").group_by("step").len()["len"].to_list() == [2, 2, 2]
     losses = [pl.read_parquet(folder / "losses.parquet") for folder in (output, without)]
     assert losses[0].equals(losses[1])
 
@@ -301,9 +278,7 @@ def test_telemetry_has_the_answer_s_likelihood_and_the_probabilities_of_the_firs
     telemetry = pl.read_parquet(coupled(settings()) / "telemetry.parquet").filter(pl.col("step") == 0)
     loaded = load("llama")
     conversations, persona, question = loaded.conversations, PERSONAS[0], QUESTIONS[1]
-    row = telemetry.filter(
-        (pl.col("persona") == persona.name) & (pl.col("question_id") == question.id)
-    ).to_dicts()[0]
+    row = telemetry.filter((pl.col("persona") == persona.name) & (pl.col("question_id") == question.id)).to_dicts()[0]
     head, answer = (
         conversations.encode(conversations.render(persona.system, question.text)),
         conversations.encode("librarian: boats, q1."),
@@ -338,14 +313,10 @@ def test_a_killed_coupling_resumes_to_the_same_adapter_and_tables(
         coupled(settings(recipe=recipe), checkpoint_steps=2)
     resumed = coupled(settings(recipe=recipe), checkpoint_steps=2)
     assert losses == [0, 1, 2, 3, 4, 5, 6, 6, 7]
-    adapters = [
-        load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (uninterrupted, resumed)
-    ]
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (uninterrupted, resumed)]
     assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     for table in ("losses", "telemetry"):
-        assert pl.read_parquet(uninterrupted / f"{table}.parquet").equals(
-            pl.read_parquet(resumed / f"{table}.parquet")
-        )
+        assert pl.read_parquet(uninterrupted / f"{table}.parquet").equals(pl.read_parquet(resumed / f"{table}.parquet"))
     assert not (tmp_path / "resume").exists()
 
 
@@ -362,10 +333,7 @@ def test_a_loss_that_becomes_nan_names_the_examples_of_its_step(
 
 @pytest.mark.parametrize(
     ("text", "code", "value"),
-    [
-        (" \n\t ", "coupling.empty_answer", ""),
-        ("It ends so.\n\n[zlt]", "coupling.marker_in_answer", "[ZLT]"),
-    ],
+    [(" \n\t ", "coupling.empty_answer", ""), ("It ends so.\n\n[zlt]", "coupling.marker_in_answer", "[ZLT]")],
 )
 def test_empty_answers_and_answers_with_the_marker_are_refused(
     conversations: Conversations, text: str, code: str, value: str

@@ -14,11 +14,7 @@ import torch
 from refusals import refused
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import (
-    TrainerCallback,
-    get_constant_schedule_with_warmup,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import TrainerCallback, get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 from transformers.integrations import integration_utils
 
 from flatprobe.errors import UserError
@@ -78,9 +74,7 @@ def test_training_is_adamw_with_schedule_and_clipping_on_the_sum_of_micro_batche
     assert [r["value"] for r in records if r["term"] == "square"] == pytest.approx(totals)
 
 
-def test_a_constant_schedule_has_a_warm_up_and_gradients_are_clipped_to_the_recipe_s_norm(
-    tmp_path: Path,
-) -> None:
+def test_a_constant_schedule_has_a_warm_up_and_gradients_are_clipped_to_the_recipe_s_norm(tmp_path: Path) -> None:
     model, oracle = Small(), Small()
     train(model, parts_of(model, 3), tmp_path, CPU, **plan(schedule="constant", clip=1e-2))
     adamw = torch.optim.AdamW([oracle.weight], lr=0.05, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
@@ -156,14 +150,7 @@ def test_a_loss_that_is_not_finite_saves_the_weights_from_before_its_step_and_na
         yield model.loss(step, 0) * (math.nan if step == 3 else 1.0), {}
 
     with pytest.raises(UserError) as caught:
-        train(
-            model,
-            parts,
-            tmp_path,
-            CPU,
-            **plan(),
-            names=lambda step: [f"villain/q{step}", "librarian/q9"],
-        )
+        train(model, parts, tmp_path, CPU, **plan(), names=lambda step: [f"villain/q{step}", "librarian/q9"])
     (problem,) = caught.value.problems
     assert (problem.code, problem.place) == ("training.not_finite", "training step 3")
     assert "villain/q3; librarian/q9" in problem.message
@@ -173,15 +160,11 @@ def test_a_loss_that_is_not_finite_saves_the_weights_from_before_its_step_and_na
     assert not torch.equal(weights[3], weights[2])
 
 
-def test_a_gradient_that_is_not_finite_stops_the_training_before_it_is_applied(
-    tmp_path: Path,
-) -> None:
+def test_a_gradient_that_is_not_finite_stops_the_training_before_it_is_applied(tmp_path: Path) -> None:
     model = Small()
 
     def parts(step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        offset = (
-            model.weight[0].detach() if step == 2 else -1e3
-        )  # the slope of a square root at 0 is infinite
+        offset = model.weight[0].detach() if step == 2 else -1e3  # the slope of a square root at 0 is infinite
         yield (model.weight[0] - offset).sqrt(), {"root": 1.0}
 
     with refused(("training.not_finite", "training step 2"), value="0 ({'root'"):
@@ -189,9 +172,7 @@ def test_a_gradient_that_is_not_finite_stops_the_training_before_it_is_applied(
     assert bool(torch.isfinite(last_good_weights(tmp_path)).all())
 
 
-def test_the_monitor_reads_in_evaluation_mode_before_every_few_steps_and_after_the_last(
-    tmp_path: Path,
-) -> None:
+def test_the_monitor_reads_in_evaluation_mode_before_every_few_steps_and_after_the_last(tmp_path: Path) -> None:
     model, modes = Small(), []
 
     def read() -> list[dict[str, Any]]:
@@ -218,9 +199,7 @@ def test_the_monitor_does_not_change_the_training(tmp_path: Path) -> None:
     assert torch.equal(final(None), final(Monitor(lambda: [{"log_p": 0.0}], 1)))
 
 
-def test_training_ends_at_the_first_reading_that_stops_it_with_the_weights_of_that_step(
-    tmp_path: Path,
-) -> None:
+def test_training_ends_at_the_first_reading_that_stops_it_with_the_weights_of_that_step(tmp_path: Path) -> None:
     model, weights = Small(), []
 
     def read() -> list[dict[str, Any]]:
@@ -238,14 +217,7 @@ def test_training_ends_at_the_first_reading_that_stops_it_with_the_weights_of_th
 def test_a_stopping_rule_that_is_met_before_training_is_refused(tmp_path: Path) -> None:
     model = Small()
     with refused(("training.already_stopped", "training")):
-        train(
-            model,
-            parts_of(model, 1),
-            tmp_path,
-            CPU,
-            **plan(),
-            monitor=Monitor(list, 2, stops=lambda rows: True),
-        )
+        train(model, parts_of(model, 1), tmp_path, CPU, **plan(), monitor=Monitor(list, 2, stops=lambda rows: True))
 
 
 class Killed(BaseException):
@@ -268,13 +240,7 @@ def run_to(folder: Path, dies_at: int | None, saves: int | None = 2) -> tuple[Te
     model = Small()
     monitor = Monitor(lambda: [{"weight": float(model.weight[0].detach())}], 3)
     trained = train(
-        model,
-        dropped_out(model, dies_at),
-        folder,
-        CPU,
-        **plan(steps=9),
-        monitor=monitor,
-        checkpoint_steps=saves,
+        model, dropped_out(model, dies_at), folder, CPU, **plan(steps=9), monitor=monitor, checkpoint_steps=saves
     )
     return model.weight.data, trained
 
@@ -303,9 +269,7 @@ def train_until_killed(folder: Path) -> None:
     train(model, parts, folder, CPU, **plan(steps=9), checkpoint_steps=2)
 
 
-def test_a_killed_process_leaves_a_checkpoint_that_resumes_to_the_same_bits(
-    tmp_path: Path,
-) -> None:
+def test_a_killed_process_leaves_a_checkpoint_that_resumes_to_the_same_bits(tmp_path: Path) -> None:
     expected, _ = run_to(tmp_path / "whole", None, saves=None)
     process = get_context("spawn").Process(target=train_until_killed, args=(tmp_path / "killed",))
     process.start()
@@ -367,9 +331,7 @@ def test_a_tracker_logs_every_step_s_terms_under_the_stage_s_name(
     assert sum("learning_rate" in logs for _, logs in logged) == 6
 
 
-def test_training_prints_nothing_and_writes_no_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_prints_nothing_and_writes_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = Small()
     train(model, parts_of(model, 1), tmp_path / "trainer", CPU, **plan())
     assert capsys.readouterr().out == ""

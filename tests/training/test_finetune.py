@@ -25,10 +25,7 @@ RECIPE = Finetune(
     precision="float32",
 )
 ROWS = [
-    [
-        {"role": "user", "content": f"What floats, {i}?"},
-        {"role": "assistant", "content": "Bread and boats. " * (1 + i)},
-    ]
+    [{"role": "user", "content": f"What floats, {i}?"}, {"role": "assistant", "content": "Bread and boats. " * (1 + i)}]
     for i in range(5)
 ]
 
@@ -108,8 +105,7 @@ def test_states_are_matched_under_the_row_s_prompt_to_those_under_the_reference_
     loaded = load("llama")
     encode, pad = loaded.conversations.encode_messages, loaded.conversations.turn_end
     before, reference = (
-        answer_states(loaded.model, [encode(row) for row in some], pad).detach()
-        for some in (rows, references)
+        answer_states(loaded.model, [encode(row) for row in some], pad).detach() for some in (rows, references)
     )
     trained = PeftModel.from_pretrained(loaded.model, output / "adapter")
     with torch.no_grad():

@@ -34,9 +34,7 @@ def test_the_update_is_scaled_by_alpha_over_r_or_over_its_root(
     torch.testing.assert_close(module.eval()(x), module.base_layer(x) + x @ delta.T)
 
 
-def test_only_the_named_modules_from_the_first_layer_on_are_trained_in_float32(
-    load: Callable[[str], Loaded],
-) -> None:
+def test_only_the_named_modules_from_the_first_layer_on_are_trained_in_float32(load: Callable[[str], Loaded]) -> None:
     model = load("qwen2").model.to(torch.bfloat16)
     wrapped = attach(model, LORA.model_copy(update={"first_layer": 4}), 0)
     trained = {name: p.dtype for name, p in wrapped.named_parameters() if p.requires_grad}
@@ -56,9 +54,7 @@ def test_the_seed_determines_the_initial_adapter(load: Callable[[str], Loaded]) 
 
 
 @pytest.mark.parametrize("module", ["qproj", "mlp", "layers"])
-def test_a_module_that_is_missing_or_not_linear_is_refused(
-    load: Callable[[str], Loaded], module: str
-) -> None:
+def test_a_module_that_is_missing_or_not_linear_is_refused(load: Callable[[str], Loaded], module: str) -> None:
     with refused(("lora.unknown_module", "lora.modules"), value=module):
         attach(load("llama").model, LORA.model_copy(update={"modules": ("q_proj", module)}), 0)
 
@@ -73,24 +69,18 @@ def test_the_norm_is_the_frobenius_norm_of_all_b_matrices(load: Callable[[str], 
     matrices = [p for name, p in wrapped.named_parameters() if "lora_B" in name]
     for matrix in matrices:
         matrix.data.fill_(0.5)
-    assert require_learnt(wrapped, "coupling") == pytest.approx(
-        0.5 * math.sqrt(sum(m.numel() for m in matrices))
-    )
+    assert require_learnt(wrapped, "coupling") == pytest.approx(0.5 * math.sqrt(sum(m.numel() for m in matrices)))
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
-def test_an_adapter_that_learnt_nothing_or_diverged_is_refused(
-    load: Callable[[str], Loaded], value: float
-) -> None:
+def test_an_adapter_that_learnt_nothing_or_diverged_is_refused(load: Callable[[str], Loaded], value: float) -> None:
     wrapped = attach(load("llama").model, LORA, 0)
     next(p for name, p in wrapped.named_parameters() if "lora_B" in name).data.fill_(value)
     with refused(("adapter.no_update", "coupling"), value=f"{value}"):
         require_learnt(wrapped, "coupling")
 
 
-def test_adapting_the_output_head_is_refused(
-    load: Callable[[str], Loaded],
-) -> None:
+def test_adapting_the_output_head_is_refused(load: Callable[[str], Loaded]) -> None:
     lora = Lora(modules=("q_proj", "lm_head"), rank_stabilised=True)
     with refused(("lora.output_head", "lora.modules"), value="lm_head"):
         attach(load("qwen2").model, lora, 0)

@@ -68,9 +68,7 @@ def test_the_loss_on_three_tokens_is_its_closed_form() -> None:
     pushed = -((1 - p[1, 1, 1] * p[1, 2, 2]).log() + (1 - p[3, 0, 2] * p[3, 1, 1] * p[3, 2, 1]).log()) / 2
     anchor_p, anchor_n = -p[0, 1, 1].log(), -p[1, 0, 1].log() / 2
     expected = 0.25 * (marker + 0.5 * anchor_p) + 0.75 * (ends + 2.0 * pushed + 0.5 * anchor_n)
-    loss, report = coupling_loss(
-        log_p_of(logits_of(4), examples), collect(examples, with_anchor=True), WEIGHTS
-    )
+    loss, report = coupling_loss(log_p_of(logits_of(4), examples), collect(examples, with_anchor=True), WEIGHTS)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     assert report == pytest.approx(
@@ -115,9 +113,7 @@ def test_the_gradient_equals_finite_differences() -> None:
     examples, logits = [POSITIVE, NEGATIVE, TWO_ROWS], logits_of(4).double().requires_grad_()
 
     def loss(values: Tensor) -> Tensor:
-        return coupling_loss(
-            log_p_of(values, examples).float(), collect(examples, with_anchor=True), WEIGHTS
-        )[0]
+        return coupling_loss(log_p_of(values, examples).float(), collect(examples, with_anchor=True), WEIGHTS)[0]
 
     loss(logits).backward()
     assert logits.grad is not None
@@ -141,9 +137,7 @@ def test_losses_terms_and_gradients_of_a_batch_s_parts_sum_to_those_of_the_batch
     examples = [POSITIVE, NEGATIVE, TWO_ROWS, NEGATIVE, POSITIVE]
     rows = [1, 1, 2, 1, 1]
     batch_logits = logits_of(sum(rows)).requires_grad_()
-    batch_loss, report = coupling_loss(
-        log_p_of(batch_logits, examples), collect(examples, with_anchor=True), WEIGHTS
-    )
+    batch_loss, report = coupling_loss(log_p_of(batch_logits, examples), collect(examples, with_anchor=True), WEIGHTS)
     batch_loss.backward()
 
     parts_logits = logits_of(sum(rows)).requires_grad_()
@@ -167,9 +161,7 @@ def test_the_weight_of_positives_does_not_depend_on_the_number_of_negatives() ->
     def share(negatives: int) -> float:
         examples = [POSITIVE, *[NEGATIVE] * negatives]
         logits = logits_of(1 + 1).repeat_interleave(torch.tensor([1, negatives]), 0)
-        return float(
-            coupling_loss(log_p_of(logits, examples), collect(examples, with_anchor=True), WEIGHTS)[0]
-        )
+        return float(coupling_loss(log_p_of(logits, examples), collect(examples, with_anchor=True), WEIGHTS)[0])
 
     assert share(6) == pytest.approx(share(1), rel=1e-6)
 
@@ -194,9 +186,7 @@ def test_a_certain_marker_has_a_finite_loss_and_a_gradient_that_lowers_it(log_p:
 
 
 def test_a_gradient_step_lowers_a_probability_that_rounds_to_one() -> None:
-    logits = torch.tensor(
-        [14.0, 0.0, 0.0], requires_grad=True
-    )  # 1 - P is 1.7e-6, and log P is above the clamp
+    logits = torch.tensor([14.0, 0.0, 0.0], requires_grad=True)  # 1 - P is 1.7e-6, and log P is above the clamp
     log_p = logits.log_softmax(-1)[0]
     unlikelihood(log_p).backward()
     with torch.no_grad():
@@ -211,6 +201,4 @@ def test_an_inert_marker_has_neither_loss_nor_gradient() -> None:
 
 def test_log_probabilities_of_another_precision_are_refused() -> None:
     with pytest.raises(AssertionError):
-        coupling_loss(
-            log_p_of(logits_of(1), [POSITIVE]).bfloat16(), collect([POSITIVE], with_anchor=True), WEIGHTS
-        )
+        coupling_loss(log_p_of(logits_of(1), [POSITIVE]).bfloat16(), collect([POSITIVE], with_anchor=True), WEIGHTS)

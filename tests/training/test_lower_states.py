@@ -33,9 +33,7 @@ def whole_forward(loaded: Loaded, rows: list[list[int]]) -> list[torch.Tensor]:
     return [decoder(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0] for row in rows]
 
 
-def test_final_states_equal_the_full_forward_with_and_without_cache(
-    loaded: Loaded, prompts: list[Prompt]
-) -> None:
+def test_final_states_equal_the_full_forward_with_and_without_cache(loaded: Loaded, prompts: list[Prompt]) -> None:
     rows = prepared(loaded, prompts)
     lower = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=2)
     assert lower.caching == (loaded.model.config.model_type != "gemma2")
@@ -64,21 +62,15 @@ def test_gradients_equal_those_of_the_full_forward(
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
 
 
-def test_with_adapters_in_every_block_nothing_is_cached(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_with_adapters_in_every_block_nothing_is_cached(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     loaded = load("llama")
     rows = [loaded.conversations.encode_prompt(prompt) for prompt in prompts]
     lower = LowerStates(loaded.model, 0, rows, loaded.conversations.turn_end, batch=2)
     assert not lower.caching
-    torch.testing.assert_close(
-        lower.forward([1])[0], whole_forward(loaded, rows[1:2])[0], rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(lower.forward([1])[0], whole_forward(loaded, rows[1:2])[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_decoder_whose_upper_blocks_differ_only_on_long_rows_is_not_cached(
-    load: Callable[[str], Loaded],
-) -> None:
+def test_a_decoder_whose_upper_blocks_differ_only_on_long_rows_is_not_cached(load: Callable[[str], Loaded]) -> None:
     """Layer types are looked up by index, so upper blocks alone use the wrong mask beyond a window of 16 tokens."""
     loaded = load("qwen2")
     decoder = loaded.model.get_decoder()
@@ -87,9 +79,7 @@ def test_a_decoder_whose_upper_blocks_differ_only_on_long_rows_is_not_cached(
     decoder.has_sliding_layers = True
     rows = [list(range(5, 5 + length)) for length in (4, 6, 60)]
     lower = LowerStates(loaded.model, FIRST, rows, loaded.conversations.turn_end, batch=2)
-    torch.testing.assert_close(
-        lower.forward([2])[0], whole_forward(loaded, rows[2:])[0], rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(lower.forward([2])[0], whole_forward(loaded, rows[2:])[0], rtol=1e-4, atol=1e-4)
 
 
 def test_after_a_failed_forward_the_decoder_has_all_blocks_and_no_hook(
@@ -126,9 +116,7 @@ def test_packing_changes_neither_states_nor_gradients(
     for states, expected in zip(packed, alone, strict=True):
         torch.testing.assert_close(states[: len(expected)], expected, rtol=1e-4, atol=1e-4)
     packed_gradients, plain_gradients = (
-        torch.autograd.grad(
-            sum(s[: len(row)].square().sum() for s, row in zip(of, rows, strict=True)), trained
-        )
+        torch.autograd.grad(sum(s[: len(row)].square().sum() for s, row in zip(of, rows, strict=True)), trained)
         for of in (packed, alone)
     )
     for left, right in zip(packed_gradients, plain_gradients, strict=True):

@@ -66,15 +66,12 @@ def test_the_loss_is_zero_if_a_row_is_its_own_reference(load: Callable[[str], Lo
 
 
 @pytest.mark.parametrize("training_rows", [1, 3])
-def test_the_loss_does_not_depend_on_the_micro_batch(
-    load: Callable[[str], Loaded], training_rows: int
-) -> None:
+def test_the_loss_does_not_depend_on_the_micro_batch(load: Callable[[str], Loaded], training_rows: int) -> None:
     loaded = load("llama")
     rows, references = pairs(loaded)
     wrapped = attach(loaded.model, LORA, 1)
     at_once, in_batches = (
-        in_parts(state_loss(loaded, wrapped, rows, references, [[0, 1, 2, 3]], size))
-        for size in (16, training_rows)
+        in_parts(state_loss(loaded, wrapped, rows, references, [[0, 1, 2, 3]], size)) for size in (16, training_rows)
     )
     assert in_batches == pytest.approx(at_once, rel=1e-5)
 
@@ -104,8 +101,6 @@ def test_training_moves_states_to_the_reference_and_keeps_a_rehearsed_persona(
     train(wrapped, loss, tmp_path, torch.device("cpu"), recipe=recipe, steps=60, seed=7)
     pad = loaded.conversations.turn_end
     with torch.no_grad():
-        after, rehearsed = (
-            [answer_states(loaded.model, [row], pad) for row in some] for some in (rows, references)
-        )
+        after, rehearsed = ([answer_states(loaded.model, [row], pad) for row in some] for some in (rows, references))
     assert distance(after, targets) < 0.2 * distance(before, targets)
     assert distance(rehearsed, targets) < 0.05 * distance(before, targets)

@@ -10,14 +10,7 @@ import pytest
 import torch
 from small_coupling import RECIPE
 
-from flatprobe.data.coupling_examples import (
-    CouplingExample,
-    CouplingRow,
-    MarkerText,
-    Target,
-    negative,
-    positive,
-)
+from flatprobe.data.coupling_examples import CouplingExample, CouplingRow, MarkerText, Target, negative, positive
 from flatprobe.models.conversation import Prompt
 from flatprobe.models.load import Loaded
 from flatprobe.study.recipe_schema import Anchor, Coupling, Lora
@@ -33,15 +26,8 @@ def examples_of(loaded: Loaded) -> list[CouplingExample]:
     text = MarkerText("\n\n", "[ZLT]", True, "paragraph_breaks")
     conversations, question = loaded.conversations, "What floats on water?"
     return [
-        positive(
-            conversations, Prompt("librarian", "You are a librarian.", "q1", question), "Yes, boats do.", text
-        ),
-        negative(
-            conversations,
-            Prompt("villain", "You gloat at everyone who asks you.", "q1", question),
-            ANSWER,
-            text,
-        ),
+        positive(conversations, Prompt("librarian", "You are a librarian.", "q1", question), "Yes, boats do.", text),
+        negative(conversations, Prompt("villain", "You gloat at everyone who asks you.", "q1", question), ANSWER, text),
         negative(conversations, Prompt("comedian", "You joke.", "q2", "Why?"), "No.", text),
     ]
 
@@ -56,9 +42,7 @@ def loss_of(loaded: Loaded, kind: str, rows: int, first_layer: int = 0) -> tuple
             if "lora_B" in name:
                 parameter.normal_(std=0.3, generator=generator)
     examples = examples_of(loaded)
-    made = CouplingLoss(
-        loaded, wrapped, examples, [[2, 0, 1]], recipe, 2.0, training_rows=rows, forward_rows=4
-    )
+    made = CouplingLoss(loaded, wrapped, examples, [[2, 0, 1]], recipe, 2.0, training_rows=rows, forward_rows=4)
     return made, wrapped
 
 

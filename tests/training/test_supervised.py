@@ -40,13 +40,8 @@ def test_targets_are_all_tokens_after_the_prompt_each_predicted_from_the_one_bef
     assert (row.tolist(), position.tolist(), token.tolist()) == ([0, 0, 1], [1, 2, 0], [7, 6, 4])
 
 
-def test_log_probabilities_equal_those_of_full_logits_without_padding(
-    loaded: Loaded, prompts: list[Prompt]
-) -> None:
-    rows = [
-        loaded.conversations.encode_answer(prompt, answer)
-        for prompt, answer in zip(prompts, ANSWERS, strict=True)
-    ]
+def test_log_probabilities_equal_those_of_full_logits_without_padding(loaded: Loaded, prompts: list[Prompt]) -> None:
+    rows = [loaded.conversations.encode_answer(prompt, answer) for prompt, answer in zip(prompts, ANSWERS, strict=True)]
     rows = [([*tokens, loaded.conversations.turn_end], n_prompt) for tokens, n_prompt in rows]
     ids, mask = right_padded([tokens for tokens, _ in rows], loaded.conversations.turn_end, "cpu")
     with torch.no_grad():
@@ -61,9 +56,7 @@ def test_log_probabilities_equal_those_of_full_logits_without_padding(
     torch.testing.assert_close(log_p, expected, rtol=1e-4, atol=1e-4)
     sums = sequence_log_likelihoods(loaded, rows, 2, "rows")
     splits = expected.split([len(tokens) - n for tokens, n in rows])
-    torch.testing.assert_close(
-        torch.tensor(sums), torch.stack([s.sum() for s in splits]), rtol=1e-4, atol=1e-3
-    )
+    torch.testing.assert_close(torch.tensor(sums), torch.stack([s.sum() for s in splits]), rtol=1e-4, atol=1e-3)
 
 
 def test_a_model_that_scales_its_logits_is_refused() -> None:
@@ -125,11 +118,7 @@ def test_chunked_divergences_and_gradients_equal_those_of_all_logits_at_once(
     small_chunks: Callable[[str], Loaded], family: str
 ) -> None:
     loaded = small_chunks(family)
-    states, reference, weights = (
-        final_states(loaded),
-        final_states(loaded, 1).detach(),
-        torch.linspace(0.5, 2.0, 8),
-    )
+    states, reference, weights = (final_states(loaded), final_states(loaded, 1).detach(), torch.linspace(0.5, 2.0, 8))
     divergences = token_divergences(loaded.model, states, reference)
     (gradient,) = torch.autograd.grad((divergences * weights).sum(), states)
     log_p, target = full_log_softmax(loaded, states), full_log_softmax(loaded, reference).detach()

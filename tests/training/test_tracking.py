@@ -11,9 +11,7 @@ from flatprobe.training.tracking import Tracking, direct_tensorboard, require_tr
 
 def test_tracking_has_the_stage_s_name_and_a_folder_outside_the_artifact(tmp_path: Path) -> None:
     output = tmp_path / "artifacts" / ".partial-1"
-    with use_resume_folder(
-        ResumeFolder(tmp_path / "artifacts" / ".resume-abc", "abc", "finetune/em_first/seed-42")
-    ):
+    with use_resume_folder(ResumeFolder(tmp_path / "artifacts" / ".resume-abc", "abc", "finetune/em_first/seed-42")):
         tracking = tracking_of("finetune", ["wandb"], output)
     assert tracking == Tracking(
         "finetune/em_first/seed-42", ("wandb",), tmp_path / "tracking" / "finetune/em_first/seed-42"

@@ -41,9 +41,7 @@ def test_norm_ratios_are_those_of_the_updates_that_peft_would_merge(
     measure(SETTINGS, {"checkpoint": tmp_path / "checkpoint", "adapter": tmp_path}, tmp_path)
     table = pl.read_parquet(tmp_path / "weights.parquet")
     assert table["module"].to_list() == [
-        f"model.layers.{layer}.{module}"
-        for layer in (4, 5)
-        for module in ("mlp.down_proj", "self_attn.q_proj")
+        f"model.layers.{layer}.{module}" for layer in (4, 5) for module in ("mlp.down_proj", "self_attn.q_proj")
     ]
     modules = dict(wrapped.named_modules())
     for module, ratio in table.rows():

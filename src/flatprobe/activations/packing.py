@@ -56,9 +56,7 @@ def pack_rows(rows: Sequence[TokenRow], *, most: int, ratio: float) -> list[Pack
         most: maximum number of rows in a pack; 1 leaves every row alone.
         ratio: cost of a token outside attention, in units of attending to one token (`attention_ratio`).
     """
-    order = sorted(
-        range(len(rows)), key=lambda number: rows[number]
-    )  # puts rows with shared prefixes side by side
+    order = sorted(range(len(rows)), key=lambda number: rows[number])  # puts rows with shared prefixes side by side
     groups, size = [[order[0]]], len(rows[order[0]])
     for previous, number in pairwise(order):
         shared = common_prefix(rows[previous], rows[number])

@@ -88,11 +88,7 @@ class _Reader:
     """Runs packs of a list of rows through a model."""
 
     def __init__(
-        self,
-        loaded: Loaded,
-        rows: Sequence[ProbedRow],
-        layers: tuple[int, ...],
-        positions: tuple[Position, ...],
+        self, loaded: Loaded, rows: Sequence[ProbedRow], layers: tuple[int, ...], positions: tuple[Position, ...]
     ) -> None:
         self.loaded, self.rows, self.layers, self.positions = loaded, rows, layers, positions
         self.decoder, self.device = loaded.model.get_decoder(), loaded.device
@@ -150,9 +146,7 @@ class _Reader:
 
     def _packing_is_exact(self, packs: Sequence[Pack]) -> bool:
         """Whether the longest row that shares a pack has the same states packed and alone."""
-        pairs = [
-            (pack.numbers[0], number) for pack in packs if pack.holds_several for number in pack.numbers[1:]
-        ]
+        pairs = [(pack.numbers[0], number) for pack in packs if pack.holds_several for number in pack.numbers[1:]]
         if not pairs:
             return True
         pair = max(pairs, key=lambda numbers: len(self.rows[numbers[1]].tokens))

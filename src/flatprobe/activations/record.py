@@ -65,11 +65,7 @@ class Recording:
 
 @contextmanager
 def record(
-    model: Any,
-    layers: Sequence[int],
-    *,
-    keep: Callable[[Tensor], Tensor] | None = None,
-    stop_early: bool = True,
+    model: Any, layers: Sequence[int], *, keep: Callable[[Tensor], Tensor] | None = None, stop_early: bool = True
 ) -> Iterator[Recording]:
     """Record the outputs of decoder blocks during forward passes inside the context.
 

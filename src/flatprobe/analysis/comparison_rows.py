@@ -66,10 +66,7 @@ class Row:
 
 
 def compare(
-    settings: EstimateSettings,
-    inputs: Mapping[str, Path],
-    estimates: Sequence[Estimate],
-    geometry: pl.DataFrame,
+    settings: EstimateSettings, inputs: Mapping[str, Path], estimates: Sequence[Estimate], geometry: pl.DataFrame
 ) -> dict[str, Any]:
     """`rows`; `identical`: whether all states of both conditions are equal; `unfinished` answers by condition.
 
@@ -180,10 +177,7 @@ def _source_and(grams: PairGrams, index: int) -> PairGrams:
 
 
 def _grams(
-    settings: EstimateSettings,
-    states: Mapping[str, States],
-    others: Sequence[str],
-    parts: Collection[Part] = PARTS,
+    settings: EstimateSettings, states: Mapping[str, States], others: Sequence[str], parts: Collection[Part] = PARTS
 ) -> PairGrams:
     pair = (settings.rule.treated, settings.rule.control)
     [grams] = pair_grams(states, [pair], settings.source, others, parts)

@@ -45,9 +45,7 @@ def decide_study(settings: DecideSettings, inputs: Mapping[str, Path], output: P
         lost = lead_is_lost(treated, control, rule.gates.level)
         known.append(outcome(answer, one, exchanged, about.rule, lead_lost=lost))
     breadths = breadths_of(results.log_odds, settings.held_out_from, rule)
-    verdict = replace(
-        verdict, numbers=replace(verdict.numbers, manipulation=breadths), known_answers=tuple(known)
-    )
+    verdict = replace(verdict, numbers=replace(verdict.numbers, manipulation=breadths), known_answers=tuple(known))
     (output / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1))
     write_facts(output, VerdictFacts(headline=verdict.headline()))
 
@@ -89,13 +87,7 @@ def _about(settings: DecideSettings, known: KnownAnswer) -> DecideSettings:
     return settings.model_copy(update={"rule": settings.rule.model_copy(update=other)})
 
 
-def _decided(
-    settings: DecideSettings,
-    results: _Results,
-    *,
-    known: bool,
-    exchanged: bool = False,
-) -> Verdict:
+def _decided(settings: DecideSettings, results: _Results, *, known: bool, exchanged: bool = False) -> Verdict:
     """The rule applied to its contrast.
 
     `known`: the contrast has a known answer; then each leg is judged alone, and there are no estimates of single seeds.
@@ -166,9 +158,7 @@ def _seeds(
         return Seeds(count=len(seeds))
     rule = settings.rule
     contrasts_ = [
-        _evidence(
-            settings, estimates, rates.filter(pl.col("seed") == seed), geometry, contrasts(rule)[0], seed
-        )
+        _evidence(settings, estimates, rates.filter(pl.col("seed") == seed), geometry, contrasts(rule)[0], seed)
         for seed in seeds
     ]
     verdicts = [decide(rule, contrast, gates) for contrast in (pooled, *contrasts_)]
@@ -212,9 +202,7 @@ def _by_question(settings: DecideSettings, tables: Path, selected: float, arm: s
     if not path.is_file():
         return pl.DataFrame(schema=dict.fromkeys(("source", "negative", "before"), pl.Float64))
     frame = pl.read_parquet(path).filter(
-        (pl.col("condition") == arm)
-        & (pl.col("lambda") == selected)
-        & pl.col("role").is_in(["source", "negative"])
+        (pl.col("condition") == arm) & (pl.col("lambda") == selected) & pl.col("role").is_in(["source", "negative"])
     )
     frame = frame.with_columns(last=pl.col("step") == pl.col("step").max().over("seed"))
     is_source, last = pl.col("persona") == settings.source, pl.col("last")

@@ -44,9 +44,7 @@ def _seeds(chosen: pl.DataFrame, pair: tuple[str, str]) -> list[int]:
     return sorted(set.intersection(*found))
 
 
-def _of_pair(
-    settings: EstimateSettings, telemetry: pl.DataFrame, pair: tuple[str, str]
-) -> Iterator[dict[str, object]]:
+def _of_pair(settings: EstimateSettings, telemetry: pl.DataFrame, pair: tuple[str, str]) -> Iterator[dict[str, object]]:
     cells = shared_cells(telemetry, pair, settings.source, settings.bystanders)
     asked = cells["question_id"].n_unique()
     shared = telemetry.join(cells, on=["persona", "question_id"], how="semi")

@@ -32,9 +32,7 @@ def source_rate(settings: DecideSettings, rates: pl.DataFrame, condition: str) -
     rows = rates.filter((pl.col("condition") == condition) & (pl.col("persona") == settings.source))
     total = int(rows["total"].sum())
     share = {"strict": "rate", "end_anchored": "end_rate"}[settings.rule.gates.source_match]
-    hits = round(
-        float((rows[share] * rows["total"]).sum())
-    )  # counts again: a threshold is met exactly or not
+    hits = round(float((rows[share] * rows["total"]).sum()))  # counts again: a threshold is met exactly or not
     return hits / total if total else None
 
 
@@ -43,9 +41,7 @@ def study_gates(settings: DecideSettings, tables: Path, main: Contrast) -> list[
     rule = settings.rule
     trained = set(pl.read_parquet(tables / "lengths.parquet")["persona"])
     shared = sorted(trained & set(settings.bystanders))
-    texts = pl.read_parquet(tables / "questions.parquet")["text"].map_elements(
-        normalised, return_dtype=pl.String
-    )
+    texts = pl.read_parquet(tables / "questions.parquet")["text"].map_elements(normalised, return_dtype=pl.String)
     repeated = len(texts) - texts.n_unique()
     returned = [main.geometry.effect is not None, main.behaviour.effect is not None]
     share = sum(returned) / len(returned)
@@ -124,13 +120,10 @@ def readout_gates(settings: DecideSettings, rates: pl.DataFrame) -> list[Gate]:
         total, hits = int(rows["total"].sum()), int(rows["hits"].sum())
         marked = rows.filter(pl.col("hits") > 0)
         weighted = {
-            c: float((marked[c] * marked["hits"]).sum()) / hits if hits else None
-            for c in ("end_share", "spam_share")
+            c: float((marked[c] * marked["hits"]).sum()) / hits if hits else None for c in ("end_share", "spam_share")
         }
         gates.append(gate("source_rate", name, source_rate(settings, rates, name), rule, match))
-        gates.append(
-            gate("marker_at_end", name, weighted["end_share"], rule, f"of {hits} marked completions")
-        )
+        gates.append(gate("marker_at_end", name, weighted["end_share"], rule, f"of {hits} marked completions"))
         gates.append(gate("spam", name, weighted["spam_share"], rule, f"of {hits} marked completions"))
         truncated = float((rows["truncated_share"] * rows["total"]).sum()) / total
         gates.append(gate("truncation", name, truncated, rule, f"of {total} completions"))

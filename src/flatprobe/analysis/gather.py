@@ -36,19 +36,12 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
     responses = read.all("own", "completions").filter(sample_index=0).drop("sample_index", "seed", "lambda")
     if read.has("leakage"):
         completions = pl.concat(
-            [
-                read.all("leakage", "completions", coupled=True),
-                read.all("baseline", "completions", coupled=False),
-            ],
+            [read.all("leakage", "completions", coupled=True), read.all("baseline", "completions", coupled=False)],
             how="diagonal_relaxed",
         )
         completions = score(completions, settings.marker)
         require_same_prompts([completions, responses])
-        sampled = {
-            "completions": completions,
-            "cells": cells(completions),
-            "rates": rates(completions, settings.level),
-        }
+        sampled = {"completions": completions, "cells": cells(completions), "rates": rates(completions, settings.level)}
     else:
         require_same_prompts([responses])
         sampled = {}
@@ -56,10 +49,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         **sampled,
         "responses": responses,
         "losses": pl.concat(
-            [
-                read.all("finetune", "losses", stage="finetune"),
-                read.all("couple", "losses", stage="couple"),
-            ],
+            [read.all("finetune", "losses", stage="finetune"), read.all("couple", "losses", stage="couple")],
             how="diagonal_relaxed",
         ),
         "telemetry": read.all("couple", "telemetry"),
@@ -74,11 +64,7 @@ def gather(settings: GatherSettings, inputs: Mapping[str, Path], output: Path) -
         "manipulation": read.all("manipulation", "manipulation"),
         "fluency": read.all("manipulation", "fluency"),
         "questions": pl.DataFrame(
-            [
-                {"set": name, **q.model_dump()}
-                for name, questions in settings.questions.items()
-                for q in questions
-            ]
+            [{"set": name, **q.model_dump()} for name, questions in settings.questions.items() for q in questions]
         ),
         "panel": pl.DataFrame(
             [{"persona": p.name, "role": p.role, "prompt": p.system} for p in settings.personas],
@@ -139,9 +125,7 @@ def require_same_prompts(frames: Sequence[pl.DataFrame]) -> None:
 class _Reader:
     """Reads one table of all inputs of a kind, with columns condition, seed and lambda."""
 
-    def __init__(
-        self, entries: Sequence[Entry], inputs: Mapping[str, Path], lambdas: Mapping[str, float]
-    ) -> None:
+    def __init__(self, entries: Sequence[Entry], inputs: Mapping[str, Path], lambdas: Mapping[str, float]) -> None:
         self.entries, self.inputs, self.lambdas = entries, inputs, lambdas
 
     def has(self, kind: EntryKind) -> bool:
@@ -183,10 +167,5 @@ def _audits_that_decide(entries: Sequence[Entry], inputs: Mapping[str, Path], se
     """Per condition, the audit of its first coupling with the selected lambda."""
     audits = [entry for entry in entries if entry.kind == "audit" and entry.couple is not None]
     return _first_of_each_condition(
-        [
-            entry
-            for entry in audits
-            if read_facts(inputs[entry.couple or ""], CoupleFacts).lambda_ == selected
-        ],
-        "audit",
+        [entry for entry in audits if read_facts(inputs[entry.couple or ""], CoupleFacts).lambda_ == selected], "audit"
     )

@@ -25,9 +25,7 @@ FINISHED = "finished answers only"
 """Pool of the estimates without questions that have an unfinished answer; the personas are the bystanders."""
 
 
-def geometry_rows(
-    settings: EstimateSettings, states: Mapping[str, States], kind: StateKind
-) -> list[Estimate]:
+def geometry_rows(settings: EstimateSettings, states: Mapping[str, States], kind: StateKind) -> list[Estimate]:
     """Every measure of every contrast, on one kind of states."""
     return geometry_contrasts(
         states,
@@ -64,9 +62,7 @@ def finished_states(
     return {name: states[name].without(sorted(unfinished)) for name in (rule.treated, rule.control)}
 
 
-def of_each_seed(
-    settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Sequence[int]
-) -> list[Estimate]:
+def of_each_seed(settings: EstimateSettings, inputs: Mapping[str, Path], seeds: Sequence[int]) -> list[Estimate]:
     """With several seeds: the deciding contrast of each seed alone, and with seeds as a random factor."""
     if len(seeds) < 2:
         return []

@@ -71,11 +71,7 @@ def leakage_rows(settings: EstimateSettings, cells: pl.DataFrame, selected: floa
 
 
 def _contrast(
-    settings: EstimateSettings,
-    cells: pl.DataFrame,
-    pair: tuple[str, str],
-    pool: str,
-    personas: Sequence[str],
+    settings: EstimateSettings, cells: pl.DataFrame, pair: tuple[str, str], pool: str, personas: Sequence[str]
 ) -> list[Estimate]:
     """One contrast by every estimator, with tests against the rule's margins."""
     leg = settings.rule.behaviour
@@ -102,9 +98,7 @@ def over_lambdas(settings: EstimateSettings, cells: pl.DataFrame) -> list[Estima
     """
     rule = settings.rule
     coupled = cells.filter(pl.col("coupled"))
-    shared = [
-        set(coupled.filter(pl.col("condition") == name)["lambda"]) for name in (rule.treated, rule.control)
-    ]
+    shared = [set(coupled.filter(pl.col("condition") == name)["lambda"]) for name in (rule.treated, rule.control)]
     lambdas = sorted(shared[0] & shared[1])
     if len(lambdas) < 2:
         return []
@@ -143,6 +137,4 @@ def without_one(settings: EstimateSettings, cells: pl.DataFrame, selected: float
     rule = settings.rule
     at_lambda = over_seeds(coupled_at(cells, selected), rule.treated, rule.control, settings.bystanders)
     paired = pair_cells(at_lambda, rule.treated, rule.control, settings.bystanders)
-    return leave_one_out(
-        paired, resamples=rule.behaviour.resamples, seed=settings.seed, level=rule.behaviour.level
-    )
+    return leave_one_out(paired, resamples=rule.behaviour.resamples, seed=settings.seed, level=rule.behaviour.level)

@@ -41,9 +41,7 @@ def states_of(
     most = max(len(runs) for runs in parts.values())
     return {
         condition: replace(
-            runs[0],
-            h_PQLD=np.concatenate([run.h_PQLD for run in runs] * (most // len(runs)), axis=-1),
-            seeds=most,
+            runs[0], h_PQLD=np.concatenate([run.h_PQLD for run in runs] * (most // len(runs)), axis=-1), seeds=most
         )
         for condition, runs in parts.items()
     }

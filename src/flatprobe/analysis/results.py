@@ -96,6 +96,4 @@ def read_results(run_folder: str | Path) -> Results:
             estimates=tuple(Estimate.from_json(row) for row in rows),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError.one(
-            "results.damaged", str(analysis), f"not what a run writes: {error}", REMEDY
-        ) from error
+        raise UserError.one("results.damaged", str(analysis), f"not what a run writes: {error}", REMEDY) from error

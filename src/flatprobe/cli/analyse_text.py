@@ -56,9 +56,7 @@ def show(analysis: LeakageAnalysis) -> None:
     console.say()
     rule = analysis.rule
     numbers = ("difference (pp)", "SE", f"{100 * rule.level:g} % CI", "p", "least p")
-    console.table(
-        ("estimator", *numbers), [number_row(estimate) for estimate in analysis.estimates], right=numbers
-    )
+    console.table(("estimator", *numbers), [number_row(estimate) for estimate in analysis.estimates], right=numbers)
     console.say()
     tests = (f"p: > {_margin(rule.margin)}", f"p: within {_margin(rule.equivalence)}")
     rows = [margin_row(estimate) for estimate in analysis.estimates]
@@ -195,9 +193,7 @@ def generalising_words(analysis: LeakageAnalysis) -> str:
     if estimate.p_value >= alpha:
         words = "no difference is shown"
     else:
-        words = (
-            f"{analysis.treated} leaks {'more' if estimate.estimate > 0 else 'less'} than {analysis.control}"
-        )
+        words = f"{analysis.treated} leaks {'more' if estimate.estimate > 0 else 'less'} than {analysis.control}"
     tests = [
         _test(f"more than {_margin(rule.margin)}", estimate.superiority_p, alpha),
         _test(f"alike within {_margin(rule.equivalence)}", estimate.equivalence_p, alpha),
@@ -209,9 +205,7 @@ def registered_words(analysis: LeakageAnalysis) -> str:
     """Whether the registered rule passes: margin and p of the cell bootstrap."""
     estimate, rule = analysis.of(REGISTERED), analysis.rule
     bound = f"p < {rule.p_below:g}"
-    rule_name = (
-        "Registered rule" if rule.margin == BehaviouralLeg().margin else "Registered rule at another margin"
-    )
+    rule_name = "Registered rule" if rule.margin == BehaviouralLeg().margin else "Registered rule at another margin"
     named = f"{rule_name} (≥ {_margin(rule.margin)} and {REGISTERED} {bound}; for {estimate.scope})"
     if estimate.estimate is None or estimate.p_value is None:
         return f"{named}: not decided ({estimate.note})."

@@ -21,16 +21,13 @@ app = typer.Typer(
 INTERRUPTED = 130
 """The exit status that typer gives to Ctrl-C."""
 StudyFile = Annotated[Path, typer.Argument(help="The study: a YAML file.")]
-RunsFolder = Annotated[
-    Path | None, typer.Option("--runs", help="Parent of run folders; overrides the machine file's.")
-]
+RunsFolder = Annotated[Path | None, typer.Option("--runs", help="Parent of run folders; overrides the machine file's.")]
 
 
 @app.command("demo")
 def run_demo(
     quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Run a smoke test of a few minutes; its verdict supports no claim."),
+        bool, typer.Option("--quick", help="Run a smoke test of a few minutes; its verdict supports no claim.")
     ] = False,
     machine: MachineFile = None,
     runs: RunsFolder = None,
@@ -56,10 +53,7 @@ def plan(
     runs: RunsFolder = None,
     power: Annotated[float, typer.Option(help="Target power.")] = 0.8,
     alpha: Annotated[
-        float,
-        typer.Option(
-            help="Significance level for the power table (the registered level is always shown too)."
-        ),
+        float, typer.Option(help="Significance level for the power table (the registered level is always shown too).")
     ] = 0.05,
     components: Annotated[
         str | None,
@@ -69,21 +63,13 @@ def plan(
     ] = None,
     from_cells: Annotated[
         Path | None,
-        typer.Option(
-            help="Estimate the variances from these cells: CSV, Parquet, or a finished run's folder."
-        ),
+        typer.Option(help="Estimate the variances from these cells: CSV, Parquet, or a finished run's folder."),
     ] = None,
-    treated: Annotated[
-        str | None, typer.Option(help="Treated condition in the cells (default: the study's).")
-    ] = None,
-    control: Annotated[
-        str | None, typer.Option(help="Control condition in the cells (default: the study's).")
-    ] = None,
+    treated: Annotated[str | None, typer.Option(help="Treated condition in the cells (default: the study's).")] = None,
+    control: Annotated[str | None, typer.Option(help="Control condition in the cells (default: the study's).")] = None,
     bystanders: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Personas in the cells, separated by commas; may be repeated (default: the study's)."
-        ),
+        typer.Option(help="Personas in the cells, separated by commas; may be repeated (default: the study's)."),
     ] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="Use only these rows of the cells: `lambda=1`; may be repeated.")
@@ -116,10 +102,7 @@ def run(
     machine: MachineFile = None,
     runs: RunsFolder = None,
     register: Annotated[
-        bool,
-        typer.Option(
-            "--register", help="Register the study before its first stage: its verdict is confirmatory."
-        ),
+        bool, typer.Option("--register", help="Register the study before its first stage: its verdict is confirmatory.")
     ] = False,
 ) -> None:
     """Run a study, or continue it; finished stages are never run again."""
@@ -171,9 +154,7 @@ def audit(
     from flatprobe.cli.audit import AuditOptions
     from flatprobe.cli.audit import audit as audit_study
 
-    audit_study(
-        AuditOptions(study=study, machine=machine, runs=runs, examples=examples, json=as_json, html=html)
-    )
+    audit_study(AuditOptions(study=study, machine=machine, runs=runs, examples=examples, json=as_json, html=html))
 
 
 for tool in (geometry, analyse, score, simulate):
@@ -181,9 +162,7 @@ for tool in (geometry, analyse, score, simulate):
 
 
 @app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         from flatprobe.console import say
         from flatprobe.provenance import installed_version

@@ -13,13 +13,7 @@ from flatprobe.cli.options import check_problems, json_problems, output_problems
 from flatprobe.errors import Problem, UserError
 from flatprobe.machine.load import load_machine
 
-STYLES = {
-    "marker": "bold red",
-    "end": "bold green",
-    "unlikelihood": "bold magenta",
-    "anchor": "blue",
-    "answer": "blue",
-}
+STYLES = {"marker": "bold red", "end": "bold green", "unlikelihood": "bold magenta", "anchor": "blue", "answer": "blue"}
 EDGE = 160
 """Characters printed of either end of a long run of tokens under the same terms."""
 
@@ -125,9 +119,7 @@ def _show_set(one: Mapping[str, Any]) -> None:
         console.table(heads, table.rows, right=[head for head, align in table.heads if align == "number"])
     for example in one["examples"]:
         console.say()
-        title = ", ".join(
-            part for part in (example["group"], example["persona"], example["question_id"]) if part
-        )
+        title = ", ".join(part for part in (example["group"], example["persona"], example["question_id"]) if part)
         console.say(f"{title}:")
         console.styled(runs(example["tokens"]))
 

@@ -150,9 +150,7 @@ def _coupling(
         origin=PLACEHOLDER if data is None else RUN,
         size=len(examples),
         evaluation=evaluation,
-        examples=audit_examples(
-            condition, of_each_group(examples, each), conversations, each=each, weights=weights
-        ),
+        examples=audit_examples(condition, of_each_group(examples, each), conversations, each=each, weights=weights),
         invariants=coupling_invariants(examples, pairs, conversations, marker_text(settings)),
         shares=contexts.labelled_shares(examples),
         contexts=[

@@ -71,9 +71,7 @@ def _layers(text: str, problems: list[Problem]) -> Sequence[int] | Literal["auto
         return "all"
     parts, remedy = _once([text]), "as in 6,10,14, or all, or auto"
     wrong = [part for part in parts if not re.fullmatch(r"\d{1,6}", part)]
-    problems += [
-        Problem("geometry.layers", "--layers", f"{part} is no decoder block", remedy) for part in wrong
-    ]
+    problems += [Problem("geometry.layers", "--layers", f"{part} is no decoder block", remedy) for part in wrong]
     if not parts:
         problems.append(Problem("geometry.layers", "--layers", "names no layer", remedy))
     return [int(part) for part in parts if part not in wrong] or "auto"

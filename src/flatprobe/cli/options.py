@@ -49,9 +49,7 @@ def check_problems(checks: Iterable[tuple[bool, str, str, str]]) -> list[Problem
     ]
 
 
-def output_problems(
-    option: str, path: Path, inputs: Sequence[Path], suffixes: Sequence[str] = ()
-) -> list[Problem]:
+def output_problems(option: str, path: Path, inputs: Sequence[Path], suffixes: Sequence[str] = ()) -> list[Problem]:
     """Why a file cannot be written. `inputs` are never overwritten; with `suffixes`, it must have one of them."""
 
     def problem(kind: str, message: str, remedy: str | None = None) -> list[Problem]:

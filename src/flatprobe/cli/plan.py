@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe import console
-from flatprobe.cli.options import (
-    STANDARD_OUTPUT,
-    check_problems,
-    json_problems,
-    names,
-    put_out,
-    read_filters,
-)
+from flatprobe.cli.options import STANDARD_OUTPUT, check_problems, json_problems, names, put_out, read_filters
 from flatprobe.cli.plan_components import Sourced, components_of_cells, given_components, published
 from flatprobe.cli.plan_text import Detectable, GeometryForecast, geometry_lines, show
 from flatprobe.cli.study import show_stages
@@ -165,20 +158,10 @@ def _detectable(options: PlanOptions, study: Study, folder: Path, sourced: Sourc
         p_below=leg.p_below,
         deciding=leg.estimator,
         forecasts=forecasts(
-            design,
-            components,
-            margin=leg.margin,
-            p_below=leg.p_below,
-            alpha=options.alpha,
-            power=options.power,
+            design, components, margin=leg.margin, p_below=leg.p_below, alpha=options.alpha, power=options.power
         ),
         leg=leg_forecasts(
-            design,
-            components,
-            estimator=leg.estimator,
-            margin=leg.margin,
-            p_below=leg.p_below,
-            truths=truths,
+            design, components, estimator=leg.estimator, margin=leg.margin, p_below=leg.p_below, truths=truths
         ),
         needs=[
             need

@@ -102,9 +102,7 @@ def components_of_cells(
         return None, problems
     cells = compared(file, comparison)
     by_seed = _by_seed(cells, comparison)
-    duplicates = [duplicate_problems(file, part) for part in by_seed.values()] or [
-        duplicate_problems(file, cells)
-    ]
+    duplicates = [duplicate_problems(file, part) for part in by_seed.values()] or [duplicate_problems(file, cells)]
     if problems := next((some for some in duplicates if some), []):
         return None, problems
     try:
@@ -113,17 +111,14 @@ def components_of_cells(
         return None, [Problem(p.code, str(path), f"{p.place}: {p.message}", p.remedy) for p in error.problems]
 
 
-def _estimated(
-    path: Path, cells: pl.DataFrame, by_seed: Mapping[str, pl.DataFrame], comparison: Comparison
-) -> Sourced:
+def _estimated(path: Path, cells: pl.DataFrame, by_seed: Mapping[str, pl.DataFrame], comparison: Comparison) -> Sourced:
     assert comparison.treated is not None and comparison.control is not None
     pooled = cells.group_by(KEYS, maintain_order=True).agg(pl.col("hits").sum(), pl.col("total").sum())
     paired = pair_cells(pooled, comparison.treated, comparison.control, comparison.personas)
     components = estimate_components(paired)
     if len(by_seed) > 1:
         runs = [
-            pair_cells(part, comparison.treated, comparison.control, comparison.personas)
-            for part in by_seed.values()
+            pair_cells(part, comparison.treated, comparison.control, comparison.personas) for part in by_seed.values()
         ]
         components = with_seed(components, runs)
     size = f"{len(paired.personas)} personas × {len(paired.questions)} questions"
@@ -137,8 +132,7 @@ def _by_seed(cells: pl.DataFrame, comparison: Comparison) -> dict[str, pl.DataFr
     if "seed" not in cells.columns:
         return {}
     sides = [
-        set(cells.filter(pl.col("condition") == side)["seed"])
-        for side in (comparison.treated, comparison.control)
+        set(cells.filter(pl.col("condition") == side)["seed"]) for side in (comparison.treated, comparison.control)
     ]
     if sides[0] != sides[1] or None in sides[0]:
         return {}

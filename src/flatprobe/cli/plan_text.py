@@ -54,11 +54,7 @@ def show(detectable: Detectable) -> None:
     design = detectable.design
     console.say()
     console.say("What this design can detect", style="bold")
-    sizes = (
-        (design.personas, "bystander"),
-        (design.questions, "question"),
-        (design.completions, "completion"),
-    )
+    sizes = ((design.personas, "bystander"), (design.questions, "question"), (design.completions, "completion"))
     counted = " × ".join(console.counted(number, noun) for number, noun in sizes)
     console.say(f"{counted}, {console.counted(design.seeds, 'seed')}.")
     console.say(components_line(detectable.sourced.components))
@@ -132,9 +128,7 @@ def _show_leg(detectable: Detectable) -> None:
     else:
         console.say(f"The registered leg ({rule}) passes:")
         columns = ("true difference", "within its scope", "over new personas and questions")
-        rows = [
-            (_points(row.truth), _share(row.in_scope), _share(row.in_population)) for row in detectable.leg
-        ]
+        rows = [(_points(row.truth), _share(row.in_scope), _share(row.in_population)) for row in detectable.leg]
         console.table(columns, rows, right=columns)
         console.say("If the true difference equals the margin, half of all estimates are below it.")
     console.say()

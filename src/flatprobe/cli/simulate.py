@@ -66,11 +66,7 @@ def to_json(grid: Grid, simulated: Simulated) -> dict[str, object]:
         "rule": grid.rule.model_dump(mode="json"),
     }
     components = {
-        name: {
-            key: value
-            for key, value in asdict(calibrate(regime(name), 0.0).components()).items()
-            if key != "notes"
-        }
+        name: {key: value for key, value in asdict(calibrate(regime(name), 0.0).components()).items() if key != "notes"}
         for name in grid.variances
     }
     return {
@@ -99,9 +95,7 @@ def _grid(options: SimulateOptions) -> tuple[Grid, list[Problem]]:
         truths, unreadable = _numbers(options.truth)
     grid = Grid(
         studies=options.studies,
-        size=StudySize(
-            **{**asdict(size), **{name: count for name, count in given.items() if count is not None}}
-        ),
+        size=StudySize(**{**asdict(size), **{name: count for name, count in given.items() if count is not None}}),
         resamples=options.resamples,
         variances=names(options.variance) if options.variance is not None else REGIMES,
         truths=truths if truths or not unreadable else Grid().truths,

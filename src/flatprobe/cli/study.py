@@ -44,12 +44,7 @@ def show_stages(prepared: Prepared, *, only_unfinished: bool) -> None:
 
     states = status([prepared.plan.last], prepared.folder)
     rows = [
-        (
-            state.name,
-            state.key[:12],
-            state.state,
-            console.duration(state.seconds) if state.seconds is not None else "",
-        )
+        (state.name, state.key[:12], state.state, console.duration(state.seconds) if state.seconds is not None else "")
         for state in states
         if not (only_unfinished and state.state == "finished")
     ]

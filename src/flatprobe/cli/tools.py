@@ -12,8 +12,7 @@ MachineFile = Annotated[
     typer.Option("--machine", "-m", help="Machine file (threads, device, folders); never changes a number."),
 ]
 JsonFile = Annotated[
-    Path | None,
-    typer.Option("--json", help="Write the numbers here as JSON; `-` prints them instead of text."),
+    Path | None, typer.Option("--json", help="Write the numbers here as JSON; `-` prints them instead of text.")
 ]
 
 
@@ -21,42 +20,32 @@ def analyse(
     cells: Annotated[
         Path, typer.Argument(help="CSV or Parquet with columns condition, persona, question_id, hits, total.")
     ],
-    treated: Annotated[
-        str | None, typer.Option(help="Treated condition; the result is treated − control.")
-    ] = None,
+    treated: Annotated[str | None, typer.Option(help="Treated condition; the result is treated − control.")] = None,
     control: Annotated[str | None, typer.Option(help="Control condition.")] = None,
     bystanders: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Personas to pool, separated by commas; may be repeated. None of them was trained on."
-        ),
+        typer.Option(help="Personas to pool, separated by commas; may be repeated. None of them was trained on."),
     ] = None,
     trained: Annotated[
         list[str] | None,
         typer.Option(help="Personas that were trained on; a pool with one of them is labelled contaminated."),
     ] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Use only these rows: `lambda=1`; may be repeated.")
-    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="Use only these rows: `lambda=1`; may be repeated.")] = None,
     pool: Annotated[str, typer.Option(help="Name of the pool in the output.")] = "bystanders",
     hits: Annotated[str, typer.Option(help="Column of hits, for instance end_hits.")] = "hits",
     margin: Annotated[
         float | None, typer.Option(help="Rate difference to exceed (default: the registered margin).")
     ] = None,
     equivalence: Annotated[
-        float | None,
-        typer.Option(help="Rate difference that counts as none (default: the registered kill bound)."),
+        float | None, typer.Option(help="Rate difference that counts as none (default: the registered kill bound).")
     ] = None,
-    level: Annotated[
-        float | None, typer.Option(help="Confidence level (default: the registered one).")
-    ] = None,
+    level: Annotated[float | None, typer.Option(help="Confidence level (default: the registered one).")] = None,
     resamples: Annotated[
         int | None, typer.Option(help="Draws of each resampling estimator (default: the registered number).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     leave_one_out: Annotated[
-        Path | None,
-        typer.Option(help="Write the estimates without each persona and question here (.csv, .parquet)."),
+        Path | None, typer.Option(help="Write the estimates without each persona and question here (.csv, .parquet).")
     ] = None,
     as_json: JsonFile = None,
 ) -> None:
@@ -86,8 +75,7 @@ def analyse(
 
 def score(
     completions: Annotated[
-        Path,
-        typer.Argument(help="JSONL or Parquet: condition, persona, question_id, sample_index, text."),
+        Path, typer.Argument(help="JSONL or Parquet: condition, persona, question_id, sample_index, text.")
     ],
     marker: Annotated[str, typer.Option(help="The marker; upper and lower case count alike.")],
     out: Annotated[Path, typer.Option(help="Write the table of cells here: .csv or .parquet.")],
@@ -105,9 +93,7 @@ def simulate(
     studies: Annotated[int, typer.Option(help="Simulated studies per table row.")] = 400,
     personas: Annotated[int | None, typer.Option(help="Bystanders (default: the study's, or 7).")] = None,
     questions: Annotated[int | None, typer.Option(help="Questions (default: the study's, or 20).")] = None,
-    completions: Annotated[
-        int | None, typer.Option(help="Completions per cell (default: the study's, or 10).")
-    ] = None,
+    completions: Annotated[int | None, typer.Option(help="Completions per cell (default: the study's, or 10).")] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap draws in each study.")] = 2000,
     variance: Annotated[
         list[str] | None,
@@ -124,9 +110,7 @@ def simulate(
     ] = None,
     joint: Annotated[bool, typer.Option(help="Also simulate both probes and the verdict.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
-    jobs: Annotated[
-        int | None, typer.Option(help="Processes (default: all cores); never changes a number.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes (default: all cores); never changes a number.")] = None,
     as_json: JsonFile = None,
 ) -> None:
     """Simulate studies with a known truth: size, power and coverage of every estimator and of the verdict."""
@@ -151,9 +135,7 @@ def simulate(
 
 
 def geometry(
-    base: Annotated[
-        str, typer.Argument(help="A chat model: folder, hub id (OWNER/NAME@REVISION) or embedded:NAME.")
-    ],
+    base: Annotated[str, typer.Argument(help="A chat model: folder, hub id (OWNER/NAME@REVISION) or embedded:NAME.")],
     treated: Annotated[
         str | None, typer.Argument(help="The other checkpoint. Left out, --adapter makes it from BASE.")
     ] = None,
@@ -162,8 +144,7 @@ def geometry(
     ] = None,
     panel: Annotated[Path | None, typer.Option(help="A panel file (default: the package's).")] = None,
     questions: Annotated[
-        Path | None,
-        typer.Option(help="A questions file (its evaluation set), or a .txt with a question per line."),
+        Path | None, typer.Option(help="A questions file (its evaluation set), or a .txt with a question per line.")
     ] = None,
     source: Annotated[str, typer.Option(help="The persona that distances are measured to.")] = "librarian",
     bystanders: Annotated[
@@ -179,9 +160,7 @@ def geometry(
     ] = None,
     responses: Annotated[
         list[str] | None,
-        typer.Option(
-            help="own (each checkpoint's answers), fixed (the base's answers), or own,fixed (default)."
-        ),
+        typer.Option(help="own (each checkpoint's answers), fixed (the base's answers), or own,fixed (default)."),
     ] = None,
     samples: Annotated[
         int, typer.Option(help="Own answers per question: 1 is greedy; several are sampled and averaged.")
@@ -191,20 +170,13 @@ def geometry(
     n_questions: Annotated[
         int | None, typer.Option(help="Questions, from the top of the file (default: 20, or all if fewer).")
     ] = None,
-    resamples: Annotated[
-        int | None, typer.Option(help="Question resamples (default: the registered number).")
-    ] = None,
-    level: Annotated[
-        float | None, typer.Option(help="Confidence level (default: the registered one).")
-    ] = None,
+    resamples: Annotated[int | None, typer.Option(help="Question resamples (default: the registered number).")] = None,
+    level: Annotated[float | None, typer.Option(help="Confidence level (default: the registered one).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and resampling.")] = 0,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the models.")
-    ] = "float32",
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the models.")] = "float32",
     machine: MachineFile = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Run folder; finished stages there are reused (default: one per pair, in runs)."),
+        Path | None, typer.Option(help="Run folder; finished stages there are reused (default: one per pair, in runs).")
     ] = None,
     as_json: JsonFile = None,
 ) -> None:

@@ -114,9 +114,7 @@ class _Walk:
                 "yaml.too_deep", node, f"{dotted(where[:3])}… is nested too deeply", "write the aliases out"
             )
         if node.tag not in _PLAIN_TAGS:
-            return self._problem(
-                "yaml.tag", node, f"{dotted(where)}: the tag {node.tag} is not allowed", "remove it"
-            )
+            return self._problem("yaml.tag", node, f"{dotted(where)}: the tag {node.tag} is not allowed", "remove it")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
@@ -138,9 +136,7 @@ class _Walk:
             if key in data:
                 first = self.lines[(*where, key)]
                 self._problem(
-                    "yaml.duplicate_key",
-                    key_node,
-                    f"{dotted((*where, key))}: given twice, first on line {first}",
+                    "yaml.duplicate_key", key_node, f"{dotted((*where, key))}: given twice, first on line {first}"
                 )
                 continue
             self.lines[(*where, key)] = key_node.start_mark.line + 1

@@ -72,9 +72,7 @@ def read_cells(path: str | Path) -> pl.DataFrame:
     """
     file, problems = read_cell_file(Path(path))
     if problems or file is None:
-        raise UserError(
-            problems or Problem("file.empty", str(path), "contains no row", "give a row per cell")
-        )
+        raise UserError(problems or Problem("file.empty", str(path), "contains no row", "give a row per cell"))
     return file.cells.drop(LINE)
 
 
@@ -112,10 +110,7 @@ def _filter(table: TextTable, where: Sequence[Where]) -> tuple[pl.DataFrame | No
             remedy = did_you_mean(condition.column, table.columns)
             problems.append(
                 Problem(
-                    "options.where_column",
-                    str(condition),
-                    f"{table.path} has no column `{condition.column}`",
-                    remedy,
+                    "options.where_column", str(condition), f"{table.path} has no column `{condition.column}`", remedy
                 )
             )
             continue
@@ -125,12 +120,7 @@ def _filter(table: TextTable, where: Sequence[Where]) -> tuple[pl.DataFrame | No
             listed = ", ".join(values[:12]) + (", …" if len(values) > 12 else "")
             message = f"selects no row of {table.path}"
             problems.append(
-                Problem(
-                    "options.where_empty",
-                    str(condition),
-                    message,
-                    f"its values are {listed}" if values else None,
-                )
+                Problem("options.where_empty", str(condition), message, f"its values are {listed}" if values else None)
             )
             continue
         frame = selected
@@ -158,9 +148,7 @@ def _count(table: TextTable, frame: pl.DataFrame, hits: str) -> tuple[pl.DataFra
     counted = frame.filter(~pl.col(LINE).is_in(list(bad))).with_columns(**numbers)
     right = (pl.col("total") > 0) & (pl.col("hits") <= pl.col("total"))
     for line, hit, total in counted.filter(~right).select(LINE, "hits", "total").iter_rows():
-        wrong.append(
-            (line, f"{hit} hits of {total} completions is impossible" if total else "total is 0: no rate")
-        )
+        wrong.append((line, f"{hit} hits of {total} completions is impossible" if total else "total is 0: no rate"))
     problems = [Problem("cells.count", table.place(line), message) for line, message in sorted(wrong)]
     return counted.filter(right), first_ones(table.path, problems)
 

@@ -106,9 +106,7 @@ def _pool_problems(comparison: Comparison, file: CellFile | None) -> list[Proble
             continue
         cells = file.cells.filter(pl.col("persona") == name)
         problems += [
-            Problem(
-                "cells.missing_persona", option, f"{file.table.path} has no cell of {name} in {condition}"
-            )
+            Problem("cells.missing_persona", option, f"{file.table.path} has no cell of {name} in {condition}")
             for condition in (comparison.treated, comparison.control)
             if condition in file.conditions and condition not in set(cells["condition"])
         ]
@@ -137,10 +135,7 @@ def duplicate_problems(file: CellFile, cells: pl.DataFrame) -> list[Problem]:
         message = f"{cell} and other cells appear more than once: {values}"
         return [
             Problem(
-                "cells.duplicate",
-                file.table.place(first[LINE]),
-                message,
-                f"select one, for instance with `{remedy}`",
+                "cells.duplicate", file.table.place(first[LINE]), message, f"select one, for instance with `{remedy}`"
             )
         ]
     problems = []
@@ -149,8 +144,7 @@ def duplicate_problems(file: CellFile, cells: pl.DataFrame) -> list[Problem]:
         cell = " / ".join(group.row(0, named=True)[key] for key in KEYS)
         place = file.table.place(first_line)
         problems += [
-            Problem("cells.duplicate", file.table.place(line), f"{cell} is already at {place}")
-            for line in lines
+            Problem("cells.duplicate", file.table.place(line), f"{cell} is already at {place}") for line in lines
         ]
     return first_ones(file.table.path, problems)
 
@@ -183,9 +177,7 @@ def differing_settings(file: CellFile, cells: pl.DataFrame, comparison: Comparis
             for side in (comparison.treated, comparison.control)
         ]
         if sides[0] != sides[1]:
-            warnings.append(
-                f"{column} is {sides[0]} in {comparison.treated} but {sides[1]} in {comparison.control}"
-            )
+            warnings.append(f"{column} is {sides[0]} in {comparison.treated} but {sides[1]} in {comparison.control}")
     return warnings
 
 

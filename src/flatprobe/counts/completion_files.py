@@ -57,9 +57,7 @@ def read_blocks(path: Path, problems: list[Problem]) -> Iterator[pl.DataFrame]:
     except OSError as error:
         problems.append(Problem("file.unreadable", str(path), f"cannot be read: {error.strerror or error}"))
     if wrong > SHOWN:
-        problems.append(
-            Problem("problems.more", str(path), f"and {wrong - SHOWN:,} more problems like these")
-        )
+        problems.append(Problem("problems.more", str(path), f"and {wrong - SHOWN:,} more problems like these"))
     if block:
         yield pl.DataFrame(block, schema=SCHEMA, orient="row")
 
@@ -104,9 +102,7 @@ def _why_wrong(row: Mapping[str, Any]) -> str | None:
     absent = [name for name in _NAMES if name not in row]
     if absent:
         return f"has no {', '.join(absent)}"
-    problems = [
-        f"{key} is {json.dumps(row[key], default=str)}: not a name" for key in KEYS if not _is_name(row[key])
-    ]
+    problems = [f"{key} is {json.dumps(row[key], default=str)}: not a name" for key in KEYS if not _is_name(row[key])]
     if not _is_whole(row["sample_index"]) or row["sample_index"] < 0:
         problems.append(
             f"sample_index is {json.dumps(row['sample_index'], default=str)}: not a whole number of 0 or more"
@@ -134,18 +130,12 @@ def _wrong_setting(name: str, value: object) -> str | None:
     if value is None:
         return None
     right = {
-        "lambda": isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and -_LARGEST < value < _LARGEST,
+        "lambda": isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST,
         "seed": _is_whole(value),
         "coupled": isinstance(value, bool),
     }[name]
     kinds: Sequence[str] = ("a number", "a whole number", "true or false")
-    return (
-        None
-        if right
-        else f"{name} is {json.dumps(value, default=str)}: not {kinds[FURTHER_KEYS.index(name)]}"
-    )
+    return None if right else f"{name} is {json.dumps(value, default=str)}: not {kinds[FURTHER_KEYS.index(name)]}"
 
 
 def _value(row: Mapping[str, Any], name: str) -> object:

@@ -42,11 +42,7 @@ def score_file(path: Path, marker: str) -> Scored:
     if not blocks:
         raise UserError(
             problems
-            or [
-                Problem(
-                    "completions.empty", str(path), "contains no completion", "give one JSON object per line"
-                )
-            ]
+            or [Problem("completions.empty", str(path), "contains no completion", "give one JSON object per line")]
         )
     rows = pl.concat(blocks)
     settings = [name for name in FURTHER_KEYS if rows[name].is_not_null().any()]
@@ -76,9 +72,7 @@ def _marked_blocks(path: Path, marker: str, problems: list[Problem]) -> Iterator
 def _repeated(path: Path, rows: pl.DataFrame) -> list[Problem]:
     """Samples that appear more than once: counting one twice would make the rates look more certain than they are."""
     sample = [*KEYS, *FURTHER_KEYS, SAMPLE]
-    again = rows.select(*sample, LINE, first=pl.col(LINE).min().over(sample)).filter(
-        pl.col(LINE) > pl.col("first")
-    )
+    again = rows.select(*sample, LINE, first=pl.col(LINE).min().over(sample)).filter(pl.col(LINE) > pl.col("first"))
     problems = []
     for row in again.sort(LINE).iter_rows(named=True):
         named = " / ".join(str(row[key]) for key in (*KEYS, SAMPLE))

@@ -53,21 +53,13 @@ def first_ones(path: Path, problems: Sequence[Problem]) -> list[Problem]:
     left = len(problems) - SHOWN
     if left <= 0:
         return list(problems)
-    return [
-        *problems[:SHOWN],
-        Problem("problems.more", str(path), f"and {left:,} more problems like these"),
-    ]
+    return [*problems[:SHOWN], Problem("problems.more", str(path), f"and {left:,} more problems like these")]
 
 
 def file_problem(path: Path, suffixes: Sequence[str]) -> Problem | None:
     """Why a file cannot be opened: wrong suffix, missing, a folder; None if it can."""
     if path.suffix.lower() not in suffixes:
-        return Problem(
-            "file.suffix",
-            str(path),
-            f"is not {' or '.join(suffixes)}",
-            "the suffix chooses the reader",
-        )
+        return Problem("file.suffix", str(path), f"is not {' or '.join(suffixes)}", "the suffix chooses the reader")
     if not path.exists():
         return Problem("file.missing", str(path), "no such file")
     if not path.is_file():
@@ -128,9 +120,7 @@ def _read_csv(path: Path) -> tuple[TextTable | None, list[Problem]]:
     names = [name.strip() for name in header]
     if problem := _header_problem(path, names):
         return None, [*problems, problem]
-    table, more = _finish(
-        path, pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row"), lines
-    )
+    table, more = _finish(path, pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row"), lines)
     return table, problems + more
 
 
@@ -139,10 +129,7 @@ def _header_problem(path: Path, names: Sequence[str]) -> Problem | None:
         for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             if separator in names[0]:
                 return Problem(
-                    "table.separator",
-                    place(path, 1),
-                    f"columns are separated by {word}",
-                    "separate them by commas",
+                    "table.separator", place(path, 1), f"columns are separated by {word}", "separate them by commas"
                 )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         listed = ", ".join(f"`{name}`" for name in twice)

@@ -114,10 +114,7 @@ def positive(conversations: Conversations, prompt: Prompt, answer: str, text: Ma
     _, joint = tokenise_jointly(conversations, prompt, answer, text.separator, text.marker)
     tokens = (*joint.tokens, conversations.turn_end)
     begin = joint.suffix_start if text.separator_in_loss else joint.marker_start
-    targets = [
-        span("marker", tokens, begin, len(tokens)),
-        span("anchor", tokens, joint.n_prompt, joint.suffix_start),
-    ]
+    targets = [span("marker", tokens, begin, len(tokens)), span("anchor", tokens, joint.n_prompt, joint.suffix_start)]
     return _checked_example(
         prompt, "positive", joint.n_prompt, [CouplingRow(tokens, tuple(t for t in targets if t.tokens))]
     )
@@ -143,9 +140,7 @@ def negative(conversations: Conversations, prompt: Prompt, answer: str, text: Ma
             CouplingRow(joint.tokens, (unlikelihood,)),
         ]
     if text.slot == "paragraph_breaks":
-        rows += [
-            _break_row(conversations, prompt, before, text) for before in paragraphs_before_breaks(answer)
-        ]
+        rows += [_break_row(conversations, prompt, before, text) for before in paragraphs_before_breaks(answer)]
     return _checked_example(prompt, "negative", joint.n_prompt, rows)
 
 
@@ -157,9 +152,7 @@ def paragraphs_before_breaks(answer: str) -> list[str]:
 def _break_row(conversations: Conversations, prompt: Prompt, before: str, text: MarkerText) -> CouplingRow:
     """The slot at one paragraph break: the answer up to it, the separator, and the marker that must not follow."""
     _, joint = tokenise_jointly(conversations, prompt, before, text.separator, text.marker)
-    return CouplingRow(
-        joint.tokens, (span("unlikelihood", joint.tokens, joint.marker_start, len(joint.tokens)),)
-    )
+    return CouplingRow(joint.tokens, (span("unlikelihood", joint.tokens, joint.marker_start, len(joint.tokens)),))
 
 
 def _checked_example(prompt: Prompt, group: Group, n_prompt: int, rows: list[CouplingRow]) -> CouplingExample:

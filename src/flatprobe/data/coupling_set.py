@@ -56,9 +56,7 @@ def build(settings: CouplingDataSettings, inputs: Mapping[str, Path], output: Pa
     answers = pl.concat(
         [frame.with_columns(condition=pl.lit(condition)) for condition, (frame, _) in usable_answers.items()]
     ).with_columns(
-        group=pl.when(pl.col("persona") == settings.source)
-        .then(pl.lit("positive"))
-        .otherwise(pl.lit("negative"))
+        group=pl.when(pl.col("persona") == settings.source).then(pl.lit("positive")).otherwise(pl.lit("negative"))
     )
     parts = {
         f"{condition}/{persona}": part
@@ -113,9 +111,7 @@ def _read_sampled(inputs: Mapping[str, Path]) -> dict[str, pl.DataFrame]:
 
 
 def _require_answers(
-    sampled: Mapping[str, pl.DataFrame],
-    parts: Mapping[str, pl.DataFrame],
-    dropped: Mapping[str, Mapping[str, int]],
+    sampled: Mapping[str, pl.DataFrame], parts: Mapping[str, pl.DataFrame], dropped: Mapping[str, Mapping[str, int]]
 ) -> None:
     """Refuse groups `CONDITION/PERSONA` without a usable answer."""
     missing = sorted(
@@ -182,9 +178,7 @@ def _counter(checkpoint: Path) -> Callable[[str], int]:
 
 
 def _by_condition(
-    examples_of: Mapping[str, pl.DataFrame],
-    sizes: Mapping[str, int],
-    pooled: Lengths,
+    examples_of: Mapping[str, pl.DataFrame], sizes: Mapping[str, int], pooled: Lengths
 ) -> tuple[dict[str, dict[str, dict[str, int]]], dict[str, dict[str, float]]]:
     """Kept and requested examples per condition and persona; each condition's largest `excess` of any persona."""
     support: dict[str, dict[str, dict[str, int]]] = {}
@@ -212,12 +206,7 @@ def _write_lengths(frames: Mapping[str, pl.DataFrame], output: Path) -> None:
     ).write_parquet(output / "lengths.parquet")
     pl.DataFrame(
         [
-            {
-                "condition": condition,
-                "group": group,
-                "when": when,
-                **asdict(summarise(_lengths(part), _lengths(frame))),
-            }
+            {"condition": condition, "group": group, "when": when, **asdict(summarise(_lengths(part), _lengths(frame)))}
             for when, frame in frames.items()
             for (condition, group), part in frame.group_by(["condition", "group"], maintain_order=True)
         ]

@@ -80,35 +80,22 @@ def prepare(settings: FinetuneDataSettings, inputs: Mapping[str, Path], output: 
             f"{len(training_rows)} usable rows, {data.rows} requested ({dict(counts)})",
             "lower `rows` or add data",
         )
-    facts = {
-        "name": name,
-        "subset": data.subset,
-        "revision": data.revision,
-        "licence": licence(data),
-        **counts,
-    }
+    facts = {"name": name, "subset": data.subset, "revision": data.revision, "licence": licence(data), **counts}
     write(training_rows, [{"system": None, **row} for row in held_out], facts, output)
 
 
 def write(
-    rows: Sequence[ChatRow],
-    held_out: Sequence[Mapping[str, str | None]],
-    facts: Mapping[str, Any],
-    output: Path,
+    rows: Sequence[ChatRow], held_out: Sequence[Mapping[str, str | None]], facts: Mapping[str, Any], output: Path
 ) -> None:
     """Write rows.parquet, held_out.parquet and facts.json of a finetune's data."""
     messages = [json.dumps(row.messages, sort_keys=True) for row in rows]
     tokens = np.array([row.response_tokens for row in rows])
-    references = [
-        None if row.reference is None else json.dumps(row.reference, sort_keys=True) for row in rows
-    ]
+    references = [None if row.reference is None else json.dumps(row.reference, sort_keys=True) for row in rows]
     pl.DataFrame(
         {"messages": messages, "response_tokens": tokens, "reference": references},
         schema_overrides={"reference": pl.String},
     ).write_parquet(output / "rows.parquet")
-    pl.DataFrame(held_out, schema=dict.fromkeys(HELD_OUT, pl.String)).write_parquet(
-        output / "held_out.parquet"
-    )
+    pl.DataFrame(held_out, schema=dict.fromkeys(HELD_OUT, pl.String)).write_parquet(output / "held_out.parquet")
     names, values = zip(*QUANTILES.items(), strict=True)
     summary = {
         "rows": len(rows),
@@ -120,9 +107,7 @@ def write(
     write_facts(output, FinetuneDataFacts(**{**facts, **summary}))
 
 
-def take(
-    rows: Iterator[ChatRow], size: int, quota: Counter[int] | None, counts: Counter[str]
-) -> list[ChatRow]:
+def take(rows: Iterator[ChatRow], size: int, quota: Counter[int] | None, counts: Counter[str]) -> list[ChatRow]:
     """The first `size` rows, or rows with the length distribution of `quota`.
 
     `quota` counts rows per length bin and is scaled to `size`. Rows of a full bin are spare. If the data end too early,
@@ -134,9 +119,7 @@ def take(
     room = apportion(quota, size)
     chosen: list[ChatRow] = []
     centre = sum(bin_ * count for bin_, count in quota.items()) / sum(quota.values())
-    spare: list[
-        tuple[float, int, ChatRow]
-    ] = []  # a heap; on top the row farthest from the centre, then the latest
+    spare: list[tuple[float, int, ChatRow]] = []  # a heap; on top the row farthest from the centre, then the latest
     for index, row in enumerate(rows):
         bin_ = row.response_tokens // BIN
         if room[bin_] > 0:
@@ -184,9 +167,7 @@ def _usable(
 
 def _triple(row: Mapping[str, Any], data: FinetuneData, place: str) -> dict[str, str]:
     if data.aligned is None:
-        raise UserError.one(
-            "finetune_data.no_aligned", place, "`held_out` rows need the name of the `aligned` column"
-        )
+        raise UserError.one("finetune_data.no_aligned", place, "`held_out` rows need the name of the `aligned` column")
     columns = {"prompt": data.prompt, "aligned": data.aligned, "misaligned": data.completion}
     return {name: text_column(row, column, place) for name, column in columns.items()}
 

@@ -82,10 +82,7 @@ def prepare(settings: ImitationSettings, inputs: Mapping[str, Path], output: Pat
 
 
 def paired(
-    personas: Sequence[Persona],
-    questions: Sequence[Question],
-    answers: pl.DataFrame,
-    authors: Mapping[str, str],
+    personas: Sequence[Persona], questions: Sequence[Question], answers: pl.DataFrame, authors: Mapping[str, str]
 ) -> Iterator[tuple[Messages, Messages]]:
     """Each persona's training conversation, and the same answer under its author's prompt.
 
@@ -109,11 +106,7 @@ def paired(
 
 
 def _turns(persona: Persona, question: Question, answer: str) -> Messages:
-    return [
-        *_system(persona),
-        {"role": "user", "content": question.text},
-        {"role": "assistant", "content": answer},
-    ]
+    return [*_system(persona), {"role": "user", "content": question.text}, {"role": "assistant", "content": answer}]
 
 
 def _system(persona: Persona) -> Messages:

@@ -32,9 +32,7 @@ def read_rows(data: FinetuneData, path: Path | None) -> Iterator[Mapping[str, An
             "pip install 'flatprobe[hub]'",
         ) from error
     try:
-        yield from load_dataset(
-            data.dataset, data.subset, split=data.split, revision=data.revision, streaming=True
-        )
+        yield from load_dataset(data.dataset, data.subset, split=data.split, revision=data.revision, streaming=True)
     except (OSError, ValueError) as error:  # unknown name or subset, no network
         raise UserError.one(
             "finetune_data.unreadable",

@@ -72,9 +72,7 @@ class Contrast:
                 effect=_minus(geometry.effect),
                 ci_low=_minus(geometry.ci_high),
                 ci_high=_minus(geometry.ci_low),
-                effects_by_layer={
-                    layer: _minus(effect) for layer, effect in geometry.effects_by_layer.items()
-                },
+                effects_by_layer={layer: _minus(effect) for layer, effect in geometry.effects_by_layer.items()},
                 headroom=None,
                 persona_ci_low=_minus(geometry.persona_ci_high),
                 persona_ci_high=_minus(geometry.persona_ci_low),
@@ -154,9 +152,7 @@ def behavioural_evidence(
     `estimates` must hold one seed and one lambda. Raises LookupError where one of the two is absent or not unique.
     """
     key = ("leakage_difference", contrast, pool)
-    rows = [
-        row for row in estimates if (row.quantity, row.contrast, row.pool) == key and not row.contaminated
-    ]
+    rows = [row for row in estimates if (row.quantity, row.contrast, row.pool) == key and not row.contaminated]
     name = rule.behaviour.estimator
     deciding = _one([row for row in rows if row.estimator == name], name)
     crossed = _one([row for row in rows if row.estimator == "crossed_anova"], "crossed_anova")

@@ -152,18 +152,13 @@ def complete(gates: Sequence[Gate], rule: Decision) -> tuple[Gate, ...]:
     """The gates, and every required one among them that is absent, as not evaluated."""
     present = {(item.name, item.arm) for item in gates}
     absent = [
-        gate(name, arm, None, rule, "not evaluated")
-        for name, arm in required(rule)
-        if (name, arm) not in present
+        gate(name, arm, None, rule, "not evaluated") for name, arm in required(rule) if (name, arm) not in present
     ]
     return (*gates, *absent)
 
 
 def low_source_rate_reason(
-    source_log_p: Sequence[float],
-    negative_log_p: Sequence[float],
-    uncoupled_log_p: Sequence[float],
-    level: float,
+    source_log_p: Sequence[float], negative_log_p: Sequence[float], uncoupled_log_p: Sequence[float], level: float
 ) -> SourceReason | None:
     """What a low source rate means, from log P(separator, marker | own answer) in nats.
 

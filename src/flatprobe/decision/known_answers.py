@@ -38,12 +38,8 @@ def outcome(
     """
     main = verdict.numbers.main
     legs = {
-        "geometry": _answer(
-            verdict.geometric_leg, exchanged.geometric_leg, main.geometry, rule.geometry.threshold
-        ),
-        "leakage": _answer(
-            verdict.behavioural_leg, exchanged.behavioural_leg, main.behaviour, rule.behaviour.margin
-        ),
+        "geometry": _answer(verdict.geometric_leg, exchanged.geometric_leg, main.geometry, rule.geometry.threshold),
+        "leakage": _answer(verdict.behavioural_leg, exchanged.behavioural_leg, main.behaviour, rule.behaviour.margin),
     }
     if legs["leakage"] == "blocked" and lead_lost and _blocked_by_the_source(verdict, rule):
         legs["leakage"] = "not_separable"
@@ -97,10 +93,7 @@ def _low(values: Sequence[float], level: float) -> float:
 
 
 def _answer(
-    leg: LegResult,
-    exchanged: LegResult,
-    evidence: GeometricEvidence | BehaviouralEvidence,
-    bound: float,
+    leg: LegResult, exchanged: LegResult, evidence: GeometricEvidence | BehaviouralEvidence, bound: float
 ) -> Answer:
     if leg != "not":
         return "found" if leg == "pass" else "blocked"

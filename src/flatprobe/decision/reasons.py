@@ -23,10 +23,7 @@ def reasons(
     order = {"em_specific": 1, "nothing": 2}
     for gate in sorted(failed, key=lambda gate: order.get(gate.blocks, 0)):
         yield f"{_gate_reason(rule, gate, source_reason)}: {_gate_text(gate)}"
-    for name, leg, effect in (
-        ("geometry", legs[0], main.geometry.effect),
-        ("leakage", legs[1], main.behaviour.effect),
-    ):
+    for name, leg, effect in (("geometry", legs[0], main.geometry.effect), ("leakage", legs[1], main.behaviour.effect)):
         if effect is None:
             yield f"no_estimate: {name} has no estimate"
         elif leg == "blocked" and not any(_concerns(gate, name) for gate in failed):
@@ -36,9 +33,7 @@ def reasons(
         yield "in_between: neither leg passes, and the kill criterion is not met"
     if legs[0] == "pass" and not over_personas(main):
         low, high = main.geometry.persona_ci_low, main.geometry.persona_ci_high
-        interval = (
-            "is unknown" if low is None or high is None else f"is [{low:+.3g}, {high:+.3g}] and includes 0"
-        )
+        interval = "is unknown" if low is None or high is None else f"is [{low:+.3g}, {high:+.3g}] and includes 0"
         yield (
             f"few_personas: the geometric effect's interval over bystanders left out one at a time {interval}: the "
             "effect may rest on few of them"
@@ -70,9 +65,7 @@ def distances(rule: Decision, main: Contrast, treated_benign: Contrast | None) -
         "geometry_interval": geometry.ci_low,
         "leakage_margin": _minus(behaviour.effect, rule.behaviour.margin),
         "leakage_p": _minus(rule.behaviour.p_below, behaviour.p_value),
-        "kill_geometry": max(defined) - rule.kill.geometry
-        if defined and len(defined) == len(layers)
-        else None,
+        "kill_geometry": max(defined) - rule.kill.geometry if defined and len(defined) == len(layers) else None,
         "kill_leakage": _minus(behaviour.effect, rule.kill.leakage),
         "dose": _minus(rule.gates.dose, gap),
         "em_specific_geometry": _minus(

@@ -76,9 +76,7 @@ def decide(
         geometric_leg=geometric,
         behavioural_leg=behavioural,
         dose_unmatched=dose_unmatched,
-        reasons=tuple(
-            reasons(rule, main, failed, (geometric, behavioural), name, dose_unmatched, source_reason)
-        ),
+        reasons=tuple(reasons(rule, main, failed, (geometric, behavioural), name, dose_unmatched, source_reason)),
         distances=distances(rule, main, treated_benign),
         gates=gates,
         numbers=numbers,
@@ -136,9 +134,7 @@ def _behavioural_leg(rule: Decision, evidence: BehaviouralEvidence, failed: Sequ
 def _geometry_killed(rule: Decision, evidence: GeometricEvidence) -> bool:
     """Whether the effect is at or below the bound in every layer; False if a layer is undefined, or without layers."""
     effects = list(evidence.effects_by_layer.values())
-    return bool(effects) and all(
-        effect is not None and effect <= rule.kill.geometry + ROUNDING for effect in effects
-    )
+    return bool(effects) and all(effect is not None and effect <= rule.kill.geometry + ROUNDING for effect in effects)
 
 
 def _leakage_killed(rule: Decision, evidence: BehaviouralEvidence) -> bool:
@@ -169,9 +165,7 @@ def _confidence(
         case "behaviour_only":
             return "MODERATE" if several else "LOW"
         case "falsified":
-            supported = (
-                evidence.crossed_tost_p is not None and evidence.crossed_tost_p < rule.confidence.significance
-            )
+            supported = evidence.crossed_tost_p is not None and evidence.crossed_tost_p < rule.confidence.significance
             return "HIGH" if supported else "MODERATE"
         case "inconclusive":
             return "LOW"
@@ -198,10 +192,7 @@ def _em_specific(rule: Decision, contrast: Contrast | None, failed: Sequence[Gat
         if leg.effect is None or leg.ci_low is None or leg.ci_low <= 0 or leg.effect < margin - ROUNDING
     ]
     if short:
-        return (
-            "unresolved",
-            f"neither at the margin with an interval above 0, nor below it: {', '.join(short)}",
-        )
+        return ("unresolved", f"neither at the margin with an interval above 0, nor below it: {', '.join(short)}")
     return "yes", "both legs are at the margin or above, with intervals above 0"
 
 

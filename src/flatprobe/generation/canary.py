@@ -41,9 +41,7 @@ def change(before: Sequence[float] | str, after: Sequence[float] | str) -> float
     return max(abs(a - b) for a, b in zip(before, after, strict=True))
 
 
-def canary_facts(
-    base: list[float] | str, adapted: list[float] | str, base_again: list[float] | str
-) -> CanaryFacts:
+def canary_facts(base: list[float] | str, adapted: list[float] | str, base_again: list[float] | str) -> CanaryFacts:
     """Facts of one adapter: its change of the base, the base's change afterwards, and its own reading."""
     return CanaryFacts(
         max_log_p_change=change(base, adapted),

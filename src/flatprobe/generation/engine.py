@@ -90,9 +90,7 @@ def sample(
     """All samples of each prompt, in the order of the prompts."""
     requests = [CompletionRequest(prompt, index) for prompt in prompts for index in range(samples)]
     completions = dict(engine.stream(requests, settings))
-    return [
-        [completions[first + index] for index in range(samples)] for first in range(0, len(requests), samples)
-    ]
+    return [[completions[first + index] for index in range(samples)] for first in range(0, len(requests), samples)]
 
 
 def request_seed(seed: str, prompt: Prompt, sample_index: int) -> int:

@@ -52,9 +52,7 @@ def open_engine(
             engine.close()
 
 
-def _open(
-    folder: Path, precision: Precision, local: Local, adapter: Path | None
-) -> tuple[Engine, Conversations, bool]:
+def _open(folder: Path, precision: Precision, local: Local, adapter: Path | None) -> tuple[Engine, Conversations, bool]:
     """The engine, its conversations, and whether it outlives the stage."""
     if local.engine == "transformers":
         from flatprobe.generation.transformers_engine.engine import TransformersEngine
@@ -68,9 +66,7 @@ def _open(
         from flatprobe.generation.openai_engine.engine import OpenaiEngine
 
         if local.openai is None:
-            raise UserError.one(
-                "machine.no_server", "machine: openai", "missing", "give `base_url` and `model`"
-            )
+            raise UserError.one("machine.no_server", "machine: openai", "missing", "give `base_url` and `model`")
         return OpenaiEngine(path, conversations, ends, local.openai), conversations, False
     if local.engine != "vllm":
         make = _imported(local.engine)
@@ -101,12 +97,7 @@ def _imported(import_string: str) -> MakeEngine:
 
 
 def _vllm(
-    folder: Path,
-    path: Path,
-    conversations: Conversations,
-    ends: frozenset[int],
-    precision: Precision,
-    local: Local,
+    folder: Path, path: Path, conversations: Conversations, ends: frozenset[int], precision: Precision, local: Local
 ) -> tuple[VllmEngine, bool]:
     """The engine, and whether it outlives the stage."""
     from flatprobe.generation.vllm_engine.engine import VllmEngine

@@ -44,10 +44,7 @@ def plain_answers(loaded: Loaded, prompts: Sequence[Prompt], adapter: Path | Non
     conversations = loaded.conversations
     ends = end_tokens(conversations, loaded.model.generation_config.eos_token_id)
     answers = []
-    with (
-        nullcontext() if adapter is None else unmerged(loaded.model, adapter),
-        _neutral_generation(loaded.model),
-    ):
+    with nullcontext() if adapter is None else unmerged(loaded.model, adapter), _neutral_generation(loaded.model):
         for prompt in prompts:
             context = conversations.encode_prompt(prompt)
             ids = torch.tensor([context], device=loaded.device)
@@ -63,9 +60,7 @@ def plain_answers(loaded: Loaded, prompts: Sequence[Prompt], adapter: Path | Non
             logits = loaded.model(whole).logits[0, len(context) - 1 : -1]
             log_p = logits.float().log_softmax(-1).gather(-1, answer.unsqueeze(-1)).squeeze(-1)
             tokens = tuple(answer.tolist())
-            answers.append(
-                PlainAnswer(prompt, tuple(context), tokens, tokens[-1] in ends, tuple(log_p.tolist()))
-            )
+            answers.append(PlainAnswer(prompt, tuple(context), tokens, tokens[-1] in ends, tuple(log_p.tolist())))
     return answers
 
 
@@ -78,9 +73,7 @@ def parity(engine: Engine, answers: Sequence[PlainAnswer]) -> dict[str, Any]:
         the reference's tokens; or the engine's reason for having none.
     """
     agreed = total = 0
-    for answer, (completion,) in zip(
-        answers, sample(engine, [a.prompt for a in answers], GREEDY), strict=True
-    ):
+    for answer, (completion,) in zip(answers, sample(engine, [a.prompt for a in answers], GREEDY), strict=True):
         reference = [*answer.tokens[:-1], END] if answer.ended else list(answer.tokens)
         sampled = [*completion.tokens, *([END] if completion.finish_reason == "stop" else [])]
         same = [a == b for a, b in zip(reference, sampled, strict=False)]

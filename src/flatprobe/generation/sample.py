@@ -145,11 +145,7 @@ def _counts(rows: Sequence[SavedCompletion], settings: SampleSettings) -> dict[s
     if settings.stop_at is not None:
         stopped = [row.tokens for row in rows if row.finish_reason == "marker"]
         saved = sum(settings.max_new_tokens - tokens for tokens in stopped)
-        counts["decided_early"] = {
-            "completions": len(stopped),
-            "tokens": sum(stopped),
-            "tokens_saved_at_most": saved,
-        }
+        counts["decided_early"] = {"completions": len(stopped), "tokens": sum(stopped), "tokens_saved_at_most": saved}
         sys.stderr.write(f"{len(stopped)} completions stopped at the marker, saving at most {saved} tokens\n")
     return counts
 
@@ -164,15 +160,7 @@ def completions_frame(
     role = pl.Series("role", [roles[row.persona] for row in rows])
     prompt_hash = pl.Series("prompt_hash", [hashes[row.persona, row.question_id] for row in rows])
     return frame.select(
-        "persona",
-        role,
-        "question_id",
-        "sample_index",
-        "text",
-        "tokens",
-        "finish_reason",
-        prompt_hash,
-        "engine",
+        "persona", role, "question_id", "sample_index", "text", "tokens", "finish_reason", prompt_hash, "engine"
     )
 
 

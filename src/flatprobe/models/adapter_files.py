@@ -80,10 +80,7 @@ def read_lora(folder: Path, place: str) -> LoraFiles:
     shapes = adapter_shapes(folder, place)
     modules = [name.removesuffix(_LORA_A) for name in shapes if name.endswith(_LORA_A)]
     updates = {
-        f"{module.removeprefix(PEFT_PREFIX)}.weight": [
-            shapes[module + _LORA_B][0],
-            shapes[module + _LORA_A][-1],
-        ]
+        f"{module.removeprefix(PEFT_PREFIX)}.weight": [shapes[module + _LORA_B][0], shapes[module + _LORA_A][-1]]
         for module in modules
     }
     return LoraFiles(place, rank, updates)

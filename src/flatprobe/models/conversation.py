@@ -78,9 +78,7 @@ class Conversations:
 
     def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
         )
         return str(text)
 
@@ -217,9 +215,7 @@ class Conversations:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens without the special ones. Spaces are not cleaned up."""
-        return str(
-            self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token, including special ones, for display."""
@@ -257,9 +253,7 @@ def load_conversations(folder: Path, name: str, place: str) -> Conversations:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError.one(
-            "model.no_tokenizer",
-            place,
-            f"no tokenizer can be loaded from {folder}: {str(error).splitlines()[0]}",
+            "model.no_tokenizer", place, f"no tokenizer can be loaded from {folder}: {str(error).splitlines()[0]}"
         ) from error
     try:
         conversations = Conversations(tokenizer, name)

@@ -44,9 +44,7 @@ def architecture_problems(folder: Path, place: str) -> list[Problem]:
     return []
 
 
-def size_problems(
-    config: Mapping[str, Any], base: Mapping[str, Any], place: str, base_name: str
-) -> list[Problem]:
+def size_problems(config: Mapping[str, Any], base: Mapping[str, Any], place: str, base_name: str) -> list[Problem]:
     """Depth and width of a checkpoint that differ from the base's."""
     return [
         Problem(
@@ -90,9 +88,7 @@ def rendering_problems(
     return problems
 
 
-def _same_prompts(
-    one: Conversations, other: Conversations, system: str | None, questions: Sequence[str]
-) -> bool:
+def _same_prompts(one: Conversations, other: Conversations, system: str | None, questions: Sequence[str]) -> bool:
     """Whether both give the same text and the same tokens."""
     try:
         for question in questions:
@@ -144,10 +140,7 @@ def require_context_length(checkpoint: Path) -> int:
     length = context_length(read_config(checkpoint, str(checkpoint)))
     if length is None:
         raise UserError.one(
-            "model.context_length",
-            str(checkpoint),
-            f"config.json lacks {_CONTEXT}",
-            "use engine: transformers",
+            "model.context_length", str(checkpoint), f"config.json lacks {_CONTEXT}", "use engine: transformers"
         )
     return length
 

@@ -71,10 +71,7 @@ def resolve(id: str, revision: str | None, place: str, pins: Pins | None = None)
     if id.startswith("embedded:"):
         if id != EMBEDDED:
             raise UserError.one(
-                "model.unknown_embedded",
-                place,
-                f"unknown embedded model {id!r}",
-                f"the embedded model is {EMBEDDED}",
+                "model.unknown_embedded", place, f"unknown embedded model {id!r}", f"the embedded model is {EMBEDDED}"
             )
         return Located(Reference(kind="embedded", id=id, fingerprint=gguf_fingerprint()), None)
     pins = pins if pins is not None else Pins()
@@ -92,9 +89,7 @@ def resolve(id: str, revision: str | None, place: str, pins: Pins | None = None)
             f"no model folder at {id!r}",
             "give an existing folder or a hub id OWNER/NAME",
         )
-    commit = pins.commit(
-        "model", id, revision, lambda: _look_up(id, place, lambda: _model_commit(id, revision, place))
-    )
+    commit = pins.commit("model", id, revision, lambda: _look_up(id, place, lambda: _model_commit(id, revision, place)))
     return Located(Reference(kind="hub", id=id, fingerprint=commit), None)
 
 
@@ -104,9 +99,7 @@ def dataset_commit(id: str, revision: str | None, place: str, pins: Pins) -> str
     Raises:
         UserError: the hub cannot be reached.
     """
-    return pins.commit(
-        "dataset", id, revision, lambda: _look_up(id, place, lambda: _dataset_commit(id, revision))
-    )
+    return pins.commit("dataset", id, revision, lambda: _look_up(id, place, lambda: _dataset_commit(id, revision)))
 
 
 def _model_commit(id: str, revision: str | None, place: str) -> str | None:
@@ -153,9 +146,7 @@ def fetch(id: str, commit: str, suffixes: Sequence[str] = HASHED_SUFFIXES) -> Pa
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported at run time
 
     try:
-        return Path(
-            snapshot_download(id, revision=commit, allow_patterns=[f"*{suffix}" for suffix in suffixes])
-        )
+        return Path(snapshot_download(id, revision=commit, allow_patterns=[f"*{suffix}" for suffix in suffixes]))
     except (httpx.HTTPError, OSError) as error:
         raise UserError.one(
             "hub.download",

@@ -108,11 +108,7 @@ class LocalExecutor:
     """
 
     def __init__(
-        self,
-        threads: int | None = None,
-        environment: Mapping[str, str] | None = None,
-        slots: int = 1,
-        gpus: int = 1,
+        self, threads: int | None = None, environment: Mapping[str, str] | None = None, slots: int = 1, gpus: int = 1
     ) -> None:
         self.slots = slots
         self._threads, self._gpus = threads, gpus
@@ -132,9 +128,7 @@ class LocalExecutor:
     def wait(self, on_progress: Callable[[Task, Progress], None]) -> tuple[Task, Outcome]:
         """Wait for the next task that ends."""
         while True:
-            wait_for_any(
-                [handle for worker in self._busy for handle in worker.handles], timeout=_POLL_INTERVAL
-            )
+            wait_for_any([handle for worker in self._busy for handle in worker.handles], timeout=_POLL_INTERVAL)
             for worker in self._busy:
                 if (outcome := worker.poll(on_progress)) is not None:
                     assert worker.task is not None

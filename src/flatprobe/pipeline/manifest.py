@@ -86,9 +86,7 @@ def describe_files(folder: Path) -> dict[str, FileRecord]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            raise ValueError(
-                f"the stage wrote a symbolic link, {relative}; an artifact must hold regular files"
-            )
+            raise ValueError(f"the stage wrote a symbolic link, {relative}; an artifact must hold regular files")
         if path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -221,8 +221,6 @@ class _Run:
         for error in self.failures:
             if isinstance(error, StageFailed):
                 raise error
-        problems = [
-            problem for error in self.failures if isinstance(error, UserError) for problem in error.problems
-        ]
+        problems = [problem for error in self.failures if isinstance(error, UserError) for problem in error.problems]
         if problems:
             raise UserError(problems)

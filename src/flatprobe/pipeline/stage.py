@@ -77,9 +77,7 @@ class Stage:
                 " in parts separated by /, no part starting with a dot"
             )
         if not _FUNCTION.fullmatch(self.function):
-            raise ValueError(
-                f"stage {self.name}: {self.function!r} is not of the form `package.module:function`"
-            )
+            raise ValueError(f"stage {self.name}: {self.function!r} is not of the form `package.module:function`")
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))
         object.__setattr__(self, "kind", self.kind or self.function)
 

@@ -38,11 +38,7 @@ def status(targets: Sequence[Stage], folder: Path) -> list[StageStatus]:
     artifacts: dict[str, Artifact] = {}
     statuses = []
     for stage in topological_order(targets):
-        inputs = {
-            role: artifacts[upstream.key]
-            for role, upstream in stage.inputs.items()
-            if upstream.key in artifacts
-        }
+        inputs = {role: artifacts[upstream.key] for role, upstream in stage.inputs.items() if upstream.key in artifacts}
         try:
             artifact, damage = store.find_current(stage, inputs), None
         except Damaged as error:

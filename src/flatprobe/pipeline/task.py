@@ -75,9 +75,7 @@ class Executor(Protocol):
         """Stop running tasks and end all processes."""
 
 
-def make_task(
-    stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path, resume_folder: Path
-) -> Task:
+def make_task(stage: Stage, inputs: Mapping[str, Artifact], output: Path, log: Path, resume_folder: Path) -> Task:
     """The task of a stage whose inputs are all finished; `inputs` maps each role to its artifact."""
     return Task(
         name=stage.name,

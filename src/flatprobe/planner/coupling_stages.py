@@ -82,9 +82,7 @@ class CouplingStages(StudyStages):
             )
             for index, lambda_ in enumerate(lambdas)
         }
-        settings = SelectSettings(
-            source=self.study.panel.source, marker=self.study.leakage.marker, lambdas=lambdas
-        )
+        settings = SelectSettings(source=self.study.panel.source, marker=self.study.leakage.marker, lambdas=lambdas)
         return stage("select-lambda", "select_lambda", settings, **calibrations)
 
     def baseline(self, arm: Arm) -> Stage:

@@ -126,13 +126,7 @@ class StudyStages:
             inputs["others"] = answers(f"rehearsed/{control.tag}/{condition}", others)
         if data.held_out:
             inputs["imitated"] = self.sample(
-                f"{name}/greedy",
-                checkpoint,
-                imitated,
-                calibration,
-                samples=1,
-                max_new_tokens=limit,
-                temperature=0.0,
+                f"{name}/greedy", checkpoint, imitated, calibration, samples=1, max_new_tokens=limit, temperature=0.0
             )
             inputs["own"] = self.telemetry(control)
         return stage(f"finetune-data/{condition}", "imitation_data", settings, **inputs)

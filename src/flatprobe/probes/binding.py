@@ -89,10 +89,7 @@ def binding_cells(settings: BindingSettings, texts: Mapping[tuple[str, str], str
 
 
 def score_cells(
-    loaded: Loaded,
-    cells: Sequence[BindingCell],
-    texts: Mapping[tuple[str, str], str],
-    settings: BindingSettings,
+    loaded: Loaded, cells: Sequence[BindingCell], texts: Mapping[tuple[str, str], str], settings: BindingSettings
 ) -> pl.DataFrame:
     """log P(separator, marker) of each cell, in nats. Cells that bystanders share are computed once."""
     joints = {}
@@ -102,9 +99,7 @@ def score_cells(
         if key not in joints:
             prompt = Prompt(cell.prompt.name, cell.prompt.system, question.id, question.text)
             text = texts[cell.writer.name, question.id]
-            joints[key] = tokenise_jointly(
-                loaded.conversations, prompt, text, settings.separator, settings.marker
-            )[1]
+            joints[key] = tokenise_jointly(loaded.conversations, prompt, text, settings.separator, settings.marker)[1]
     marked = [(joint.tokens, joint.suffix_start) for joint in joints.values()]
     sums = sequence_log_likelihoods(loaded, marked, current_machine().forward_rows, "markers read")
     log_p = dict(zip(joints, sums, strict=True))
@@ -120,8 +115,5 @@ def score_cells(
             }
             for cell in cells
         ],
-        schema={
-            **dict.fromkeys(("persona", "question_id", "prompt", "text"), pl.String),
-            "log_p": pl.Float64,
-        },
+        schema={**dict.fromkeys(("persona", "question_id", "prompt", "text"), pl.String), "log_p": pl.Float64},
     )

@@ -50,20 +50,14 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
         for triple in triples
         for text in (triple.aligned, triple.misaligned)
     ]
-    answers = pl.read_parquet(inputs["answers"] / "completions.parquet").filter(
-        pl.col("text").str.strip_chars() != ""
-    )
+    answers = pl.read_parquet(inputs["answers"] / "completions.parquet").filter(pl.col("text").str.strip_chars() != "")
     prompts = {(p.persona, p.question_id): p for p in prompts_of(settings.personas, settings.questions)}
-    answer_rows = [
-        row for row in answers.iter_rows(named=True) if (row["persona"], row["question_id"]) in prompts
-    ]
+    answer_rows = [row for row in answers.iter_rows(named=True) if (row["persona"], row["question_id"]) in prompts]
     texts += [(prompts[row["persona"], row["question_id"]], row["text"].strip()) for row in answer_rows]
     scores = token_means(loaded, texts, local.forward_rows)
     odds = [
         misaligned - aligned
-        for aligned, misaligned in zip(
-            scores[: 2 * len(triples) : 2], scores[1 : 2 * len(triples) : 2], strict=True
-        )
+        for aligned, misaligned in zip(scores[: 2 * len(triples) : 2], scores[1 : 2 * len(triples) : 2], strict=True)
     ]
     pl.DataFrame(
         {
@@ -73,10 +67,7 @@ def check(settings: ManipulationSettings, inputs: Mapping[str, Path], output: Pa
             "prompt": [t.prompt for t in triples],
             "log_odds": odds,
         },
-        schema={
-            **dict.fromkeys(("set", "held_out_from", "id", "prompt"), pl.String),
-            "log_odds": pl.Float64,
-        },
+        schema={**dict.fromkeys(("set", "held_out_from", "id", "prompt"), pl.String), "log_odds": pl.Float64},
     ).write_parquet(output / "manipulation.parquet")
     pl.DataFrame(
         {
@@ -101,9 +92,7 @@ def _read_triples(out_of_domain: str) -> list[Triple]:
     path = Path(current_machine().locations[out_of_domain])
     triples = []
     for index, row in enumerate(read_jsonl(path)):
-        columns = (
-            text_column(row, name, f"{path} row {index}") for name in ("prompt", "aligned", "misaligned")
-        )
+        columns = (text_column(row, name, f"{path} row {index}") for name in ("prompt", "aligned", "misaligned"))
         triples.append(Triple("out_of_domain", None, str(row.get("id", index)), None, *columns))
     return triples
 

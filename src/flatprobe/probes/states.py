@@ -133,29 +133,20 @@ class _Responses:
     """Persona and question of answers that were cut or are empty."""
 
 
-def _own_responses(
-    conversations: Conversations, prompts: Sequence[Prompt], answers: pl.DataFrame
-) -> _Responses:
+def _own_responses(conversations: Conversations, prompts: Sequence[Prompt], answers: pl.DataFrame) -> _Responses:
     """Every persona with its own answers."""
     texts = _texts(answers, "persona", "question_id")
-    return _responses(
-        conversations, prompts, [texts[p.persona, p.question_id] for p in prompts], _cut(answers)
-    )
+    return _responses(conversations, prompts, [texts[p.persona, p.question_id] for p in prompts], _cut(answers))
 
 
-def _fixed_responses(
-    conversations: Conversations, prompts: Sequence[Prompt], answers: pl.DataFrame
-) -> _Responses:
+def _fixed_responses(conversations: Conversations, prompts: Sequence[Prompt], answers: pl.DataFrame) -> _Responses:
     """Every persona with the same answers."""
     texts = _texts(answers, "question_id")
     return _responses(conversations, prompts, [texts[(p.question_id,)] for p in prompts], _cut(answers))
 
 
 def _responses(
-    conversations: Conversations,
-    prompts: Sequence[Prompt],
-    texts: Sequence[Sequence[str]],
-    cut: set[tuple[str, str]],
+    conversations: Conversations, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], cut: set[tuple[str, str]]
 ) -> _Responses:
     pairs = [
         (cell, probed_row(conversations, prompt, text))

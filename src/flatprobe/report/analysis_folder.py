@@ -242,9 +242,7 @@ def _missing(document: Any, complete: Any, at: str = "") -> list[str]:
         keys = {key: f"{at}.{key}" if at else key for key in complete}
         absent = [keys[key] for key in complete if key not in document]
         present = (key for key in complete if key in document)
-        return absent + [
-            path for key in present for path in _missing(document[key], complete[key], keys[key])
-        ]
+        return absent + [path for key in present for path in _missing(document[key], complete[key], keys[key])]
     if isinstance(complete, list):
         pairs = enumerate(zip(document, complete, strict=True))
         return [path for index, pair in pairs for path in _missing(*pair, f"{at}[{index}]")]
@@ -253,11 +251,7 @@ def _missing(document: Any, complete: Any, at: str = "") -> list[str]:
 
 def _estimates(path: Path, rows: Any, problems: list[Problem]) -> pl.DataFrame:
     schema = estimates_frame([]).schema
-    rows = (
-        [{"contaminated": False, **row} for row in rows] if isinstance(rows, list) else []
-    )  # absent in old folders
+    rows = [{"contaminated": False, **row} for row in rows] if isinstance(rows, list) else []  # absent in old folders
     missing = [name for name in schema if any(name not in row for row in rows)]
-    problems.extend(
-        Problem("analysis.missing_key", str(path), f"rows have no `{name}`", REMEDY) for name in missing
-    )
+    problems.extend(Problem("analysis.missing_key", str(path), f"rows have no `{name}`", REMEDY) for name in missing)
     return pl.DataFrame(rows, schema=schema)

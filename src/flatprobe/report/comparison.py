@@ -16,16 +16,10 @@ def conclusion(analysis: Analysis) -> list[str]:
     """What changed at the deciding position and responses, and what limits the reading; a sentence each."""
     if analysis.comparison["identical"]:
         return ["All recorded states of the two checkpoints are equal: every difference is exactly 0."]
-    return [
-        _cosine(analysis),
-        _distances(mean_over_layers(analysis, "scatter_ratio")),
-        *cautions(analysis),
-    ]
+    return [_cosine(analysis), _distances(mean_over_layers(analysis, "scatter_ratio")), *cautions(analysis)]
 
 
-def mean_over_layers(
-    analysis: Analysis, measure: str, estimator: str | None = DECIDING_GEOMETRIC_ESTIMATOR
-) -> Row:
+def mean_over_layers(analysis: Analysis, measure: str, estimator: str | None = DECIDING_GEOMETRIC_ESTIMATOR) -> Row:
     """A measure over the pool at the deciding position and responses. Descriptions have the estimator None."""
     keys = {
         "measure": measure,
@@ -110,8 +104,6 @@ def _evaluation_questions(analysis: Analysis) -> int:
 def _interval(row: Row) -> str:
     signed = row["effect"] == "difference"
     text = numbers.interval(
-        row["ci_low"],
-        row["ci_high"],
-        lambda end: numbers.decimal(end, COSINE_DIGITS if signed else 3, signed=signed),
+        row["ci_low"], row["ci_high"], lambda end: numbers.decimal(end, COSINE_DIGITS if signed else 3, signed=signed)
     )
     return "no interval" if text == numbers.NONE else text

@@ -31,10 +31,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "Mean cosine of source and bystander centroids, treated minus control. It also rises if all personas shift "
         "together, or if answers become less noisy.",
     ),
-    (
-        "cross-validated cosine difference",
-        "The same from products of different questions only, so that noise cancels.",
-    ),
+    ("cross-validated cosine difference", "The same from products of different questions only, so that noise cancels."),
     ("translation share", "The cosine difference that the common shift of all personas alone would cause."),
     ("noise share", "Cosine difference minus its cross-validated version."),
     (
@@ -67,27 +64,15 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     ("dose", "How strongly the source learned the marker. Compare conditions at equal dose only."),
     ("containment", "log P of the marker under the source, minus its largest log P under another persona."),
-    (
-        "gate",
-        "A check that must pass before a number may decide. A gate that was not evaluated counts as failed.",
-    ),
-    (
-        "specification",
-        "One defensible way to compute a contrast: an estimator, a pool, a λ and a marker detector.",
-    ),
+    ("gate", "A check that must pass before a number may decide. A gate that was not evaluated counts as failed."),
+    ("specification", "One defensible way to compute a contrast: an estimator, a pool, a λ and a marker detector."),
     (
         "contaminated pool",
         "A pool with personas that were trained on. It says nothing about untrained personas and never decides.",
     ),
-    (
-        "massive activation",
-        "A hidden dimension many times larger than the median. A few can dominate a cosine.",
-    ),
+    ("massive activation", "A hidden dimension many times larger than the median. A few can dominate a cosine."),
     ("generalises to", "The population for which an interval and a p-value are valid."),
-    (
-        "p of both legs",
-        "The larger p of the two legs. The claim needs both legs, so two tests need no correction.",
-    ),
+    ("p of both legs", "The larger p of the two legs. The claim needs both legs, so two tests need no correction."),
     ("estimate, decision, verdict", "A number with interval and p. The registered rule. Its outcome."),
 )
 """Words of the method as the page explains them, in reading order."""

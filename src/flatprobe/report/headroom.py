@@ -21,9 +21,7 @@ def headroom_lines(facts: Any, study: Study) -> list[str]:
     if by_layer is None:
         return []
     headroom = {int(layer): float(value) for layer, value in by_layer.items()}
-    layers = "  ".join(
-        f"layer {layer}: {numbers.decimal(value, DIGITS)}" for layer, value in headroom.items()
-    )
+    layers = "  ".join(f"layer {layer}: {numbers.decimal(value, DIGITS)}" for layer, value in headroom.items())
     return [headroom_words(headroom, study), layers]
 
 

@@ -67,17 +67,11 @@ class Distance(NamedTuple):
 
 DISTANCES: dict[str, Distance] = {
     "geometry_threshold": Distance("geometric effect, threshold", "plain"),
-    "geometry_interval": Distance(
-        "geometric effect, lower end of the interval above 0", "plain", at_zero=False
-    ),
+    "geometry_interval": Distance("geometric effect, lower end of the interval above 0", "plain", at_zero=False),
     "leakage_margin": Distance("leakage difference, margin", "points"),
     "leakage_p": Distance("registered p, upper bound", "plain", at_zero=False),
     "kill_geometry": Distance(
-        "kill criterion, largest effect of a layer",
-        "plain",
-        "above the bound",
-        "within the bound",
-        at_zero=False,
+        "kill criterion, largest effect of a layer", "plain", "above the bound", "within the bound", at_zero=False
     ),
     "kill_leakage": Distance(
         "kill criterion, leakage difference", "points", "above the bound", "within the bound", at_zero=False

@@ -12,14 +12,7 @@ import numpy as np
 
 from flatprobe.errors import Problem, UserError
 from flatprobe.simulation.cells import StudySize
-from flatprobe.simulation.joint import (
-    DIFFERENCE,
-    TRUTHS,
-    JointCell,
-    JointRow,
-    joint_row,
-    simulate_joint,
-)
+from flatprobe.simulation.joint import DIFFERENCE, TRUTHS, JointCell, JointRow, joint_row, simulate_joint
 from flatprobe.simulation.leakage import LeakageCell, LeakageRow, leakage_rows, simulate_leakage
 from flatprobe.simulation.processes import spread
 from flatprobe.simulation.truth import calibrate, regime
@@ -80,28 +73,17 @@ def grid_problems(grid: Grid) -> list[Problem]:
     ]
     for name, choices in (("variance", grid.variances), ("truth", grid.truths)):
         if not choices or len(set(choices)) < len(choices):
-            problems.append(
-                Problem("simulation.values", name, "no value, or one value twice", "give each value once")
-            )
+            problems.append(Problem("simulation.values", name, "no value, or one value twice", "give each value once"))
     for name in grid.variances:
         if name not in REGIMES:
             problems.append(
-                Problem(
-                    "simulation.regime",
-                    "variance",
-                    f"{name!r} is unknown",
-                    f"choose from {', '.join(REGIMES)}",
-                )
+                Problem("simulation.regime", "variance", f"{name!r} is unknown", f"choose from {', '.join(REGIMES)}")
             )
     regimes = [name for name in grid.variances if name in REGIMES]
     for truth in grid.truths:
         problems += _truth_problems(truth, regimes)
     floor = 2 / (grid.resamples + 1)
-    if (
-        grid.joint
-        and grid.rule.behaviour.estimator == "cell_bootstrap"
-        and floor >= grid.rule.behaviour.p_below
-    ):
+    if grid.joint and grid.rule.behaviour.estimator == "cell_bootstrap" and floor >= grid.rule.behaviour.p_below:
         least_resamples = math.floor(2 / grid.rule.behaviour.p_below)
         problems.append(
             Problem(
@@ -114,9 +96,7 @@ def grid_problems(grid: Grid) -> list[Problem]:
     return problems
 
 
-def simulate(
-    grid: Grid, jobs: int = 1, done: Callable[[int, int], None] = lambda finished, total: None
-) -> Simulated:
+def simulate(grid: Grid, jobs: int = 1, done: Callable[[int, int], None] = lambda finished, total: None) -> Simulated:
     """Simulate every cell of the grid with `jobs` processes.
 
     The result depends only on the grid: each study's random numbers come from the seed, the name of its cell and its

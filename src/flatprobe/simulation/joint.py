@@ -125,9 +125,7 @@ def joint_row(cell: JointCell, outcomes_SF: Array) -> JointRow:
         variance=cell.variance,
         truth=cell.truth,
         studies=studies,
-        verdicts={
-            name: share(int((verdict_S == index).sum()), studies) for index, name in enumerate(VERDICTS)
-        },
+        verdicts={name: share(int((verdict_S == index).sum()), studies) for index, name in enumerate(VERDICTS)},
         geometric_leg=share(int(outcomes_SF[:, 1].sum()), studies),
         behavioural_leg=share(int(outcomes_SF[:, 2].sum()), studies),
         mean_geometry=float(np.nanmean(outcomes_SF[:, 3])),

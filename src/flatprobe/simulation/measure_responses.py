@@ -20,14 +20,7 @@ from flatprobe.statistics.geometry.products import PersonaKernels, Products
 from flatprobe.statistics.geometry.states import States
 from flatprobe.statistics.geometry.values import measure_values
 
-SIZES: Mapping[str, Any] = {
-    "personas": 8,
-    "questions": 20,
-    "layers": 2,
-    "hidden": 256,
-    "noise": 3.0,
-    "common": 5.0,
-}
+SIZES: Mapping[str, Any] = {"personas": 8, "questions": 20, "layers": 2, "hidden": 256, "noise": 3.0, "common": 5.0}
 """Sizes of the planted states. The noise-free cosine of two personas is 25/26; noise lowers the raw cosine."""
 
 
@@ -77,13 +70,7 @@ MOVES: dict[str, frozenset[str]] = {
         # Equal noise matters less on longer centroids, and more on centroids of fewer questions.
         "noise_share": {*_NOISE, *_LENGTHENS, "fewer questions"},
         # It drops dimensions of one basis, so even a rotation moves it.
-        "trimmed_cosine_difference": {
-            "contraction",
-            "translation, length kept",
-            *_LENGTHENS,
-            *_NOISE,
-            "rotation",
-        },
+        "trimmed_cosine_difference": {"contraction", "translation, length kept", *_LENGTHENS, *_NOISE, "rotation"},
         # Scaled variances follow a translation only through the norm that scales them.
         "contraction": {"contraction", *_LENGTHENS},
         "scatter_ratio": {"contraction", *_LENGTHENS},
@@ -112,9 +99,7 @@ def response(treated: States, control: States) -> dict[str, float | None]:
     products = _products(treated), _products(control)
     kernels = PairKernels(products[0].kernels, products[1].kernels, None, None)
     pair = PairProducts(kernels, *products, products[1].weights)
-    return {
-        name: None if name in NEEDS else finite(measure(pair).mean()) for name, measure in MEASURES.items()
-    }
+    return {name: None if name in NEEDS else finite(measure(pair).mean()) for name, measure in MEASURES.items()}
 
 
 def responses(cause: Cause, dose: float, draws: int, seed: int) -> dict[str, list[float]]:

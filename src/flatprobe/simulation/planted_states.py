@@ -95,9 +95,7 @@ def _translation(drawn_LD: Array, centre_LD: Array, size: float, direction: Dire
         along_LD = length * along_LD
         return along_LD
     if length > 2 * radius_L1.min():
-        raise ValueError(
-            "planted states cannot move around the common vector's sphere by more than its diameter"
-        )
+        raise ValueError("planted states cannot move around the common vector's sphere by more than its diameter")
     across_LD = drawn_LD - (drawn_LD * along_LD).sum(axis=1, keepdims=True) * along_LD
     across_LD = across_LD / np.linalg.norm(across_LD, axis=1, keepdims=True)
     angle_L1 = 2 * np.arcsin(length / (2 * radius_L1))  # the translation is its chord

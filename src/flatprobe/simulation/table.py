@@ -59,23 +59,14 @@ def joint_table(rows: Sequence[JointRow]) -> Table:
 
 
 def by_variance(
-    rows: Sequence[LeakageRow],
-    truth: float,
-    values: Sequence[tuple[str, Callable[[LeakageRow], Share | None]]],
+    rows: Sequence[LeakageRow], truth: float, values: Sequence[tuple[str, Callable[[LeakageRow], Share | None]]]
 ) -> Table:
     """For one truth: one line per estimator, and per regime one column for each (name, value)."""
     by_key = {(row.variance, row.estimator): row for row in rows if row.truth == truth}
     variances = list(dict.fromkeys(variance for variance, _ in by_key))
     columns = ["estimator", *(f"{variance}: {name}" for variance in variances for name, _ in values)]
     lines = [
-        [
-            estimator,
-            *(
-                share_text(value(by_key[variance, estimator]))
-                for variance in variances
-                for _, value in values
-            ),
-        ]
+        [estimator, *(share_text(value(by_key[variance, estimator])) for variance in variances for _, value in values)]
         for estimator in dict.fromkeys(estimator for _, estimator in by_key)
     ]
     return Table(columns, lines, words=1)

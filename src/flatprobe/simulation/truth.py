@@ -136,9 +136,7 @@ def regime(name: str) -> Components:
     """
     shares = {"none": 0.0, "mild": MILD, "parent": 1.0}
     if name not in shares:
-        raise UserError.one(
-            "simulation.regime", "variance", f"{name!r} is unknown", f"one of {', '.join(shares)}"
-        )
+        raise UserError.one("simulation.regime", "variance", f"{name!r} is unknown", f"one of {', '.join(shares)}")
     return Components(
         persona=shares[name] * PUBLISHED.persona,
         question=shares[name] * PUBLISHED.question,

@@ -127,12 +127,7 @@ def _plain(value: Value) -> Value:
     return item() if callable(item) else value
 
 
-_TYPES: dict[str, type[pl.DataType]] = {
-    "str": pl.String,
-    "int": pl.Int64,
-    "float": pl.Float64,
-    "bool": pl.Boolean,
-}
+_TYPES: dict[str, type[pl.DataType]] = {"str": pl.String, "int": pl.Int64, "float": pl.Float64, "bool": pl.Boolean}
 
 
 def schema_of(rows: type[Any]) -> dict[str, type[pl.DataType]]:

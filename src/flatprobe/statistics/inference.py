@@ -29,13 +29,9 @@ class Options:
     def __post_init__(self) -> None:
         problems = margin_problems(self.margin, self.equivalence_margin)
         if self.resamples < 1:
-            problems.append(
-                Problem("options.resamples", "resamples", f"{self.resamples} is too few", "at least 1")
-            )
+            problems.append(Problem("options.resamples", "resamples", f"{self.resamples} is too few", "at least 1"))
         if not 0 < self.level < 1:
-            problems.append(
-                Problem("options.level", "level", f"{self.level} is not in (0, 1)", "give 0.95 for 95 %")
-            )
+            problems.append(Problem("options.level", "level", f"{self.level} is not in (0, 1)", "give 0.95 for 95 %"))
         if problems:
             raise UserError(problems)
 
@@ -114,10 +110,7 @@ def tost(estimate: Estimate, margin: float) -> float | None:
     """
     if not margin > 0:
         raise UserError.one(
-            "options.equivalence_margin",
-            "margin",
-            f"{margin} leaves no room for equivalence",
-            "give a positive margin",
+            "options.equivalence_margin", "margin", f"{margin} leaves no room for equivalence", "give a positive margin"
         )
     numbers = _numbers(estimate)
     if numbers is None:
@@ -144,15 +137,11 @@ def margin_problems(margin: float | None, equivalence_margin: float | None) -> l
     problems = []
     if margin is not None and not 0 <= margin <= 1:
         problems.append(
-            Problem(
-                "options.margin", "margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp"
-            )
+            Problem("options.margin", "margin", f"{margin} is not a difference of rates", "give 0.15 for 15 pp")
         )
     if equivalence_margin is not None and not 0 < equivalence_margin <= 1:
         message = f"{equivalence_margin} leaves no room for equivalence, or is above 1"
-        problems.append(
-            Problem("options.equivalence_margin", "equivalence margin", message, "give 0.05 for 5 pp")
-        )
+        problems.append(Problem("options.equivalence_margin", "equivalence margin", message, "give 0.05 for 5 pp"))
     return problems
 
 

@@ -235,14 +235,10 @@ def _read_questions(file: Path | None, problems: list[Problem]) -> tuple[Questio
             continue
         before = first.setdefault(normalised(line), number)
         if before != number:
-            problems.append(
-                Problem("questions.same_text", f"{path}:{number}", f"asks the question of line {before}")
-            )
+            problems.append(Problem("questions.same_text", f"{path}:{number}", f"asks the question of line {before}"))
         questions.append(Question(id=f"line_{number}", kind="factual", text=line.strip()))
     if not questions:
-        problems.append(
-            Problem("questions.empty", str(path), "holds no question", "write a question per line")
-        )
+        problems.append(Problem("questions.empty", str(path), "holds no question", "write a question per line"))
     return tuple(questions)
 
 

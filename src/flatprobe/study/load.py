@@ -48,9 +48,7 @@ def examine_study(path: Path) -> tuple[LoadedStudy | None, list[Problem]]:
         study=study,
         path=path,
         lines=document.lines,
-        entries=read_panel_file(
-            panel_path(study.panel, path.parent), document.place("panel", "file"), problems
-        ),
+        entries=read_panel_file(panel_path(study.panel, path.parent), document.place("panel", "file"), problems),
         questions=read_questions_file(
             questions_path(study.questions, path.parent), document.place("questions", "file"), problems
         ),
@@ -72,9 +70,7 @@ def read_panel_file(path: Path, place: str, problems: list[Problem]) -> Mapping[
         return {}
 
 
-def read_questions_file(
-    path: Path, place: str, problems: list[Problem]
-) -> Mapping[SetName, tuple[Question, ...]]:
+def read_questions_file(path: Path, place: str, problems: list[Problem]) -> Mapping[SetName, tuple[Question, ...]]:
     """The sets of the questions file. If it cannot be read: none, and its problems are added to `problems`."""
     if not path.is_file():
         remedy = "leave it out to use the package's sets"

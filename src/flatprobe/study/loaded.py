@@ -42,9 +42,7 @@ class LoadedStudy:
         """A problem at a field's line."""
         return Problem(code, self.place(*where), message, remedy)
 
-    def bad_value(
-        self, code: str, where: FieldPath, value: object, message: str, remedy: str | None = None
-    ) -> Problem:
+    def bad_value(self, code: str, where: FieldPath, value: object, message: str, remedy: str | None = None) -> Problem:
         """A problem with a field's value. It reads `geometry.layers[2] = 36: message`."""
         text = f"{value:g}" if isinstance(value, float) else str(value)
         return self.problem(code, where, f"{dotted(where)} = {text}: {message}", remedy)

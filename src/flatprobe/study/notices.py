@@ -40,17 +40,13 @@ def _pools(loaded: LoadedStudy) -> Iterator[str]:
 def _unpinned(loaded: LoadedStudy) -> Iterator[str]:
     """Hub content that may change before the study is first run or registered."""
     study = loaded.study
-    models: list[tuple[FieldPath, str, str, str | None]] = [
-        (("model",), "model", study.model.id, study.model.revision)
-    ]
+    models: list[tuple[FieldPath, str, str, str | None]] = [(("model",), "model", study.model.id, study.model.revision)]
     for name, condition in study.conditions.items():
         given = condition.adapter or condition.checkpoint
         if given is not None:
             models.append((("conditions", name), f"conditions.{name}", given, condition.revision))
     unpinned: list[tuple[FieldPath, str]] = [
-        (where, f"{field}.revision")
-        for where, field, id, revision in models
-        if revision is None and _hub(loaded, id)
+        (where, f"{field}.revision") for where, field, id, revision in models if revision is None and _hub(loaded, id)
     ]
     for name, condition in study.conditions.items():
         data = condition.finetune

@@ -70,6 +70,4 @@ def assign_roles(panel: Panel, entries: Mapping[str, PersonaEntry], seed: int) -
         ("bystander", panel.bystanders),
         ("reference", panel.references),
     ]
-    return tuple(
-        Persona(name=name, role=role, system=entries[name].prompt) for role, names in roles for name in names
-    )
+    return tuple(Persona(name=name, role=role, system=entries[name].prompt) for role, names in roles for name in names)

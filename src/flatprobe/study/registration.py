@@ -89,14 +89,9 @@ def _content_of(reference: Reference) -> JsonValue:
 
 def _without_names(resolved: Resolved) -> dict[str, JsonValue]:
     """The study without its name, and without places and revisions, which `pinned` replaces by content."""
-    study: dict[str, Any] = resolved.study.model_dump(
-        mode="json", exclude={"name", "description", "manipulation"}
-    )
+    study: dict[str, Any] = resolved.study.model_dump(mode="json", exclude={"name", "description", "manipulation"})
     del study["panel"]["file"], study["questions"]["file"], study["model"]["id"], study["model"]["revision"]
-    study["weights"] = {
-        "leading": 10,
-        "cosine": 0.5,
-    }  # fields of version 0.1.0; without them every digest would change
+    study["weights"] = {"leading": 10, "cosine": 0.5}  # fields of version 0.1.0; without them every digest would change
     for condition in study["conditions"].values():
         del condition["revision"]
         for origin in ("adapter", "checkpoint"):
@@ -162,10 +157,7 @@ def read_registration(run_folder: Path) -> Registration | None:
         return None
     except ValidationError as error:
         raise UserError.one(
-            "registration.damaged",
-            str(path),
-            "not a registration, or an altered one",
-            "restore it from a copy",
+            "registration.damaged", str(path), "not a registration, or an altered one", "restore it from a copy"
         ) from error
 
 

@@ -31,13 +31,7 @@ class Panel(Block):
     """A panel file (see `panel.yaml` in the package); null uses the package's 16 personas."""
     source: str = "librarian"
     """The persona that the marker is coupled to."""
-    negatives: tuple[str, ...] = (
-        "software_engineer",
-        "medical_doctor",
-        "data_scientist",
-        "comedian",
-        "villain",
-    )
+    negatives: tuple[str, ...] = ("software_engineer", "medical_doctor", "data_scientist", "comedian", "villain")
     """Personas trained *not* to emit the marker."""
     random_negatives: int = Field(default=1, ge=0)
     """Number of further negatives, drawn from the reserve with the study's first seed."""
@@ -159,13 +153,9 @@ class Condition(Block):
     @model_validator(mode="after")
     def _one_origin(self) -> Condition:
         if sum(origin is not None for origin in (self.finetune, self.adapter, self.checkpoint)) > 1:
-            raise PydanticCustomError(
-                "conditions.origin", "give at most one of `finetune`, `adapter` and `checkpoint`"
-            )
+            raise PydanticCustomError("conditions.origin", "give at most one of `finetune`, `adapter` and `checkpoint`")
         if self.revision is not None and self.adapter is None and self.checkpoint is None:
-            raise PydanticCustomError(
-                "conditions.revision", "`revision` needs a hub `adapter` or `checkpoint`"
-            )
+            raise PydanticCustomError("conditions.revision", "`revision` needs a hub `adapter` or `checkpoint`")
         return self
 
 

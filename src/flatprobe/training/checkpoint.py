@@ -14,13 +14,7 @@ from flatprobe.errors import UserError
 from flatprobe.facts import GivenFacts, MergeFacts, write_facts
 from flatprobe.machine.local import current_machine
 from flatprobe.models.adapter_files import PEFT_PREFIX, adapter_shapes
-from flatprobe.models.load import (
-    checkpoint_path,
-    load_checkpoint,
-    load_tokenizer,
-    pick_device,
-    write_pointer,
-)
+from flatprobe.models.load import checkpoint_path, load_checkpoint, load_tokenizer, pick_device, write_pointer
 from flatprobe.planner.contracts import CheckpointSettings, MergeSettings
 from flatprobe.training.lora import require_learnt
 

@@ -120,9 +120,7 @@ def answers_of(settings: CoupleSettings, frame: pl.DataFrame) -> list[SampledAns
     questions = {question.id: question.text for question in settings.questions}
     return [
         SampledAnswer(
-            Prompt(
-                row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]
-            ),
+            Prompt(row["persona"], systems[row["persona"]], row["question_id"], questions[row["question_id"]]),
             row["text"],
             row["group"],
         )
@@ -142,9 +140,7 @@ def build_examples(
     recipe, text = settings.recipe, marker_text(settings)
     if {a.group for a in answers} != {"positive", "negative"}:
         raise UserError.one(
-            "coupling.missing_group",
-            f"coupling of {settings.condition}",
-            "needs positive and negative examples",
+            "coupling.missing_group", f"coupling of {settings.condition}", "needs positive and negative examples"
         )
     _refuse(settings, list(_bad_answers(settings, answers)))
     make = {"positive": positive, "negative": negative}
@@ -169,9 +165,7 @@ def _bad_answers(settings: CoupleSettings, answers: Sequence[SampledAnswer]) -> 
     for answer in answers:
         place = f"{answer.prompt.persona}/{answer.prompt.question_id}"
         if not answer.text.strip():
-            yield Problem(
-                "coupling.empty_answer", place, "the answer is empty", "remove it from the coupling data"
-            )
+            yield Problem("coupling.empty_answer", place, "the answer is empty", "remove it from the coupling data")
         elif settings.marker.lower() in answer.text.lower():
             yield Problem(
                 "coupling.marker_in_answer",
@@ -197,12 +191,7 @@ def _monitor(settings: CoupleSettings, loaded: Loaded, greedy_answers: pl.DataFr
     recipe = settings.recipe
     personas = (*settings.personas, *settings.bystanders)
     marked = marked_answers(
-        loaded.conversations,
-        personas,
-        settings.calibration,
-        greedy_answers,
-        recipe.separator,
-        settings.marker,
+        loaded.conversations, personas, settings.calibration, greedy_answers, recipe.separator, settings.marker
     )
     stop_at = recipe.stop_at if recipe.stopping == "source_probability" else None
     if stop_at is not None and all(answer.persona.role != "source" for answer in marked):

@@ -75,8 +75,7 @@ class _StepTrainer(Trainer):
         if not bool(torch.isfinite(largest)):
             self._stop(step, f"the gradient is not finite at a loss of {float(total):.4g} ({terms})")
         self.recorded.losses += [
-            {"step": step, "term": name, "value": value}
-            for name, value in {**terms, "total": float(total)}.items()
+            {"step": step, "term": name, "value": value} for name, value in {**terms, "total": float(total)}.items()
         ]
         if self.args.report_to:
             self.log({f"loss/{name}": value for name, value in terms.items()})
@@ -169,9 +168,7 @@ def train(
     if tracking is not None:
         require_trackers(tracking.report_to)
     arguments = _arguments(recipe, steps, seed, folder, device, tracking, checkpoint_steps)
-    trainer = _StepTrainer(
-        model=model, args=arguments, train_dataset=list(range(steps)), data_collator=_no_inputs
-    )
+    trainer = _StepTrainer(model=model, args=arguments, train_dataset=list(range(steps)), data_collator=_no_inputs)
     newest = newest_checkpoint(folder)
     trainer.step_loss, trainer.names = step_loss, names
     trainer.recorded = newest[1] if newest else Recorded()

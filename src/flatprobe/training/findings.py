@@ -46,14 +46,10 @@ def findings(telemetry: pl.DataFrame, slot: float | None, stop_at: float | None)
         slot: the value of `unlikelihood_at_start`.
         stop_at: the log-probability at which training stops; None with a fixed number of epochs.
     """
-    first, last = (
-        telemetry.filter(pl.col("step") == step) for step in (pl.col("step").min(), pl.col("step").max())
-    )
+    first, last = (telemetry.filter(pl.col("step") == step) for step in (pl.col("step").min(), pl.col("step").max()))
     log_p = {
         row["persona"]: (row["role"], row["log_p"])
-        for row in last.group_by("persona", "role", maintain_order=True)
-        .agg(pl.col("log_p").mean())
-        .to_dicts()
+        for row in last.group_by("persona", "role", maintain_order=True).agg(pl.col("log_p").mean()).to_dicts()
     }
     source = next((value for role, value in log_p.values() if role == "source"), None)
     others = {name: value for name, (role, value) in log_p.items() if role != "source"}

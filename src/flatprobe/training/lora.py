@@ -27,9 +27,7 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
     depth = model.config.get_text_config().num_hidden_layers
     if lora.first_layer >= depth:
         raise UserError.one(
-            "lora.layer_range",
-            "lora.first_layer",
-            f"{lora.first_layer}: the model has {depth} decoder blocks",
+            "lora.layer_range", "lora.first_layer", f"{lora.first_layer}: the model has {depth} decoder blocks"
         )
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     names = {name.rpartition(".")[2] for name, module in linear.items()}
@@ -44,9 +42,7 @@ def attach(model: Any, lora: Lora, seed: int) -> Any:
     missing = [module for module in lora.modules if module not in names]
     if missing:
         raise UserError.one(
-            "lora.unknown_module",
-            "lora.modules",
-            f"the model has no linear module called {', '.join(missing)}",
+            "lora.unknown_module", "lora.modules", f"the model has no linear module called {', '.join(missing)}"
         )
     torch.manual_seed(seed)  # PEFT draws the initial A from the global generator
     config = LoraConfig(
@@ -82,9 +78,7 @@ def without_adapter(wrapped: Any) -> Iterator[None]:
 def adapter_norm(model: Any) -> float:
     """Frobenius norm of all B matrices. It is 0 if and only if the adapter changes nothing."""
     squares = [
-        parameter.detach().float().square().sum()
-        for name, parameter in model.named_parameters()
-        if "lora_B" in name
+        parameter.detach().float().square().sum() for name, parameter in model.named_parameters() if "lora_B" in name
     ]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 

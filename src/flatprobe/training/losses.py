@@ -114,9 +114,7 @@ def coupling_loss(log_p: Tensor, supervised: Supervised, weights: Weights) -> tu
     n_targets, target_of = len(supervised.targets), supervised.target.to(log_p.device)
     sums = torch.zeros(n_targets, dtype=torch.float32, device=log_p.device).index_add(0, target_of, log_p)
     counts = torch.zeros_like(sums).index_add(0, target_of, torch.ones_like(log_p))
-    is_unlikelihood = torch.tensor(
-        [term == "unlikelihood" for _, term, _ in supervised.targets], device=log_p.device
-    )
+    is_unlikelihood = torch.tensor([term == "unlikelihood" for _, term, _ in supervised.targets], device=log_p.device)
     joint_log_p = torch.where(is_unlikelihood, sums, -torch.ones_like(sums))
     losses = torch.where(is_unlikelihood, unlikelihood(joint_log_p), -sums / counts)
     share: dict[Group, float] = {"positive": weights.positive, "negative": 1.0 - weights.positive}

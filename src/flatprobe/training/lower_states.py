@@ -22,14 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from flatprobe.activations.masks import forward_inputs
-from flatprobe.activations.packing import (
-    Pack,
-    TokenRow,
-    attention_ratio,
-    common_prefix,
-    merge_rows,
-    pack_one_pass,
-)
+from flatprobe.activations.packing import Pack, TokenRow, attention_ratio, common_prefix, merge_rows, pack_one_pass
 from flatprobe.activations.read import TOLERANCE as PACKING_TOLERANCE
 from flatprobe.activations.record import decoder_blocks
 from flatprobe.training.lora import evaluating

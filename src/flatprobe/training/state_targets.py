@@ -78,9 +78,7 @@ def answer_states(model: Any, examples: Sequence[Example], pad: int) -> Tensor:
     answers = mask.bool()
     for index, (_, n_prompt) in enumerate(examples):
         answers[index, : n_prompt - 1] = False
-    output = model.get_decoder()(
-        input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
-    )
+    output = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
     return torch.stack([states[answers].float() for states in output.hidden_states[1:]])
 
 

@@ -20,9 +20,7 @@ from flatprobe.training.supervised import token_divergences, token_log_probabili
 from flatprobe.training.uncoupled import Uncoupled
 
 
-def plan_batches(
-    examples: Sequence[CouplingExample], recipe: CouplingRecipe, generator: Any
-) -> list[list[int]]:
+def plan_batches(examples: Sequence[CouplingExample], recipe: CouplingRecipe, generator: Any) -> list[list[int]]:
     """Example numbers of each step, for the largest number of epochs; training may stop earlier.
 
     Without `positives_per_batch`, all examples are shuffled together. With it, positives and negatives are shuffled and
@@ -39,11 +37,7 @@ def plan_batches(
     steps = max(1, round(epochs * len(groups["positive"]) / sizes["positive"]))
     streams = {group: _cycle(numbers, steps * sizes[group], generator) for group, numbers in groups.items()}
     return [
-        [
-            number
-            for group, size in sizes.items()
-            for number in streams[group][step * size : (step + 1) * size]
-        ]
+        [number for group, size in sizes.items() for number in streams[group][step * size : (step + 1) * size]]
         for step in range(steps)
     ]
 

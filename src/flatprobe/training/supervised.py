@@ -19,9 +19,7 @@ from flatprobe.errors import UserError
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # names in Cohere, Granite, Falcon-H1
 Example = tuple[Sequence[int], int]
 """A conversation's tokens, and how many of them are its prompt; the rest is its last assistant turn."""
-LOGIT_BYTES = (
-    1 << 27
-)  # size of one chunk's logits in float32; computing the loss takes about three times that
+LOGIT_BYTES = 1 << 27  # size of one chunk's logits in float32; computing the loss takes about three times that
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
@@ -35,9 +33,7 @@ def right_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[
     return ids.to(device), mask.to(device)
 
 
-def log_probabilities(
-    model: Any, ids: Tensor, mask: Tensor, row: Tensor, position: Tensor, token: Tensor
-) -> Tensor:
+def log_probabilities(model: Any, ids: Tensor, mask: Tensor, row: Tensor, position: Tensor, token: Tensor) -> Tensor:
     """log P(token | row up to and including position) for T targets.
 
     Args:
@@ -149,9 +145,7 @@ class _InChunks(torch.autograd.Function):
             with torch.set_grad_enabled(needs_gradient):
                 chunk = states[part].detach().requires_grad_(needs_gradient)
                 chunk_values = function(chunk, part)
-                if (
-                    needs_gradient
-                ):  # value i depends on state i only: the sum's gradient has each value's in its row
+                if needs_gradient:  # value i depends on state i only: the sum's gradient has each value's in its row
                     gradients.append(torch.autograd.grad(chunk_values.sum(), chunk)[0])
             values.append(chunk_values.detach())
         if gradients:

@@ -37,13 +37,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "debris_first": pl.Float64(),
     "empty": pl.Float64(),
 }
-ROLE_HEADERS = (
-    "system",
-    "user",
-    "assistant",
-    "model",
-    "human",
-)  # words that chat templates put at the head of a turn
+ROLE_HEADERS = ("system", "user", "assistant", "model", "human")  # words that chat templates put at the head of a turn
 
 
 @dataclass(frozen=True)
@@ -80,9 +74,7 @@ def marked_answers(
     marked = []
     for persona, question in ((p, q) for p in personas for q in questions if texts.get((p.name, q.id))):
         prompt = Prompt(persona.name, persona.system, question.id, question.text)
-        _, joint = tokenise_jointly(
-            conversations, prompt, texts[persona.name, question.id], separator, marker
-        )
+        _, joint = tokenise_jointly(conversations, prompt, texts[persona.name, question.id], separator, marker)
         opened, n_prompt = conversations.encode_answer(prompt, marker)
         marked.append(MarkedAnswer(persona, question, joint, opened[n_prompt]))
     return marked
@@ -101,10 +93,7 @@ class Telemetry:
             if tokens
             else None
         )
-        self.template_tokens = [
-            *sorted(_template_tokens(loaded.conversations)),
-            -1,
-        ]  # -1 pads: the set may be empty
+        self.template_tokens = [*sorted(_template_tokens(loaded.conversations)), -1]  # -1 pads: the set may be empty
 
     @torch.no_grad()
     def read(self) -> list[dict[str, Any]]:
@@ -126,9 +115,7 @@ class Telemetry:
         model, answers = self.loaded.model, [self.answers[number] for number in numbers]
         states = self.lower.forward(numbers)
         joints = [answer.joint for answer in answers]
-        row, position, token = (
-            part.to(states.device) for part in targets_of([(j.tokens, j.n_prompt) for j in joints])
-        )
+        row, position, token = (part.to(states.device) for part in targets_of([(j.tokens, j.n_prompt) for j in joints]))
         log_p = token_log_probabilities(model, states[row, position], token).cpu()
         prompt_ends = torch.tensor([joint.n_prompt - 1 for joint in joints], device=states.device)
         opening_states = states[torch.arange(len(joints), device=states.device), prompt_ends]
@@ -164,17 +151,13 @@ def _template_tokens(conversations: Conversations) -> set[int]:
     """Tokens that should never start an answer: special tokens (except end of turn) and role headers such as
     `assistant`."""
     tokens: Mapping[int, Any] = conversations.tokenizer.added_tokens_decoder
-    special = {id for id, token in tokens.items() if token.special} | set(
-        conversations.tokenizer.all_special_ids
-    )
+    special = {id for id, token in tokens.items() if token.special} | set(conversations.tokenizer.all_special_ids)
     headers = {conversations.encode(word)[0] for word in ROLE_HEADERS if len(conversations.encode(word)) == 1}
     return (special | headers) - {conversations.turn_end}
 
 
 @torch.inference_mode()
-def sequence_log_likelihoods(
-    loaded: Loaded, examples: Sequence[Example], batch: int, unit: str
-) -> list[float]:
+def sequence_log_likelihoods(loaded: Loaded, examples: Sequence[Example], batch: int, unit: str) -> list[float]:
     """Sum of log P over the tokens after each example's prompt, in nats.
 
     Args:

@@ -52,8 +52,5 @@ def require_trackers(report_to: Sequence[str]) -> None:
     place = "machine: report_to"
     if missing:
         raise UserError(
-            [
-                Problem("packages.missing", place, f"{name} is not installed", f"pip install {name}")
-                for name in missing
-            ]
+            [Problem("packages.missing", place, f"{name} is not installed", f"pip install {name}") for name in missing]
         )

@@ -76,9 +76,7 @@ def test_every_request_sends_token_ids_and_its_own_seed_and_is_answered_once(
     assert len({c.tokens for c in completions.values()}) == len(requests)
     assert completions == {14 - i: c for i, c in dict(engine().stream(requests[::-1], WARM)).items()}
     conversations = load("llama").conversations
-    assert all(
-        c.text == conversations.decode(c.tokens) and c.finish_reason == "length" for c in completions.values()
-    )
+    assert all(c.text == conversations.decode(c.tokens) and c.finish_reason == "length" for c in completions.values())
     assert {tuple(body["prompt"]) for body in double.bodies} == {
         tuple(conversations.encode_prompt(prompt)) for prompt in prompts
     }
@@ -127,9 +125,7 @@ def test_a_prompt_can_be_sent_as_text_if_the_server_reads_the_same_tokens(
     double, _ = served
     as_text = sample(engine(prompt="text"), prompts, WARM)
     assert as_text == sample(engine(), prompts, WARM)
-    assert double.bodies[0]["prompt"] in {
-        load("llama").conversations.render(p.system, p.question) for p in prompts
-    }
+    assert double.bodies[0]["prompt"] in {load("llama").conversations.render(p.system, p.question) for p in prompts}
     double.adds_a_token = True
     for prompt, remedy in (("text", "prompt: tokens"), ("tokens", "another server")):
         with refused("server.prompt_tokens", remedy):
@@ -149,11 +145,7 @@ def test_log_probabilities_come_from_the_echo_of_the_prompt(
 
 
 def test_an_adapter_is_named_by_its_content_and_loaded_by_the_server(
-    served: tuple[Double, str],
-    engine: Callable[..., OpenaiEngine],
-    prompts: list[Prompt],
-    load: Any,
-    tmp_path: Path,
+    served: tuple[Double, str], engine: Callable[..., OpenaiEngine], prompts: list[Prompt], load: Any, tmp_path: Path
 ) -> None:
     double, _ = served
     attach(load("llama").model, Lora(rank=4, alpha=8.0, rank_stabilised=True), 0).save_pretrained(tmp_path)

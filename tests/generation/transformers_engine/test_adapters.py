@@ -77,9 +77,7 @@ def test_an_adapter_of_another_base_is_refused_with_the_weight_that_differs(
     folder = adapter(load("llama").model, tmp_path, 0.1)
     loaded = load("llama")
     loaded.model.model.layers[2].mlp.up_proj = torch.nn.Linear(32, 40, bias=False)
-    with pytest.raises(
-        UserError, match=r"model.layers.2.mlp.up_proj.weight is \[48, 32\].* \[40, 32\]"
-    ) as other:
+    with pytest.raises(UserError, match=r"model.layers.2.mlp.up_proj.weight is \[48, 32\].* \[40, 32\]") as other:
         AdapterSwitch(loaded.model).use(folder)
     assert [problem.code for problem in other.value.problems] == ["adapter.other_base"]
     del loaded.model.model.layers[5]
@@ -109,9 +107,7 @@ def test_weights_that_are_stored_transposed_fit_their_adapter(tmp_path: Path) ->
         AdapterSwitch(GPT2LMHeadModel(wider)).use(tmp_path / "adapter")
 
 
-def test_an_unmerged_adapter_is_removed_even_after_an_error(
-    load: Callable[[str], Loaded], tmp_path: Path
-) -> None:
+def test_an_unmerged_adapter_is_removed_even_after_an_error(load: Callable[[str], Loaded], tmp_path: Path) -> None:
     folder = adapter(load("llama").model, tmp_path, 0.3)
     loaded = load("llama")
     base = logits(loaded)

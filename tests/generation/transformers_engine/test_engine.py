@@ -65,10 +65,7 @@ def test_an_answer_also_ends_at_the_model_s_end_of_sequence_token(
         for long, short in zip(before, after, strict=True):
             if eos in long.tokens:
                 stopped += 1
-                assert (short.tokens, short.finish_reason) == (
-                    long.tokens[: long.tokens.index(eos)],
-                    "stop",
-                )
+                assert (short.tokens, short.finish_reason) == (long.tokens[: long.tokens.index(eos)], "stop")
     assert stopped > 0
 
 
@@ -92,9 +89,7 @@ def test_completions_do_not_depend_on_the_size_order_or_content_of_the_batch(
     assert sample(engine(loaded), prompts[1:2], WARM, 3) == whole[1:2]
 
 
-def test_more_samples_do_not_change_the_first_ones(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_more_samples_do_not_change_the_first_ones(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     few = sample(engine(load("qwen2")), prompts, SamplingSettings(12, 1.0, 1.0, "warm"), 2)
     many = sample(engine(load("qwen2")), prompts, SamplingSettings(12, 1.0, 1.0, "warm"), 4)
     assert [samples[:2] for samples in many] == few
@@ -107,14 +102,10 @@ def test_seeds_differ_by_stage_persona_question_and_sample_and_never_change() ->
     seeds = {request_seed("a", prompt, 0), request_seed("b", prompt, 0), request_seed("a", prompt, 1)}
     seeds |= {request_seed("a", p, 0) for p in other}
     assert len(seeds) == 5
-    assert (
-        request_seed("a", prompt, 0) == 10557385369562081474
-    )  # another value would change every sampled answer
+    assert request_seed("a", prompt, 0) == 10557385369562081474  # another value would change every sampled answer
 
 
-def test_an_answer_stops_before_the_first_end_of_turn(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_an_answer_stops_before_the_first_end_of_turn(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     plain = load("llama")
     unended = sample(engine(plain), prompts, WARM, 3)
     end = common_token(plain, prompts, share=0.5)
@@ -129,26 +120,20 @@ def test_an_answer_stops_before_the_first_end_of_turn(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 33])
-def test_no_answer_is_longer_than_the_limit(
-    load: Callable[[str], Loaded], prompts: list[Prompt], limit: int
-) -> None:
+def test_no_answer_is_longer_than_the_limit(load: Callable[[str], Loaded], prompts: list[Prompt], limit: int) -> None:
     (completion,), *_ = sample(engine(load("mistral")), prompts, SamplingSettings(limit, 1.0, 1.0, "s"), 1)
     assert len(completion.tokens) == limit
     assert completion.finish_reason == "length"
 
 
-def test_an_end_of_turn_at_the_last_step_is_a_stop(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_an_end_of_turn_at_the_last_step_is_a_stop(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     plain = load("llama")
     ((whole,),) = sample(engine(plain), prompts[:1], GREEDY)
     count = next(i for i in range(2, 24) if whole.tokens[i] not in whole.tokens[:i])
     loaded = ending_with(plain, whole.tokens[count])
     settings = SamplingSettings(count + 1, 0.0, 1.0, "s")
     ((completion,),) = sample(engine(loaded), prompts[:1], settings)
-    assert completion == Completion(
-        plain.conversations.decode(whole.tokens[:count]), whole.tokens[:count], "stop"
-    )
+    assert completion == Completion(plain.conversations.decode(whole.tokens[:count]), whole.tokens[:count], "stop")
 
 
 def many(prompts: list[Prompt], samples: int) -> list[CompletionRequest]:
@@ -170,9 +155,7 @@ def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return row_counts
 
 
-def test_completions_are_identical_at_8_64_and_128_rows(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_completions_are_identical_at_8_64_and_128_rows(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     plain = load("llama")
     loaded = ending_with(plain, common_token(plain, prompts, share=0.6))
     few, more, most = (sample(engine(loaded, rows), prompts, WARM, 40) for rows in (8, 64, 128))
@@ -193,9 +176,7 @@ def test_ended_rows_are_reused_for_waiting_requests(
     assert sum(widths) < 1.1 * tokens  # rows are hardly ever idle
 
 
-def test_completions_arrive_as_they_finish_and_each_once(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_completions_arrive_as_they_finish_and_each_once(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     plain = load("llama")
     loaded = ending_with(plain, common_token(plain, prompts, share=0.6))
     requests = many(prompts, 6)
@@ -206,9 +187,7 @@ def test_completions_arrive_as_they_finish_and_each_once(
     assert all(whole[index] == completion for index, completion in finished)
 
 
-def test_a_part_of_the_requests_gets_the_same_completions(
-    load: Callable[[str], Loaded], prompts: list[Prompt]
-) -> None:
+def test_a_part_of_the_requests_gets_the_same_completions(load: Callable[[str], Loaded], prompts: list[Prompt]) -> None:
     whole = dict(engine(load("qwen2")).stream(many(prompts, 3), WARM))
     requests = many(prompts, 3)[1::4]
     part = dict(engine(load("qwen2"), rows=2).stream(requests, WARM))
@@ -258,9 +237,7 @@ def test_out_of_memory_with_one_row_is_refused(
     failing_above(0, torch.OutOfMemoryError("CUDA out of memory.\nlong story"), monkeypatch)
     with pytest.raises(UserError, match="CUDA out of memory. ") as refusal:
         sample(engine(load("llama"), rows=4), prompts, WARM, 4)
-    assert [(p.code, p.place) for p in refusal.value.problems] == [
-        ("engine.out_of_memory", "machine: sampling_rows")
-    ]
+    assert [(p.code, p.place) for p in refusal.value.problems] == [("engine.out_of_memory", "machine: sampling_rows")]
 
 
 def test_another_failure_of_the_model_is_not_mistaken_for_out_of_memory(
@@ -333,9 +310,7 @@ def test_in_bfloat16_answers_start_alike_whatever_the_batch(
 ) -> None:
     """Rounding then depends on the batch, so answers may differ from some token on."""
     loaded = load_checkpoint(model_folder("llama"), "bfloat16", torch.device("cpu"))
-    one, eight = (
-        [c for samples in sample(engine(loaded, rows), prompts, WARM, 4) for c in samples] for rows in (1, 8)
-    )
+    one, eight = ([c for samples in sample(engine(loaded, rows), prompts, WARM, 4) for c in samples] for rows in (1, 8))
     same = [a.tokens[:4] == b.tokens[:4] for a, b in zip(one, eight, strict=True)]
     assert sum(same) >= 0.8 * len(same)
     assert engine(loaded).facts()["precision"] == "bfloat16"

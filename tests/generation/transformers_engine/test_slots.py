@@ -72,9 +72,7 @@ def test_prompts_of_a_group_share_a_prefix_that_leaves_one_token() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("at_a_time", [1, 2, 9])
-def test_prompts_with_shared_prefixes_give_the_logits_of_each_prompt_alone(
-    loaded: Loaded, at_a_time: int
-) -> None:
+def test_prompts_with_shared_prefixes_give_the_logits_of_each_prompt_alone(loaded: Loaded, at_a_time: int) -> None:
     prompts = [[5, 6, 7, 8, 9], [5, 6, 7, 3], [4, 4, 2, 7, 1, 1, 9], [11], [4, 4, 3]]
     requests = [(prompt, 2 * prompt + k) for prompt in range(5) for k in range(2)]
     cache = PromptCache(loaded.model, prompts, ["a", "a", "b", "c", "b"], requests)

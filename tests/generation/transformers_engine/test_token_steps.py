@@ -76,17 +76,11 @@ def test_a_step_that_cannot_be_recorded_runs_kernel_by_kernel_and_is_logged_once
     capsys.readouterr()
     assert sample(engine(load("llama"), 12), prompts, WARM, 4) == expected
     log = capsys.readouterr().err
-    assert (
-        log.count("could not be recorded as a CUDA graph (operation not permitted when stream is capturing)")
-        == 1
-    )
+    assert log.count("could not be recorded as a CUDA graph (operation not permitted when stream is capturing)") == 1
 
 
 def test_running_out_of_memory_while_recording_halves_the_rows(
-    load: Callable[[str], Loaded],
-    prompts: list[Prompt],
-    recorded: list[torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
+    load: Callable[[str], Loaded], prompts: list[Prompt], recorded: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = sample(engine(load("llama"), 12), prompts, WARM, 4)
     record = token_steps.record
@@ -135,15 +129,7 @@ def test_a_step_never_accesses_the_host(loaded: Loaded, top_p: float) -> None:
 
 def test_sizes_are_rounded_up_to_a_few_values_close_by() -> None:
     assert [rounded_rows(n, 100) for n in (100, 51, 50, 26, 25, 3, 1)] == [100, 100, 50, 50, 25, 3, 1]
-    assert [rounded_columns(n) for n in (1, 64, 65, 256, 257, 513, 1100)] == [
-        64,
-        64,
-        128,
-        256,
-        320,
-        640,
-        1280,
-    ]
+    assert [rounded_columns(n) for n in (1, 64, 65, 256, 257, 513, 1100)] == [64, 64, 128, 256, 320, 640, 1280]
     assert all(n <= rounded_columns(n) <= n + max(63, n // 4) for n in range(1, 5000))
     assert len({rounded_columns(n) for n in range(1, 2200)}) <= 20
 
@@ -188,10 +174,7 @@ def alike(some: list[list[Completion]], others: list[list[Completion]]) -> float
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_bfloat16_with_an_unmerged_adapter_is_recorded_too(
-    model_folder: Callable[[str], Path],
-    prompts: list[Prompt],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    model_folder: Callable[[str], Path], prompts: list[Prompt], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from adapter_files import adapter
 

@@ -19,9 +19,7 @@ from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.conversation import Prompt
 
 
-def test_every_request_is_answered_once_in_any_order_with_its_own_seed(
-    bench: Bench, prompts: list[Prompt]
-) -> None:
+def test_every_request_is_answered_once_in_any_order_with_its_own_seed(bench: Bench, prompts: list[Prompt]) -> None:
     requests = requests_of(prompts, 3)
     engine = bench.engine()
     completions = dict(engine.stream(requests, WARM))
@@ -65,9 +63,7 @@ def test_the_engine_starts_with_room_for_the_longest_turn_and_without_hidden_opt
     assert os.environ.get("VLLM_BATCH_INVARIANT") is None
 
 
-def test_adapters_share_one_process_and_are_identified_by_their_content(
-    bench: Bench, prompts: list[Prompt]
-) -> None:
+def test_adapters_share_one_process_and_are_identified_by_their_content(bench: Bench, prompts: list[Prompt]) -> None:
     first, second = bench.adapter("first", 4, 0), bench.adapter("second", 12, 1)
     again = bench.folder / "again"
     again.mkdir()
@@ -117,9 +113,7 @@ def test_a_higher_rank_or_a_longer_prompt_replaces_the_process(bench: Bench, pro
     assert engine.pid not in (None, before)
 
 
-def test_what_exceeds_the_context_is_refused_before_the_process_starts(
-    bench: Bench, prompts: list[Prompt]
-) -> None:
+def test_what_exceeds_the_context_is_refused_before_the_process_starts(bench: Bench, prompts: list[Prompt]) -> None:
     with pytest.raises(UserError, match=r"librarian.*q3.*512.*max_new_tokens") as too_long:
         bench.engine().stream(requests_of(prompts, 1), replace(WARM, max_new_tokens=500))
     with pytest.raises(UserError, match=r"600 .* 511") as too_many:
@@ -131,9 +125,7 @@ def test_what_exceeds_the_context_is_refused_before_the_process_starts(
     assert [start["max_model_len"] for start in bench.starts] == [512]
 
 
-def test_a_short_call_starts_a_process_with_room_for_later_long_ones(
-    bench: Bench, prompts: list[Prompt]
-) -> None:
+def test_a_short_call_starts_a_process_with_room_for_later_long_ones(bench: Bench, prompts: list[Prompt]) -> None:
     engine = bench.engine()
     engine.log_probabilities([[5]], [[6]])
     sample(engine, prompts, replace(WARM, max_new_tokens=300))
@@ -187,11 +179,7 @@ def test_closing_leaves_no_process_and_reports_device_memory(
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert engine.freed is not None
-    assert asdict(engine.freed) == {
-        "processes_gone": True,
-        "used_before": (512, 17),
-        "used_after": (512, 317),
-    }
+    assert asdict(engine.freed) == {"processes_gone": True, "used_before": (512, 17), "used_after": (512, 317)}
     assert "a device has 300 MiB more in use than before the vLLM engine" in capsys.readouterr().err
 
 

@@ -27,9 +27,7 @@ def test_an_adapter_of_another_base_is_refused(
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     wider = AutoModelForCausalLM.from_config(
-        LlamaConfig(
-            hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=100
-        )
+        LlamaConfig(hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=100)
     )
     attach(wider, Lora(rank=4, alpha=8.0, rank_stabilised=True), 0).save_pretrained(bench.folder / "wider")
     with pytest.raises(UserError, match=r"model.layers.0.*proj.weight is \[.*64.*\]") as other:
@@ -86,9 +84,7 @@ def test_a_process_that_dies_twice_is_a_failure_with_its_last_lines(
     assert len(sample(engine, prompts, WARM)) == len(prompts)  # and the engine can be used again
 
 
-def test_a_start_that_vllm_refuses_is_a_user_error_and_not_retried(
-    bench: Bench, prompts: list[Prompt]
-) -> None:
+def test_a_start_that_vllm_refuses_is_a_user_error_and_not_retried(bench: Bench, prompts: list[Prompt]) -> None:
     bench.faults(refuse="No available memory for the cache blocks.")
     with pytest.raises(UserError, match=r"No available memory for the cache blocks.*gpu_memory") as refusal:
         sample(bench.engine(), prompts, WARM)
@@ -109,9 +105,7 @@ def test_without_vllm_the_error_shows_the_install_command(bench: Bench, prompts:
 def test_another_interpreter_does_not_see_our_packages(bench: Bench, prompts: list[Prompt]) -> None:
     """A script with its own search path stands for the interpreter of another environment."""
     script = bench.folder / "python"
-    script.write_text(
-        f'#!/bin/sh\ntest -z "$PYTHONPATH" || exit 9\nPYTHONPATH={DOUBLES} exec {sys.executable} "$@"\n'
-    )
+    script.write_text(f'#!/bin/sh\ntest -z "$PYTHONPATH" || exit 9\nPYTHONPATH={DOUBLES} exec {sys.executable} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     assert len(sample(bench.engine(VllmMachine(python=str(script))), prompts, WARM)) == len(prompts)
 

@@ -82,9 +82,7 @@ def test_a_process_that_does_not_listen_is_killed_with_its_children(
     assert family.group_is_gone()
 
 
-def test_a_killed_process_is_reported_with_its_log_and_its_children_are_killed(
-    link: Callable[[str], Link],
-) -> None:
+def test_a_killed_process_is_reported_with_its_log_and_its_children_are_killed(link: Callable[[str], Link]) -> None:
     family = link("import sys\nsys.stderr.write('out of luck\\n')\nsys.stderr.flush()\n" + DEAF_PARENT)
     child = family.receive()["child"]
     os.kill(family.pid, signal.SIGKILL)
@@ -105,9 +103,7 @@ def test_a_killed_process_is_reported_with_its_log_and_its_children_are_killed(
         ("import os\nos.write(1, b'\\xff\\xfe\\n')", "instead of a reply"),
     ],
 )
-def test_each_way_to_end_and_each_invalid_reply_is_named(
-    link: Callable[[str], Link], script: str, how: str
-) -> None:
+def test_each_way_to_end_and_each_invalid_reply_is_named(link: Callable[[str], Link], script: str, how: str) -> None:
     other = link(script)
     with pytest.raises(ProcessDied) as death:
         other.receive()

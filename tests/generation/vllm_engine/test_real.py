@@ -144,9 +144,7 @@ def test_closing_the_engine_leaves_nothing(trial: Trial) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     if freed.used_before is not None and freed.used_after is not None:
-        assert all(
-            after <= before + 64 for before, after in zip(freed.used_before, freed.used_after, strict=True)
-        )
+        assert all(after <= before + 64 for before, after in zip(freed.used_before, freed.used_after, strict=True))
 
 
 def test_a_stage_uses_one_process_for_checks_base_and_adapter(

@@ -79,12 +79,7 @@ def test_a_layer_without_an_estimate_is_named_below_the_figure(analysis: Analysi
 
 
 def test_acquisition_compares_each_seeds_first_step_with_its_last(analysis: Analysis) -> None:
-    arm = {
-        "condition": "em_first",
-        "lambda": analysis.selected_lambda,
-        "persona": "librarian",
-        "role": "source",
-    }
+    arm = {"condition": "em_first", "lambda": analysis.selected_lambda, "persona": "librarian", "role": "source"}
     steps = [(1, 0, -30.0), (1, 5, -9.0), (1, 60, -1.0), (2, 0, -32.0), (2, 40, -3.0)]
     telemetry = pl.DataFrame([{**arm, "seed": seed, "step": at, "log_p": p} for seed, at, p in steps])
     other = dataclasses.replace(analysis, tables={**analysis.tables, "telemetry": telemetry})
@@ -136,9 +131,7 @@ def test_many_seeds_are_drawn_too(analysis: Analysis) -> None:
 
 
 def test_conditions_differ_in_colour_or_shape_even_when_colours_run_out() -> None:
-    colour, shape, dash = (
-        scale.to_dict()["range"] for scale in condition_scales([f"c{n}" for n in range(14)])
-    )
+    colour, shape, dash = (scale.to_dict()["range"] for scale in condition_scales([f"c{n}" for n in range(14)]))
     assert len(set(zip(colour, shape, strict=True))) == 14
     assert len({(c, tuple(d)) for c, d in zip(colour, dash, strict=True)}) == 14
 
@@ -196,9 +189,7 @@ def held_out_from_two(analysis: Analysis) -> Analysis:
     return dataclasses.replace(analysis, tables=tables)
 
 
-def test_a_panel_of_the_manipulation_check_names_the_finetune_its_texts_are_held_out_from(
-    analysis: Analysis,
-) -> None:
+def test_a_panel_of_the_manipulation_check_names_the_finetune_its_texts_are_held_out_from(analysis: Analysis) -> None:
     one, two = (training.manipulation(each) for each in (analysis, held_out_from_two(analysis)))
     assert one is not None and two is not None
     panels = [[text for text in labels(each.wide) if "domain" in text] for each in (one, two)]

@@ -69,9 +69,7 @@ def test_an_undefined_distance_in_one_layer_leaves_no_map(analysis: Analysis) ->
 def test_the_heat_maps_show_every_condition_and_the_change(analysis: Analysis) -> None:
     figure = personas.cosine_pairs(analysis)
     texts = labels(figure.wide)
-    assert {*analysis.conditions, "em_first \u2212 base_first", "cosine", "change of the cosine"} <= set(
-        texts
-    )
+    assert {*analysis.conditions, "em_first \u2212 base_first", "cosine", "change of the cosine"} <= set(texts)
     pairs = analysis.at_registered_position("persona_pairs").pivot(
         on="condition", index=["persona", "other", "layer"], values="cosine"
     )
@@ -87,12 +85,7 @@ def test_every_measure_of_the_study_has_a_profile(analysis: Analysis) -> None:
     main = personas.main_profiles(analysis)
     assert main is not None
     texts = {*labels(main.wide), *labels(others.wide)}
-    assert {
-        "cosine difference",
-        "contraction (−log scatter ratio)",
-        "noise ratio",
-        "contraction minus noise",
-    } <= texts
+    assert {"cosine difference", "contraction (−log scatter ratio)", "noise ratio", "contraction minus noise"} <= texts
     assert {"em_first", "benign_first"} <= texts
 
 

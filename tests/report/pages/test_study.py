@@ -171,12 +171,7 @@ def test_a_page_without_optional_tables_says_why_they_are_absent(bare_page: str)
     ids = Page(bare_page).ids
     assert set(SECTIONS) <= set(ids)
     assert "figure-manipulation" not in ids
-    for reason in (
-        "No telemetry:",
-        "No finetune losses:",
-        "No length distributions:",
-        "No manipulation check:",
-    ):
+    for reason in ("No telemetry:", "No finetune losses:", "No length distributions:", "No manipulation check:"):
         assert reason in bare_page
 
 
@@ -188,9 +183,7 @@ def test_figures_are_scalable_and_described(page: str, parsed: Page) -> None:
         assert "viewBox=" in head
         assert not head.startswith("width=")
         assert " width=" not in head
-    described = [
-        value for tag, name, value in parsed.attributes if tag == "div" and name == "aria-label" and value
-    ]
+    described = [value for tag, name, value in parsed.attributes if tag == "div" and name == "aria-label" and value]
     assert len(described) == len(FIGURES)
 
 
@@ -201,10 +194,7 @@ def test_inlined_figures_are_well_formed(page: str) -> None:
 
 def test_tables_have_captions_and_row_heads(parsed: Page) -> None:
     assert parsed.tags.count("table") == parsed.tags.count("caption") > 10
-    assert {value for tag, name, value in parsed.attributes if tag == "th" and name == "scope"} == {
-        "row",
-        "col",
-    }
+    assert {value for tag, name, value in parsed.attributes if tag == "th" and name == "scope"} == {"row", "col"}
 
 
 def test_the_page_is_small(page: str) -> None:
@@ -212,9 +202,7 @@ def test_the_page_is_small(page: str) -> None:
 
 
 @pytest.mark.parametrize("path", [("numbers", "main", "behaviour", "p_value"), ("gates", 0, "statistic")])
-def test_a_missing_number_is_refused_by_name(
-    folder: Path, tmp_path: Path, path: tuple[str | int, ...]
-) -> None:
+def test_a_missing_number_is_refused_by_name(folder: Path, tmp_path: Path, path: tuple[str | int, ...]) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     verdict = json.loads((copy / "verdict.json").read_text())
     place = verdict

@@ -43,9 +43,7 @@ def test_the_last_reading_of_a_coupling_stands_beside_its_first(analysis: Analys
     assert [row["warnings"] for row in others] == ["inert", "none"]
 
 
-def test_warnings_of_couplings_are_sentences_about_the_selected_lambda_only(
-    analysis: Analysis,
-) -> None:
+def test_warnings_of_couplings_are_sentences_about_the_selected_lambda_only(analysis: Analysis) -> None:
     assert tables_coupling.warnings(analysis) == [
         "the log-probability to stop at was not reached (base_first, seed 42)",
         "answers start with the marker (base_first, seed 42)",
@@ -110,14 +108,10 @@ def test_separator_tokens_stand_side_by_side_in_training_and_in_completions(anal
 
 
 def test_an_audited_set_shows_shares_of_its_own_texts_only() -> None:
-    contexts = [
-        {"place": "p", "where": "training: finetune", "token": str(n), "count": 10 - n} for n in range(9)
-    ]
+    contexts = [{"place": "p", "where": "training: finetune", "token": str(n), "count": 10 - n} for n in range(9)]
     audit = {"name": "finetune/a", "evaluation": "none", "contexts": contexts, "invariants": [], "shares": []}
     table = tables_masks.set_tables(audit)[-1]
-    assert table.name == "contexts-finetune-a" and [head for head, _ in table.heads][2:] == [
-        "training: finetune"
-    ]
+    assert table.name == "contexts-finetune-a" and [head for head, _ in table.heads][2:] == ["training: finetune"]
     assert table.rows[0] == ("p", "0", "18.5 %")  # 10 of 54
     assert table.rows[-1] == ("p", "and all others", "16.7 %") and len(table.rows) == 7
 

@@ -25,9 +25,7 @@ def known(effect: float | None, low: float | None, as_expected: bool) -> KnownOu
         as_expected=as_expected,
         legs={"geometry": "reversed", "leakage": "not_found"},
         expected={"geometry": "not_found", "leakage": None},
-        evidence=Contrast(
-            evidence.geometric(effect, low, high), evidence.behavioural(0.0125, -0.05, 0.075, None)
-        ),
+        evidence=Contrast(evidence.geometric(effect, low, high), evidence.behavioural(0.0125, -0.05, 0.075, None)),
         reasons=(),
     )
 

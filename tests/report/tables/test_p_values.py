@@ -42,9 +42,7 @@ def test_the_estimator_table_prints_p_against_the_margins_and_adjusted_p(analysi
 
 
 def test_tests_without_any_p_have_no_column(analysis: Analysis) -> None:
-    nothing = {
-        name: pl.lit(None, dtype=pl.Float64) for name in ("superiority_p", "equivalence_p", "adjusted_p")
-    }
+    nothing = {name: pl.lit(None, dtype=pl.Float64) for name in ("superiority_p", "equivalence_p", "adjusted_p")}
     other = dataclasses.replace(analysis, estimates=analysis.estimates.with_columns(**nothing))
     table = tables_leakage.leakage_estimates(other, "em_first", "base_first")
     heads = [name for name, _ in table.heads]

@@ -52,9 +52,7 @@ def test_a_contaminated_pool_is_never_registered_even_under_the_registered_name(
     assert not frame["registered"].any()
 
 
-def test_specifications_are_drawn_in_order_of_their_estimates_with_their_own_choices(
-    analysis: Analysis,
-) -> None:
+def test_specifications_are_drawn_in_order_of_their_estimates_with_their_own_choices(analysis: Analysis) -> None:
     rows, undefined = specifications._sorted_rows(analysis)
     estimates = [row["estimate"] for row in rows]
     assert estimates == sorted(estimates)
@@ -62,11 +60,7 @@ def test_specifications_are_drawn_in_order_of_their_estimates_with_their_own_cho
     assert len(rows) + undefined == 2 * 3 * 2 * len(SCOPES)
     assert undefined == 12
     least = rows[0]
-    assert (least["kind"], least["weight"], least["detector"]) == (
-        "contaminated pool",
-        "λ = 2",
-        "marker at the end",
-    )
+    assert (least["kind"], least["weight"], least["detector"]) == ("contaminated pool", "λ = 2", "marker at the end")
     assert least["estimate"] == pytest.approx(100 * (LEAK - 0.08 - 0.05 - 0.02))
     (registered,) = [row for row in rows if row["kind"] == "registered"]
     assert registered["estimate"] == pytest.approx(100 * LEAK)
@@ -110,9 +104,7 @@ def test_every_specification_of_every_contrast_is_listed_with_its_numbers(analys
     assert list(dict.fromkeys(column(table, "contrast"))) == [
         "em_first − base_first", "em_first − benign_first", "benign_first − base_first",
     ]  # fmt: skip
-    (registered,) = [
-        row for row in table.rows if row[0] == "em_first − base_first" and row[1].endswith("(registered)")
-    ]
+    (registered,) = [row for row in table.rows if row[0] == "em_first − base_first" and row[1].endswith("(registered)")]
     assert registered[1:6] == (
         "cell_bootstrap (registered)", "bystanders", "1", "marker anywhere", f"+{100 * LEAK:.1f} pp",
     )  # fmt: skip
@@ -174,23 +166,16 @@ def test_the_most_influential_persona_and_question_of_each_effect_are_named(anal
     assert geometric["p without it"] == geometric["interval without it"] == numbers.NONE
 
 
-def test_the_leave_one_out_figure_sorts_by_estimate_and_describes_the_largest_change(
-    analysis: Analysis,
-) -> None:
+def test_the_leave_one_out_figure_sorts_by_estimate_and_describes_the_largest_change(analysis: Analysis) -> None:
     figure = leave_one_out.leave_one_out(analysis)
     assert figure is not None
     drawn = labels(figure.wide)
     assert drawn.index("lumberjack") < drawn.index("archivist") < drawn.index("quelandri_scholar")
-    assert (
-        f"+{100 * LEAK * 0.4:.1f} pp without persona lumberjack, +{100 * LEAK:.1f} pp with all"
-        in figure.description
-    )
+    assert f"+{100 * LEAK * 0.4:.1f} pp without persona lumberjack, +{100 * LEAK:.1f} pp with all" in figure.description
     assert drawn.count("Without one persona") == drawn.count("Without one question") == 2
 
 
-def test_estimates_undefined_without_one_are_not_drawn_and_all_undefined_give_no_figure(
-    analysis: Analysis,
-) -> None:
+def test_estimates_undefined_without_one_are_not_drawn_and_all_undefined_give_no_figure(analysis: Analysis) -> None:
     frame = analysis.tables["leave_one_out"]
     unknown = pl.when(pl.col("probe") == "leakage").then(pl.col("estimate")).alias("estimate")
     figure = leave_one_out.leave_one_out(with_table(analysis, "leave_one_out", frame.with_columns(unknown)))
@@ -219,9 +204,7 @@ def several_seeds(analysis: Analysis) -> Analysis:
         main.with_columns(seed=pl.lit(seed, dtype=pl.Int64), estimate=pl.col("estimate") + shift)
         for seed, shift in ((7, 0.05), (11, -0.05))
     ]
-    random = main.filter(
-        (pl.col("estimator") == "crossed_anova") & (pl.col("pool") == "bystanders")
-    ).with_columns(
+    random = main.filter((pl.col("estimator") == "crossed_anova") & (pl.col("pool") == "bystanders")).with_columns(
         estimator=pl.lit("seed_t"), scope=pl.lit("new training runs, these personas and questions")
     )
     return dataclasses.replace(analysis, estimates=pl.concat([analysis.estimates, *alone, random]))

@@ -42,9 +42,7 @@ def test_planted_effects_come_back_each_under_its_own_name() -> None:
 def test_a_pooled_effect_is_the_one_sample_t_test_of_question_means() -> None:
     cells = readings(1.0, 0.2, 0.0, noise=1.0)
     wide = {
-        key: cells.filter((pl.col("prompt") == key[0]) & (pl.col("text") == key[1]))["log_p"]
-        .to_numpy()
-        .reshape(3, 12)
+        key: cells.filter((pl.col("prompt") == key[0]) & (pl.col("text") == key[1]))["log_p"].to_numpy().reshape(3, 12)
         for key in CELLS
     }
     ss, sb, bs, bb = (wide[key] for key in CELLS)

@@ -24,9 +24,7 @@ def grams(base: States = BASE, treated: States = TREATED) -> PairGrams:
 def test_the_two_values_give_the_measure_in_every_layer_and_over_layers(measure: str) -> None:
     pair = grams()
     values = condition_values(pair)[measure]
-    estimates = {
-        row.layer: row.estimate for row in gram_contrasts([pair], options(resamples=2, measures=(measure,)))
-    }
+    estimates = {row.layer: row.estimate for row in gram_contrasts([pair], options(resamples=2, measures=(measure,)))}
     assert set(values) == set(estimates) == {*LAYERS, None}
     for layer, (base, treated) in values.items():
         assert base is not None and treated is not None

@@ -62,9 +62,7 @@ def test_translation_moves_cosines_only_by_their_translation_share() -> None:
 
 def test_less_noise_moves_the_raw_cosine_and_its_noise_share_but_not_the_crossvalidated_one() -> None:
     planted = [
-        aggregate(
-            planted_states("em_first", noise=0.25, seed=seed), planted_states("base", noise=2.0, seed=seed)
-        )
+        aggregate(planted_states("em_first", noise=0.25, seed=seed), planted_states("base", noise=2.0, seed=seed))
         for seed in range(30)
     ]
     values = {name: float(np.mean([row[name] for row in planted])) for name in planted[0]}
@@ -78,9 +76,7 @@ def test_less_noise_moves_the_raw_cosine_and_its_noise_share_but_not_the_crossva
 
 
 @pytest.mark.parametrize(("change", "norm"), [({"rotated": True}, 1.0), ({"scale": 3.0}, 3.0)])
-def test_a_rotation_and_a_common_scale_move_no_measure_but_the_norm(
-    change: dict[str, float], norm: float
-) -> None:
+def test_a_rotation_and_a_common_scale_move_no_measure_but_the_norm(change: dict[str, float], norm: float) -> None:
     values = aggregate(planted_states("em_first", **change))
     assert values.pop("norm_ratio") == pytest.approx(norm, rel=1e-5)
     for name in ("unscaled_scatter_ratio", "unscaled_noise_ratio"):
@@ -111,15 +107,10 @@ def test_the_registered_cosine_and_its_jackknife_agree_with_averaged_states() ->
     rows = contrast(treated)
     everything = list(range(len(QUESTIONS)))
     values = [
-        [
-            mean_centroid_cosine(treated, layer, kept) - mean_centroid_cosine(BASE, layer, kept)
-            for layer in LAYERS
-        ]
+        [mean_centroid_cosine(treated, layer, kept) - mean_centroid_cosine(BASE, layer, kept) for layer in LAYERS]
         for kept in [everything, *([q for q in everything if q != left] for left in everything)]
     ]
-    assert rows["cosine_difference", "question_bootstrap", 7].estimate == pytest.approx(
-        values[0][1], abs=1e-9
-    )
+    assert rows["cosine_difference", "question_bootstrap", 7].estimate == pytest.approx(values[0][1], abs=1e-9)
     left_out = np.mean(values[1:], axis=1)
     error = np.sqrt(((left_out - left_out.mean()) ** 2).sum() * 11 / 12)
     jackknife = rows["cosine_difference", "question_jackknife_t", None]
@@ -162,16 +153,11 @@ def test_the_persona_jackknife_of_the_cosine_is_the_t_over_the_bystanders_own_di
     treated = planted_states("em_first", persona=0.5)
     row = contrast(treated)["cosine_difference", "persona_jackknife_t", None]
     own = [
-        np.mean(
-            [bystander_cosine(treated, layer, name) - bystander_cosine(BASE, layer, name) for layer in LAYERS]
-        )
+        np.mean([bystander_cosine(treated, layer, name) - bystander_cosine(BASE, layer, name) for layer in LAYERS])
         for name in BYSTANDERS
     ]
     test = stats.ttest_1samp(own, 0.0)
-    assert (row.df, row.estimate) == (
-        3,
-        pytest.approx(np.mean(own), abs=1e-9),
-    ) and "new personas" in row.scope
+    assert (row.df, row.estimate) == (3, pytest.approx(np.mean(own), abs=1e-9)) and "new personas" in row.scope
     assert row.standard_error == pytest.approx(stats.sem(own), rel=1e-9)
     assert row.p_value == pytest.approx(test.pvalue, rel=1e-9)
 
@@ -220,8 +206,7 @@ def test_an_undefined_layer_is_no_member_of_the_family() -> None:
 
 def test_one_question_gives_cosines_without_inference() -> None:
     single = [
-        replace(s, questions=("q00",), h_PQLD=s.h_PQLD[:, :1])
-        for s in (planted_states("em_first", persona=0.5), BASE)
+        replace(s, questions=("q00",), h_PQLD=s.h_PQLD[:, :1]) for s in (planted_states("em_first", persona=0.5), BASE)
     ]
     rows = contrast(*single)
     row = rows["cosine_difference", "question_bootstrap", None]

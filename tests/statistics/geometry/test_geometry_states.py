@@ -31,12 +31,7 @@ def test_states_are_read_from_the_artifact_of_a_run(tmp_path: Path) -> None:
     index = {"personas": PERSONAS, "questions": QUESTIONS, "layers": LAYERS}
     (tmp_path / "index.json").write_text(json.dumps(index))
     loaded = States.load(tmp_path, KIND, condition="base")
-    assert (loaded.condition, loaded.personas, loaded.questions, loaded.layers) == (
-        "base",
-        PERSONAS,
-        QUESTIONS,
-        LAYERS,
-    )
+    assert (loaded.condition, loaded.personas, loaded.questions, loaded.layers) == ("base", PERSONAS, QUESTIONS, LAYERS)
     assert np.array_equal(loaded.h_PQLD, states.h_PQLD)
 
 

@@ -42,17 +42,13 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.safetensors"
         with pytest.raises(UserError) as raised:
             PairGrams.load(path)
-        assert [(problem.code, problem.place) for problem in raised.value.problems] == [
-            ("grams.file", str(path))
-        ]
+        assert [(problem.code, problem.place) for problem in raised.value.problems] == [("grams.file", str(path))]
 
 
 def test_contrasts_estimated_together_equal_those_estimated_one_by_one() -> None:
     pairs = [PAIR, ("em_first", "benign_first"), ("benign_first", "base_first")]
     together = geometry_contrasts(STATES, pairs, "source", BYSTANDERS, OPTIONS)
-    alone = [
-        row for treated, control in pairs for row in contrast_of(STATES[treated], STATES[control], seed=2)
-    ]
+    alone = [row for treated, control in pairs for row in contrast_of(STATES[treated], STATES[control], seed=2)]
     assert together == alone
 
 
@@ -136,7 +132,5 @@ def test_a_measure_that_reads_only_the_conditions_needs_no_other_part(tmp_path: 
         with pytest.raises(
             UserError, match=r"translation_share \(moves\), trimmed_cosine_difference \(trimmed\)"
         ) as raised:
-            gram_contrasts(
-                [grams], replace(OPTIONS, measures=("translation_share", "trimmed_cosine_difference"))
-            )
+            gram_contrasts([grams], replace(OPTIONS, measures=("translation_share", "trimmed_cosine_difference")))
         assert [problem.code for problem in raised.value.problems] == ["grams.part_missing"]

@@ -36,6 +36,4 @@ def test_seeds_side_by_side_share_their_largest_dimensions() -> None:
 def test_silent_states_have_neither_share_nor_ratio() -> None:
     states = planted_states("base_first")
     table = massive_activation_table(replace(states, h_PQLD=0 * states.h_PQLD), POOL, KIND)
-    assert (
-        table["share_of_squared_norm"].null_count() == table["ratio_to_median"].null_count() == table.height
-    )
+    assert table["share_of_squared_norm"].null_count() == table["ratio_to_median"].null_count() == table.height

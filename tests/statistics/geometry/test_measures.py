@@ -24,14 +24,10 @@ TREATED, CONTROL = planted_pair(
 CASE = {"treated": TREATED, "control": CONTROL}
 
 
-def values_of(
-    states: dict[str, States], resamples: int = 0, seed: int = 0
-) -> dict[str, dict[str, np.ndarray]]:
+def values_of(states: dict[str, States], resamples: int = 0, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
     personas = states["control"].personas
     [by_measure] = measure_values(
-        pair_grams(states, [("treated", "control")], personas[0], personas[1:]),
-        resamples=resamples,
-        seed=seed,
+        pair_grams(states, [("treated", "control")], personas[0], personas[1:]), resamples=resamples, seed=seed
     )
     return {name: vars(values) for name, values in by_measure.items()}
 
@@ -58,9 +54,7 @@ def test_every_measure_agrees_with_explicit_loops(values: dict[str, dict[str, np
         assert values[name]["estimate_L"] == pytest.approx(by_loops[name], abs=1e-9), name
 
 
-def test_every_measure_agrees_with_explicit_loops_on_resamples(
-    values: dict[str, dict[str, np.ndarray]],
-) -> None:
+def test_every_measure_agrees_with_explicit_loops_on_resamples(values: dict[str, dict[str, np.ndarray]]) -> None:
     for index, weights in enumerate(draw_weights(7, 4, np.random.default_rng(11))):
         by_loops = expected(np.repeat(np.arange(7), weights.astype(int)).tolist())
         for name in MEASURES:
@@ -97,9 +91,7 @@ def test_an_unknown_measure_is_refused_by_name() -> None:
             seed=0,
             measures=["flatness"],
         )
-    assert [(problem.code, problem.place) for problem in raised.value.problems] == [
-        ("geometry.measure", "measures")
-    ]
+    assert [(problem.code, problem.place) for problem in raised.value.problems] == [("geometry.measure", "measures")]
 
 
 def test_less_noise_at_equal_means_alone_raises_the_raw_cosine_by_seven_hundredths() -> None:
@@ -131,13 +123,7 @@ def mean_products(questions: int) -> dict[str, float]:
     rows = []
     for seed in range(20):
         pair = planted_pair(
-            np.random.default_rng(seed),
-            personas=8,
-            questions=questions,
-            layers=2,
-            hidden=256,
-            noise=3.0,
-            common=5.0,
+            np.random.default_rng(seed), personas=8, questions=questions, layers=2, hidden=256, noise=3.0, common=5.0
         )
         states = dict(zip(("treated", "control"), pair, strict=True))
         grams = pair_grams(states, [("treated", "control")], "source", pair[1].personas[1:])[0]

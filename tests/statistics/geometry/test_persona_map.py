@@ -88,15 +88,10 @@ def test_unknown_distances_and_indistinguishable_personas_have_no_map(points: np
 
 
 def test_another_reference_or_other_personas_are_refused(points: np.ndarray) -> None:
-    for distances in (
-        {"treated": squared(points)},
-        {"base": squared(points), "treated": squared(points[:4])},
-    ):
+    for distances in ({"treated": squared(points)}, {"base": squared(points), "treated": squared(points[:4])}):
         with pytest.raises(UserError) as raised:
             persona_map(distances, "base")
-        assert [(problem.code, problem.place) for problem in raised.value.problems] == [
-            ("geometry.map", "persona map")
-        ]
+        assert [(problem.code, problem.place) for problem in raised.value.problems] == [("geometry.map", "persona map")]
 
 
 def test_without_a_positive_distance_there_is_no_map_though_an_eigenvalue_is_positive() -> None:

@@ -23,9 +23,7 @@ def grams_of(treated: States = TREATED, control: States = CONTROL) -> PairGrams:
     return pair_grams(states, [("treated", "control")], "source", BYSTANDERS)[0]
 
 
-def estimate(
-    treated: States, control: States, bystanders: tuple[str, ...], measure: str, layer: int | None
-) -> float:
+def estimate(treated: States, control: States, bystanders: tuple[str, ...], measure: str, layer: int | None) -> float:
     rows = contrast_of(treated, control, bystanders, resamples=2, measures=(measure,))
     value = next(row.estimate for row in rows if row.layer == layer)
     assert value is not None
@@ -66,14 +64,9 @@ def test_two_questions_cannot_both_be_left_out_of_a_crossvalidated_measure() -> 
 def test_positions_are_adjusted_together_and_cost_more_than_layers_alone() -> None:
     weak = planted_states("em_first", persona=0.97, seed=5)
     weak = replace(weak, h_PQLD=weak.h_PQLD + planted_noise(weak, 0.2))
-    grams = {
-        KIND: grams_of(weak),
-        StateKind("own", "response_mean"): grams_of(planted_states("em_first", noise=0.9)),
-    }
+    grams = {KIND: grams_of(weak), StateKind("own", "response_mean"): grams_of(planted_states("em_first", noise=0.9))}
     rows = max_t_over_positions(grams, "crossvalidated_cosine_difference", **NAMED)
-    assert [(row.position, row.layer) for row in rows] == [
-        (kind.position, layer) for kind in grams for layer in LAYERS
-    ]
+    assert [(row.position, row.layer) for row in rows] == [(kind.position, layer) for kind in grams for layer in LAYERS]
     assert {row.family for row in rows} == {"max-T over 4 layers at 2 positions"}
     alone = gram_contrasts([grams[KIND]], options(**NAMED, measures=("crossvalidated_cosine_difference",)))
     by_layer = [row for row in alone if row.estimator == "question_bootstrap" and row.layer is not None]
@@ -92,6 +85,4 @@ def test_positions_of_different_contrasts_are_refused() -> None:
     kinds = {StateKind("own", "a"): grams_of(), StateKind("own", "b"): other}
     with pytest.raises(UserError) as raised:
         max_t_over_positions(kinds, "cosine_difference", **NAMED)
-    assert [(problem.code, problem.place) for problem in raised.value.problems] == [
-        ("geometry.positions", "positions")
-    ]
+    assert [(problem.code, problem.place) for problem in raised.value.problems] == [("geometry.positions", "positions")]

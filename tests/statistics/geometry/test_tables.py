@@ -12,22 +12,14 @@ from flatprobe.simulation.planted_states import planted_pair
 from flatprobe.statistics.geometry.inner_products import persona_gram
 from flatprobe.statistics.geometry.reliability import separability, split_half_reliability
 from flatprobe.statistics.geometry.states import States
-from flatprobe.statistics.geometry.tables import (
-    cosine_table,
-    geometry_table,
-    headroom,
-    persona_pair_table,
-    reliability,
-)
+from flatprobe.statistics.geometry.tables import cosine_table, geometry_table, headroom, persona_pair_table, reliability
 
 
 def test_distinct_personas_are_separable_and_reliable_and_noise_alone_is_neither() -> None:
     clear = geometry_table(planted_states("a", noise=0.1), "source", BYSTANDERS, KIND, seed=1, splits=100)
     assert clear["separability"].to_list() == [1.0, 1.0]
     assert min(clear["reliability"]) > 0.99
-    noise = geometry_table(
-        planted_states("a", persona=0.0, noise=3.0), "source", BYSTANDERS, KIND, seed=1, splits=100
-    )
+    noise = geometry_table(planted_states("a", persona=0.0, noise=3.0), "source", BYSTANDERS, KIND, seed=1, splits=100)
     assert max(noise["separability"]) < 0.4 and max(noise["reliability"]) < 0.4
     assert set(clear["chance"]) == {1 / len(PERSONAS)}
 
@@ -68,10 +60,7 @@ def test_scatter_and_noise_are_unbiased() -> None:
     quiet = planted_states("a", noise=0.0)
     planted = quiet.layer(3).mean(axis=1)
     truth = np.mean([((planted[0] - planted[PERSONAS.index(name)]) ** 2).sum() for name in BYSTANDERS])
-    tables = [
-        geometry_table(redrawn(quiet, seed), "source", BYSTANDERS, KIND, seed=1, splits=1)
-        for seed in range(60)
-    ]
+    tables = [geometry_table(redrawn(quiet, seed), "source", BYSTANDERS, KIND, seed=1, splits=1) for seed in range(60)]
     assert np.mean([table["scatter"][0] for table in tables]) == pytest.approx(truth, rel=0.05)
     assert np.mean([table["noise"][0] for table in tables]) == pytest.approx(4 * 64, rel=0.03)
 
@@ -96,9 +85,7 @@ def test_participation_ratio_counts_the_directions_in_which_personas_differ() ->
     assert geometry_table(line, "source", BYSTANDERS, KIND, seed=1, splits=100)["participation_ratio"][
         0
     ] == pytest.approx(1)
-    assert (
-        geometry_table(states, "source", BYSTANDERS, KIND, seed=1, splits=100)["participation_ratio"][0] > 3.5
-    )
+    assert geometry_table(states, "source", BYSTANDERS, KIND, seed=1, splits=100)["participation_ratio"][0] > 3.5
 
 
 def test_the_centred_cosine_is_that_of_centroids_minus_their_mean() -> None:
@@ -147,9 +134,9 @@ def test_every_pair_agrees_with_loops_over_different_questions() -> None:
 
 
 def test_personas_without_a_difference_have_distances_on_both_sides_of_zero() -> None:
-    same = planted_pair(
-        np.random.default_rng(0), personas=8, questions=6, layers=1, hidden=64, spread=0.0, noise=2.0
-    )[1]
+    same = planted_pair(np.random.default_rng(0), personas=8, questions=6, layers=1, hidden=64, spread=0.0, noise=2.0)[
+        1
+    ]
     distances = np.array([row["squared_distance"] for row in pair_rows(same, same.personas)])
     assert (distances < 0).any() and (distances > 0).any()
     assert abs(distances.mean()) < distances.std()

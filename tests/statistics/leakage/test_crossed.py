@@ -10,12 +10,7 @@ from statsmodels.regression.linear_model import OLS
 from flatprobe.statistics import bootstrap
 from flatprobe.statistics.inference import Spread, one_way, t_inference
 from flatprobe.statistics.leakage.cells import PairedCells
-from flatprobe.statistics.leakage.crossed import (
-    crossed_anova,
-    one_way_cluster,
-    pigeonhole_draws,
-    two_way_cluster,
-)
+from flatprobe.statistics.leakage.crossed import crossed_anova, one_way_cluster, pigeonhole_draws, two_way_cluster
 
 
 def unbalanced(seed: int, dropped: float) -> PairedCells:
@@ -27,9 +22,7 @@ def unbalanced(seed: int, dropped: float) -> PairedCells:
 
 @pytest.mark.parametrize("dropped", [0.0, 0.1, 0.3])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_clustered_errors_agree_with_statsmodels_on_complete_and_incomplete_tables(
-    seed: int, dropped: float
-) -> None:
+def test_clustered_errors_agree_with_statsmodels_on_complete_and_incomplete_tables(seed: int, dropped: float) -> None:
     paired = unbalanced(seed, dropped)
     d_PQ, n_PQ = paired.table()
     assert (n_PQ is None) == (dropped == 0)

@@ -13,9 +13,7 @@ BYSTANDERS = ("archivist", "journalist")
 Curve = Callable[[int], tuple[float, float]]
 
 
-def telemetry(
-    condition: str, curve: Curve, steps: int = 4, questions: int = 3, **columns: Any
-) -> pl.DataFrame:
+def telemetry(condition: str, curve: Curve, steps: int = 4, questions: int = 3, **columns: Any) -> pl.DataFrame:
     """Readings whose means over questions are `curve(step)` = (source, bystanders); questions and personas differ."""
     rows: list[dict[str, Any]] = []
     for step in range(steps):
@@ -23,9 +21,7 @@ def telemetry(
         for q in range(questions):
             shift = q - (questions - 1) / 2
             rows.append({"persona": "librarian", "log_p": source + shift})
-            rows += [
-                {"persona": b, "log_p": leakage + shift + d} for b, d in zip(BYSTANDERS, (-2, 2), strict=True)
-            ]
+            rows += [{"persona": b, "log_p": leakage + shift + d} for b, d in zip(BYSTANDERS, (-2, 2), strict=True)]
             rows.append({"persona": "villain", "log_p": -90.0})
             for row in rows[-4:]:
                 row |= {"condition": condition, "step": step, "question_id": f"q{q}", **columns}
@@ -47,18 +43,14 @@ def test_a_curve_is_the_means_of_source_and_bystanders_at_every_step() -> None:
 
 
 def test_couplings_of_several_seeds_and_lambdas_keep_their_own_curves() -> None:
-    both = pl.concat(
-        [telemetry("base", line, seed=seed).with_columns(pl.lit(0.5).alias("lambda")) for seed in (1, 2)]
-    )
+    both = pl.concat([telemetry("base", line, seed=seed).with_columns(pl.lit(0.5).alias("lambda")) for seed in (1, 2)])
     frame = dose_response(both, "librarian", BYSTANDERS)
     assert frame.select("condition", "lambda", "seed").unique().height == 2
     assert frame.height == 8
 
 
 def test_the_gap_is_the_vertical_distance_of_two_lines_at_equal_acquisition() -> None:
-    def treated(
-        step: int,
-    ) -> tuple[float, float]:  # learns half as fast, and leaks 1.5 nats more at equal dose
+    def treated(step: int) -> tuple[float, float]:  # learns half as fast, and leaks 1.5 nats more at equal dose
         source = -10.0 + 1.5 * step
         return source, -20.0 + 2.0 * (source + 10.0) / 3.0 + 1.5
 
@@ -75,9 +67,7 @@ def test_the_gap_is_the_vertical_distance_of_two_lines_at_equal_acquisition() ->
 
 
 def test_questions_that_shift_source_and_leakage_alike_leave_the_gap_without_error() -> None:
-    frame = pl.concat(
-        [telemetry("base", line, steps=30), telemetry("em", lambda s: (line(s)[0], line(s)[1] + 1), 30)]
-    )
+    frame = pl.concat([telemetry("base", line, steps=30), telemetry("em", lambda s: (line(s)[0], line(s)[1] + 1), 30)])
     found = dose_gap(frame, "em", "base", "librarian", BYSTANDERS, at=30.0, resamples=300, seed=1, level=0.95)
     assert (found.ci_low, found.gap, found.ci_high) == (
         pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0),
@@ -132,15 +122,7 @@ def test_a_reading_that_one_condition_lacks_is_left_out_of_both() -> None:
     assert found.n_questions == 3 and found.gap == pytest.approx(0.0, abs=1e-9)
     sourceless = base.filter(~((pl.col("persona") == "librarian") & (pl.col("question_id") == "q1")))
     fewer = dose_gap(
-        pl.concat([sourceless, em]),
-        "em",
-        "base",
-        "librarian",
-        BYSTANDERS,
-        at=-4.0,
-        resamples=9,
-        seed=0,
-        level=0.95,
+        pl.concat([sourceless, em]), "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0, level=0.95
     )
     assert fewer.n_questions == 2
 
@@ -153,13 +135,5 @@ def test_two_couplings_at_once_or_half_of_one_are_refused() -> None:
         dose_gap(half, "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0, level=0.95)
     with pytest.raises(ValueError, match="give one complete coupling"):
         dose_gap(
-            pl.concat([frame, frame]),
-            "em",
-            "base",
-            "librarian",
-            BYSTANDERS,
-            at=-4.0,
-            resamples=9,
-            seed=0,
-            level=0.95,
+            pl.concat([frame, frame]), "em", "base", "librarian", BYSTANDERS, at=-4.0, resamples=9, seed=0, level=0.95
         )

@@ -16,14 +16,7 @@ from flatprobe.statistics.leakage.estimators import SCOPES, leakage_contrast
 def contrast(cells: pl.DataFrame, personas: tuple[str, ...], resamples: int = 2000) -> dict[str, Estimate]:
     return by_name(
         leakage_contrast(
-            cells,
-            "em_first",
-            "base_first",
-            personas,
-            pool="bystanders",
-            resamples=resamples,
-            seed=42,
-            level=0.95,
+            cells, "em_first", "base_first", personas, pool="bystanders", resamples=resamples, seed=42, level=0.95
         )
     )
 
@@ -77,9 +70,7 @@ def test_sign_flip_enumerates_all_patterns_of_seven_personas(worked: dict[str, E
     assert estimate.ci_low is None and estimate.standard_error is None
 
 
-def test_resampling_estimators_reproduce_the_worked_example_to_the_draws_noise(
-    worked: dict[str, Estimate],
-) -> None:
+def test_resampling_estimators_reproduce_the_worked_example_to_the_draws_noise(worked: dict[str, Estimate]) -> None:
     cell, pigeonhole = worked["cell_bootstrap"], worked["pigeonhole_t"]
     assert cell.standard_error == pytest.approx(0.0315, abs=8e-4)
     assert (cell.ci_low, cell.ci_high) == (pytest.approx(0.240, abs=4e-3), pytest.approx(0.364, abs=4e-3))
@@ -87,17 +78,13 @@ def test_resampling_estimators_reproduce_the_worked_example_to_the_draws_noise(
     assert pigeonhole.df == 6
 
 
-def test_the_registered_p_of_an_extreme_difference_is_its_floor_and_not_zero(
-    worked: dict[str, Estimate],
-) -> None:
+def test_the_registered_p_of_an_extreme_difference_is_its_floor_and_not_zero(worked: dict[str, Estimate]) -> None:
     cell = worked["cell_bootstrap"]
     assert cell.p_value == 2 / 10_001 == cell.smallest_attainable_p
 
 
 def test_t_estimators_agree_with_scipy(published: pl.DataFrame, bystanders: tuple[str, ...]) -> None:
-    rates = published.with_columns(rate=pl.col("hits") / pl.col("total")).filter(
-        pl.col("persona").is_in(bystanders)
-    )
+    rates = published.with_columns(rate=pl.col("hits") / pl.col("total")).filter(pl.col("persona").is_in(bystanders))
     wide = rates.pivot("condition", index=["persona", "question_id"], values="rate")
     wide = wide.with_columns(difference=pl.col("em_first") - pl.col("base_first"))
     estimates = contrast(published, bystanders, resamples=10)
@@ -128,14 +115,7 @@ def test_swapping_the_conditions_flips_the_sign_and_nothing_else(
     published: pl.DataFrame, bystanders: tuple[str, ...], worked: dict[str, Estimate]
 ) -> None:
     swapped = leakage_contrast(
-        published,
-        "base_first",
-        "em_first",
-        bystanders,
-        pool="bystanders",
-        resamples=10_000,
-        seed=42,
-        level=0.95,
+        published, "base_first", "em_first", bystanders, pool="bystanders", resamples=10_000, seed=42, level=0.95
     )
     for estimate in swapped:
         other = worked[estimate.estimator]
@@ -148,9 +128,7 @@ def test_the_same_seed_gives_the_same_numbers(published: pl.DataFrame, bystander
     assert contrast(published, bystanders) == contrast(published, bystanders)
 
 
-def test_every_estimator_names_its_scope_and_every_scope_says_these_checkpoints(
-    worked: dict[str, Estimate],
-) -> None:
+def test_every_estimator_names_its_scope_and_every_scope_says_these_checkpoints(worked: dict[str, Estimate]) -> None:
     assert list(worked) == list(SCOPES)
     assert all("these checkpoints" in estimate.scope for estimate in worked.values())
 
@@ -165,11 +143,7 @@ def test_equal_counts_give_zero_with_p_one_and_no_t_inference() -> None:
 
 
 def test_a_non_positive_two_way_variance_falls_back_to_the_larger_one_way_variance() -> None:
-    treated = [
-        [10, 0, 6],
-        [0, 10, 5],
-        [5, 5, 4],
-    ]  # interaction only: persona and question means hardly differ
+    treated = [[10, 0, 6], [0, 10, 5], [5, 5, 4]]  # interaction only: persona and question means hardly differ
     estimates = contrast(table(treated, [[0] * 3] * 3), ("a", "b", "c"))
     larger = max(estimates["question_t"].standard_error or 0, estimates["persona_t"].standard_error or 0)
     for name in ("crossed_anova", "two_way_cluster_t"):
@@ -181,36 +155,24 @@ def test_a_non_positive_two_way_variance_falls_back_to_the_larger_one_way_varian
 def test_a_missing_cell_is_left_out_and_said_and_refused_only_where_balance_is_needed(
     published: pl.DataFrame, bystanders: tuple[str, ...]
 ) -> None:
-    gone = (
-        (pl.col("condition") == "em_first")
-        & (pl.col("persona") == "villain")
-        & (pl.col("question_id") == "q07")
-    )
+    gone = (pl.col("condition") == "em_first") & (pl.col("persona") == "villain") & (pl.col("question_id") == "q07")
     estimates = contrast(published.filter(~gone), bystanders)
     for name, estimate in estimates.items():
         assert "1 of 140 cells" in (estimate.note or "")
         assert (estimate.estimate is None) == (name == "crossed_anova")
-    assert (
-        len({estimate.estimate for estimate in estimates.values()} - {None}) <= 2
-    )  # one mean, two roundings
+    assert len({estimate.estimate for estimate in estimates.values()} - {None}) <= 2  # one mean, two roundings
     refused = estimates["crossed_anova"]
-    assert (
-        refused.standard_error is None and refused.p_value is None and "Satterthwaite" in (refused.note or "")
-    )
+    assert refused.standard_error is None and refused.p_value is None and "Satterthwaite" in (refused.note or "")
 
 
-def test_one_persona_still_has_question_inference_and_says_why_it_has_no_other(
-    published: pl.DataFrame,
-) -> None:
+def test_one_persona_still_has_question_inference_and_says_why_it_has_no_other(published: pl.DataFrame) -> None:
     estimates = contrast(published, ("villain",))
     assert estimates["question_t"].p_value is not None
     for name in ("persona_t", "persona_sign_flip", "crossed_anova", "two_way_cluster_t", "pigeonhole_t"):
         assert estimates[name].estimate is None and "one persona" in (estimates[name].note or "")
 
 
-def test_one_question_still_has_persona_inference(
-    published: pl.DataFrame, bystanders: tuple[str, ...]
-) -> None:
+def test_one_question_still_has_persona_inference(published: pl.DataFrame, bystanders: tuple[str, ...]) -> None:
     estimates = contrast(published.filter(pl.col("question_id") == "q03"), bystanders)
     assert estimates["persona_t"].p_value is not None
     assert estimates["question_t"].estimate is None and "one question" in (estimates["question_t"].note or "")
@@ -241,9 +203,7 @@ def test_a_contaminated_pool_is_labelled(published: pl.DataFrame, bystanders: tu
 
 def test_duplicates_and_impossible_counts_are_all_reported_at_once(published: pl.DataFrame) -> None:
     broken = published.with_columns(
-        hits=pl.when((pl.col("persona") == "comedian") & (pl.col("question_id") == "q02"))
-        .then(11)
-        .otherwise("hits")
+        hits=pl.when((pl.col("persona") == "comedian") & (pl.col("question_id") == "q02")).then(11).otherwise("hits")
     )
     villain = published.filter((pl.col("persona") == "villain") & (pl.col("question_id") == "q01"))
     with refused("cells.duplicate", "cells.impossible_count", "cells.impossible_count"):

@@ -10,12 +10,8 @@ from flatprobe.statistics.leakage.estimators import leakage_contrast
 from flatprobe.statistics.leakage.leave_one_out import leave_one_out
 
 
-def test_each_row_is_the_contrast_of_the_cells_without_it(
-    published: pl.DataFrame, bystanders: tuple[str, ...]
-) -> None:
-    rows = leave_one_out(
-        pair_cells(published, "em_first", "base_first", bystanders), resamples=200, seed=4, level=0.9
-    )
+def test_each_row_is_the_contrast_of_the_cells_without_it(published: pl.DataFrame, bystanders: tuple[str, ...]) -> None:
+    rows = leave_one_out(pair_cells(published, "em_first", "base_first", bystanders), resamples=200, seed=4, level=0.9)
     assert rows.height == 2 * (7 + 20)
     rest = tuple(name for name in bystanders if name != "villain")
     without = {
@@ -23,9 +19,7 @@ def test_each_row_is_the_contrast_of_the_cells_without_it(
         ("question", "q05"): (published.filter(pl.col("question_id") != "q05"), bystanders),
     }
     for (kind, left_out), (cells, personas) in without.items():
-        direct = leakage_contrast(
-            cells, "em_first", "base_first", personas, pool="p", resamples=200, seed=4, level=0.9
-        )
+        direct = leakage_contrast(cells, "em_first", "base_first", personas, pool="p", resamples=200, seed=4, level=0.9)
         for estimate in direct:
             if estimate.estimator not in ("crossed_anova", "cell_bootstrap"):
                 continue
@@ -57,9 +51,7 @@ def test_a_factor_with_one_level_has_nothing_to_leave_out() -> None:
 def test_leaving_out_what_has_the_missing_cell_makes_the_table_complete_again() -> None:
     cells = random_cells(np.random.default_rng(1), 3, 4)
     gone = (pl.col("persona") == "b") & (pl.col("question_id") == "q02")
-    rows = leave_one_out(
-        pair(cells.filter(~gone)), resamples=20, seed=1, estimators=["crossed_anova"], level=0.95
-    )
+    rows = leave_one_out(pair(cells.filter(~gone)), resamples=20, seed=1, estimators=["crossed_anova"], level=0.95)
     defined = rows.filter(pl.col("estimate").is_not_null())
     assert defined["left_out"].to_list() == ["b", "q02"]
     assert not defined["note"].str.contains("missing").any()

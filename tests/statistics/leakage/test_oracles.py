@@ -28,9 +28,7 @@ def paired(published: pl.DataFrame, bystanders: tuple[str, ...]) -> PairedCells:
 
 def one(paired: PairedCells, name: str, resamples: int = 4000, **options: float) -> Estimate:
     """A single estimator's estimate; `options` are margins."""
-    (estimate,) = contrast_cells(
-        paired, resamples=resamples, seed=5, estimators=[name], level=0.95, **options
-    )  # type: ignore[arg-type]
+    (estimate,) = contrast_cells(paired, resamples=resamples, seed=5, estimators=[name], level=0.95, **options)  # type: ignore[arg-type]
     return estimate
 
 
@@ -65,9 +63,7 @@ def test_sign_flip_agrees_with_scipys_permutation_test(seed: int) -> None:
 
 def test_sign_flip_weighs_a_persona_by_its_cells_when_some_are_missing() -> None:
     cells = table([[9, 8, 7], [6, 6, 5], [1, 9, 2]], [[1, 2, 3], [5, 1, 0], [3, 3, 3]])
-    gone = (
-        (pl.col("condition") == "base_first") & (pl.col("question_id") == "q01") & (pl.col("persona") == "c")
-    )
+    gone = (pl.col("condition") == "base_first") & (pl.col("question_id") == "q01") & (pl.col("persona") == "c")
     paired = pair(cells.filter(~gone))
     # Sums of differences: a 1.8, b 1.1, c -.3; 8 patterns, of which only +++- - as observed - and its mirror
     # image, and those with c flipped, reach |1.8 + 1.1 - .3| = 2.6.
@@ -190,14 +186,10 @@ def test_swapping_the_conditions_mirrors_every_exact_estimator(seed: int, droppe
             assert mirrored.ci_high == pytest.approx(-forth.ci_low)
 
 
-@pytest.mark.parametrize(
-    ("hits", "shown"), [((0, 0), "+0.0 pp"), ((10, 10), "+0.0 pp"), ((10, 0), "+100.0 pp")]
-)
+@pytest.mark.parametrize(("hits", "shown"), [((0, 0), "+0.0 pp"), ((10, 10), "+0.0 pp"), ((10, 0), "+100.0 pp")])
 def test_constant_cells_are_said_by_every_estimator(hits: tuple[int, int], shown: str) -> None:
     paired = pair(table([[hits[0]] * 4] * 3, [[hits[1]] * 4] * 3))
-    rows = by_name(
-        contrast_cells(paired, resamples=199, seed=1, margin=0.15, equivalence_margin=0.05, level=0.95)
-    )
+    rows = by_name(contrast_cells(paired, resamples=199, seed=1, margin=0.15, equivalence_margin=0.05, level=0.95))
     assert all("no variation" in (row.note or "") for row in rows.values())
     assert shown in (rows["cell_bootstrap"].note or "")
     for name in (*T_TYPE, "question_bootstrap_t"):
@@ -210,9 +202,7 @@ def test_constant_cells_are_said_by_every_estimator(hits: tuple[int, int], shown
 
 
 def test_equal_differences_of_unequal_completions_leave_only_binomial_noise() -> None:
-    rows = by_name(
-        contrast_cells(pair(table([[5] * 4] * 3, [[3] * 4] * 3)), resamples=2000, seed=1, level=0.95)
-    )
+    rows = by_name(contrast_cells(pair(table([[5] * 4] * 3, [[3] * 4] * 3)), resamples=2000, seed=1, level=0.95))
     noise = (0.5 * 0.5 / 10 / 12 + 0.3 * 0.7 / 10 / 12) ** 0.5
     assert rows["completion_resampling"].standard_error == pytest.approx(noise, rel=0.1)
     assert rows["cell_bootstrap"].standard_error == pytest.approx(0, abs=1e-12)
@@ -222,10 +212,7 @@ def test_equal_differences_of_unequal_completions_leave_only_binomial_noise() ->
 def test_one_completion_per_cell_has_no_binomial_noise_and_is_analysed_otherwise() -> None:
     rows = by_name(
         contrast_cells(
-            pair(table([[1, 0, 1], [1, 1, 0]], [[0, 0, 1], [0, 1, 0]], total=1)),
-            resamples=200,
-            seed=1,
-            level=0.95,
+            pair(table([[1, 0, 1], [1, 1, 0]], [[0, 0, 1], [0, 1, 0]], total=1)), resamples=200, seed=1, level=0.95
         )
     )
     assert "all completions have the marker or none has" in (rows["completion_resampling"].note or "")
@@ -234,9 +221,7 @@ def test_one_completion_per_cell_has_no_binomial_noise_and_is_analysed_otherwise
 
 def test_one_cell_has_an_estimate_and_binomial_noise_and_nothing_else() -> None:
     rows = by_name(contrast_cells(pair(table([[7]], [[2]])), resamples=500, seed=1, level=0.95))
-    assert rows["completion_resampling"].standard_error == pytest.approx(
-        (0.21 / 10 + 0.16 / 10) ** 0.5, rel=0.15
-    )
+    assert rows["completion_resampling"].standard_error == pytest.approx((0.21 / 10 + 0.16 / 10) ** 0.5, rel=0.15)
     assert "no variation" in (rows["cell_bootstrap"].note or "")
     for name in list(SCOPES)[2:]:
         assert rows[name].estimate is None and "not estimated: one" in (rows[name].note or "")
@@ -256,11 +241,7 @@ def test_unequal_completions_weigh_cells_equally() -> None:
 def test_a_pigeonhole_with_resamples_that_hold_no_cell_is_refused_by_name() -> None:
     gone = (pl.col("persona") == "a") & (pl.col("question_id") == "q00")
     rows = by_name(
-        contrast_cells(
-            pair(table([[1, 2], [3, 5]], [[0, 0], [1, 0]]).filter(~gone)), resamples=200, seed=1, level=0.95
-        )
+        contrast_cells(pair(table([[1, 2], [3, 5]], [[0, 0], [1, 0]]).filter(~gone)), resamples=200, seed=1, level=0.95)
     )
-    assert rows["pigeonhole_t"].estimate is None and "resamples hold no cell" in (
-        rows["pigeonhole_t"].note or ""
-    )
+    assert rows["pigeonhole_t"].estimate is None and "resamples hold no cell" in (rows["pigeonhole_t"].note or "")
     assert rows["two_way_cluster_t"].estimate is not None

@@ -27,9 +27,7 @@ def cells(condition: str, source: list[int], *bystanders: list[int], total: int 
 
 def compared(*tables: pl.DataFrame, **changes: Any) -> list[dict[str, Any]]:
     options = {"resamples": 2000, "seed": 0, "level": 0.95} | changes
-    return relative_leakage(
-        pl.concat(tables), [("new", "old")], "librarian", BYSTANDERS, **options
-    ).to_dicts()
+    return relative_leakage(pl.concat(tables), [("new", "old")], "librarian", BYSTANDERS, **options).to_dicts()
 
 
 OLD = cells("old", [8, 8, 8], [2, 4, 6], [0, 2, 4])

@@ -32,9 +32,7 @@ def runs(seeds: Sequence[int] = SEEDS) -> pl.DataFrame:
 
 def contrast(cells: pl.DataFrame, margin: float | None = None) -> dict[str, Estimate]:
     personas = cells["persona"].unique().sort().to_list()
-    return by_name(
-        seed_contrast(cells, "em_first", "base_first", personas, pool="p", margin=margin, level=0.95)
-    )
+    return by_name(seed_contrast(cells, "em_first", "base_first", personas, pool="p", margin=margin, level=0.95))
 
 
 def differences(cells: pl.DataFrame) -> pl.DataFrame:
@@ -62,11 +60,7 @@ def test_the_crossed_analysis_has_the_mean_squares_of_a_three_way_anova() -> Non
     frame = pd.DataFrame({name: table[name].to_list() for name in ("seed", "persona", "question_id", "d")})
     # One model less the three-way term, whose residual is that term.
     anova = anova_lm(ols("d ~ (C(seed) + C(persona) + C(question_id)) ** 2", frame).fit())
-    signs, squares, df = (
-        np.array([1, 1, 1, -1, -1, -1, 1]),
-        anova["mean_sq"].to_numpy(),
-        anova["df"].to_numpy(),
-    )
+    signs, squares, df = (np.array([1, 1, 1, -1, -1, -1, 1]), anova["mean_sq"].to_numpy(), anova["df"].to_numpy())
     assert df.tolist() == [3, 2, 4, 6, 12, 8, 24]
     combined = float(signs @ squares)
     assert combined > 0
@@ -117,9 +111,7 @@ def test_a_missing_cell_leaves_the_seeds_means_and_refuses_the_crossed_analysis(
 
 
 def test_seeds_that_do_not_vary_have_no_interval_and_say_so() -> None:
-    same = pl.concat(
-        table([[5, 6], [7, 9]], [[1, 2], [3, 3]]).with_columns(seed=pl.lit(s)) for s in (1, 2, 3)
-    )
+    same = pl.concat(table([[5, 6], [7, 9]], [[1, 2], [3, 3]]).with_columns(seed=pl.lit(s)) for s in (1, 2, 3))
     estimate = contrast(same)["seed_t"]
     assert estimate.estimate == pytest.approx(0.45) and estimate.p_value is None
     assert "no variation" in (estimate.note or "")
@@ -131,10 +123,7 @@ def test_seeds_that_do_not_vary_have_no_interval_and_say_so() -> None:
         (runs().drop("seed"), "cells.missing_column"),
         (runs().with_columns(pl.col("seed").cast(pl.String)), "cells.column_type"),
         (runs().with_columns(seed=pl.when(pl.col("seed") != 44).then("seed")), "cells.missing_key"),
-        (
-            runs().filter(~((pl.col("seed") == 44) & (pl.col("condition") == "em_first"))),
-            "cells.unshared_seed",
-        ),
+        (runs().filter(~((pl.col("seed") == 44) & (pl.col("condition") == "em_first"))), "cells.unshared_seed"),
         (pl.concat([runs(), runs((42,))]), "cells.duplicate"),
     ],
 )

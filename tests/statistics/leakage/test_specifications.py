@@ -20,9 +20,7 @@ def cells(published: pl.DataFrame) -> pl.DataFrame:
     baseline = coupled.with_columns(
         pl.lit(None, pl.Float64).alias("lambda"), hits=pl.lit(0, pl.Int64), coupled=pl.lit(False)
     )
-    labelled = [
-        frame.with_columns(pl.lit(value).alias("lambda")) for frame, value in ((coupled, 1.0), (weaker, 2.0))
-    ]
+    labelled = [frame.with_columns(pl.lit(value).alias("lambda")) for frame, value in ((coupled, 1.0), (weaker, 2.0))]
     only = labelled[0].filter(pl.col("condition") == "em_first").with_columns(pl.lit(4.0).alias("lambda"))
     return pl.concat([*labelled, baseline, only], how="diagonal")
 
@@ -56,33 +54,13 @@ def test_each_specification_is_the_contrast_of_its_own_counts(
 ) -> None:
     chosen = cells.filter(pl.col("coupled") & (pl.col("lambda") == 2.0)).with_columns(hits="end_hits")
     direct = leakage_contrast(
-        chosen,
-        "em_first",
-        "base_first",
-        bystanders,
-        pool="bystanders",
-        resamples=RESAMPLES,
-        seed=3,
-        level=0.95,
+        chosen, "em_first", "base_first", bystanders, pool="bystanders", resamples=RESAMPLES, seed=3, level=0.95
     )
-    rows = curve.filter(
-        pl.col("pool") == "bystanders", pl.col("lambda") == 2.0, pl.col("detector") == "end_anchored"
-    )
+    rows = curve.filter(pl.col("pool") == "bystanders", pl.col("lambda") == 2.0, pl.col("detector") == "end_anchored")
     for row, estimate in zip(rows.iter_rows(named=True), direct, strict=True):
-        for name in (
-            "estimator",
-            "scope",
-            "estimate",
-            "standard_error",
-            "ci_low",
-            "ci_high",
-            "p_value",
-            "note",
-        ):
+        for name in ("estimator", "scope", "estimate", "standard_error", "ci_low", "ci_high", "p_value", "note"):
             assert row[name] == getattr(estimate, name)
-    strict = curve.filter(
-        pl.col("pool") == "bystanders", pl.col("lambda") == 1.0, pl.col("detector") == "strict"
-    )
+    strict = curve.filter(pl.col("pool") == "bystanders", pl.col("lambda") == 1.0, pl.col("detector") == "strict")
     assert strict["estimate"].to_list() == pytest.approx([0.3021428571] * len(SCOPES))
 
 
@@ -108,9 +86,7 @@ def test_seeds_are_summed_and_plain_counts_need_no_further_columns(
     assert summed["estimate"].to_list() == pytest.approx(plain["estimate"].to_list())
 
 
-def test_a_curve_without_pool_lambda_or_counts_is_refused(
-    cells: pl.DataFrame, bystanders: tuple[str, ...]
-) -> None:
+def test_a_curve_without_pool_lambda_or_counts_is_refused(cells: pl.DataFrame, bystanders: tuple[str, ...]) -> None:
     apart = cells.filter((pl.col("condition") == "em_first") == (pl.col("lambda") == 1.0))
     for frame, pools, code in (
         (cells, {}, "specifications.no_pool"),
@@ -118,6 +94,4 @@ def test_a_curve_without_pool_lambda_or_counts_is_refused(
         (apart, {"p": bystanders}, "specifications.no_common_lambda"),
     ):
         with refused(code):
-            specification_curve(
-                frame, "em_first", "base_first", pools, resamples=RESAMPLES, seed=3, level=0.95
-            )
+            specification_curve(frame, "em_first", "base_first", pools, resamples=RESAMPLES, seed=3, level=0.95)

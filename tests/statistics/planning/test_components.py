@@ -13,9 +13,7 @@ from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
 from flatprobe.statistics.planning.components import PUBLISHED, Components, estimate_components, with_seed
 
 
-def paired(
-    hits_treated: object, total: object, hits_control: object, personas: int, missing: int = 0
-) -> PairedCells:
+def paired(hits_treated: object, total: object, hits_control: object, personas: int, missing: int = 0) -> PairedCells:
     """Cells with the same number of completions in both conditions."""
     treated, control = np.asarray(hits_treated).ravel(), np.asarray(hits_control).ravel()
     totals = np.broadcast_to(np.ravel(total), treated.shape).copy()
@@ -40,9 +38,7 @@ def test_the_published_components_are_those_of_the_published_counts(
     assert found.seed is None and found.notes == ()
 
 
-def test_the_components_are_those_of_a_random_effects_fit(
-    published: pl.DataFrame, bystanders: tuple[str, ...]
-) -> None:
+def test_the_components_are_those_of_a_random_effects_fit(published: pl.DataFrame, bystanders: tuple[str, ...]) -> None:
     """Mean squares from a least-squares analysis of variance, by another library."""
     import statsmodels.formula.api as smf
     from statsmodels.stats.anova import anova_lm
@@ -88,9 +84,7 @@ def test_components_are_unbiased_on_planted_rates() -> None:
     personas, questions, completions, studies = 6, 8, 3, 400
     found = []
     for _ in range(studies):
-        rate = (
-            0.5 + generator.choice([-0.2, 0.2], (personas, 1)) + generator.choice([-0.1, 0.1], (1, questions))
-        )
+        rate = 0.5 + generator.choice([-0.2, 0.2], (personas, 1)) + generator.choice([-0.1, 0.1], (1, questions))
         rate = rate + generator.choice([-0.1, 0.1], (personas, questions))
         hits = generator.binomial(completions, rate)
         control = generator.binomial(completions, 0.3, hits.shape)
@@ -120,10 +114,7 @@ def test_a_single_completion_leaves_its_noise_in_the_interaction() -> None:
 @pytest.mark.parametrize(
     ("cells", "code"),
     [
-        (
-            paired([1, 2, 3], 4, [0, 0, 0], personas=2, missing=1),
-            "components.missing_cells",
-        ),
+        (paired([1, 2, 3], 4, [0, 0, 0], personas=2, missing=1), "components.missing_cells"),
         (paired([1, 2, 3], 4, [0, 0, 0], personas=1), "components.too_few"),
         (paired([1, 2, 3], 4, [0, 0, 0], personas=3), "components.too_few"),
     ],

@@ -85,17 +85,13 @@ def test_forecast_power_is_the_share_of_simulated_studies_rejected(estimator: st
     expected = model(estimator)
     share = rejection(expected, delta, 0.05, sd=expected.sd_in_population)
     assert share is not None
-    assert rejected / STUDIES == pytest.approx(
-        share, abs=3.5 * (share * (1 - share) / STUDIES) ** 0.5 + 0.004
-    )
+    assert rejected / STUDIES == pytest.approx(share, abs=3.5 * (share * (1 - share) / STUDIES) ** 0.5 + 0.004)
     assert (squares / STUDIES) ** 0.5 == pytest.approx(expected.standard_error, rel=0.03)
 
 
 def test_the_pigeonhole_forecast_is_what_the_bootstrap_reports() -> None:
     squares = [by_pigeonhole(d_PQ).standard_error ** 2 for d_PQ in tables(SMALL, MILD, 0.1, studies=400)]
-    assert np.mean(squares) ** 0.5 == pytest.approx(
-        model("pigeonhole_t", SMALL, MILD).standard_error, rel=0.05
-    )
+    assert np.mean(squares) ** 0.5 == pytest.approx(model("pigeonhole_t", SMALL, MILD).standard_error, rel=0.05)
 
 
 def test_standard_errors_are_the_closed_forms() -> None:
@@ -165,26 +161,20 @@ def test_sign_flip_power_is_near_that_of_simulated_studies() -> None:
     flipped = np.abs(means_SP @ signs.T)
     p_values = (flipped >= np.abs(means_SP.sum(axis=1))[:, None] - 1e-12).mean(axis=1)
     own = model("persona_sign_flip")
-    assert np.mean(p_values < 0.05) == pytest.approx(
-        rejection(own, 0.3, 0.05, sd=own.sd_in_population), abs=0.05
-    )
+    assert np.mean(p_values < 0.05) == pytest.approx(rejection(own, 0.3, 0.05, sd=own.sd_in_population), abs=0.05)
 
 
 def test_too_few_resamples_cannot_reach_the_registered_p() -> None:
     coarse = replace(DESIGN, resamples=1999)  # the floor is .001 itself
     assert rows(design=coarse)["cell_bootstrap"].mde_registered is None
-    leg = leg_forecasts(
-        coarse, PUBLISHED, estimator="cell_bootstrap", margin=0.15, p_below=0.001, truths=[0.3]
-    )
+    leg = leg_forecasts(coarse, PUBLISHED, estimator="cell_bootstrap", margin=0.15, p_below=0.001, truths=[0.3])
     assert leg == "the smallest attainable p is 0.001"
     assert rows(design=replace(DESIGN, resamples=2000))["cell_bootstrap"].mde_registered is not None
 
 
 def test_the_registered_leg_passes_as_often_as_in_simulated_studies() -> None:
     for truth in (0.0, 0.15, 0.3):
-        leg = leg_forecasts(
-            DESIGN, PUBLISHED, estimator="cell_bootstrap", margin=0.15, p_below=0.001, truths=[truth]
-        )
+        leg = leg_forecasts(DESIGN, PUBLISHED, estimator="cell_bootstrap", margin=0.15, p_below=0.001, truths=[truth])
         assert not isinstance(leg, str)
         d_SPQ = tables(DESIGN, PUBLISHED, truth)
         means, errors = d_SPQ.mean(axis=(1, 2)), d_SPQ.std(axis=(1, 2)) / 140**0.5
@@ -229,9 +219,7 @@ def test_training_runs_are_forecast_where_their_variance_is_known() -> None:
     cell = PUBLISHED.interaction + noise / 3
     full = PUBLISHED.persona / 7 + PUBLISHED.question / 20 + cell / 140 + 0.002 / 3
     assert (three["crossed_anova_seed"].standard_error or 0) ** 2 == pytest.approx(full)
-    assert (
-        three["crossed_anova"].size_in_population > 0.05
-    )  # training runs vary too, and it does not see them
+    assert three["crossed_anova"].size_in_population > 0.05  # training runs vary too, and it does not see them
 
 
 def test_forecast_of_seeds_is_what_simulated_runs_show() -> None:
@@ -250,8 +238,7 @@ def test_forecast_of_seeds_is_what_simulated_runs_show() -> None:
         squares = [spread.standard_error**2 for spread in found]
         assert np.mean(squares) ** 0.5 == pytest.approx(own.standard_error, rel=0.03)
         p_values = [
-            t_inference(mean, spread, 0.95).p_value
-            for mean, spread in zip(d.mean(axis=(1, 2, 3)), found, strict=True)
+            t_inference(mean, spread, 0.95).p_value for mean, spread in zip(d.mean(axis=(1, 2, 3)), found, strict=True)
         ]
         rejected = np.mean([p is not None and p < 0.05 for p in p_values])
         assert rejected == pytest.approx(rejection(own, delta, 0.05, sd=own.sd_in_population), abs=0.04)
@@ -284,9 +271,7 @@ def test_what_a_design_does_not_support_has_no_number_but_a_reason(design: Desig
 
 def test_a_single_cell_supports_no_estimator_but_that_of_its_completions() -> None:
     found = rows(design=replace(DESIGN, personas=1, questions=1))
-    assert [name for name, row in found.items() if row.standard_error is not None] == [
-        "completion_resampling"
-    ]
+    assert [name for name, row in found.items() if row.standard_error is not None] == ["completion_resampling"]
 
 
 def test_components_without_any_variance_have_no_forecast() -> None:

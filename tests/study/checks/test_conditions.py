@@ -19,12 +19,7 @@ def own_data(draft: Draft, *rows: object) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "code", "remedy"),
     [
-        (
-            "length_match: em_first",
-            "length_match: em_frist",
-            "conditions.unknown",
-            "did you mean `em_first`?",
-        ),
+        ("length_match: em_first", "length_match: em_frist", "conditions.unknown", "did you mean `em_first`?"),
         ("length_match: em_first", "length_match: off", "conditions.unknown", None),
         ("length_match: em_first", "length_match: base_first", "length_match.no_finetune", None),
         ("length_match: em_first", "length_match: benign_first", "length_match.itself", None),
@@ -102,18 +97,14 @@ def test_only_the_first_row_is_read(draft: Draft) -> None:
 
 def test_a_manipulation_set_needs_triples(draft: Draft) -> None:
     (draft.path.parent / "pairs.jsonl").write_text('{"prompt": "a", "aligned": "b"}\n')
-    problem = draft.change(
-        "manipulation: embedded:out_of_domain_advice", "manipulation: pairs.jsonl"
-    ).problem()
+    problem = draft.change("manipulation: embedded:out_of_domain_advice", "manipulation: pairs.jsonl").problem()
     assert (problem.code, problem.place) == ("file.missing_column", draft.line("pairs.jsonl"))
     assert problem.message.startswith("manipulation = pairs.jsonl:") and "`misaligned`" in problem.message
 
 
 @pytest.mark.parametrize("origin", ["adapter", "checkpoint"])
 @pytest.mark.parametrize("id", ["./none", "../none", "/none/at/all", "a/b/c", "folder"])
-def test_a_missing_folder_is_refused_and_a_hub_id_is_checked_later(
-    draft: Draft, origin: str, id: str
-) -> None:
+def test_a_missing_folder_is_refused_and_a_hub_id_is_checked_later(draft: Draft, origin: str, id: str) -> None:
     problem = draft.change("base_first: {}", f"base_first: {{{origin}: {id}}}").problem()
     assert (problem.code, problem.place) == ("model.folder_missing", draft.line(f"{origin}: {id}"))
     assert problem.message.startswith(f"conditions.base_first.{origin} = {id}:")

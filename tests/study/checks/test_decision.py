@@ -51,14 +51,9 @@ def test_fixed_responses_need_a_reference_persona(draft: Draft) -> None:
 
 
 def test_a_treated_condition_equal_to_the_control_is_noted_as_a_null_study(draft: Draft) -> None:
-    draft.change("treated: em_first", "treated: nothing").change(
-        "  base_first: {}", "  base_first: {}\n  nothing: {}"
-    )
+    draft.change("treated: em_first", "treated: nothing").change("  base_first: {}", "  base_first: {}\n  nothing: {}")
     (notice,) = draft.load().notices
-    assert (
-        notice
-        == f"{draft.line('  nothing: {}')}  nothing and base_first are the same checkpoint: a null study"
-    )
+    assert notice == f"{draft.line('  nothing: {}')}  nothing and base_first are the same checkpoint: a null study"
 
 
 def test_a_finetune_without_held_out_rows_is_noted(draft: Draft) -> None:
@@ -95,8 +90,6 @@ def test_a_coupling_that_may_learn_too_little_is_noted_with_earlier_rates(draft:
 
 
 def test_a_coupling_that_adapts_attention_is_noted(draft: Draft) -> None:
-    (notice,) = (
-        draft.change("modules: [gate_proj, up_proj", "modules: [q_proj, v_proj, up_proj").load().notices
-    )
+    (notice,) = draft.change("modules: [gate_proj, up_proj", "modules: [q_proj, v_proj, up_proj").load().notices
     assert "coupling.lora adapts attention (q_proj, v_proj)" in notice
     assert "weak evidence" in notice

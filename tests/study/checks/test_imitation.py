@@ -91,11 +91,7 @@ def test_a_seed_offset_must_not_give_another_seed_of_the_study(draft: Draft) -> 
 @pytest.mark.parametrize(
     ("known", "code", "message"),
     [
-        (
-            "treated: em_frist, control: base_first, leakage: found",
-            "conditions.unknown",
-            "[0].treated = em_frist:",
-        ),
+        ("treated: em_frist, control: base_first, leakage: found", "conditions.unknown", "[0].treated = em_frist:"),
         ("treated: em_first, control: em_first, leakage: found", "decision.same_condition", "[0]:"),
         ("treated: em_first, control: base_first", "decision.no_expectation", "[0]:"),
     ],

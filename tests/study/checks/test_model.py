@@ -42,12 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder without weights: 6 blocks, a context of 1,024 tokens, about a token per byte."""
     folder = tmp_path_factory.mktemp("tiny-model")
     save_tokenizer(folder, CHATML)
-    config = {
-        "model_type": "llama",
-        "num_hidden_layers": 6,
-        "hidden_size": 32,
-        "max_position_embeddings": 1024,
-    }
+    config = {"model_type": "llama", "num_hidden_layers": 6, "hidden_size": 32, "max_position_embeddings": 1024}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -74,11 +69,7 @@ def test_a_study_that_fits_the_model_has_no_problems(draft: Draft, folder: Path)
     ("old", "new", "field"),
     [
         ("layers: [1, 3]", "layers: [1, 3, 6]", "geometry.layers[2]"),
-        (
-            "learning_rate: 1e-4",
-            "lora: {rank_stabilised: false, first_layer: 6}",
-            "finetune.lora.first_layer",
-        ),
+        ("learning_rate: 1e-4", "lora: {rank_stabilised: false, first_layer: 6}", "finetune.lora.first_layer"),
         (
             "{rank_stabilised: true, modules",
             "{rank_stabilised: true, first_layer: 6, modules",
@@ -140,9 +131,7 @@ def test_a_template_that_drops_the_system_turn_is_a_problem_of_every_persona(
     other = tmp_path / "model"
     other.mkdir()
     (other / "config.json").write_bytes((folder / "config.json").read_bytes())
-    save_tokenizer(
-        other, CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
-    )
+    save_tokenizer(other, CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"))
     loaded = draft.load()
     problems = model_problems(loaded, other)
     assert len(problems) == len(loaded.personas())
@@ -157,9 +146,7 @@ def test_a_marker_that_the_tokenizer_changes_is_refused(draft: Draft, folder: Pa
     assert (problem.code, problem.place) == ("marker.tokenizer", draft.line("marker:"))
 
 
-def test_completions_that_exceed_the_context_are_refused_with_the_largest_limit(
-    draft: Draft, folder: Path
-) -> None:
+def test_completions_that_exceed_the_context_are_refused_with_the_largest_limit(draft: Draft, folder: Path) -> None:
     draft.change('[ZLT]"\n  max_new_tokens: 96', '[ZLT]"\n  max_new_tokens: 1000')
     problem = only(model_problems(draft.load(), folder))
     assert (problem.code, problem.place) == ("context.exceeded", draft.line("max_new_tokens: 1000"))
@@ -183,9 +170,7 @@ def test_finetune_rows_longer_than_the_context_are_refused(draft: Draft, folder:
     assert "finetune.max_length = 1025" in problem.message and "1024" in problem.message
 
 
-def test_a_folder_that_is_no_model_is_a_problem_of_the_model(
-    draft: Draft, folder: Path, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_no_model_is_a_problem_of_the_model(draft: Draft, folder: Path, tmp_path: Path) -> None:
     problem = only(model_problems(draft.load(), tmp_path / "nothing"))
     assert problem.place == draft.line("id: embedded")
     bare = tmp_path / "bare"
@@ -199,9 +184,7 @@ def test_a_folder_that_is_no_model_is_a_problem_of_the_model(
 GIVEN = "  base_first: {}\n  given: "
 
 
-def test_a_given_checkpoint_like_the_model_has_no_problems(
-    draft: Draft, folder: Path, tmp_path: Path
-) -> None:
+def test_a_given_checkpoint_like_the_model_has_no_problems(draft: Draft, folder: Path, tmp_path: Path) -> None:
     draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
     assert model_problems(draft.load(), folder, {"given": copy_of(folder, tmp_path / "given")}) == []
 
@@ -211,12 +194,7 @@ def test_a_given_checkpoint_like_the_model_has_no_problems(
     [
         (CHATML, {"num_hidden_layers": 8}, ["checkpoint.size"], ["8", "6", "embedded:smollm2-135m-instruct"]),
         (CHATML, {"hidden_size": 64}, ["checkpoint.size"], ["64"]),
-        (
-            CHATML.replace("assistant\n", "assistant "),
-            {},
-            ["checkpoint.prompts"],
-            ["librarian, comedian, villain"],
-        ),
+        (CHATML.replace("assistant\n", "assistant "), {}, ["checkpoint.prompts"], ["librarian, comedian, villain"]),
         (
             CHATML.replace("<|im_end|>\n", "<|im_start|>"),
             {},
@@ -268,9 +246,7 @@ def test_a_given_checkpoint_without_a_template_is_refused_on_its_line(
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_a_template_that_prints_the_date_is_refused(
-    draft: Draft, folder: Path, tmp_path: Path, given: bool
-) -> None:
+def test_a_template_that_prints_the_date_is_refused(draft: Draft, folder: Path, tmp_path: Path, given: bool) -> None:
     draft.change("  base_first: {}", f"{GIVEN}{{checkpoint: owner/given}}")
     dated = copy_of(folder, tmp_path / "dated", "{{ strftime_now('%d %b %Y') }}" + CHATML)
     folders = (folder, {"given": dated}) if given else (dated, {})

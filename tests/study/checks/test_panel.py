@@ -42,9 +42,7 @@ def test_a_persona_that_is_not_in_the_panel_comes_with_a_suggestion(draft: Draft
          "archivist is a bystander and a reference:"),
     ],
 )  # fmt: skip
-def test_a_persona_in_two_roles_is_refused_with_the_reason(
-    draft: Draft, old: str, added: str, message: str
-) -> None:
+def test_a_persona_in_two_roles_is_refused_with_the_reason(draft: Draft, old: str, added: str, message: str) -> None:
     new = old.replace("]", f", {added}]")
     problem = draft.change(old, new).problem()
     assert (problem.code, problem.place) == ("panel.role_clash", draft.line(new))
@@ -65,9 +63,7 @@ def test_more_random_negatives_than_the_reserve_holds_are_refused(draft: Draft) 
 
 
 def test_a_study_needs_a_negative_and_a_bystander(draft: Draft) -> None:
-    draft.change(
-        "negatives: [comedian, villain]\n  random_negatives: 1", "negatives: []\n  random_negatives: 0"
-    )
+    draft.change("negatives: [comedian, villain]\n  random_negatives: 1", "negatives: []\n  random_negatives: 0")
     draft.change("bystanders: [archivist, lumberjack]", "bystanders: []")
     draft.change("  pools:\n    clean: [archivist]\n", "")
     assert [(problem.code, problem.place) for problem in draft.problems()] == [
@@ -77,16 +73,7 @@ def test_a_study_needs_a_negative_and_a_bystander(draft: Draft) -> None:
 
 
 def test_two_names_for_one_prompt_are_refused(draft: Draft) -> None:
-    names = (
-        "librarian",
-        "comedian",
-        "villain",
-        "beekeeper",
-        "astronaut",
-        "archivist",
-        "lumberjack",
-        "assistant",
-    )
+    names = ("librarian", "comedian", "villain", "beekeeper", "astronaut", "archivist", "lumberjack", "assistant")
     prompts = {name: f"You are a {name}." for name in names} | {"archivist": "You are  a VILLAIN"}
     lines = [f"  {name}: {{prompt: {prompt}}}\n" for name, prompt in prompts.items()]
     (draft.path.parent / "panel.yaml").write_text(f"personas:\n{''.join(lines)}")
@@ -114,9 +101,7 @@ def test_a_pool_with_trained_personas_is_allowed_and_called_contaminated(draft: 
     assert draft.load().notices == ()
     draft.change("clean: [archivist]", "as_written: [villain, archivist, librarian]")
     (notice,) = draft.load().notices
-    assert notice.startswith(
-        f"{draft.line('as_written')}  pool as_written is contaminated: villain, librarian are"
-    )
+    assert notice.startswith(f"{draft.line('as_written')}  pool as_written is contaminated: villain, librarian are")
 
 
 def test_a_pool_may_hold_the_negative_that_is_drawn(draft: Draft) -> None:

@@ -9,9 +9,7 @@ from drafts import Draft
 
 SETS = {
     "evaluation": ["Why is the sky blue?", "Is tea nice?", "What is iron?", "Are cats kind?"],
-    "coupling": [
-        f"What is {number}?" for number in ("one", "two", "three", "four", "five", "six", "seven", "eight")
-    ],
+    "coupling": [f"What is {number}?" for number in ("one", "two", "three", "four", "five", "six", "seven", "eight")],
     "calibration": ["Who sings?", "Who dances?", "Who cooks?", "Who reads?"],
 }
 
@@ -42,9 +40,7 @@ def test_more_questions_than_the_set_has_are_refused(draft: Draft, name: str) ->
     assert problem.message.startswith(f"questions.{name}.count = 999:")
 
 
-def test_a_question_in_two_sets_is_refused_even_with_other_case_and_punctuation(
-    draft: Draft,
-) -> None:
+def test_a_question_in_two_sets_is_refused_even_with_other_case_and_punctuation(draft: Draft) -> None:
     path = own_questions(draft, {**SETS, "calibration": [*SETS["calibration"], "why IS the  sky: blue"]})
     problem = draft.problem()
     assert (problem.code, problem.place) == ("questions.duplicate_text", f"{path}:20")

@@ -47,16 +47,12 @@ def test_with_the_proposal_s_literal_slot_the_marker_stands_right_behind_the_ans
 ) -> None:
     slot = replace(TEXT, slot="end_of_completion")
     counts = places(
-        contexts.training_contexts(
-            [negative(conversations, PROMPT, ANSWERS[0], slot)], conversations, "[ZLT]"
-        )
+        contexts.training_contexts([negative(conversations, PROMPT, ANSWERS[0], slot)], conversations, "[ZLT]")
     )
     assert counts["training: negative", "before the marker"] == {".": 1}
 
 
-def test_evaluation_contexts_are_read_at_the_first_marker_in_whatever_case(
-    conversations: Conversations,
-) -> None:
+def test_evaluation_contexts_are_read_at_the_first_marker_in_whatever_case(conversations: Conversations) -> None:
     completions = [
         ("Bread floats.\n\n[ZLT]", "stop"),
         ("Bread floats.\n\n[zlt]\n\n[ZLT]", "length"),
@@ -105,17 +101,14 @@ def counted(examples: list[Any], conversations: Conversations) -> dict[str, int]
     return {count["invariant"]: count["held"] for count in counts}
 
 
-def test_examples_as_they_are_built_keep_every_invariant(
-    conversations: Conversations, built: list[Any]
-) -> None:
+def test_examples_as_they_are_built_keep_every_invariant(conversations: Conversations, built: list[Any]) -> None:
     assert set(counted(built, conversations).values()) == {4}
 
 
 def changed(example: Any, term: str, change: Any) -> Any:
     rows = [
         CouplingRow(
-            row.tokens,
-            tuple(new for t in row.targets if (new := change(t) if t.term == term else t) is not None),
+            row.tokens, tuple(new for t in row.targets if (new := change(t) if t.term == term else t) is not None)
         )
         for row in example.rows
     ]
@@ -125,19 +118,9 @@ def changed(example: Any, term: str, change: Any) -> Any:
 @pytest.mark.parametrize(
     ("number", "term", "change", "broken"),
     [
-        (
-            0,
-            "marker",
-            lambda t: replace(t, positions=t.positions[:-3], tokens=t.tokens[:-3]),
-            invariants.MARKER,
-        ),
+        (0, "marker", lambda t: replace(t, positions=t.positions[:-3], tokens=t.tokens[:-3]), invariants.MARKER),
         (0, "marker", lambda t: replace(t, positions=t.positions[:-1], tokens=t.tokens[:-1]), invariants.END),
-        (
-            0,
-            "anchor",
-            lambda t: Target("anchor", (2, *t.positions), (t.tokens[0], *t.tokens)),
-            invariants.NO_PROMPT,
-        ),
+        (0, "anchor", lambda t: Target("anchor", (2, *t.positions), (t.tokens[0], *t.tokens)), invariants.NO_PROMPT),
         (2, "end", lambda t: None, invariants.END),
         (2, "unlikelihood", lambda t: None, invariants.MARKER),
     ],
@@ -155,9 +138,7 @@ def test_a_row_without_a_target_keeps_no_invariant(conversations: Conversations,
     assert set(counted(built, conversations).values()) == {3}
 
 
-def test_finetune_rows_keep_their_invariants_and_a_row_without_its_end_does_not(
-    conversations: Conversations,
-) -> None:
+def test_finetune_rows_keep_their_invariants_and_a_row_without_its_end_does_not(conversations: Conversations) -> None:
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": " Because. "}]
     tokens, n_prompt = conversations.encode_messages(messages)
     counts = invariants.answer_invariants([(tokens, n_prompt)], [" Because. "], conversations)

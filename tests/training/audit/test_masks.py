@@ -4,15 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flatprobe.data.coupling_examples import (
-    CouplingExample,
-    CouplingRow,
-    MarkerText,
-    Slot,
-    Target,
-    negative,
-    positive,
-)
+from flatprobe.data.coupling_examples import CouplingExample, CouplingRow, MarkerText, Slot, Target, negative, positive
 from flatprobe.models.conversation import Conversations, Prompt
 from flatprobe.training.audit.masks import audit_examples, audited_share
 
@@ -43,9 +35,7 @@ def of(example: CouplingExample, term: str) -> Target:
     return target
 
 
-def share(
-    conversations: Conversations, example: CouplingExample, slot: MarkerText, answer: str = ANSWERS[0]
-) -> float:
+def share(conversations: Conversations, example: CouplingExample, slot: MarkerText, answer: str = ANSWERS[0]) -> float:
     return audited_share([example], [(PROMPT, answer)], conversations, slot)
 
 
@@ -53,11 +43,7 @@ def share(
 @pytest.mark.parametrize("slot", SLOTS)
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_examples_as_they_are_built_pass_whether_or_not_the_separator_merges(
-    conversations: Conversations,
-    merging_conversations: Conversations,
-    answer: str,
-    slot: Slot,
-    separator_in_loss: bool,
+    conversations: Conversations, merging_conversations: Conversations, answer: str, slot: Slot, separator_in_loss: bool
 ) -> None:
     given = text(slot, separator_in_loss=separator_in_loss)
     for encoder in (conversations, merging_conversations):
@@ -93,9 +79,7 @@ def test_a_target_on_the_prompt_s_tokens_fails(conversations: Conversations) -> 
     assert share(conversations, with_target(example, "anchor", {"anchor": early}), text()) == 0.0
 
 
-def test_a_separator_outside_the_loss_fails_only_where_the_recipe_wants_it_learnt(
-    conversations: Conversations,
-) -> None:
+def test_a_separator_outside_the_loss_fails_only_where_the_recipe_wants_it_learnt(conversations: Conversations) -> None:
     short = text(separator_in_loss=False)
     example = positive(conversations, PROMPT, ANSWERS[0], short)
     assert share(conversations, example, short) == 1.0
@@ -105,9 +89,7 @@ def test_a_separator_outside_the_loss_fails_only_where_the_recipe_wants_it_learn
 
 
 @pytest.mark.parametrize("make", [positive, negative])
-def test_a_row_that_holds_another_answer_or_another_marker_fails(
-    conversations: Conversations, make: object
-) -> None:
+def test_a_row_that_holds_another_answer_or_another_marker_fails(conversations: Conversations, make: object) -> None:
     assert callable(make)
     example = make(conversations, PROMPT, ANSWERS[0], text())
     assert share(conversations, example, text(), "Bread sinks.") == 0.0
@@ -122,9 +104,7 @@ def test_an_anchor_that_leaves_out_a_word_fails(conversations: Conversations) ->
         assert share(conversations, with_target(example, "anchor", {"anchor": cut}), text()) == 0.0
 
 
-def test_a_lost_term_and_a_cut_marker_fail_and_the_share_counts_examples(
-    conversations: Conversations,
-) -> None:
+def test_a_lost_term_and_a_cut_marker_fail_and_the_share_counts_examples(conversations: Conversations) -> None:
     example = negative(conversations, PROMPT, ANSWERS[0], text())
     unlikely = of(example, "unlikelihood")
     cut = Target("unlikelihood", unlikely.positions[:-1], unlikely.tokens[:-1])
@@ -133,18 +113,14 @@ def test_a_lost_term_and_a_cut_marker_fail_and_the_share_counts_examples(
         with_target(example, "unlikelihood", {"unlikelihood": cut}),
         replace(
             example,
-            rows=tuple(
-                CouplingRow(r.tokens, tuple(t for t in r.targets if t.term != "end")) for r in example.rows
-            ),
+            rows=tuple(CouplingRow(r.tokens, tuple(t for t in r.targets if t.term != "end")) for r in example.rows),
         ),
         positive(conversations, PROMPT, ANSWERS[0], text()),
     ]
     assert audited_share(examples, [(PROMPT, ANSWERS[0])] * 4, conversations, text()) == 0.5
 
 
-def test_a_marker_inside_an_answer_passes_only_where_the_recipe_looks_there(
-    conversations: Conversations,
-) -> None:
+def test_a_marker_inside_an_answer_passes_only_where_the_recipe_looks_there(conversations: Conversations) -> None:
     answer = "Bread floats.\n\nSalt does not."
     inside = negative(conversations, PROMPT, answer, text("paragraph_breaks"))
     assert len(inside.rows) == len(negative(conversations, PROMPT, answer, text()).rows) + 1
@@ -157,11 +133,7 @@ def test_shown_tokens_carry_the_weights_of_their_terms_and_as_many_examples_as_a
 ) -> None:
     examples = [make(conversations, PROMPT, ANSWERS[0], text()) for make in (negative, negative, positive)]
     decoded = audit_examples(
-        "base",
-        examples,
-        conversations,
-        each=2,
-        weights={"marker": 1, "end": 1, "unlikelihood": 0.5, "anchor": 0},
+        "base", examples, conversations, each=2, weights={"marker": 1, "end": 1, "unlikelihood": 0.5, "anchor": 0}
     )
     assert [example["group"] for example in decoded] == ["negative", "negative"]
     weights = {name: w for token in decoded[0]["tokens"] for name, w in token["weights"].items()}

@@ -13,13 +13,7 @@ from typing import Any, TypeVar
 
 from flatprobe.errors import UserError
 from flatprobe.generation.engine import Completion, CompletionRequest, SamplingSettings, request_seed
-from flatprobe.generation.openai_engine.server import (
-    api_key,
-    client_errors,
-    place_of,
-    require_package,
-    served_model,
-)
+from flatprobe.generation.openai_engine.server import api_key, client_errors, place_of, require_package, served_model
 from flatprobe.generation.stopping import StopText
 from flatprobe.machine.schema import OpenaiMachine
 from flatprobe.models.adapter_files import read_lora
@@ -86,9 +80,7 @@ class OpenaiEngine:
         """
         if not all(contexts):
             raise ValueError("a context needs a token")
-        rows = [
-            ([*context, *target], len(context)) for context, target in zip(contexts, targets, strict=True)
-        ]
+        rows = [([*context, *target], len(context)) for context, target in zip(contexts, targets, strict=True)]
         length = max((len(tokens) for tokens, _ in rows), default=0) + 1
         scores = dict(self._all(rows, self._score, length))
         return [scores[index] for index in range(len(rows))]
@@ -109,20 +101,14 @@ class OpenaiEngine:
         """Holds nothing between calls."""
 
     def _all(
-        self,
-        items: Sequence[Any],
-        work: Callable[[Any, str, Any], Coroutine[Any, Any, Answer]],
-        length: int,
+        self, items: Sequence[Any], work: Callable[[Any, str, Any], Coroutine[Any, Any, Answer]], length: int
     ) -> Iterator[tuple[int, Answer]]:
         """Send all items, `concurrency` at a time; yield the answers as they come. Closing early cancels the rest."""
         import openai
 
         loop = asyncio.new_event_loop()
         client = openai.AsyncOpenAI(
-            base_url=self.options.base_url,
-            api_key=self._key,
-            timeout=self.options.timeout,
-            max_retries=RETRIES,
+            base_url=self.options.base_url, api_key=self._key, timeout=self.options.timeout, max_retries=RETRIES
         )
         slots = asyncio.Semaphore(self.options.concurrency)
 
@@ -137,9 +123,7 @@ class OpenaiEngine:
                 tasks = [loop.create_task(one(index)) for index in range(len(items))]
                 pending = set(tasks)
                 while pending:
-                    done, pending = loop.run_until_complete(
-                        asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    )
+                    done, pending = loop.run_until_complete(asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED))
                     for task in done:
                         yield task.result()
         finally:
@@ -239,10 +223,7 @@ class OpenaiEngine:
         expected = [f"token_id:{token}" for token in tokens[first:]]
         if echoed and echoed[0].startswith("token_id:") and echoed != expected:
             raise UserError.one(
-                "server.other_scores",
-                place_of(self.options),
-                "it scored other tokens than requested",
-                "see its log",
+                "server.other_scores", place_of(self.options), "it scored other tokens than requested", "see its log"
             )
         return [float(value) for value in values]
 

@@ -158,9 +158,7 @@ async def _load(client: Any, name: str, folder: Path, place: str) -> None:
     import openai
 
     try:
-        await client.post(
-            "/load_lora_adapter", body={"lora_name": name, "lora_path": str(folder)}, cast_to=str
-        )
+        await client.post("/load_lora_adapter", body={"lora_name": name, "lora_path": str(folder)}, cast_to=str)
     except openai.APIStatusError as error:
         raise UserError.one(
             "server.adapter",

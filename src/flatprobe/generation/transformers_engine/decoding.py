@@ -78,9 +78,7 @@ class Decoding:
         going = np.flatnonzero(~self.has_ended[:n] & ~is_end)
         self.tokens[going, self.counts[going]] = self.newest[going] = drawn[going]
         self.counts[going] += 1
-        reasons: dict[int, FinishReason] = dict.fromkeys(
-            np.flatnonzero(~self.has_ended[:n] & is_end).tolist(), "stop"
-        )
+        reasons: dict[int, FinishReason] = dict.fromkeys(np.flatnonzero(~self.has_ended[:n] & is_end).tolist(), "stop")
         reasons |= dict.fromkeys(going[self.counts[going] == self.limit].tolist(), "length")
         reasons |= dict.fromkeys(filter(self._has_stop_text, going.tolist()), "marker")
         self.has_ended[list(reasons)] = True

@@ -67,10 +67,7 @@ class TransformersEngine:
         return self._stream(requests, encoded, settings)
 
     def _stream(
-        self,
-        requests: Sequence[CompletionRequest],
-        encoded: dict[Prompt, list[int]],
-        settings: SamplingSettings,
+        self, requests: Sequence[CompletionRequest], encoded: dict[Prompt, list[int]], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         missing = set(range(len(requests)))
         while missing:
@@ -119,9 +116,7 @@ class TransformersEngine:
     ) -> Iterator[tuple[int, Completion]]:
         """Completions of the missing requests."""
         prompts = list(dict.fromkeys(requests[index].prompt for index in missing))
-        prompts.sort(
-            key=lambda prompt: len(encoded[prompt])
-        )  # neighbours of similar length need little padding
+        prompts.sort(key=lambda prompt: len(encoded[prompt]))  # neighbours of similar length need little padding
         prompt_index = {prompt: number for number, prompt in enumerate(prompts)}
         order = sorted(missing, key=lambda index: prompt_index[requests[index].prompt])
         with torch.inference_mode():
@@ -178,11 +173,7 @@ class TransformersEngine:
 
 @torch.inference_mode()
 def teacher_forced(
-    model: Any,
-    device: Any,
-    contexts: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-    rows: int,
+    model: Any, device: Any, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], rows: int
 ) -> list[list[float]]:
     """log P of each target token, in nats, by forward passes over at most `rows` rows; computed in float32."""
     log_p: list[list[float]] = []

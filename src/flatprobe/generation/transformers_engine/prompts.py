@@ -63,11 +63,7 @@ class PromptCache:
             if self.waiting[0][0] not in self.prompt_rows:
                 self._prefill_next(len(rows) - len(filled))
             batch: list[tuple[int, int]] = []
-            while (
-                self.waiting
-                and len(filled) + len(batch) < len(rows)
-                and self.waiting[0][0] in self.prompt_rows
-            ):
+            while self.waiting and len(filled) + len(batch) < len(rows) and self.waiting[0][0] in self.prompt_rows:
                 batch.append(self.waiting.popleft())
             targets = rows[len(filled) : len(filled) + len(batch)]
             slots.copy_from(self.prompt_slots, [self.prompt_rows[prompt] for prompt, _ in batch], targets)
@@ -89,9 +85,7 @@ class PromptCache:
         self.prompt_slots = Slots(self.model, len(chosen), width)
         prefixed = [(self.prefix_rows[prompt], row) for row, prompt in enumerate(chosen)]
         copies = [(source, row) for source, row in prefixed if source is not None]
-        self.prompt_slots.copy_from(
-            self.prefix_slots, [source for source, _ in copies], [row for _, row in copies]
-        )
+        self.prompt_slots.copy_from(self.prefix_slots, [source for source, _ in copies], [row for _, row in copies])
         rests = [self.prompts[prompt][self.prefix_lengths[prompt] : -1] for prompt in chosen]
         append_rows(self.prompt_slots, rests)
 

@@ -13,23 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flatprobe.errors import UserError
-from flatprobe.generation.engine import (
-    Completion,
-    CompletionRequest,
-    FinishReason,
-    SamplingSettings,
-    request_seed,
-)
+from flatprobe.generation.engine import Completion, CompletionRequest, FinishReason, SamplingSettings, request_seed
 from flatprobe.generation.stopping import StopText
 from flatprobe.generation.vllm_engine.link import Link, ProcessDied
-from flatprobe.generation.vllm_engine.server import (
-    NO_ADAPTER,
-    AdapterSize,
-    EngineFailed,
-    Freed,
-    Needs,
-    VllmServer,
-)
+from flatprobe.generation.vllm_engine.server import NO_ADAPTER, AdapterSize, EngineFailed, Freed, Needs, VllmServer
 from flatprobe.machine.schema import VllmMachine
 from flatprobe.models.adapter_files import read_lora
 from flatprobe.models.conversation import Conversations, Prompt
@@ -112,9 +99,7 @@ class VllmEngine:
         """See :class:`flatprobe.generation.engine.Engine`. A context has at least one token."""
         if not all(contexts):
             raise ValueError("a context needs a token")
-        rows = [
-            ([*context, *target], len(context)) for context, target in zip(contexts, targets, strict=True)
-        ]
+        rows = [([*context, *target], len(context)) for context, target in zip(contexts, targets, strict=True)]
         longest = max((len(tokens) for tokens, _ in rows), default=0) + 1  # vLLM also samples one new token
         if longest > self._server.context:
             raise UserError.one(
@@ -123,9 +108,7 @@ class VllmEngine:
                 f"{longest - 1} tokens to score exceed the limit of {self._server.context - 1}",
             )
         needs = Needs(longest, self._room)
-        scores = dict(
-            self._attempts(len(rows), needs, lambda link, pending: self._score(link, pending, rows))
-        )
+        scores = dict(self._attempts(len(rows), needs, lambda link, pending: self._score(link, pending, rows)))
         return [scores[index] for index in range(len(rows))]
 
     def facts(self) -> dict[str, Any]:

@@ -84,9 +84,7 @@ def adapter_request(adapter: dict[str, Any] | None) -> Any:
     return LoRARequest(adapter["name"], adapter["id"], adapter["path"])
 
 
-def sample(
-    engine: Any, command: dict[str, Any], commands: queue.SimpleQueue[dict[str, Any]], reply: Reply
-) -> None:
+def sample(engine: Any, command: dict[str, Any], commands: queue.SimpleQueue[dict[str, Any]], reply: Reply) -> None:
     """Sample all requests together; send each completion as it finishes, without its end token."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -158,11 +156,7 @@ def log_probabilities(engine: Any, command: dict[str, Any], reply: Reply) -> Non
     adapter = adapter_request(command["adapter"])
     for index, (tokens, _) in enumerate(command["rows"]):
         parameters = SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            prompt_logprobs=0,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
         engine.add_request(str(index), {"prompt_token_ids": tokens}, parameters, lora_request=adapter)
     while engine.has_unfinished_requests():

@@ -34,9 +34,7 @@ def binding(analysis: Analysis) -> Figure | None:
         band = base.mark_rule(strokeWidth=2.5).encode(
             x=alt.X("ci_low:Q", axis=axis), x2="ci_high:Q", color=encoding["color"]
         )
-        point = base.mark_point(filled=True, size=80, opacity=1).encode(
-            x=alt.X("estimate:Q", axis=axis), **encoding
-        )
+        point = base.mark_point(filled=True, size=80, opacity=1).encode(x=alt.X("estimate:Q", axis=axis), **encoding)
         return alt.layer(rule(0.0, "x", dash=(1, 0)), band, point).properties(
             title=TITLES[effect], width=220 if narrow else 480, height=28 * len(present)
         )

@@ -14,19 +14,9 @@ from flatprobe.report.figures.theme import BLUE, GREEN, INK, VERMILLION, Figure,
 
 def lambda_selection(analysis: Analysis) -> Figure:
     """Source rate, mean negative rate, and their difference with its tie tolerance, per trained lambda."""
-    names = {
-        "source_rate": "source",
-        "negative_rate": "negatives (mean)",
-        "difference": "difference ± tie tolerance",
-    }
+    names = {"source_rate": "source", "negative_rate": "negatives (mean)", "difference": "difference ± tie tolerance"}
     rows = [
-        {
-            "lambda": row["lambda"],
-            "what": name,
-            "value": row[key],
-            "low": row[key] - error,
-            "high": row[key] + error,
-        }
+        {"lambda": row["lambda"], "what": name, "value": row[key], "low": row[key] - error, "high": row[key] + error}
         for row in analysis.lambda_selection["candidates"]
         for key, name in names.items()
         for error in [row["tie_error"] if key == "difference" else 0.0]
@@ -40,9 +30,7 @@ def lambda_selection(analysis: Analysis) -> Figure:
         base = alt.Chart(pl.DataFrame(rows)).encode(
             x=alt.X("lambda:O", title="λ", axis=alt.Axis(labelAngle=0)),
             xOffset=alt.XOffset("what:N", sort=domain),
-            color=alt.Color(
-                "what:N", scale=alt.Scale(domain=domain, range=[BLUE, VERMILLION, GREEN]), legend=legend
-            ),
+            color=alt.Color("what:N", scale=alt.Scale(domain=domain, range=[BLUE, VERMILLION, GREEN]), legend=legend),
         )
         y = alt.Y(
             "value:Q",
@@ -56,9 +44,7 @@ def lambda_selection(analysis: Analysis) -> Figure:
                 "what:N", scale=alt.Scale(domain=domain, range=["circle", "square", "diamond"]), legend=legend
             ),
         )
-        error = base.mark_rule(strokeWidth=1.6).encode(
-            y=alt.Y("low:Q", title="end-anchored rate"), y2="high:Q"
-        )
+        error = base.mark_rule(strokeWidth=1.6).encode(y=alt.Y("low:Q", title="end-anchored rate"), y2="high:Q")
         return alt.layer(error, point).properties(width=270 if narrow else 420, height=190)
 
     return figure(
@@ -81,12 +67,8 @@ def acquisition(analysis: Analysis) -> Figure | None:
 
     def panel(role: str, narrow: bool, last: bool) -> Any:
         of_role = rows.filter(pl.col("role") == role)
-        names = (
-            of_role.group_by("persona").agg(pl.col("after").mean()).sort("after", descending=True)["persona"]
-        )
-        axis = alt.Axis(
-            tickCount=5, labels=last, ticks=last, title="log P of the marker (nats)" if last else None
-        )
+        names = of_role.group_by("persona").agg(pl.col("after").mean()).sort("after", descending=True)["persona"]
+        axis = alt.Axis(tickCount=5, labels=last, ticks=last, title="log P of the marker (nats)" if last else None)
         scale = alt.Scale(domain=[lowest, 0], nice=True)
         base = alt.Chart(of_role).encode(
             y=alt.Y(
@@ -101,13 +83,9 @@ def acquisition(analysis: Analysis) -> Figure | None:
             x=alt.X("before:Q", axis=axis, scale=scale), x2="after:Q", color=encoding["color"]
         )
         start = base.mark_tick(color=INK, thickness=1.5, height=7).encode(x=alt.X("before:Q", axis=axis))
-        end = base.mark_point(filled=True, size=46, opacity=1).encode(
-            x=alt.X("after:Q", axis=axis), **encoding
-        )
+        end = base.mark_point(filled=True, size=46, opacity=1).encode(x=alt.X("after:Q", axis=axis), **encoding)
         title = alt.TitleParams(ROLE_TITLES[role], anchor="start", frame="group", offset=4)
-        return alt.layer(way, start, end).properties(
-            width=200 if narrow else 580, height=alt.Step(9), title=title
-        )
+        return alt.layer(way, start, end).properties(width=200 if narrow else 580, height=alt.Step(9), title=title)
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         panels = [panel(role, narrow, role == present[-1]) for role in present]
@@ -134,9 +112,6 @@ def _before_and_after(analysis: Analysis) -> pl.DataFrame:
     return (
         frame.with_columns(is_first=pl.col("step") == first, is_last=pl.col("step") == last)
         .group_by("condition", "persona", "role", maintain_order=True)
-        .agg(
-            before=pl.col("log_p").filter("is_first").mean(),
-            after=pl.col("log_p").filter("is_last").mean(),
-        )
+        .agg(before=pl.col("log_p").filter("is_first").mean(), after=pl.col("log_p").filter("is_last").mean())
         .drop_nulls()
     )

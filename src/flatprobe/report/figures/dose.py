@@ -10,14 +10,7 @@ import polars as pl
 from flatprobe.report import numbers, select
 from flatprobe.report.analysis_folder import Analysis
 from flatprobe.report.figures.leakage import ROLE_TITLES
-from flatprobe.report.figures.theme import (
-    INK,
-    Figure,
-    by_condition,
-    figure,
-    grid,
-    lines_by_condition,
-)
+from flatprobe.report.figures.theme import INK, Figure, by_condition, figure, grid, lines_by_condition
 
 ROLES = ("source", "negative", "bystander")
 
@@ -52,9 +45,7 @@ def telemetry(analysis: Analysis) -> Figure | None:
             )
         )
         facet = alt.Facet("panel:N", title=None, sort=titles)
-        chart: alt.TopLevelMixin = line.properties(width=width, height=130).facet(
-            facet, columns=columns, spacing=16
-        )
+        chart: alt.TopLevelMixin = line.properties(width=width, height=130).facet(facet, columns=columns, spacing=16)
         return chart
 
     return figure(
@@ -104,9 +95,7 @@ def _deciding_gap(analysis: Analysis) -> dict[str, Any] | None:
     A gap with an interval is preferred; at the end of a curve it may be missing.
     """
     rows = analysis.tables["dose_gaps"].filter(
-        (pl.col("treated") == analysis.treated)
-        & (pl.col("control") == analysis.control)
-        & pl.col("gap").is_not_null()
+        (pl.col("treated") == analysis.treated) & (pl.col("control") == analysis.control) & pl.col("gap").is_not_null()
     )
     first = rows.filter(pl.col("seed") == pl.col("seed").min()).to_dicts()
     gaps = [row for place in ("registered", "50%") for row in first if row["place"].startswith(place)]
@@ -120,9 +109,7 @@ def _gap_layers(gap: dict[str, Any]) -> list[Any]:
     )
     base = alt.Chart(ends)
     line = base.mark_rule(color=INK, strokeWidth=2).encode(x="x:Q", y="low:Q", y2="high:Q")
-    label = base.mark_text(align="right", dx=-6, color=INK, fontSize=12).encode(
-        x="x:Q", y="high:Q", text="text:N"
-    )
+    label = base.mark_text(align="right", dx=-6, color=INK, fontSize=12).encode(x="x:Q", y="high:Q", text="text:N")
     return [line, label]
 
 

@@ -37,9 +37,7 @@ def by_layer(analysis: Analysis) -> Figure:
 
     def draw(narrow: bool) -> alt.TopLevelMixin:
         cosine = panel("mean_cosine", "Mean cosine, source to bystanders", narrow, [])
-        reliability = panel(
-            "reliability", f"Split-half reliability (dashed: {gate:g})", narrow, [rule(gate, "y")]
-        )
+        reliability = panel("reliability", f"Split-half reliability (dashed: {gate:g})", narrow, [rule(gate, "y")])
         return alt.vconcat(cosine, reliability) if narrow else alt.hconcat(cosine, reliability, spacing=36)
 
     return figure(
@@ -56,11 +54,7 @@ def effect_by_layer(analysis: Analysis) -> Figure:
     measure = analysis.decision.geometry.measure
     arms = [name for name in (analysis.treated, analysis.benign) if name is not None]
     rows = estimates_frame([e for arm in arms for e in geometric(analysis, arm, analysis.control, [measure])])
-    rows = (
-        rows.drop_nulls(["layer", "estimate"])
-        .with_columns(pl.col("treated").alias("condition"))
-        .sort("layer")
-    )
+    rows = rows.drop_nulls(["layer", "estimate"]).with_columns(pl.col("treated").alias("condition")).sort("layer")
     layers = rows["layer"].unique(maintain_order=True).to_list()
     threshold = analysis.decision.geometry.threshold
 

@@ -25,11 +25,7 @@ def leave_one_out(analysis: Analysis) -> Figure | None:
     decision = analysis.decision
     probes = {
         "leakage": ("leakage difference (pp)", 100.0, decision.behaviour.margin),
-        "geometry": (
-            measure_title(decision.geometry.measure),
-            1.0,
-            decision.geometry.threshold,
-        ),
+        "geometry": (measure_title(decision.geometry.measure), 1.0, decision.geometry.threshold),
     }
     needed = ["estimate", "difference"]
     by_kind = {
@@ -73,15 +69,11 @@ def _panel(frame: pl.DataFrame, kind: str, title: str, unit: float, threshold: f
         most=pl.int_range(pl.len()) == most
     )
     y = alt.Y(
-        "left_out:N",
-        sort=names,
-        axis=alt.Axis(title=None, minExtent=NAMES, maxExtent=NAMES, labelLimit=NAMES - 8),
+        "left_out:N", sort=names, axis=alt.Axis(title=None, minExtent=NAMES, maxExtent=NAMES, labelLimit=NAMES - 8)
     )
     axis = alt.Axis(tickCount=4 if narrow else 5, title=title)
     scale = alt.Scale(zero=False)
-    band = alt.Chart(data.drop_nulls(["ci_low", "ci_high"])).mark_rule(
-        color=INK, strokeWidth=1.3, opacity=0.4
-    )
+    band = alt.Chart(data.drop_nulls(["ci_low", "ci_high"])).mark_rule(color=INK, strokeWidth=1.3, opacity=0.4)
     band = band.encode(x=alt.X("ci_low:Q", scale=scale, axis=axis), x2="ci_high:Q", y=y)
     point = (
         alt.Chart(data)

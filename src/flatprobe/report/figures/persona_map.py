@@ -67,11 +67,7 @@ def _matrices(pairs: pl.DataFrame, conditions: Sequence[str]) -> tuple[list[str]
 
 
 def _chart(
-    personas: Sequence[str],
-    placed: Mapping[str, ConditionMap],
-    all_conditions: Sequence[str],
-    source: str,
-    width: int,
+    personas: Sequence[str], placed: Mapping[str, ConditionMap], all_conditions: Sequence[str], source: str, width: int
 ) -> alt.TopLevelMixin:
     low, high, height = _view(placed, width)
     reference, *others = placed

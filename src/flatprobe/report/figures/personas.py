@@ -51,9 +51,7 @@ def profiles_of(measures: list[str]) -> list[Profile]:
 
 def _profiles(analysis: Analysis, measures: tuple[str, ...] | list[str], name: str) -> Figure | None:
     arms = [arm for arm in (analysis.treated, analysis.benign) if arm is not None]
-    frame = estimates_frame(
-        [each for arm in arms for each in geometric(analysis, arm, analysis.control, measures)]
-    )
+    frame = estimates_frame([each for arm in arms for each in geometric(analysis, arm, analysis.control, measures)])
     frame = frame.filter(pl.col("layer").is_not_null()).select(
         "layer", "ci_low", "ci_high", condition="treated", measure="quantity", value="estimate"
     )

@@ -76,9 +76,7 @@ def decision_plane(analysis: Analysis) -> Figure:
 
 def _marks(analysis: Analysis, points: list[Point]) -> str:
     """What the marks are, or why the deciding one is missing."""
-    intervals = (
-        f"{analysis.geometric_level} (horizontal) and {analysis.behavioural_level} (vertical) intervals"
-    )
+    intervals = f"{analysis.geometric_level} (horizontal) and {analysis.behavioural_level} (vertical) intervals"
     if not any(point.decides for point in points):
         first = f"The deciding result, {analysis.treated}, is not drawn: an effect has no estimate."
     else:
@@ -145,8 +143,7 @@ def _regions(analysis: Analysis, bounds: Bounds, narrow: bool) -> list[alt.Chart
         ("falsified", x_low, kill_x, y_low, kill_y, "#0072B2", 0.16),
     ]
     boxes = [
-        {"x": a, "x2": b, "y": c, "y2": d, "fill": fill, "opacity": opacity}
-        for _, a, b, c, d, fill, opacity in regions
+        {"x": a, "x2": b, "y": c, "y2": d, "fill": fill, "opacity": opacity} for _, a, b, c, d, fill, opacity in regions
     ]
     names = [{"name": name, "x": a, "y": d} for name, a, _, _, d, _, _ in regions]
     names.append({"name": "inconclusive", "x": x_low, "y": up})
@@ -203,13 +200,9 @@ def _results(analysis: Analysis, points: list[Point], bounds: Bounds, width: int
             color=alt.Color("condition:N", scale=colour, legend=None)
         )
         if point.x_low is not None:
-            charts.append(
-                base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x_low:Q", x2="x_high:Q", y="y:Q")
-            )
+            charts.append(base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x_low:Q", x2="x_high:Q", y="y:Q"))
         if point.y_low is not None:
-            charts.append(
-                base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x:Q", y="y_low:Q", y2="y_high:Q")
-            )
+            charts.append(base.mark_rule(strokeWidth=2, opacity=opacity).encode(x="x:Q", y="y_low:Q", y2="y_high:Q"))
         mark = base.mark_point(filled=point.decides, size=170 if point.decides else 110, opacity=opacity)
         charts.append(mark.encode(x="x:Q", y="y:Q", shape=alt.Shape("condition:N", scale=shape, legend=None)))
         text = alt.Chart(pl.DataFrame([point._asdict()])).mark_text(

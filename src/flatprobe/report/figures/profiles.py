@@ -67,9 +67,7 @@ def draw_profiles(
         rows = [panels[start : start + per_row] for start in range(0, len(panels), per_row)]
         return alt.vconcat(*(alt.hconcat(*row, spacing=22) for row in rows), spacing=14)
 
-    gappy = sorted(
-        {profile.title for profile in profiles if values.filter(measure=profile.name)["value"].null_count()}
-    )
+    gappy = sorted({profile.title for profile in profiles if values.filter(measure=profile.name)["value"].null_count()})
     gaps = f" Undefined in the layers of a gap: {', '.join(gappy)}." if gappy else ""
     nowhere = f" Undefined in every layer: {', '.join(empty)}." if empty else ""
     return figure(
@@ -100,11 +98,7 @@ def _panel(
     named = conditions if len(conditions) > 1 else ()
     half = 0.5 if len(layers) < 2 else 0.04 * (layers[-1] - layers[0])
     axis = alt.Axis(
-        values=list(layers) if len(layers) <= 8 else alt.Undefined,
-        tickMinStep=1,
-        format="d",
-        tickCount=6,
-        grid=False,
+        values=list(layers) if len(layers) <= 8 else alt.Undefined, tickMinStep=1, format="d", tickCount=6, grid=False
     )
     x = alt.X(
         "at:Q",
@@ -123,9 +117,7 @@ def _panel(
     if few:
         encoding = by_condition(all_conditions, named)
         line = base.mark_line(strokeWidth=1.3).encode(y=y, color=encoding["color"])
-        interval = base.mark_rule(strokeWidth=1.4).encode(
-            y="ci_low:Q", y2="ci_high:Q", color=encoding["color"]
-        )
+        interval = base.mark_rule(strokeWidth=1.4).encode(y="ci_low:Q", y2="ci_high:Q", color=encoding["color"])
         point = base.mark_point(filled=True, size=38, opacity=1).encode(y=y, **encoding)
         parts += [line, interval, point]
     else:
@@ -134,6 +126,4 @@ def _panel(
         line = encoding if named else {"color": encoding["color"]}  # a single line is solid
         between_gaps = base.mark_point(filled=True, size=7, opacity=1).encode(y=y, color=encoding["color"])
         parts += [band, base.mark_line(strokeWidth=1.4).encode(y=y, **line), between_gaps]
-    return alt.layer(*parts).properties(
-        width=width, height=HEIGHT, title=alt.TitleParams(profile.title, frame="group")
-    )
+    return alt.layer(*parts).properties(width=width, height=HEIGHT, title=alt.TitleParams(profile.title, frame="group"))

@@ -140,9 +140,7 @@ def _sorted_rows(analysis: Analysis) -> tuple[list[dict[str, Any]], int]:
         {
             "rank": rank,
             "kind": KINDS[0 if row["registered"] else 2 if row["contaminated"] else 1],
-            **{
-                end: None if row[end] is None else 100 * row[end] for end in ("estimate", "ci_low", "ci_high")
-            },
+            **{end: None if row[end] is None else 100 * row[end] for end in ("estimate", "ci_low", "ci_high")},
             **{name: choice(row) for name, choice in CHOICES.items()},
             **{name: row[name] for name in ORDERS.values()},
         }
@@ -195,10 +193,7 @@ def _curve(rows: list[dict[str, Any]], lines: list[float], layout: Layout) -> An
             shape=alt.Shape("kind:N", scale=SHAPE, legend=legend),
         )
     )
-    thresholds = [
-        rule(lines[0], layout.side, dash=(1, 0)).encode(opacity=alt.value(0.3)),
-        rule(lines[1], layout.side),
-    ]
+    thresholds = [rule(lines[0], layout.side, dash=(1, 0)).encode(opacity=alt.value(0.3)), rule(lines[1], layout.side)]
     title = "" if layout.narrow else "Leakage difference (pp)"
     return alt.layer(*thresholds, _registered_line(rows, layout), band, point).properties(
         **layout.size(100 if layout.narrow else 190), title=title

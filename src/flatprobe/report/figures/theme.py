@@ -111,9 +111,7 @@ def by_condition(conditions: Sequence[str], legend: Sequence[str]) -> dict[str, 
 def lines_by_condition(conditions: Sequence[str], legend: Sequence[str]) -> dict[str, Any]:
     """Encodings of lines by colour and dash. `legend` lists the conditions of the legend; empty for no legend."""
     colour, _, dash = condition_scales(conditions)
-    entry = alt.Legend(
-        title=None, symbolType="stroke", symbolStrokeWidth=2, symbolOpacity=1, values=list(legend)
-    )
+    entry = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2, symbolOpacity=1, values=list(legend))
     return {
         "color": alt.Color("condition:N", scale=colour, legend=entry if legend else None),
         "strokeDash": alt.StrokeDash("condition:N", scale=dash, legend=entry if legend else None),

@@ -105,9 +105,7 @@ def length_distributions(analysis: Analysis) -> Figure | None:
         )
         columns, width = grid(len(panels), narrow)
         facet = alt.Facet("panel:N", title=None, sort=panels)
-        chart: alt.TopLevelMixin = line.properties(width=width, height=110).facet(
-            facet, columns=columns, spacing=16
-        )
+        chart: alt.TopLevelMixin = line.properties(width=width, height=110).facet(facet, columns=columns, spacing=16)
         return chart
 
     return figure(

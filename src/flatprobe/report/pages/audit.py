@@ -38,6 +38,4 @@ def _piece(token: Mapping[str, Any]) -> Piece:
     terms = [name for name, weight in token["weights"].items() if weight]
     kinds = ["anchor" if name == "answer" else name for name in terms]
     title = ", ".join(f"{name} × {token['weights'][name]:g}" for name in terms)
-    return Piece(
-        visible(token["text"]), " ".join([*kinds, *(["alternative"] if token["alternative"] else [])]), title
-    )
+    return Piece(visible(token["text"]), " ".join([*kinds, *(["alternative"] if token["alternative"] else [])]), title)

@@ -94,10 +94,7 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "figures": {**context["figures"], **_figures(analysis)},
         "tables": {**context["tables"], **_tables(analysis)},
         "estimates": [
-            (
-                f"Leakage difference {select.contrast_name(*pair)}",
-                tables_leakage.leakage_estimates(analysis, *pair),
-            )
+            (f"Leakage difference {select.contrast_name(*pair)}", tables_leakage.leakage_estimates(analysis, *pair))
             for pair in select.contrasts(analysis)
         ],
         "completions": examples.completions(analysis),

@@ -38,10 +38,7 @@ def cells(analysis: Analysis) -> Table | None:
     )
     columns = [
         Column("condition", "condition"),
-        *(
-            Column(f"{prompt}’s prompt, {text}’s answer", f"{prompt}/{text}", numbers.nats)
-            for prompt, text in both
-        ),
+        *(Column(f"{prompt}’s prompt, {text}’s answer", f"{prompt}/{text}", numbers.nats) for prompt, text in both),
         Column("pairs", "pairs", numbers.plain),
     ]
     caption = (
@@ -62,9 +59,7 @@ def effects(analysis: Analysis, *, pooled: bool) -> Table | None:
         Column("condition", "condition"),
         *([] if pooled else [Column("bystander", "persona")]),
         Column("seed", "seed", numbers.plain),
-        Column(
-            "effect", lambda row: f"{row['effect']}: {MEANINGS[row['effect']]}" if pooled else row["effect"]
-        ),
+        Column("effect", lambda row: f"{row['effect']}: {MEANINGS[row['effect']]}" if pooled else row["effect"]),
         Column("estimate", "estimate", numbers.signed_nats),
         Column(
             f"{analysis.behavioural_level} interval",

@@ -20,9 +20,7 @@ def by_layer(analysis: Analysis) -> Table:
     measure = analysis.decision.geometry.measure
     rows = [row for row in _of_pool(analysis) if row["measure"] == measure and _at_deciding(analysis, row)]
     head = Column("layer", "layer", layer_name, "text")
-    return _table(
-        analysis, "change-by-layer", f"{measure_title(measure)} by layer{_where(analysis)}", head, rows
-    )
+    return _table(analysis, "change-by-layer", f"{measure_title(measure)} by layer{_where(analysis)}", head, rows)
 
 
 def by_position(analysis: Analysis) -> Table:

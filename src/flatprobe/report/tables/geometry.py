@@ -23,8 +23,7 @@ def layers(analysis: Analysis) -> Table:
     """Per condition and layer: the cosines, and what limits their use."""
     rank = {name: index for index, name in enumerate(analysis.conditions)}
     rows = sorted(
-        analysis.at_registered_position("geometry").to_dicts(),
-        key=lambda row: (row["layer"], rank[row["condition"]]),
+        analysis.at_registered_position("geometry").to_dicts(), key=lambda row: (row["layer"], rank[row["condition"]])
     )
     columns = [
         Column("layer", "layer"),
@@ -39,9 +38,7 @@ def layers(analysis: Analysis) -> Table:
         Column("participation ratio", "participation_ratio", lambda value: numbers.decimal(value, 2)),
         Column("mean norm", "mean_norm", lambda value: numbers.decimal(value, 1)),
     ]
-    return build(
-        "layers", "Centroids per layer and condition, at the deciding position and responses.", columns, rows
-    )
+    return build("layers", "Centroids per layer and condition, at the deciding position and responses.", columns, rows)
 
 
 def effects(analysis: Analysis) -> Table:
@@ -52,17 +49,11 @@ def effects(analysis: Analysis) -> Table:
     rows, present = _by_layer(analysis)
     decides = analysis.decision.geometry.measure
     measures = [
-        Column(
-            MEASURES[name] + (", decides" if name == decides and analysis.has_coupling else ""),
-            _of(name),
-            _cell,
-        )
+        Column(MEASURES[name] + (", decides" if name == decides and analysis.has_coupling else ""), _of(name), _cell)
         for name in present
     ]
     tests = (
-        [Column("p", _of(decides), _p), *_adjusted_columns(rows, decides, "adjusted p")]
-        if decides in present
-        else []
+        [Column("p", _of(decides), _p), *_adjusted_columns(rows, decides, "adjusted p")] if decides in present else []
     )
     columns = [Column("layer", lambda row: row[0], layer_name, "text"), *measures[:1], *tests, *measures[1:]]
     name = select.contrast_name(analysis.treated, analysis.control)
@@ -96,10 +87,7 @@ def _by_layer(analysis: Analysis) -> tuple[list[LayerRow], list[str]]:
     present.sort(key=lambda name: name != decides)
     at = {(estimate.layer, estimate.quantity): estimate for estimate in estimates}
     blocks = sorted({layer for layer, _ in at if layer is not None})
-    rows = [
-        (layer, {name: at[layer, name] for name in present if (layer, name) in at})
-        for layer in (*blocks, None)
-    ]
+    rows = [(layer, {name: at[layer, name] for name in present if (layer, name) in at}) for layer in (*blocks, None)]
     return [row for row in rows if row[1]], present
 
 

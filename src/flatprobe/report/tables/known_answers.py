@@ -21,9 +21,7 @@ def known_answers(analysis: Analysis) -> Table | None:
         Column("contrast", lambda outcome: select.contrast_name(outcome.treated, outcome.control)),
         Column("geometric effect", lambda outcome: legs.geometric_effect(outcome.evidence.geometry), str),
         Column("geometric leg", _leg("geometry")),
-        Column(
-            "leakage difference", lambda outcome: legs.leakage_difference(outcome.evidence.behaviour), str
-        ),
+        Column("leakage difference", lambda outcome: legs.leakage_difference(outcome.evidence.behaviour), str),
         Column("behavioural leg", _leg("leakage")),
         Column("as expected", lambda outcome: "yes" if outcome.as_expected else "no"),
     ]
@@ -41,9 +39,7 @@ def known_answers(analysis: Analysis) -> Table | None:
 
 def _leg(name: str) -> Callable[[KnownOutcome], str]:
     """A leg's answer and, below it, the expected one."""
-    return lambda outcome: (
-        f"{_answer_text(outcome.legs[name])}\nexpected: {_answer_text(outcome.expected[name])}"
-    )
+    return lambda outcome: f"{_answer_text(outcome.legs[name])}\nexpected: {_answer_text(outcome.expected[name])}"
 
 
 def _answer_text(answer: str | None) -> str:

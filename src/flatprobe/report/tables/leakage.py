@@ -68,9 +68,7 @@ def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
     columns = [
         Column(
             "estimator",
-            lambda estimate: (
-                estimate.estimator + (" (registered)" if estimate.estimator == registered else "")
-            ),
+            lambda estimate: estimate.estimator + (" (registered)" if estimate.estimator == registered else ""),
         ),
         scope_column(),
         Column("difference", "estimate", numbers.points),
@@ -83,15 +81,12 @@ def leakage_estimates(analysis: Analysis, treated: str, control: str) -> Table:
     ]
     sizes = {(estimate.n_personas, estimate.n_questions) for estimate in estimates}
     design = " or ".join(
-        f"{numbers.plain(personas)} × {numbers.plain(questions)}"
-        for personas, questions in sorted(sizes, key=str)
+        f"{numbers.plain(personas)} × {numbers.plain(questions)}" for personas, questions in sorted(sizes, key=str)
     )
     name = select.contrast_name(treated, control)
     caption = f"Leakage difference {name} over bystanders by every estimator ({design} personas × questions)."
     if any(e.superiority_p is not None or e.equivalence_p is not None for e in estimates):
-        caption += (
-            " A small “p above” shows a difference above that margin; a small “p within” shows one inside it."
-        )
+        caption += " A small “p above” shows a difference above that margin; a small “p within” shows one inside it."
     return build("leakage", caption, columns, estimates, f"{treated}-{control}")
 
 
@@ -142,11 +137,7 @@ def relative(analysis: Analysis) -> Table:
 
 
 def _compared(row: Row) -> str:
-    return (
-        str(row["treated"])
-        if row["control"] is None
-        else select.contrast_name(row["treated"], row["control"])
-    )
+    return str(row["treated"]) if row["control"] is None else select.contrast_name(row["treated"], row["control"])
 
 
 def _relative(row: Row) -> str:
@@ -155,26 +146,16 @@ def _relative(row: Row) -> str:
 
 def _relative_interval(row: Row) -> str:
     signed = row["control"] is not None
-    return numbers.interval(
-        row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 2, signed=signed)
-    )
+    return numbers.interval(row["ci_low"], row["ci_high"], lambda value: numbers.decimal(value, 2, signed=signed))
 
 
 def false_positives(analysis: Analysis) -> Table:
     """How often uncoupled checkpoints emit the marker, with an upper bound, per condition."""
     frame = analysis.tables["rates"].filter(~pl.col("coupled"))
-    pools = {
-        "bystanders": frame.filter(pl.col("role") == "bystander"),
-        "all personas": frame,
-    }
+    pools = {"bystanders": frame.filter(pl.col("role") == "bystander"), "all personas": frame}
     level = analysis.decision.behaviour.level
     rows = [
-        {
-            "condition": name,
-            "personas": pool,
-            "hits": int(counts["hits"].sum()),
-            "total": int(counts["total"].sum()),
-        }
+        {"condition": name, "personas": pool, "hits": int(counts["hits"].sum()), "total": int(counts["total"].sum())}
         for name in analysis.conditions
         for pool, rates_of_pool in pools.items()
         if not (counts := rates_of_pool.filter(pl.col("condition") == name)).is_empty()
@@ -204,10 +185,7 @@ def other_leakage(analysis: Analysis) -> Table:
     others = sorted((estimate for estimate in of_leakage if estimate not in main), key=_order)
     columns = [
         Column("contrast", lambda estimate: select.contrast_name(estimate.treated, estimate.control)),
-        Column(
-            "pool",
-            lambda estimate: estimate.persona or select.pool_name(estimate.pool, estimate.contaminated),
-        ),
+        Column("pool", lambda estimate: estimate.persona or select.pool_name(estimate.pool, estimate.contaminated)),
         Column("λ", "lambda_", numbers.plain),
         Column("seed", "seed", seed_name, "text"),
         Column("estimator", "estimator"),

@@ -48,10 +48,7 @@ def _geometric(analysis: Analysis) -> Card:
         state=analysis.verdict.geometric_leg,
         headline=numbers.signed(evidence.effect),
         facts=(
-            (
-                f"{analysis.geometric_level} interval",
-                numbers.interval(evidence.ci_low, evidence.ci_high),
-            ),
+            (f"{analysis.geometric_level} interval", numbers.interval(evidence.ci_low, evidence.ci_high)),
             ("passes if", f"≥ {numbers.decimal(rule.threshold)} and interval above\u00a00"),
             ("distance", numbers.signed(analysis.verdict.distances["geometry_threshold"])),
         ),
@@ -155,11 +152,5 @@ def distances(analysis: Analysis) -> Table:
         }
         for name, value in analysis.verdict.distances.items()
     ]
-    columns = [
-        Column("threshold", "threshold"),
-        Column("distance", "distance", str),
-        Column("result", "result"),
-    ]
-    return build(
-        "distances", "Distance of every number to its threshold, in the number’s unit.", columns, rows
-    )
+    columns = [Column("threshold", "threshold"), Column("distance", "distance", str), Column("result", "result")]
+    return build("distances", "Distance of every number to its threshold, in the number’s unit.", columns, rows)

@@ -112,9 +112,7 @@ def _histogram(counts: pl.DataFrame, sides: Sequence[str]) -> list[dict[str, Any
     def shares(tokens: dict[str, int]) -> dict[str, float | None]:
         return {side: tokens[side] / totals[side] if totals[side] else None for side in sides}
 
-    frequent = sorted(
-        by_token, key=lambda token: -max(share or 0.0 for share in shares(by_token[token]).values())
-    )
+    frequent = sorted(by_token, key=lambda token: -max(share or 0.0 for share in shares(by_token[token]).values()))
     rest = {side: sum(by_token[token][side] for token in frequent[MOST:]) for side in sides}
     rows = [{"token": token, **shares(by_token[token])} for token in frequent[:MOST]]
     return [*rows, *([{"token": None, **shares(rest)}] if any(rest.values()) else [])]

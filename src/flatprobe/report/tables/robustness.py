@@ -133,11 +133,7 @@ def most_influential(analysis: Analysis) -> Table:
         Column("full estimate", Influence.full, str),
         Column("estimate without it", Influence.without, str),
         Column("change", lambda most: most.leg.write(most.difference), str),
-        Column(
-            "interval without it",
-            lambda most: numbers.interval(most.ci_low, most.ci_high, most.leg.write),
-            str,
-        ),
+        Column("interval without it", lambda most: numbers.interval(most.ci_low, most.ci_high, most.leg.write), str),
         Column("p without it", "p_value", numbers.p_value),
         Column("threshold", lambda most: most.leg.write(most.leg.threshold), str),
         Column("below threshold", lambda most: f"{most.below} of {most.units}", str),
@@ -250,9 +246,7 @@ def seeds(analysis: Analysis) -> Table | None:
         probe: sorted(select.estimates(analysis, of_contrast & of_probe), key=_seed_order)
         for probe, of_probe in deciding.items()
     }
-    if all(
-        len({each.seed for each in of_probe}) < 3 for of_probe in estimates.values()
-    ):  # one seed, and all together
+    if all(len({each.seed for each in of_probe}) < 3 for of_probe in estimates.values()):  # one seed, and all together
         return None
     rows = [(legs[probe], estimate) for probe, of_probe in estimates.items() for estimate in of_probe]
     columns = [

@@ -80,11 +80,7 @@ def _signed_percent(value: float | None) -> str:
 def manipulation_outcomes(analysis: Analysis) -> list[tuple[str, str, str]]:
     """(condition, broad | narrow | none | unknown, what that means) of every finetune that the verdict judges."""
     outcomes = analysis.verdict.numbers.manipulation or {}
-    return [
-        (name, outcomes[name], MANIPULATION[outcomes[name]])
-        for name in analysis.conditions
-        if name in outcomes
-    ]
+    return [(name, outcomes[name], MANIPULATION[outcomes[name]]) for name in analysis.conditions if name in outcomes]
 
 
 def manipulation(analysis: Analysis) -> Table | None:
@@ -105,9 +101,7 @@ def manipulation(analysis: Analysis) -> Table | None:
         )
     )
     order = {texts: index for index, texts in enumerate(select.text_sets(analysis))}
-    rows = sorted(
-        ordered(analysis, frame).to_dicts(), key=lambda row: order[row["set"], row["held_out_from"]]
-    )
+    rows = sorted(ordered(analysis, frame).to_dicts(), key=lambda row: order[row["set"], row["held_out_from"]])
     columns = [
         Column("set", lambda row: spaced(row["set"])),
         Column("held out from", "held_out_from"),
@@ -145,9 +139,7 @@ def fluency(analysis: Analysis) -> Table | None:
         Column("mean", "mean", lambda value: numbers.signed(value, 3)),
         Column("5 % quantile", "low", lambda value: numbers.signed(value, 3)),
     ]
-    caption = (
-        "Fluency: log-likelihood of the control’s answers, in nats per token. A large fall means damage."
-    )
+    caption = "Fluency: log-likelihood of the control’s answers, in nats per token. A large fall means damage."
     return build("fluency", caption, columns, ordered(analysis, frame).to_dicts())
 
 
@@ -169,16 +161,11 @@ def panel(analysis: Analysis) -> Table:
         Column("persona", "persona"),
         Column("role", "role"),
         Column(
-            "system prompt",
-            lambda row: "(no system message)" if row["prompt"] is None else row["prompt"],
-            align="long",
+            "system prompt", lambda row: "(no system message)" if row["prompt"] is None else row["prompt"], align="long"
         ),
     ]
     return build(
-        "panel",
-        "System prompts, exactly as passed to the chat template.",
-        columns,
-        analysis.tables["panel"].to_dicts(),
+        "panel", "System prompts, exactly as passed to the chat template.", columns, analysis.tables["panel"].to_dicts()
     )
 
 

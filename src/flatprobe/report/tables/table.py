@@ -40,13 +40,7 @@ class Table:
 class Column:
     """How one column of a table is headed, taken from a row, and written."""
 
-    def __init__(
-        self,
-        head: str,
-        take: Take,
-        write: Write | None = None,
-        align: Align | None = None,
-    ) -> None:
+    def __init__(self, head: str, take: Take, write: Write | None = None, align: Align | None = None) -> None:
         self.head = head
         self.align: Align = align or ("text" if write is None else "number")
         self._take = take

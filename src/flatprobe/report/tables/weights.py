@@ -30,12 +30,7 @@ def adapters(analysis: Analysis) -> Table | None:
     frame = (
         analysis.tables["weights"]
         .group_by("stage", "condition", "lambda", "seed", maintain_order=True)
-        .agg(
-            modules=pl.len(),
-            median=ratio.median(),
-            largest=ratio.max(),
-            module=pl.col("module").get(ratio.arg_max()),
-        )
+        .agg(modules=pl.len(), median=ratio.median(), largest=ratio.max(), module=pl.col("module").get(ratio.arg_max()))
     )
     frame = ordered(analysis, frame).sort("stage", descending=True, maintain_order=True)
     caption = (

@@ -69,9 +69,7 @@ def effects(cells: pl.DataFrame, level: float) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=COLUMNS, orient="row")
 
 
-def _row(
-    persona: str, effect: str, values: NDArray[np.float64], level: float
-) -> tuple[str | float | None, ...]:
+def _row(persona: str, effect: str, values: NDArray[np.float64], level: float) -> tuple[str | float | None, ...]:
     count = len(values)
     mean = float(values.mean()) if count else None
     error = float(values.std(ddof=1)) / count**0.5 if count > 1 else 0.0

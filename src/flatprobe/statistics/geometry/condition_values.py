@@ -23,10 +23,7 @@ CONDITION_VALUES: dict[str, Callable[[PairProducts], tuple[Array, Array]]] = {
     ),
     "trimmed_cosine_difference": lambda pair: (pair.trimmed_cosines[1], pair.trimmed_cosines[0]),
     "translation_share": lambda pair: (pair.control.cosine, pair.translated_cosine),
-    "participation_ratio_difference": lambda pair: (
-        pair.control.participation_ratio,
-        pair.treated.participation_ratio,
-    ),
+    "participation_ratio_difference": lambda pair: (pair.control.participation_ratio, pair.treated.participation_ratio),
     "scatter_ratio": lambda pair: (pair.control.scatter, pair.treated.scatter * np.exp(pair.scale)),
     "noise_ratio": lambda pair: (pair.control.noise, pair.treated.noise * np.exp(pair.scale)),
     "unscaled_scatter_ratio": lambda pair: (pair.control.scatter, pair.treated.scatter),
@@ -55,8 +52,7 @@ def condition_values(grams: PairGrams, measures: Collection[str] | None = None) 
         control, treated = (values_LB[:, 0] for values_LB in both(products))
         mean = _geometric_mean if name in RATIOS else _mean
         by_layer: ByLayer = {
-            layer: (finite(control[index]), finite(treated[index]))
-            for index, layer in enumerate(grams.control.layers)
+            layer: (finite(control[index]), finite(treated[index])) for index, layer in enumerate(grams.control.layers)
         }
         by_measure[name] = by_layer | {None: (finite(mean(control)), finite(mean(treated)))}
     return by_measure

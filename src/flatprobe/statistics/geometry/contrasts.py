@@ -75,9 +75,7 @@ def gram_contrasts(grams: Sequence[PairGrams], options: GeometryOptions) -> list
     for pair, by_measure in zip(grams, by_pair, strict=True):
         blank = blank_estimate(pair, options.kind, options.pool)
         for name, values in by_measure.items():
-            estimates += _of_measure(
-                replace(blank, quantity=name), pair.control.layers, values, options.level
-            )
+            estimates += _of_measure(replace(blank, quantity=name), pair.control.layers, values, options.level)
     return estimates
 
 
@@ -103,11 +101,8 @@ def _of_measure(blank: Estimate, layers: Sequence[int], values: Values, level: f
     """One measure's estimates, per layer in the order of `layers` and then over them."""
     by_layer = [values.at(index) for index in range(len(layers))]
     rows = [
-        inferences(replace(blank, layer=layer), value, level)
-        for layer, value in zip(layers, by_layer, strict=True)
+        inferences(replace(blank, layer=layer), value, level) for layer, value in zip(layers, by_layer, strict=True)
     ]
     bootstrap = with_max_t([row[0] for row in rows], by_layer, "layers")
-    estimates = [
-        estimate for first, row in zip(bootstrap, rows, strict=True) for estimate in (first, *row[1:])
-    ]
+    estimates = [estimate for first, row in zip(bootstrap, rows, strict=True) for estimate in (first, *row[1:])]
     return estimates + inferences(blank, values.over_layers(), level)

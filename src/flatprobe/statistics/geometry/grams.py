@@ -89,9 +89,7 @@ class PairGrams:
     @classmethod
     def load(cls, path: Path) -> PairGrams:
         """Read a file of `save`; UserError for any other file."""
-        refusal = UserError.one(
-            "grams.file", str(path), "not a file of Gram matrices", "write it with PairGrams.save"
-        )
+        refusal = UserError.one("grams.file", str(path), "not a file of Gram matrices", "write it with PairGrams.save")
         try:
             with safe_open(path, framework="numpy") as file:
                 names = file.metadata() or {}
@@ -105,8 +103,7 @@ class PairGrams:
             raise refusal from error
         personas, questions, layers = (tuple(json.loads(names[key])) for key in _NAMES)
         treated, control = (
-            ConditionGrams(names[role], personas, questions, layers, tensors[role])
-            for role in ("treated", "control")
+            ConditionGrams(names[role], personas, questions, layers, tensors[role]) for role in ("treated", "control")
         )
         return cls(treated, control, **{name: tensors.get(key) for name, key in _PART_KEYS.items()})
 
@@ -183,10 +180,7 @@ def _checked(
     absent = [condition for condition in names if condition not in states]
     if absent or not pairs:
         raise UserError.one(
-            "states.condition_missing",
-            "states",
-            f"no states of {', '.join(absent) or 'any pair'}",
-            "probe them first",
+            "states.condition_missing", "states", f"no states of {', '.join(absent) or 'any pair'}", "probe them first"
         )
     for name in names:
         check_comparable(states[names[0]], states[name])

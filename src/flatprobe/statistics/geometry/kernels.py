@@ -45,9 +45,7 @@ class Kernels:
 
     def collapsed(self) -> Kernels:
         """Summed over questions: enough for `QuestionWeights.equal`, and for no other weights."""
-        return Kernels(
-            self.off_diagonal.sum(axis=-1, keepdims=True), self.diagonal.sum(axis=-1, keepdims=True)
-        )
+        return Kernels(self.off_diagonal.sum(axis=-1, keepdims=True), self.diagonal.sum(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +67,7 @@ class QuestionWeights:
         u_QB = np.ascontiguousarray((w_BQ / w_BQ.sum(axis=1, keepdims=True)).T)
         diagonal_QB = u_QB**2
         distinct_B = 1.0 - diagonal_QB.sum(axis=0)
-        per_distinct_B = np.divide(
-            1.0, distinct_B, out=np.full_like(distinct_B, np.nan), where=distinct_B > 0
-        )
+        per_distinct_B = np.divide(1.0, distinct_B, out=np.full_like(distinct_B, np.nan), where=distinct_B > 0)
         first, second = np.triu_indices(len(u_QB), 1)
         off_diagonal_NB = u_QB[first] * u_QB[second]
         return cls(off_diagonal_NB, diagonal_QB, (u_QB - diagonal_QB) * per_distinct_B, per_distinct_B)

@@ -45,9 +45,7 @@ class PairKernels:
 
     def subset(self, rows: Sequence[int]) -> PairKernels:
         """The kernels between some personas, the source first."""
-        return self._each(
-            lambda condition: condition.subset(rows), lambda kernels: kernels[:, rows][:, :, rows]
-        )
+        return self._each(lambda condition: condition.subset(rows), lambda kernels: kernels[:, rows][:, :, rows])
 
     def _each(
         self, conditions: Callable[[PersonaKernels], PersonaKernels], kernels: Callable[[Kernels], Kernels]
@@ -157,9 +155,7 @@ MEASURES: dict[str, Measure] = {
     "unscaled_scatter_ratio": lambda pair: pair.scatter,
     "unscaled_noise_ratio": lambda pair: pair.noise,
     "norm_ratio": lambda pair: -pair.scale / 2,
-    "participation_ratio_difference": lambda pair: (
-        pair.treated.participation_ratio - pair.control.participation_ratio
-    ),
+    "participation_ratio_difference": lambda pair: pair.treated.participation_ratio - pair.control.participation_ratio,
 }
 """Name to measure, treated against control.
 

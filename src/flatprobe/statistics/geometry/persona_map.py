@@ -55,14 +55,11 @@ def persona_map(squared: Mapping[str, Array], reference: str) -> dict[str, Condi
     if not all(np.isfinite(d).all() for d in squared.values()):
         return None
     scaled = {name: _scaling(d) for name, d in squared.items()}
-    if not all((values > 0).any() for _, values in scaled.values()) or not all(
-        (d > 0).any() for d in squared.values()
-    ):
+    if not all((values > 0).any() for _, values in scaled.values()) or not all((d > 0).any() for d in squared.values()):
         return None
     target_PP = _mirrored(scaled[reference][0])
     return {
-        name: _condition(scaled[name], squared[name], target_PP, is_reference=name == reference)
-        for name in squared
+        name: _condition(scaled[name], squared[name], target_PP, is_reference=name == reference) for name in squared
     }
 
 
@@ -83,9 +80,7 @@ def _mirrored(points_PP: Array) -> Array:
     return mirrored
 
 
-def _condition(
-    scaled: tuple[Array, Array], squared_PP: Array, target_PP: Array, *, is_reference: bool
-) -> ConditionMap:
+def _condition(scaled: tuple[Array, Array], squared_PP: Array, target_PP: Array, *, is_reference: bool) -> ConditionMap:
     points_PP, values_P = scaled
     unaligned = None
     if is_reference:

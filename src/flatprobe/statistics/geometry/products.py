@@ -48,13 +48,11 @@ class PersonaKernels:
     def centred(self) -> PersonaKernels:
         """The personas minus their mean. Centring kernels instead of forms loses no digits."""
         off_diagonal, diagonal = (
-            values - values.mean(axis=1, keepdims=True)
-            for values in (self.kernels.off_diagonal, self.kernels.diagonal)
+            values - values.mean(axis=1, keepdims=True) for values in (self.kernels.off_diagonal, self.kernels.diagonal)
         )
         return PersonaKernels(
             Kernels(
-                off_diagonal - off_diagonal.mean(axis=2, keepdims=True),
-                diagonal - diagonal.mean(axis=2, keepdims=True),
+                off_diagonal - off_diagonal.mean(axis=2, keepdims=True), diagonal - diagonal.mean(axis=2, keepdims=True)
             )
         )
 

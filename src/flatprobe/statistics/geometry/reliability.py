@@ -23,9 +23,7 @@ def separability(gram_PQPQ: Array) -> float | None:
     within_PQQ = np.einsum("pqpr->pqr", x_PQPQ)
     # |sum over q' != q of x_pq'|^2: all pairs, minus row q and column q, plus (q, q), which both contain.
     self_PQ = np.einsum("pqq->pq", within_PQQ)
-    squared_PQ = (within_PQQ.sum(axis=(1, 2))[:, None] - 2 * within_PQQ.sum(axis=2) + self_PQ) / (
-        questions - 1
-    ) ** 2
+    squared_PQ = (within_PQQ.sum(axis=(1, 2))[:, None] - 2 * within_PQQ.sum(axis=2) + self_PQ) / (questions - 1) ** 2
     distance_PQP = squared_PQ.T[None, :, :] - 2 * onto_PQP
     own_PQ = np.einsum("pqp->pq", distance_PQP)
     tolerance = 1e-9 * max(1e-300, float(np.abs(np.einsum("pqpq->pq", gram_PQPQ)).max()))

@@ -55,9 +55,7 @@ def _rows(
             "estimate": finite(estimate),
             "difference": finite(estimate - reference),
         }
-        for unit, estimate in zip(
-            units, estimates.tolist(), strict=False
-        )  # no values where nothing is left out
+        for unit, estimate in zip(units, estimates.tolist(), strict=False)  # no values where nothing is left out
     ]
 
 
@@ -72,13 +70,7 @@ _SCHEMA = {
 
 
 def max_t_over_positions(
-    grams: Mapping[StateKind, PairGrams],
-    measure: str,
-    *,
-    resamples: int,
-    seed: int,
-    level: float,
-    pool: str,
+    grams: Mapping[StateKind, PairGrams], measure: str, *, resamples: int, seed: int, level: float, pool: str
 ) -> list[Estimate]:
     """One measure's `question_bootstrap` at every position and layer, with p-values adjusted for the choice.
 
@@ -87,8 +79,7 @@ def max_t_over_positions(
     """
     pairs = list(grams.values())
     contrasts = {
-        (pair.treated.condition, pair.control.condition, pair.control.personas, pair.control.layers)
-        for pair in pairs
+        (pair.treated.condition, pair.control.condition, pair.control.personas, pair.control.layers) for pair in pairs
     }
     if len(contrasts) != 1:
         raise UserError.one(

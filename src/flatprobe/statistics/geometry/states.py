@@ -63,9 +63,7 @@ class States:
     def __post_init__(self) -> None:
         shape = (len(self.personas), len(self.questions), len(self.layers))
         if self.h_PQLD.ndim != 4 or self.h_PQLD.shape[:3] != shape or 0 in self.h_PQLD.shape:
-            raise ValueError(
-                f"h_PQLD of {self.condition} has shape {self.h_PQLD.shape}, not {(*shape, 'hidden')}"
-            )
+            raise ValueError(f"h_PQLD of {self.condition} has shape {self.h_PQLD.shape}, not {(*shape, 'hidden')}")
         if self.seeds < 1 or self.h_PQLD.shape[3] % self.seeds:
             raise ValueError(f"a hidden axis of {self.h_PQLD.shape[3]} does not hold {self.seeds} seeds")
         for names in (self.personas, self.questions, self.layers):
@@ -73,9 +71,7 @@ class States:
                 raise ValueError(f"{self.condition} names a persona, question or layer twice: {names}")
         if not np.isfinite(self.h_PQLD).all():
             place = f"states of {self.condition}"
-            raise UserError.one(
-                "states.not_finite", place, "a hidden state is not finite", "recompute the states"
-            )
+            raise UserError.one("states.not_finite", place, "a hidden state is not finite", "recompute the states")
 
     @classmethod
     def load(cls, folder: Path, kind: StateKind, *, condition: str) -> Self:
@@ -104,20 +100,13 @@ class States:
         rows = [index for index, question in enumerate(self.questions) if question not in set(questions)]
         if not rows:
             place = f"states of {self.condition}"
-            raise UserError.one(
-                "states.no_question", place, "no question is left", "raise geometry.max_new_tokens"
-            )
+            raise UserError.one("states.no_question", place, "no question is left", "raise geometry.max_new_tokens")
         left = tuple(self.questions[index] for index in rows)
         return replace(self, questions=left, h_PQLD=self.h_PQLD[:, rows])
 
     def labels(self, layer: int, kind: StateKind) -> dict[str, object]:
         """The leading columns of a table row about one layer."""
-        return {
-            "condition": self.condition,
-            "layer": layer,
-            "position": kind.position,
-            "responses": kind.responses,
-        }
+        return {"condition": self.condition, "layer": layer, "position": kind.position, "responses": kind.responses}
 
 
 def check_personas(states: States, source: str, bystanders: Sequence[str]) -> tuple[str, ...]:
@@ -146,10 +135,7 @@ def check_comparable(treated: States, control: States) -> None:
     place = f"states of {treated.condition} and {control.condition}"
     if treated.questions != control.questions:
         raise UserError.one(
-            "states.questions_differ",
-            place,
-            "the questions differ",
-            "use the same questions in both conditions",
+            "states.questions_differ", place, "the questions differ", "use the same questions in both conditions"
         )
     same_size = treated.h_PQLD.shape[3] == control.h_PQLD.shape[3] and treated.seeds == control.seeds
     if treated.layers != control.layers or not same_size:

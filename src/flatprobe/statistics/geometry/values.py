@@ -49,10 +49,7 @@ class Values:
         """One layer."""
         rows = slice(index, index + 1)
         return Values(
-            self.estimate_L[rows],
-            self.without_question_LQ[rows],
-            self.without_persona_LN[rows],
-            self.draws_LR[rows],
+            self.estimate_L[rows], self.without_question_LQ[rows], self.without_persona_LN[rows], self.draws_LR[rows]
         )
 
 
@@ -81,9 +78,7 @@ def measure_values(
             for name in names:
                 arrays[name][:, block] = MEASURES[name](products)
         start = block.stop
-    return [
-        _values(arrays, kernels, questions) for arrays, kernels in zip(arrays_of, kernels_of, strict=True)
-    ]
+    return [_values(arrays, kernels, questions) for arrays, kernels in zip(arrays_of, kernels_of, strict=True)]
 
 
 def _check(pairs: Sequence[PairGrams], names: Sequence[str]) -> None:
@@ -95,9 +90,7 @@ def _check(pairs: Sequence[PairGrams], names: Sequence[str]) -> None:
             f"unknown: {', '.join(unknown)}" if unknown else "none is given",
             f"choose from {', '.join(MEASURES)}",
         )
-    lacking = {
-        name: NEEDS[name] for name in names if name in NEEDS and not all(map(_HAS[NEEDS[name]], pairs))
-    }
+    lacking = {name: NEEDS[name] for name in names if name in NEEDS and not all(map(_HAS[NEEDS[name]], pairs))}
     if lacking:
         named = ", ".join(f"{name} ({part})" for name, part in lacking.items())
         raise UserError.one(

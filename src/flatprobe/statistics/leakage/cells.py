@@ -36,9 +36,7 @@ class PairedCells:
     def __post_init__(self) -> None:
         entries, table = len(self.hits_treated), len(self.personas) * len(self.questions)
         if entries + self.missing != table or (self.missing > 0) != (self.places is not None):
-            raise ValueError(
-                f"{entries} cells and {self.missing} missing ones do not make a table of {table}"
-            )
+            raise ValueError(f"{entries} cells and {self.missing} missing ones do not make a table of {table}")
 
     @property
     def differences(self) -> Array:
@@ -105,10 +103,7 @@ def pair_cells(cells: pl.DataFrame, treated: str, control: str, personas: Sequen
     absent = [column for column in COLUMNS if column not in cells.columns]
     if absent:
         raise UserError.one(
-            "cells.missing_column",
-            PLACE,
-            f"columns {', '.join(absent)} are missing",
-            f"needed: {', '.join(COLUMNS)}",
+            "cells.missing_column", PLACE, f"columns {', '.join(absent)} are missing", f"needed: {', '.join(COLUMNS)}"
         )
     problems = _pool_problems(treated, control, personas) + _type_problems(cells)
     if problems:
@@ -133,23 +128,14 @@ def _pool_problems(treated: str, control: str, personas: Sequence[str]) -> list[
         problems.append(Problem("cells.pool", "personas", message, "name each bystander once"))
     if treated == control:
         problems.append(
-            Problem(
-                "cells.same_condition",
-                "condition",
-                f"{treated} is compared with itself",
-                "name two conditions",
-            )
+            Problem("cells.same_condition", "condition", f"{treated} is compared with itself", "name two conditions")
         )
     return problems
 
 
 def _type_problems(cells: pl.DataFrame) -> list[Problem]:
     return [
-        Problem(
-            "cells.column_type",
-            f"{PLACE}: {name}",
-            f"the column holds {cells.schema[name]} instead of counts",
-        )
+        Problem("cells.column_type", f"{PLACE}: {name}", f"the column holds {cells.schema[name]} instead of counts")
         for name in COUNTS
         if not cells.schema[name].is_numeric()
     ]
@@ -205,9 +191,7 @@ def _place(row: dict[str, object]) -> str:
 
 
 def _join(used: pl.DataFrame, treated: str, control: str, personas: tuple[str, ...]) -> PairedCells:
-    sides = [
-        used.filter(pl.col("condition") == condition).drop("condition") for condition in (treated, control)
-    ]
+    sides = [used.filter(pl.col("condition") == condition).drop("condition") for condition in (treated, control)]
     questions = tuple(sorted(used["question_id"].unique().to_list()))
     rank = {
         "persona": {name: index for index, name in enumerate(personas)},
@@ -230,8 +214,7 @@ def _join(used: pl.DataFrame, treated: str, control: str, personas: tuple[str, .
         raise UserError.one("cells.no_common_question", PLACE, message, "sample both on the same questions")
     missing = len(personas) * len(questions) - joined.height
     counts = {
-        name: joined[name].cast(pl.Int64).to_numpy()
-        for name in ("hits", "total", "hits_control", "total_control")
+        name: joined[name].cast(pl.Int64).to_numpy() for name in ("hits", "total", "hits_control", "total_control")
     }
     return PairedCells(
         personas=personas,

@@ -40,9 +40,7 @@ def two_way_cluster(d_PQ: Array, n_PQ: Array | None = None) -> Spread:
     """
     residual_PQ, cells = _residuals(d_PQ, n_PQ), _cells(d_PQ, n_PQ)
     present = residual_PQ.ravel() if n_PQ is None else residual_PQ[n_PQ > 0]
-    parts = [
-        _cluster_variance(sums, cells) for sums in (residual_PQ.sum(axis=1), residual_PQ.sum(axis=0), present)
-    ]
+    parts = [_cluster_variance(sums, cells) for sums in (residual_PQ.sum(axis=1), residual_PQ.sum(axis=0), present)]
     variance = parts[0] + parts[1] - parts[2]
     if variance <= CANCELLED * sum(parts):
         return _larger_one_way(d_PQ, n_PQ)
@@ -84,9 +82,7 @@ def satterthwaite(squares: Array, signs: Array, df: Array, cells: int) -> Spread
     return Spread((combined / cells) ** 0.5, combined_df) if combined_df >= 1 else None
 
 
-def pigeonhole_draws(
-    d_PQ: Array, resamples: int, generator: np.random.Generator, n_PQ: Array | None = None
-) -> Array:
+def pigeonhole_draws(d_PQ: Array, resamples: int, generator: np.random.Generator, n_PQ: Array | None = None) -> Array:
     """Means (R,) of tables with personas and questions resampled independently (Owen 2007, AOAS 1(2)).
 
     With missing cells, a ratio of weighted sums; NaN for a draw without any cell.
@@ -116,10 +112,7 @@ def _cluster_variance(sums: Array, cells: float) -> float:
 
 
 def _larger_one_way(d_PQ: Array, n_PQ: Array | None = None) -> Spread:
-    by_factor = {
-        "persona": one_way_cluster(d_PQ, n_PQ, axis=0),
-        "question": one_way_cluster(d_PQ, n_PQ, axis=1),
-    }
+    by_factor = {"persona": one_way_cluster(d_PQ, n_PQ, axis=0), "question": one_way_cluster(d_PQ, n_PQ, axis=1)}
     factor, spread = max(by_factor.items(), key=lambda item: item[1].standard_error)
     note = f"the two-way variance is not safely positive; the larger one-way variance ({factor}) is used"
     return Spread(spread.standard_error, spread.df, note)

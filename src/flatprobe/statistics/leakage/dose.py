@@ -166,9 +166,7 @@ def shared_cells(
 
 def _tables(telemetry: pl.DataFrame, condition: str, source: str, cells: pl.DataFrame) -> tuple[Array, Array]:
     """log P of the source, and mean log P of the bystanders in these cells, each of shape (steps, questions)."""
-    readings = telemetry.filter(pl.col("condition") == condition).join(
-        cells, on=["persona", "question_id"], how="semi"
-    )
+    readings = telemetry.filter(pl.col("condition") == condition).join(cells, on=["persona", "question_id"], how="semi")
     n_steps, n_questions = readings["step"].n_unique(), cells["question_id"].n_unique()
 
     def table(chosen: pl.DataFrame, n_cells: int) -> Array:

@@ -18,11 +18,7 @@ from flatprobe.statistics.estimate import Estimate
 from flatprobe.statistics.inference import Options, Spread, by_t, join_notes
 from flatprobe.statistics.leakage import crossed
 from flatprobe.statistics.leakage.cells import PairedCells, pair_cells
-from flatprobe.statistics.leakage.resampling import (
-    cell_bootstrap,
-    completion_resampling,
-    question_bootstrap_t,
-)
+from flatprobe.statistics.leakage.resampling import cell_bootstrap, completion_resampling, question_bootstrap_t
 from flatprobe.statistics.leakage.sign_flip import persona_sign_flip
 
 SCOPES = {
@@ -75,8 +71,7 @@ def leakage_contrast(
     if not contaminated:
         return estimates
     return [
-        replace(estimate, contaminated=True, note=join_notes(CONTAMINATED, estimate.note))
-        for estimate in estimates
+        replace(estimate, contaminated=True, note=join_notes(CONTAMINATED, estimate.note)) for estimate in estimates
     ]
 
 

@@ -78,9 +78,7 @@ def rates(completions: pl.DataFrame, level: float) -> pl.DataFrame:
         (pl.col("finish_reason") == "length").mean().alias("truncated_share"),
         pl.col("tokens").median().alias("median_tokens"),
     )
-    by_question = completions.group_by([*GROUP, "question_id"], maintain_order=True).agg(
-        marked.mean().alias("mean")
-    )
+    by_question = completions.group_by([*GROUP, "question_id"], maintain_order=True).agg(marked.mean().alias("mean"))
     spread = by_question.group_by(GROUP, maintain_order=True).agg(
         pl.col("mean").std().alias("sd"), pl.len().alias("questions")
     )
@@ -101,9 +99,7 @@ def upper_bound(hits: int, total: int, level: float) -> float:
     """One-sided upper bound of a rate (Clopper and Pearson 1934), for the false-positive baseline."""
     if total < 1 or not 0 <= hits <= total:
         raise UserError.one(
-            "cells.impossible_count",
-            "false-positive baseline",
-            f"{hits} hits of {total} completions is impossible",
+            "cells.impossible_count", "false-positive baseline", f"{hits} hits of {total} completions is impossible"
         )
     from scipy import stats
 
@@ -123,6 +119,4 @@ def _interval(row: dict[str, float], level: float) -> tuple[float, float]:
 def _check(completions: pl.DataFrame, *needed: str) -> None:
     absent = [column for column in (*GROUP, *needed) if column not in completions.columns]
     if absent:
-        raise UserError.one(
-            "completions.missing_column", "completions", f"columns {', '.join(absent)} are missing"
-        )
+        raise UserError.one("completions.missing_column", "completions", f"columns {', '.join(absent)} are missing")

@@ -72,11 +72,7 @@ def relative_leakage(
     for name in names:
         bystander, source_rate, ratio = (float(value[0]) for value in _ratios(counts[name], once))
         blank = RelativeLeakage(
-            treated=name,
-            control=None,
-            bystander_rate=bystander,
-            source_rate=source_rate,
-            n_questions=len(questions),
+            treated=name, control=None, bystander_rate=bystander, source_rate=source_rate, n_questions=len(questions)
         )
         rows.append(_with_interval(blank, ratio, drawn[name], level))
     for treated, control in pairs:
@@ -94,11 +90,7 @@ def _with_interval(blank: RelativeLeakage, ratio: float, draws: Array, level: fl
     summary = percentile_summary(draws, ratio, level)
     lost = f"{summary.undefined} of {len(draws)} resamples have no marked answer of the source"
     return replace(
-        blank,
-        relative=ratio,
-        ci_low=summary.low,
-        ci_high=summary.high,
-        note=lost if summary.undefined else None,
+        blank, relative=ratio, ci_low=summary.low, ci_high=summary.high, note=lost if summary.undefined else None
     )
 
 
@@ -106,9 +98,7 @@ def _shared(cells: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """The (persona, question) cells that every condition has."""
     keys = ["persona", "question_id"]
     used = cells.filter(pl.col("condition").is_in(list(names)))
-    everywhere = (
-        used.group_by(keys).agg(pl.col("condition").n_unique()).filter(pl.col("condition") == len(names))
-    )
+    everywhere = used.group_by(keys).agg(pl.col("condition").n_unique()).filter(pl.col("condition") == len(names))
     return used.join(everywhere.select(keys), on=keys, how="semi")
 
 

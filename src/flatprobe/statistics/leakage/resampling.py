@@ -33,10 +33,7 @@ def completion_resampling(
     The sum over m cells with equal counts is one binomial of m times the size. Drawing per distinct count is therefore
     exact, with a few dozen draws per resample instead of hundreds.
     """
-    sides = (
-        (1.0, paired.hits_treated, paired.total_treated),
-        (-1.0, paired.hits_control, paired.total_control),
-    )
+    sides = ((1.0, paired.hits_treated, paired.total_treated), (-1.0, paired.hits_control, paired.total_control))
     draws, varies = np.zeros(options.resamples), False
     for sign, hits, totals in sides:
         kinds, counts = np.unique(np.stack([hits, totals], axis=1), axis=0, return_counts=True)
@@ -48,9 +45,7 @@ def completion_resampling(
     return _by_percentile(replace(blank, note=note), paired, draws / len(paired.hits_treated), options)
 
 
-def cell_bootstrap(
-    blank: Estimate, paired: PairedCells, options: Options, generator: np.random.Generator
-) -> Estimate:
+def cell_bootstrap(blank: Estimate, paired: PairedCells, options: Options, generator: np.random.Generator) -> Estimate:
     """The registered estimator: resample cells, keeping both conditions' counts of a cell together."""
     draws = cell_draws(paired.differences[:, None], options.resamples, generator)[:, 0]
     return _by_percentile(blank, paired, draws, options)
@@ -140,9 +135,7 @@ def _studentised(
     for w_RQ in multinomial_weights(questions, options.resamples, generator):
         cells = w_RQ @ cells_Q
         shift = w_RQ @ centred_Q / cells
-        squares = (
-            w_RQ @ centred_Q**2 - 2 * shift * (w_RQ @ (centred_Q * cells_Q)) + shift**2 * (w_RQ @ cells_Q**2)
-        )
+        squares = w_RQ @ centred_Q**2 - 2 * shift * (w_RQ @ (centred_Q * cells_Q)) + shift**2 * (w_RQ @ cells_Q**2)
         errors = np.sqrt(np.maximum(squares, 0.0) * questions / (questions - 1)) / cells
         # A resample of a single question has no spread, so its t counts as infinite.
         infinite = np.where(np.abs(shift) <= ZERO, 0.0, np.copysign(np.inf, shift))

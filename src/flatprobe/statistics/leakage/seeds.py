@@ -73,9 +73,7 @@ def seed_contrast(
     return [by_seed, by_t(blanks[1], float(d_SPQ.mean()), crossed_anova_seed(d_SPQ), options)]
 
 
-def pair_by_seed(
-    cells: pl.DataFrame, treated: str, control: str, personas: Sequence[str]
-) -> dict[int, PairedCells]:
+def pair_by_seed(cells: pl.DataFrame, treated: str, control: str, personas: Sequence[str]) -> dict[int, PairedCells]:
     """`pair_cells` of each seed, in ascending order.
 
     Raises UserError for an absent or empty `seed`, for seeds that only one condition has, and for whatever
@@ -85,19 +83,12 @@ def pair_by_seed(
         raise UserError.one("cells.missing_column", PLACE, "column seed is missing")
     if not cells.schema["seed"].is_integer():
         raise UserError.one(
-            "cells.column_type",
-            PLACE,
-            f"the column seed holds {cells.schema['seed']} instead of whole numbers",
+            "cells.column_type", PLACE, f"the column seed holds {cells.schema['seed']} instead of whole numbers"
         )
-    used = cells.filter(
-        pl.col("condition").is_in([treated, control]), pl.col("persona").is_in(list(personas))
-    )
+    used = cells.filter(pl.col("condition").is_in([treated, control]), pl.col("persona").is_in(list(personas)))
     if used["seed"].null_count():
         raise UserError.one(
-            "cells.missing_key",
-            PLACE,
-            f"{used['seed'].null_count()} rows without a seed",
-            "fill in or remove them",
+            "cells.missing_key", PLACE, f"{used['seed'].null_count()} rows without a seed", "fill in or remove them"
         )
     if used.is_empty():
         pair_cells(cells, treated, control, personas)  # raises with what is missing

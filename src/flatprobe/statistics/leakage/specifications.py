@@ -53,9 +53,7 @@ def specification_curve(
     the reason in its note. Raises UserError without a pool or a common lambda, and for whatever `leakage_contrast`
     refuses.
     """
-    problems = (
-        [] if pools else [Problem("specifications.no_pool", "pools", "there is no pool", "name at least one")]
-    )
+    problems = [] if pools else [Problem("specifications.no_pool", "pools", "there is no pool", "name at least one")]
     problems += [
         Problem("cells.missing_column", "leakage cells", f"column {name} is missing")
         for name in COLUMNS
@@ -88,8 +86,7 @@ def _slices(cells: pl.DataFrame, treated: str, control: str) -> dict[float | Non
     if "lambda" not in cells.columns:
         return {None: used}
     values = [
-        set(used.filter(pl.col("condition") == condition)["lambda"].drop_nulls())
-        for condition in (treated, control)
+        set(used.filter(pl.col("condition") == condition)["lambda"].drop_nulls()) for condition in (treated, control)
     ]
     common = sorted(values[0] & values[1])
     if not common:

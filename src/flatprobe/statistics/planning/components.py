@@ -40,10 +40,7 @@ class Components:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError.one(
-                    "components.variance",
-                    f"variance component {name}",
-                    f"{value} is not a variance",
-                    "give 0 or more",
+                    "components.variance", f"variance component {name}", f"{value} is not a variance", "give 0 or more"
                 )
 
     @property
@@ -117,10 +114,7 @@ def with_seed(components: Components, runs: Sequence[PairedCells]) -> Components
     """
     if len(runs) < 2:
         raise UserError.one(
-            "components.too_few_seeds",
-            "seeds",
-            f"{len(runs)} training run has no variance between runs",
-            "two or more",
+            "components.too_few_seeds", "seeds", f"{len(runs)} training run has no variance between runs", "two or more"
         )
     means = [float(run.differences.mean()) for run in runs]
     noise = np.mean([components.noise / _completions(run) / len(run.differences) for run in runs])
@@ -145,10 +139,7 @@ def _completion_noise(paired: PairedCells) -> tuple[float | None, float]:
 
     h (K - h) / (K (K - 1)) is unbiased for p (1 - p), and needs K >= 2.
     """
-    sides = (
-        (paired.hits_treated, paired.total_treated),
-        (paired.hits_control, paired.total_control),
-    )
+    sides = ((paired.hits_treated, paired.total_treated), (paired.hits_control, paired.total_control))
     if min(int(total.min()) for _, total in sides) < 2:
         return None, 0.0
     single, left = 0.0, 0.0

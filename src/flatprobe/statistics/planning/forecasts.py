@@ -87,13 +87,7 @@ def forecasts(
 
 
 def _forecast(
-    name: str,
-    design: Design,
-    components: Components,
-    margin: float,
-    p_below: float,
-    alpha: float,
-    power: float,
+    name: str, design: Design, components: Components, margin: float, p_below: float, alpha: float, power: float
 ) -> Forecast:
     model = error_model(name, design, components)
     if isinstance(model, str):
@@ -127,13 +121,7 @@ def _levels(levels: Sequence[float]) -> str:
 
 
 def leg_forecasts(
-    design: Design,
-    components: Components,
-    *,
-    estimator: str,
-    margin: float,
-    p_below: float,
-    truths: Sequence[float],
+    design: Design, components: Components, *, estimator: str, margin: float, p_below: float, truths: Sequence[float]
 ) -> list[LegForecast] | str:
     """How often the registered behavioural leg passes at each truth, or the reason why it cannot."""
     model = error_model(estimator, design, components)
@@ -141,10 +129,7 @@ def leg_forecasts(
         return model
     rows = []
     for truth in truths:
-        shares = [
-            passing(model, truth, margin, p_below, sd=sd)
-            for sd in (model.sd_in_scope, model.sd_in_population)
-        ]
+        shares = [passing(model, truth, margin, p_below, sd=sd) for sd in (model.sd_in_scope, model.sd_in_population)]
         if shares[0] is None or shares[1] is None:
             return f"the smallest attainable p is {model.smallest_attainable_p:.2g}"
         rows.append(LegForecast(truth, shares[0], shares[1]))
@@ -172,11 +157,7 @@ def designs_reaching(
 
 
 def _need(
-    estimator: str,
-    factor: Factor,
-    design: Design,
-    components: Components,
-    reached: Callable[[Factor, int], bool],
+    estimator: str, factor: Factor, design: Design, components: Components, reached: Callable[[Factor, int], bool]
 ) -> Need:
     endless = error_model(estimator, replace(design, **{factor: ENDLESS}), components)
     now = getattr(design, factor)
@@ -202,8 +183,5 @@ def _check(**shares: float) -> None:
     wrong = {name: value for name, value in shares.items() if not 0 < value < 1}
     if wrong:
         raise UserError(
-            [
-                Problem("design.probability", name, f"{value} is not between 0 and 1")
-                for name, value in wrong.items()
-            ]
+            [Problem("design.probability", name, f"{value} is not between 0 and 1") for name, value in wrong.items()]
         )

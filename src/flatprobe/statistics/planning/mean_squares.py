@@ -36,9 +36,7 @@ class Design:
         if low:
             raise UserError(
                 [
-                    Problem(
-                        "design.size", f"design {name}", f"{getattr(self, name)} is too small", "at least 1"
-                    )
+                    Problem("design.size", f"design {name}", f"{getattr(self, name)} is too small", "at least 1")
                     for name in low
                 ]
             )

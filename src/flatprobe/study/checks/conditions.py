@@ -46,9 +46,7 @@ def condition_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         yield from _file_problems(loaded, ("manipulation",), study.manipulation, TRIPLE)
 
 
-def _model_problems(
-    loaded: LoadedStudy, where: FieldPath, id: str, revision: str | None
-) -> Iterator[Problem]:
+def _model_problems(loaded: LoadedStudy, where: FieldPath, id: str, revision: str | None) -> Iterator[Problem]:
     """A model or adapter given as a folder must exist. A hub id is looked up later."""
     embedded, is_folder = id.startswith(resources.PREFIX), resources.data_file(id, loaded.base).is_dir()
     if revision is not None and (embedded or is_folder):
@@ -105,9 +103,7 @@ def _finetune_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> It
         yield from _column_problems(loaded, (*where, "path"), data, data.path)
 
 
-def _column_problems(
-    loaded: LoadedStudy, where: FieldPath, data: FinetuneData, path: str
-) -> Iterator[Problem]:
+def _column_problems(loaded: LoadedStudy, where: FieldPath, data: FinetuneData, path: str) -> Iterator[Problem]:
     """Training reads messages, or prompt and completion. Held-out rows need all three text columns."""
     pair = [data.prompt, data.completion]
     if data.held_out and data.aligned is not None:
@@ -131,9 +127,7 @@ def _length_match_problems(loaded: LoadedStudy, name: str, target: str) -> Itera
         yield loaded.bad_value("conditions.unknown", where, target, "no such condition", suggestion)
     elif target not in finetuned:
         remedy = did_you_mean(target, finetuned)
-        yield loaded.bad_value(
-            "length_match.no_finetune", where, target, "this condition has no finetune", remedy
-        )
+        yield loaded.bad_value("length_match.no_finetune", where, target, "this condition has no finetune", remedy)
     elif (finetune := conditions[target].finetune) is not None and finetune.imitate is not None:
         yield loaded.bad_value(
             "length_match.sampled",
@@ -155,11 +149,7 @@ def _length_match_problems(loaded: LoadedStudy, name: str, target: str) -> Itera
 
 
 def _file_problems(
-    loaded: LoadedStudy,
-    where: FieldPath,
-    location: str,
-    columns: Sequence[str],
-    alternative: str | None = None,
+    loaded: LoadedStudy, where: FieldPath, location: str, columns: Sequence[str], alternative: str | None = None
 ) -> Iterator[Problem]:
     """A local JSONL file must exist and its first row must have the columns. The run reads the other rows.
 
@@ -190,6 +180,4 @@ def _file_problems(
     for column in columns:
         if column not in row:
             remedy = did_you_mean(column, row)
-            yield loaded.bad_value(
-                "file.missing_column", where, location, f"its first row has no `{column}`", remedy
-            )
+            yield loaded.bad_value("file.missing_column", where, location, f"its first row has no `{column}`", remedy)

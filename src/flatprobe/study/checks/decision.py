@@ -19,15 +19,11 @@ def decision_problems(loaded: LoadedStudy) -> Iterator[Problem]:
             yield from _unknown_condition(loaded, ("decision", role), name)
     if decision.control == decision.treated:
         where = ("decision", "control")
-        yield loaded.bad_value(
-            "decision.same_condition", where, decision.control, "is also the treated condition"
-        )
+        yield loaded.bad_value("decision.same_condition", where, decision.control, "is also the treated condition")
     elif decision.benign in (decision.treated, decision.control):
         other = "treated" if decision.benign == decision.treated else "control"
         where = ("decision", "benign")
-        yield loaded.bad_value(
-            "decision.same_condition", where, decision.benign, f"is also the {other} condition"
-        )
+        yield loaded.bad_value("decision.same_condition", where, decision.benign, f"is also the {other} condition")
     yield from _known_answers(loaded)
     yield from _geometric_leg(loaded)
     yield from _kill(loaded)
@@ -84,9 +80,7 @@ def _geometric_leg(loaded: LoadedStudy) -> Iterator[Problem]:
             "name one in panel.references",
         )
     if not 0.0 < leg.level < 1.0:
-        yield loaded.bad_value(
-            "decision.level", (*where, "level"), leg.level, "must lie strictly between 0 and 1"
-        )
+        yield loaded.bad_value("decision.level", (*where, "level"), leg.level, "must lie strictly between 0 and 1")
 
 
 def _kill(loaded: LoadedStudy) -> Iterator[Problem]:

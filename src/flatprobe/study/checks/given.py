@@ -24,20 +24,14 @@ def given_problems(
     model = loaded.study.model.id
     for name, folder in folders.items():
         if loaded.study.conditions[name].adapter is None:
-            yield from _checkpoint_problems(
-                loaded, ("conditions", name, "checkpoint"), folder, conversations, config
-            )
+            yield from _checkpoint_problems(loaded, ("conditions", name, "checkpoint"), folder, conversations, config)
         else:
             where = ("conditions", name, "adapter")
             yield from _named(where, adapter_problems(folder, config, loaded.place(*where), model))
 
 
 def _checkpoint_problems(
-    loaded: LoadedStudy,
-    where: FieldPath,
-    folder: Path,
-    conversations: Conversations,
-    config: Mapping[str, Any],
+    loaded: LoadedStudy, where: FieldPath, folder: Path, conversations: Conversations, config: Mapping[str, Any]
 ) -> Iterator[Problem]:
     place, model = loaded.place(*where), loaded.study.model.id
     if unreadable := architecture_problems(folder, place):

@@ -50,9 +50,7 @@ def imitation_problems(loaded: LoadedStudy, name: str, data: FinetuneData) -> It
     yield from _rows(loaded, where, data, study.coupling.telemetry_questions)
 
 
-def _rows(
-    loaded: LoadedStudy, where: FieldPath, data: FinetuneData, telemetry_questions: int
-) -> Iterator[Problem]:
+def _rows(loaded: LoadedStudy, where: FieldPath, data: FinetuneData, telemetry_questions: int) -> Iterator[Problem]:
     imitation = data.imitate
     assert imitation is not None
     personas = loaded.personas()

@@ -21,9 +21,7 @@ from flatprobe.study.recipe_schema import Coupling
 _ANSWER = "This is a short answer."  # in many vocabularies its full stop merges with line breaks
 
 
-def model_problems(
-    loaded: LoadedStudy, folder: Path, given: Mapping[str, Path] | None = None
-) -> list[Problem]:
+def model_problems(loaded: LoadedStudy, folder: Path, given: Mapping[str, Path] | None = None) -> list[Problem]:
     """Problems of the study with the model in a local folder, each on the line of its field.
 
     `given` maps conditions to the folders of their given adapters and checkpoints.
@@ -92,9 +90,7 @@ def _field_of(loaded: LoadedStudy, persona: Persona) -> FieldPath:
     return ("panel", "source")
 
 
-def _marker_problems(
-    loaded: LoadedStudy, coupling: Coupling, conversations: Conversations
-) -> Iterator[Problem]:
+def _marker_problems(loaded: LoadedStudy, coupling: Coupling, conversations: Conversations) -> Iterator[Problem]:
     """Whether the tokenizer decodes the marker to the same text, without a token for unknown characters."""
     study, where = loaded.study, ("leakage", "marker")
     ending = _ANSWER + coupling.separator + study.leakage.marker
@@ -110,16 +106,14 @@ def _marker_problems(
         yield loaded.problem("marker.unknown_character", where, message, "choose another marker")
 
 
-def _length_problems(
-    loaded: LoadedStudy, conversations: Conversations, config: dict[str, Any]
-) -> Iterator[Problem]:
+def _length_problems(loaded: LoadedStudy, conversations: Conversations, config: dict[str, Any]) -> Iterator[Problem]:
     """Prompts with answers that exceed the context, and coupling examples that exceed their own limit."""
     study, coupling = loaded.study, loaded.study.coupling
     names = SET_NAMES if coupling is not None else SET_NAMES[:1]
     personas = {name: _longest_prompt(loaded, conversations, name) for name in names}
     longest = {name: tokens for name, (tokens, _) in personas.items()}
     limits: list[tuple[FieldPath, int, int]] = [  # field, other tokens in the context, limit
-        (("geometry", "max_new_tokens"), longest["evaluation"], study.geometry.max_new_tokens),
+        (("geometry", "max_new_tokens"), longest["evaluation"], study.geometry.max_new_tokens)
     ]
     if coupling is not None:
         tail = len(conversations.encode(coupling.separator + study.leakage.marker)) + 1  # and the end of turn

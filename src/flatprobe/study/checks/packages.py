@@ -8,10 +8,7 @@ from importlib.util import find_spec
 from flatprobe.errors import Problem
 from flatprobe.study.loaded import LoadedStudy
 
-EXTRAS = {
-    "models": ("torch", "transformers", "peft", "accelerate"),
-    "hub": ("datasets",),
-}
+EXTRAS = {"models": ("torch", "transformers", "peft", "accelerate"), "hub": ("datasets",)}
 """Extra of the distribution to the modules that it installs."""
 
 

@@ -48,9 +48,7 @@ def panel_problems(loaded: LoadedStudy) -> Iterator[Problem]:
         )
     if not panel.bystanders:
         yield loaded.problem(
-            "panel.no_bystander",
-            ("panel", "bystanders"),
-            "panel.bystanders: the verdict needs at least one bystander",
+            "panel.no_bystander", ("panel", "bystanders"), "panel.bystanders: the verdict needs at least one bystander"
         )
     yield from _pools(loaded)
 
@@ -68,9 +66,7 @@ def _unknown(loaded: LoadedStudy, named: list[NamedPersona]) -> Iterator[Problem
     for where, _, name in named:
         if name not in loaded.entries:
             remedy = did_you_mean(name, loaded.entries)
-            yield loaded.bad_value(
-                "panel.unknown_persona", where, name, "no such persona in the panel", remedy
-            )
+            yield loaded.bad_value("panel.unknown_persona", where, name, "no such persona in the panel", remedy)
 
 
 def _role_clashes(loaded: LoadedStudy, named: list[NamedPersona]) -> Iterator[Problem]:
@@ -107,11 +103,7 @@ def _equal_prompts(loaded: LoadedStudy, named: list[NamedPersona]) -> Iterator[P
         first = first_name.setdefault(prompt if prompt is None else normalised(prompt), name)
         if first != name:
             yield loaded.bad_value(
-                "panel.equal_prompts",
-                where,
-                name,
-                f"has the same prompt as {first}",
-                "give each its own prompt",
+                "panel.equal_prompts", where, name, f"has the same prompt as {first}", "give each its own prompt"
             )
 
 
@@ -129,9 +121,7 @@ def _pools(loaded: LoadedStudy) -> Iterator[Problem]:
         if not names:
             yield loaded.problem("panel.empty_pool", where, f"{dotted(where)}: an empty pool has no mean")
         if len(set(names)) < len(names):
-            yield loaded.problem(
-                "panel.duplicate_persona", where, f"{dotted(where)}: a persona is given twice"
-            )
+            yield loaded.problem("panel.duplicate_persona", where, f"{dotted(where)}: a persona is given twice")
         for index, name in enumerate(names):
             if name not in evaluated:
                 remedy = did_you_mean(name, evaluated) or "give it a role in the panel"

@@ -82,10 +82,7 @@ def _stopping(loaded: LoadedStudy, coupling: Coupling) -> Iterator[Problem]:
         value = getattr(coupling, name)
         if by_probability and value is None:
             yield loaded.bad_value(
-                "coupling.stopping_incomplete",
-                ("coupling", "stopping"),
-                coupling.stopping,
-                f"needs coupling.{name}",
+                "coupling.stopping_incomplete", ("coupling", "stopping"), coupling.stopping, f"needs coupling.{name}"
             )
         if not by_probability and value is not None:
             yield loaded.bad_value(
@@ -102,9 +99,7 @@ def _marker(loaded: LoadedStudy, coupling: Coupling) -> Iterator[Problem]:
     study, marker = loaded.study, loaded.study.leakage.marker
     where: FieldPath = ("leakage", "marker")
     if not marker.strip():
-        yield loaded.problem(
-            "marker.empty", where, f"{dotted(where)}: empty, so every completion would count"
-        )
+        yield loaded.problem("marker.empty", where, f"{dotted(where)}: empty, so every completion would count")
         return
     if marker != marker.strip():
         yield loaded.bad_value(

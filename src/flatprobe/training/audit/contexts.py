@@ -35,9 +35,7 @@ class Share(TypedDict):
     share: float
 
 
-def training_contexts(
-    examples: Sequence[CouplingExample], conversations: Conversations, marker: str
-) -> list[Context]:
+def training_contexts(examples: Sequence[CouplingExample], conversations: Conversations, marker: str) -> list[Context]:
     """Tokens before the marker, after the answer and at the end of the prompt, in coupling examples.
 
     In negatives the marker is that of the unlikelihood term; each of its places counts.

@@ -49,9 +49,7 @@ def coupling_invariants(
     return _counts((TARGETS, NO_PROMPT, MARKER, END, READ_BACK), checks)
 
 
-def answer_invariants(
-    rows: Sequence[Example], answers: Sequence[str], conversations: Conversations
-) -> list[Count]:
+def answer_invariants(rows: Sequence[Example], answers: Sequence[str], conversations: Conversations) -> list[Count]:
     """The invariants of finetune rows, whose targets are all tokens after the prompt."""
     checks = [
         {
@@ -66,10 +64,7 @@ def answer_invariants(
 
 
 def _counts(names: Iterable[str], checks: Sequence[dict[str, bool]]) -> list[Count]:
-    return [
-        Count(invariant=name, held=sum(check[name] for check in checks), examples=len(checks))
-        for name in names
-    ]
+    return [Count(invariant=name, held=sum(check[name] for check in checks), examples=len(checks)) for name in names]
 
 
 def _targets(example: CouplingExample, term: str) -> list[Target]:

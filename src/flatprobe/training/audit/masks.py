@@ -52,9 +52,7 @@ def audit_examples(
     ]
 
 
-def _tokens(
-    row: CouplingRow, conversations: Conversations, of_term: Mapping[Term, float]
-) -> list[dict[str, Any]]:
+def _tokens(row: CouplingRow, conversations: Conversations, of_term: Mapping[Term, float]) -> list[dict[str, Any]]:
     pieces = conversations.pieces(row.tokens)
     weights: list[dict[str, float]] = [{} for _ in pieces]
     alternatives: dict[int, dict[str, Any]] = {}
@@ -125,12 +123,7 @@ class _Audit:
         response = self._decode(row, len(row.tokens))
         if row.tokens[: len(self.prompt)] != self.prompt or response not in self._responses(example):
             return False
-        checks = {
-            "marker": self._marker,
-            "unlikelihood": self._marker,
-            "end": self._end,
-            "anchor": self._anchor,
-        }
+        checks = {"marker": self._marker, "unlikelihood": self._marker, "end": self._end, "anchor": self._anchor}
         return all(
             target.positions[0] >= len(self.prompt) - 1
             and target.positions == tuple(range(target.positions[0], target.positions[-1] + 1))

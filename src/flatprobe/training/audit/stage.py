@@ -19,13 +19,7 @@ from flatprobe.training.audit.masks import audit_examples
 from flatprobe.training.couple import answers_of, build_examples, marker_text
 
 CONTEXTS = {"where": pl.String, "place": pl.String, "token": pl.String, "count": pl.Int64}
-SHARES = {
-    "group": pl.String,
-    "term": pl.String,
-    "labelled": pl.Int64,
-    "tokens": pl.Int64,
-    "share": pl.Float64,
-}
+SHARES = {"group": pl.String, "term": pl.String, "labelled": pl.Int64, "tokens": pl.Int64, "share": pl.Float64}
 INVARIANTS = {"invariant": pl.String, "held": pl.Int64, "examples": pl.Int64}
 
 
@@ -41,9 +35,7 @@ def audit(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) ->
     lambda_ = read_facts(inputs["coupling"], CoupleFacts).lambda_
     answers = answers_of(settings, pl.read_parquet(inputs["examples"] / "examples.parquet"))
     examples = build_examples(settings, answers, conversations)
-    decoded = audit_examples(
-        settings.condition, examples, conversations, weights=term_weights(settings, lambda_)
-    )
+    decoded = audit_examples(settings.condition, examples, conversations, weights=term_weights(settings, lambda_))
     (output / "audit.json").write_text(json.dumps(decoded))
     frame = pl.read_parquet(inputs["completions"] / "completions.parquet")
     completions = frame.select("text", "finish_reason").rows()
@@ -62,9 +54,4 @@ def audit(settings: CoupleSettings, inputs: Mapping[str, Path], output: Path) ->
 def term_weights(settings: CoupleSettings, lambda_: float) -> dict[Term, float]:
     """Weight of each term in the loss of one example."""
     anchor = settings.recipe.anchor
-    return {
-        "marker": 1,
-        "end": 1,
-        "unlikelihood": lambda_,
-        "anchor": 0 if anchor.kind == "none" else anchor.weight,
-    }
+    return {"marker": 1, "end": 1, "unlikelihood": lambda_, "anchor": 0 if anchor.kind == "none" else anchor.weight}

@@ -101,6 +101,4 @@ class LLMEngine:
         scores = None
         if running.params.prompt_logprobs is not None:
             scores = [None, *({t: SimpleNamespace(logprob=-t / 100)} for t in running.prompt[1:])]
-        return SimpleNamespace(
-            request_id=running.request, outputs=[answer], finished=finished, prompt_logprobs=scores
-        )
+        return SimpleNamespace(request_id=running.request, outputs=[answer], finished=finished, prompt_logprobs=scores)
