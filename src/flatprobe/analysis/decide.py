@@ -18,7 +18,6 @@ from flatprobe.analysis.gate_statistics import (
     training_gates,
     unfinished_gates,
 )
-from flatprobe.analysis.leakage_estimates import contrasts
 from flatprobe.analysis.manipulation import Rise, breadths_of, own_rise
 from flatprobe.decision.evidence import Contrast, Seeds, behavioural_evidence, geometric_evidence
 from flatprobe.decision.gates import Gate, SourceReason, low_source_rate_reason
@@ -100,7 +99,7 @@ def _decided(settings: DecideSettings, results: _Results, *, known: bool, exchan
         & (pl.col("condition") == rule.control)
     )
     numbers = (results.estimates, results.rates, geometry)
-    evidence = [_evidence(settings, *numbers, pair) for pair in contrasts(rule)]
+    evidence = [_evidence(settings, *numbers, pair) for pair in rule.contrasts]
     gates = [
         *study_gates(settings, tables / "tables", evidence[0]),
         *training_gates(settings, results.stages, results.selected),
@@ -158,7 +157,7 @@ def _seeds(
         return Seeds(count=len(seeds))
     rule = settings.rule
     contrasts_ = [
-        _evidence(settings, estimates, rates.filter(pl.col("seed") == seed), geometry, contrasts(rule)[0], seed)
+        _evidence(settings, estimates, rates.filter(pl.col("seed") == seed), geometry, rule.contrasts[0], seed)
         for seed in seeds
     ]
     verdicts = [decide(rule, contrast, gates) for contrast in (pooled, *contrasts_)]

@@ -20,18 +20,10 @@ from flatprobe.study.decision_schema import Decision
 from flatprobe.study.panel import PRIMARY_POOL
 
 
-def contrasts(rule: Decision) -> list[tuple[str, str]]:
-    """The study's (treated, control) pairs, the deciding one first."""
-    pairs = [(rule.treated, rule.control)]
-    if rule.benign is not None:
-        pairs += [(rule.treated, rule.benign), (rule.benign, rule.control)]
-    return pairs
-
-
 def estimated(rule: Decision) -> list[tuple[str, str]]:
-    """`contrasts`, then those with a known answer."""
-    known = [(answer.treated, answer.control) for answer in rule.known_answers]
-    return list(dict.fromkeys([*contrasts(rule), *known]))
+    """The study's contrasts, then those with a known answer."""
+    with_known_answer = [(answer.treated, answer.control) for answer in rule.known_answers]
+    return list(dict.fromkeys([*rule.contrasts, *with_known_answer]))
 
 
 def coupled_at(cells: pl.DataFrame, lambda_: float) -> pl.DataFrame:
@@ -127,7 +119,7 @@ def specifications(settings: EstimateSettings, cells: pl.DataFrame) -> pl.DataFr
             cells, treated, control, pools, trained=settings.trained,
             resamples=settings.rule.behaviour.resamples, seed=settings.seed, level=settings.rule.behaviour.level,
         ).with_columns(treated=pl.lit(treated), control=pl.lit(control))
-        for treated, control in contrasts(settings.rule)
+        for treated, control in settings.rule.contrasts
     ]  # fmt: skip
     return pl.concat(tables)
 

@@ -26,14 +26,6 @@ def contrast_name(treated: str, control: str) -> str:
     return f"{treated} \u2212 {control}"
 
 
-def contrasts(analysis: Analysis) -> list[tuple[str, str]]:
-    """(treated, control) pairs in order of interest: the deciding one, treated − benign, benign − control."""
-    pairs = [(analysis.treated, analysis.control)]
-    if analysis.benign is not None:
-        pairs += [(analysis.treated, analysis.benign), (analysis.benign, analysis.control)]
-    return pairs
-
-
 def text_sets(analysis: Analysis) -> list[tuple[str, str | None]]:
     """(set, condition it is held out from) of the manipulation check's texts: in domain in the order of the study's
     conditions, then out of domain."""

@@ -124,3 +124,11 @@ class Decision(Block):
     """What raises a confidence."""
     gates: Gates = Gates()
     """Thresholds of the gates."""
+
+    @property
+    def contrasts(self) -> list[tuple[str, str]]:
+        """(treated, control) pairs: the deciding one, treated - benign, benign - control."""
+        pairs = [(self.treated, self.control)]
+        if self.benign is not None:
+            pairs += [(self.treated, self.benign), (self.benign, self.control)]
+        return pairs

@@ -95,7 +95,7 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "tables": {**context["tables"], **_tables(analysis)},
         "estimates": [
             (f"Leakage difference {select.contrast_name(*pair)}", tables_leakage.leakage_estimates(analysis, *pair))
-            for pair in select.contrasts(analysis)
+            for pair in analysis.decision.contrasts
         ],
         "completions": examples.completions(analysis),
         "masks": examples.masks(analysis),

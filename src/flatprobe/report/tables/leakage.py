@@ -180,7 +180,7 @@ def false_positives(analysis: Analysis) -> Table:
 
 def other_leakage(analysis: Analysis) -> Table:
     """Leakage estimates of other pools, personas, lambdas and seeds; none decides."""
-    main = [estimate for pair in select.contrasts(analysis) for estimate in select.leakage(analysis, *pair)]
+    main = [estimate for pair in analysis.decision.contrasts for estimate in select.leakage(analysis, *pair)]
     of_leakage = select.estimates(analysis, pl.col("quantity") == "leakage_difference")
     others = sorted((estimate for estimate in of_leakage if estimate not in main), key=_order)
     columns = [

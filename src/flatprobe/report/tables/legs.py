@@ -100,7 +100,7 @@ def conjunction(analysis: Analysis) -> str:
 
 def evidence(analysis: Analysis) -> Table:
     """The numbers behind the verdict, one row per contrast."""
-    names = [select.contrast_name(*pair) for pair in select.contrasts(analysis)]
+    names = [select.contrast_name(*pair) for pair in analysis.decision.contrasts]
     values = analysis.verdict.numbers
     contrasts = zip(names, (values.main, values.treated_benign, values.benign_control), strict=False)
     rows = [(name, contrast) for name, contrast in contrasts if contrast is not None]

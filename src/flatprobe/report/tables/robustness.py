@@ -41,7 +41,7 @@ def specifications(analysis: Analysis) -> Table:
     ]
     rows = [
         {**row, "name": select.contrast_name(*pair)}
-        for pair in select.contrasts(analysis)
+        for pair in analysis.decision.contrasts
         for row in select.specifications(analysis, *pair).to_dicts()
     ]
     caption = "Leakage difference by every estimator, pool, λ and detector. Only the registered one decides."
