@@ -43,10 +43,15 @@ class Results:
 
         Raises:
             KeyError: the run has no such table.
+            UserError: the table is damaged.
         """
         if name not in self.tables:
             raise KeyError(f"{name!r}: the tables are {', '.join(self.tables)}")
-        return pl.read_parquet(self.folder / "analysis" / "tables" / f"{name}.parquet")
+        path = self.folder / "analysis" / "tables" / f"{name}.parquet"
+        try:
+            return pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UserError.one("results.damaged", str(path), "cannot be read as Parquet", REMEDY) from error
 
     def estimates_frame(self) -> pl.DataFrame:
         """A row per estimate."""

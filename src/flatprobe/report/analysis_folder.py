@@ -52,7 +52,7 @@ class Analysis:
     comparison: Mapping[str, Any]
     """The deciding contrast's rows and facts; empty in a study with a coupling."""
     estimates: pl.DataFrame
-    """One row per estimate, with the columns of `estimands.estimates_frame`."""
+    """One row per estimate, with the columns of `statistics.estimate.estimates_frame`."""
     stages: list[dict[str, Any]]
     provenance: Mapping[str, Any]
     models: Mapping[str, Any]
@@ -208,7 +208,12 @@ def _table(path: Path, name: str, problems: list[Problem]) -> pl.DataFrame | Non
     if not path.is_file():
         problems.append(Problem("analysis.missing_file", str(path), "not found", REMEDY))
         return None
-    frame = pl.read_parquet(path)
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        message = f"cannot be read as Parquet: {str(error).partition(chr(10))[0]}"
+        problems.append(Problem("analysis.not_parquet", str(path), message, REMEDY))
+        return None
     problems.extend(Problem("analysis.column", str(path), phrase, REMEDY) for phrase in misfits(name, frame))
     for column, kind in frame.schema.items():
         if kind.is_float() and not frame[column].drop_nulls().is_finite().all():
